@@ -1,0 +1,68 @@
+# Build rules shared by every folder: compile flags, one static library per folder, one test binary per folder.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+# clang-19 makes BPF objects and the bitcode of maps and helpers (decision: docs/architecture.md).
+find_program(BPFTIME_CLANG NAMES clang-19 REQUIRED)
+
+add_compile_options(-Wall -Wextra -Werror -Wno-missing-field-initializers -fno-strict-aliasing)
+
+set(BPFTIME_SANITIZER "" CACHE STRING "address or thread: instrument daemon, CLI and tests (never what enters a target)")
+if(BPFTIME_SANITIZER STREQUAL "address")
+  set(BPFTIME_SANITIZE -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+elseif(BPFTIME_SANITIZER STREQUAL "thread")
+  set(BPFTIME_SANITIZE -fsanitize=thread -fno-omit-frame-pointer)
+endif()
+
+# bpftime_library(name SOURCES a.cc … LINKS other …): the static library bpftime_<name> of folder src/<name>.
+function(bpftime_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(bpftime_${name} STATIC ${ARG_SOURCES})
+    set(scope PUBLIC)
+    target_compile_options(bpftime_${name} PRIVATE ${BPFTIME_SANITIZE})
+    if(ARG_PRIVATE_LINKS)
+      target_link_libraries(bpftime_${name} PRIVATE ${ARG_PRIVATE_LINKS})
+    endif()
+  else()
+    add_library(bpftime_${name} INTERFACE)
+    set(scope INTERFACE)
+  endif()
+  target_include_directories(bpftime_${name} ${scope} ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
+  foreach(link ${ARG_LINKS})
+    target_link_libraries(bpftime_${name} ${scope} ${link})
+  endforeach()
+endfunction()
+
+# bpftime_test(name SOURCES a_test.cc … LINKS …): one GoogleTest binary, one CTest entry.
+# LABELS: long (only `make test-long`). TIMEOUT: seconds, default 120.
+function(bpftime_test name)
+  if(NOT BUILD_TESTING)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS;ENVIRONMENT" ${ARGN})
+  find_package(GTest REQUIRED)
+  add_executable(${name} ${ARG_SOURCES})
+  target_compile_options(${name} PRIVATE ${BPFTIME_SANITIZE})
+  target_link_options(${name} PRIVATE ${BPFTIME_SANITIZE})
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
+    ENVIRONMENT "BPFTIME_SOURCE_DIR=${PROJECT_SOURCE_DIR};BPFTIME_BIN_DIR=${CMAKE_BINARY_DIR}/bin;${ARG_ENVIRONMENT}")
+endfunction()

@@ -1,0 +1,43 @@
+// Bytecode to machine code. The only includer of LLVM. Runs in the daemon, never in a target.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "program/program.h"
+#include "wire/object.h"
+
+namespace bpftime::compiler {
+
+// A map as generated code sees it: geometry and target address are constants in the code.
+struct MapBinding {
+  wire::MapSpec spec;
+  uint64_t address = 0;  // in every target, as recorded in ObjectTrailer::address
+  uint32_t id = 0;
+};
+
+struct CompileOptions {
+  uint64_t context_address = 0;     // wire::TargetContext in every target (wire::window_address)
+  const MapBinding* trace_ring = nullptr;  // where bpf_trace_printk writes; required when the program calls it
+  // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead of an Invocation.
+  bool bare = false;
+};
+
+// Position-independent, fully linked, general registers only, no calls or references outside itself except the constant
+// addresses above. Entry: wire/invocation.h.
+struct MachineCode {
+  std::vector<uint8_t> image;       // text and read-only data; copy to any 16-byte aligned executable address
+  uint32_t entry_offset = 0;
+  bool makes_system_calls = false;  // calls a helper that may enter the kernel (helpers::Helper::system_call)
+  bool repairs_faults = false;      // needs the agent's safe_copy
+};
+
+// `maps[i]` is what index i of the program's map references means. Program must be valid.
+// A call to a helper id this build does not know compiles to "return 0 from the program": it was proved dead, or nothing was.
+// Errors: EINVAL naming the instruction; ENOMEM; never aborts.
+Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
+                            const CompileOptions& options);
+
+}  // namespace bpftime::compiler

@@ -1,0 +1,26 @@
+// Reference interpreter: the executable meaning of the instruction set, slow and plain. Used by tests (against compiled
+// code and the kernel) and never in a target.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "base/result.h"
+#include "program/program.h"
+
+namespace bpftime::program {
+
+struct InterpreterEnvironment {
+  // Helper call: id and r1..r5; the value becomes r0. Unset: every call is an error.
+  std::function<Result<uint64_t>(uint32_t id, const uint64_t args[5])> helper;
+  // Value of an ld_imm64 that names a map (index, offset, true when BPF_PSEUDO_MAP_VALUE).
+  std::function<uint64_t(uint32_t map_index, uint32_t offset, bool value)> map_address;
+  // Called before every access to memory outside the program's stack; false refuses it (EFAULT). Unset: all allowed.
+  std::function<bool(uint64_t address, uint32_t size, bool write)> may_access;
+  uint64_t insns_max = 1u << 26;  // executed instructions before ELOOP
+};
+
+// Runs `program` (must be valid) with r1 = r1, r2 = r2. Returns r0.
+Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2, const InterpreterEnvironment& environment);
+
+}  // namespace bpftime::program

@@ -1,0 +1,41 @@
+// A BPF program as the rest of the system sees it: decoded, its map references resolved to indexes.
+#pragma once
+
+#include <linux/bpf.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/result.h"
+
+namespace bpftime::program {
+
+using Insn = bpf_insn;
+static_assert(sizeof(Insn) == 8);
+
+inline constexpr uint32_t kInsnsMax = 1'000'000;  // BPF_COMPLEXITY_LIMIT_INSNS
+
+// One program. ld_imm64 with src_reg BPF_PSEUDO_MAP_FD carries the index into the program's map list in `imm`;
+// BPF_PSEUDO_MAP_VALUE the same, with the byte offset into the first value in the second slot's `imm`.
+// All other pseudo sources are BPF_PSEUDO_FUNC / BPF_PSEUDO_CALL with instruction-relative offsets, as Linux defines them.
+struct Program {
+  std::string name;
+  uint32_t type = 0;  // enum bpf_prog_type
+  std::vector<Insn> insns;
+};
+
+// Checks everything that needs no map or type knowledge: opcodes (v1–v4), reserved fields, registers, jump targets
+// (never into the second slot of an ld_imm64), local call targets, sizes; that control cannot fall off the end of a subprogram.
+// Helper ids are not checked: a call to an unknown helper in a dead branch is legal (CO-RE poison).
+// Errors: EINVAL (E2BIG for size) with "instruction N: …".
+Result<void> validate(const Program& program);
+
+// Disassembly in bpftool's notation, one line per instruction.
+std::string disassemble(const Program& program);
+
+// Bounds of subprograms: instruction index of each entry (0 first), ascending. Program must be valid.
+std::vector<uint32_t> subprogram_starts(const Program& program);
+
+}  // namespace bpftime::program

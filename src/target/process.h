@@ -1,0 +1,58 @@
+// A process as seen from outside: identity, mappings, credentials. Reads /proc only; nothing here stops or changes it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/memfd.h"
+#include "base/result.h"
+
+namespace bpftime::target {
+
+struct MappedRegion {
+  uint64_t start, end, offset;
+  uint64_t device, inode;  // as stat(2) reports them
+  bool readable, writable, executable, shared;
+  std::string path;        // as /proc/PID/maps has it; " (deleted)" kept
+};
+
+struct Status {
+  uint32_t tgid, parent, tracer;
+  uint32_t uid, gid;       // real
+  uint32_t effective_uid, effective_gid;
+  int seccomp_mode;        // 0 none, 1 strict, 2 filter
+  std::string name;
+};
+
+class Process {
+ public:
+  // Errors: ESRCH "process 123: no such process; …", EPERM when /proc/PID is not ours to read.
+  static Result<Process> open(pid_t pid);
+
+  pid_t pid() const { return pid_; }
+  uint64_t start_time() const { return start_time_; }  // clock ticks since boot: pid + start time name a process for ever
+  bool alive() const;                                   // by pidfd: never another process with the same pid
+  int pidfd() const { return pidfd_.get(); }
+
+  Result<std::vector<MappedRegion>> regions() const;
+  Result<Status> status() const;
+  Result<std::vector<pid_t>> threads() const;
+  // Opens the file behind an executable mapping through /proc/PID/map_files, else /proc/PID/root + path.
+  Result<Fd> open_mapped_file(const MappedRegion& region) const;
+  // Reads memory (process_vm_readv, else /proc/PID/mem). All or error.
+  Result<std::vector<uint8_t>> read(uint64_t address, uint64_t size) const;
+
+ private:
+  pid_t pid_ = 0;
+  uint64_t start_time_ = 0;
+  Fd pidfd_;
+};
+
+// Processes that map a memfd called `memfd_name` and whose mapping starts at `address`: targets and their heirs.
+Result<std::vector<pid_t>> find_processes_mapping(const std::string& memfd_name, uint64_t address);
+
+}  // namespace bpftime::target

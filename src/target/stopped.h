@@ -1,0 +1,69 @@
+// A process held still: every thread in ptrace-stop. All changes to a target go through here.
+#pragma once
+
+#include <sys/types.h>
+#include <sys/user.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/fd.h"
+#include "base/result.h"
+#include "target/process.h"
+
+namespace bpftime::target {
+
+// Holds all threads from stop() to destruction, then lets them run as they were: registers, signal masks, pending
+// signals and group stops unchanged, interrupted system calls restarted. If we die meanwhile, the kernel resumes them.
+class StoppedProcess {
+ public:
+  // Errors name the process and the reason: EPERM (not ours, ptrace forbidden), EBUSY (being debugged by PID), ESRCH.
+  static Result<StoppedProcess> stop(const Process& process);
+  StoppedProcess(StoppedProcess&&) noexcept;
+  StoppedProcess& operator=(StoppedProcess&&) noexcept;
+  ~StoppedProcess();
+
+  struct Thread {
+    pid_t tid;
+    uint64_t pc, stack_pointer, thread_pointer;  // rip, rsp, fs base
+  };
+  std::vector<Thread> threads() const;
+  Result<void> set_pc(pid_t tid, uint64_t pc);
+
+  // One system call made by a borrowed thread; the kernel's result (-errno is a value, not an Error). Under a seccomp
+  // filter only where PTRACE_O_SUSPEND_SECCOMP is permitted, else Error EPERM with that reason.
+  Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);
+
+  // Memory through /proc/PID/mem: also read-only and executable pages (copy on write, private to this process).
+  Result<std::vector<uint8_t>> read(uint64_t address, uint64_t size) const;
+  Result<void> write(uint64_t address, Bytes bytes);
+
+  // Maps [offset, offset+size) of our descriptor at exactly `address` (MAP_FIXED_NOREPLACE; EEXIST when taken), or
+  // anonymous memory when fd < 0. The target opens no file: the descriptor travels by SCM_RIGHTS over a socket pair that
+  // exists only while it is stopped, so chroot, credentials and descriptor limits of the target matter little.
+  Result<void> map(uint64_t address, uint64_t size, int protection, int flags, int fd, uint64_t offset);
+  Result<void> unmap(uint64_t address, uint64_t size);
+
+  // Calls a function of signature long(long, long, long) on a borrowed thread's stack (below its red zone, aligned), other
+  // threads stopped: for agent code, which takes no locks.
+  Result<int64_t> call(uint64_t function, std::span<const uint64_t> arguments);
+
+ private:
+  struct State;
+  explicit StoppedProcess(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+// Loads a shared library into a running process by calling its dlopen: on a thread found at a safe point (no frame in the
+// dynamic loader or the allocator), the other threads running, with a deadline. Returns the load address.
+// `library` is passed by path when the target can open it, else by descriptor. Errors name the reason.
+Result<uint64_t> load_library(const Process& process, const std::string& library);
+
+// A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.
+Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high, uint64_t size);
+
+}  // namespace bpftime::target

@@ -1,0 +1,28 @@
+// The calling convention between a trampoline and a compiled program.
+#pragma once
+
+#include "wire/abi.h"
+
+namespace bpftime::wire {
+
+// Constants of one program at one attach point; lies beside the trampoline, read-only.
+struct Invocation {
+  uint64_t cookie;      // bpf_get_attach_cookie
+  uint64_t func_ip;     // bpf_get_func_ip
+  uint32_t program_id;
+  uint32_t reserved;
+};
+static_assert(sizeof(Invocation) == 24);
+
+// Compiled program: System V ABI, general registers only, at most kProgramStackMax bytes of stack.
+//   uint64_t program(void* ctx, const Invocation* invocation);
+inline constexpr uint32_t kProgramStackMax = 4096;
+
+// What uprobe programs get as ctx: struct pt_regs of x86-64 Linux (arch/x86/include/asm/ptrace.h), 168 bytes.
+struct PtRegs {
+  uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+  uint64_t orig_rax, rip, cs, eflags, rsp, ss;
+};
+static_assert(sizeof(PtRegs) == 168);
+
+}  // namespace bpftime::wire

@@ -1,0 +1,120 @@
+// The protocol between loaders, targets, CLI and daemon: a Unix stream socket in the runtime directory.
+// A message is a MessageHeader, `length` bytes of body, and up to kFdsMax descriptors sent with the header's first byte.
+// Requests are answered in order, one reply each, except kTraceSubscribe (a stream of kTraceLine).
+#pragma once
+
+#include "wire/abi.h"
+
+namespace bpftime::wire {
+
+inline constexpr uint32_t kMessageBodyMax = 64u << 20;
+inline constexpr uint32_t kFdsMax = 250;  // SCM_MAX_FD is 253
+
+enum class MessageType : uint32_t {
+  kReply = 1,          // body: Reply, then type-specific bytes
+  kHello = 2,          // body: Hello. First message of every connection
+  kBpf = 3,            // body: BpfCall …: one bpf(2) call
+  kPerfEventOpen = 4,  // body: PerfEventOpen, then the path
+  kPerfIoctl = 5,      // body: PerfIoctl; fds: the event [, the program]
+  kPerfMmap = 6,       // body: PerfMmap; fds: the event. Sizes the ring before the client maps it
+  kReadiness = 7,      // fds: a ring buffer map or a perf event. Reply carries an eventfd written when data arrives
+  kCommand = 8,        // body: JSON request of the CLI. Reply body: Reply, then JSON
+  kTargetHello = 9,    // agent, before main: "I am here"; reply when probes are in place
+  kTraceSubscribe = 10,  // body: TraceSubscribe
+  kTraceLine = 11,     // body: TraceLine, then text
+};
+
+struct MessageHeader {
+  uint32_t magic;
+  uint16_t abi_version;
+  uint16_t arch;
+  MessageType type;
+  uint32_t length;    // bytes of body
+  uint32_t fd_count;
+  uint32_t sequence;  // echoed in the reply
+};
+static_assert(sizeof(MessageHeader) == 24);
+
+struct Reply {
+  int64_t result;       // >= 0: the call's result; < 0: -errno
+  uint32_t text_length; // bytes of a human-readable message following (why it failed, next step); no NUL
+  uint32_t blob_count;  // kBpf: that many OutBlob + bytes follow the text
+};
+static_assert(sizeof(Reply) == 16);
+
+enum class ClientKind : uint32_t { kLoader = 1, kCli = 2, kTarget = 3, kKeeper = 4 };
+inline constexpr uint32_t kHelloUnsafeUnverified = 1;  // `load --unsafe-unverified`
+
+struct Hello {
+  ClientKind kind;
+  uint32_t flags;
+};
+static_assert(sizeof(Hello) == 8);
+
+// One bpf(2) call, its pointers replaced by the bytes they point to (see loader/bpf_marshal).
+// Layout: BpfCall, attr[attr_size], then blob_count × (Blob, bytes[in_length] padded to 8), then fd_count × FdRef.
+struct BpfCall {
+  uint32_t command;     // enum bpf_cmd
+  uint32_t attr_size;   // bytes of attr as the caller gave them, <= kAttrMax
+  uint32_t blob_count;
+  uint32_t fd_count;    // FdRefs; equals the descriptors sent
+};
+inline constexpr uint32_t kAttrMax = 4096;
+
+// Memory behind a pointer field of attr.
+struct Blob {
+  uint32_t attr_offset;  // of the pointer field
+  uint32_t in_length;    // bytes sent
+  uint32_t out_length;   // bytes the daemon may send back to that address
+  uint32_t reserved;
+};
+static_assert(sizeof(Blob) == 16);
+
+// Where a descriptor number occurs, so that the daemon can tell which object it means.
+enum class FdPlace : uint32_t { kAttr = 0, kInstruction = 1, kFdArray = 2, kValue = 3 };
+struct FdRef {
+  FdPlace place;
+  uint32_t offset;  // kAttr: byte offset in attr; kInstruction: instruction index; kFdArray: index; kValue: byte offset in the value blob
+};
+static_assert(sizeof(FdRef) == 8);
+
+// In replies to kBpf: bytes to store at the pointer field `attr_offset`; attr_offset == kAttrItself: over attr itself.
+struct OutBlob {
+  uint32_t attr_offset;
+  uint32_t length;
+};
+inline constexpr uint32_t kAttrItself = 0xffffffff;
+
+struct PerfEventOpen {
+  uint8_t attr[144];     // struct perf_event_attr, zero-extended
+  uint32_t attr_size;    // as given by the caller
+  int32_t pid;
+  int32_t cpu;
+  int32_t group_fd;
+  uint64_t flags;
+  uint32_t path_length;  // uprobe: bytes of path following (absolute, as the caller sees it)
+  uint32_t reserved;
+};
+static_assert(sizeof(PerfEventOpen) == 176);
+
+struct PerfIoctl {
+  uint64_t command;   // PERF_EVENT_IOC_*
+  uint64_t argument;  // when it is no descriptor
+};
+
+struct PerfMmap {
+  uint64_t size;      // bytes the client will map: (1 + 2^n) pages
+};
+
+struct TraceSubscribe {
+  uint32_t lineage;   // only lines of this lineage; 0: all
+  uint32_t flags;
+};
+inline constexpr uint32_t kTraceFollow = 1;  // else: what is buffered, then end
+
+struct TraceLine {
+  uint32_t lineage;
+  uint32_t text_length;  // 0: end of stream
+};
+
+}  // namespace bpftime::wire
