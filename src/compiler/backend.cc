@@ -32,8 +32,6 @@ constexpr char kFeatures[] = "+cx8,-x87,-mmx,-sse,-sse2,-avx,+soft-float";
 // Longer copies become calls: the backend would unroll up to 8 moves and then use string instructions.
 constexpr uint64_t kUnrolledCopyMax = 64;
 
-constexpr const char* kCopyFunctions[] = {"bpftime_memcpy", "bpftime_memmove", "bpftime_memset"};
-
 // One per process; LLVM's are not thread safe, callers of emit_object take turns.
 llvm::TargetMachine* target_machine(std::string& why) {
   static const auto machine = [&why]() -> std::unique_ptr<llvm::TargetMachine> {
@@ -76,36 +74,21 @@ void set_attributes(llvm::Module& module) {
   }
 }
 
-bool is_copy_function(llvm::StringRef name) {
-  for (const char* copy : kCopyFunctions) {
-    if (name == copy) return true;
-  }
-  return false;
-}
-
-// The copy functions stay external until after optimisation, when the calls to them appear.
-void internalize(llvm::Module& module, bool copies_too) {
+// Everything but the entry is private to the image. Declarations are left: the linker refuses what stays undefined.
+void internalize(llvm::Module& module) {
   for (llvm::GlobalObject& object : module.global_objects()) {
     if (object.isDeclaration() || object.getName() == kEntrySymbol) continue;
-    if (is_copy_function(object.getName()) && !copies_too) continue;
     object.setVisibility(llvm::GlobalValue::DefaultVisibility);
     object.setLinkage(llvm::GlobalValue::InternalLinkage);
     object.setComdat(nullptr);
   }
 }
 
+// Links what `module` declares, and what that needs. The bitcode is read lazily: unused helpers cost nothing.
 Result<void> link_runtime(llvm::Module& module) {
-  auto& context = module.getContext();
-  for (const char* copy : kCopyFunctions) {
-    auto* pointer = llvm::PointerType::get(context, 0);
-    auto* word = llvm::Type::getInt64Ty(context);
-    llvm::Type* second = llvm::StringRef(copy) == "bpftime_memset" ? llvm::Type::getInt32Ty(context)
-                                                                   : static_cast<llvm::Type*>(pointer);
-    module.getOrInsertFunction(copy, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
-  }
   const auto bitcode = helpers::runtime_bitcode();
   const llvm::StringRef bytes(reinterpret_cast<const char*>(bitcode.data()), bitcode.size());
-  auto runtime = llvm::getLazyBitcodeModule(llvm::MemoryBufferRef(bytes, "runtime"), context);
+  auto runtime = llvm::getLazyBitcodeModule(llvm::MemoryBufferRef(bytes, "runtime"), module.getContext());
   if (!runtime) return Error{EINVAL, "compile: helpers' bitcode: " + llvm::toString(runtime.takeError())};
   (*runtime)->setTargetTriple(module.getTargetTriple());
   (*runtime)->setDataLayout(module.getDataLayout());
@@ -114,6 +97,8 @@ Result<void> link_runtime(llvm::Module& module) {
   }
   // Flags like "uwtable" would bring unwind tables back.
   if (auto* flags = module.getModuleFlagsMetadata()) module.eraseNamedMetadata(flags);
+  set_attributes(module);
+  internalize(module);
   return {};
 }
 
@@ -138,8 +123,15 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
   builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
 }
 
-// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax.
-void lower_copies(llvm::Module& module) {
+// Declares a copy function as the runtime defines it.
+llvm::FunctionCallee copy_function(llvm::Module& module, const char* name, llvm::Type* second) {
+  auto* pointer = llvm::PointerType::get(module.getContext(), 0);
+  auto* word = llvm::Type::getInt64Ty(module.getContext());
+  return module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
+}
+
+// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax. True if there are any.
+bool lower_copies(llvm::Module& module) {
   std::vector<llvm::MemIntrinsic*> copies;
   for (llvm::Function& function : module) {
     for (llvm::Instruction& instruction : llvm::instructions(function)) {
@@ -160,21 +152,10 @@ void lower_copies(llvm::Module& module) {
     } else {
       second = llvm::cast<llvm::MemTransferInst>(copy)->getRawSource();
     }
-    builder.CreateCall(module.getFunction(name), {copy->getRawDest(), second, length});
+    builder.CreateCall(copy_function(module, name, second->getType()), {copy->getRawDest(), second, length});
     copy->eraseFromParent();
   }
-}
-
-void drop_unused_copies(llvm::Module& module) {
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (const char* name : kCopyFunctions) {
-      llvm::Function* function = module.getFunction(name);
-      if (function == nullptr || !function->use_empty()) continue;
-      function->eraseFromParent();
-      changed = true;
-    }
-  }
+  return !copies.empty();
 }
 
 Result<void> verify(const llvm::Module& module, const char* when) {
@@ -218,12 +199,10 @@ Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics
   if (machine == nullptr) return Error{ENOTSUP, "compile: LLVM has no x86-64 backend: " + why};
   if (Result<void> good = verify(module, "before optimisation"); !good) return good.error();
   if (Result<void> linked = link_runtime(module); !linked) return linked.error();
-  set_attributes(module);
-  internalize(module, /*copies_too=*/false);
   optimize(module, *machine);
-  lower_copies(module);
-  internalize(module, /*copies_too=*/true);
-  drop_unused_copies(module);
+  if (lower_copies(module)) {  // the copy functions come optimised from clang: only now, so that O2 skips them
+    if (Result<void> linked = link_runtime(module); !linked) return linked.error();
+  }
   if (Result<void> good = verify(module, "after optimisation"); !good) return good.error();
 
   llvm::SmallVector<char, 0> object;
