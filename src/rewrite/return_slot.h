@@ -32,9 +32,8 @@ struct ReturnFrame {
   uint64_t exit_handler;
   uint64_t body;
   uint64_t owner;   // thread pointer of the thread whose pool this frame belongs to
-  uint64_t serial;  // of the call, counted by thread: tells which of two frames is younger
-  uint32_t state;   // see agent/return_frames.h
-  uint32_t reserved;
+  uint64_t state;           // 0 held, 1 free, else in the body: 2 + 4 × serial of the call on its thread
+  uint64_t reserved;
 };
 static_assert(sizeof(ReturnFrame) == 64);
 
