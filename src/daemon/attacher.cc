@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "daemon/site.h"
 #include "maps/map.h"
 #include "rewrite/rewrite.h"
 
@@ -22,53 +23,6 @@ using target::Registry;
 using target::StoppedProcess;
 using wire::PatchRecord;
 using wire::TargetContext;
-
-// A file that targets map, parsed once.
-struct Attacher::FileInfo {
-  std::string build_id;
-  std::optional<symbols::ElfFile> elf;
-};
-
-// One address in one target where programs should run.
-struct Attacher::Site {
-  struct Want {
-    std::shared_ptr<Prog> program;
-    uint64_t cookie;
-    bool on_return;
-    uint32_t only_tgid;
-    uint64_t order;
-  };
-  uint64_t address = 0;
-  uint64_t file_address = 0;
-  MappedRegion region;
-  std::shared_ptr<FileInfo> file;
-  uint64_t function_size = 0;
-  ProbeReport report;
-  std::vector<Want> wants;
-
-  bool needs_agent() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.on_return || w.program->code->repairs_faults; });
-  }
-  bool repairs_faults() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->repairs_faults; });
-  }
-  bool makes_system_calls() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->makes_system_calls; });
-  }
-  // Equal hash, equal behaviour: program ids are never reused while this daemon's code memory lives.
-  uint64_t hash() const {
-    uint64_t value = 0xcbf29ce484222325;
-    auto mix = [&](uint64_t word) { value = (value ^ word) * 0x100000001b3; value ^= value >> 29; };
-    mix(address);
-    for (const Want& want : wants) {
-      mix(want.program->id);
-      mix(want.cookie);
-      mix(want.on_return);
-      mix(want.only_tgid);
-    }
-    return value;
-  }
-};
 
 namespace {
 
@@ -335,18 +289,24 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
     (*arena)->remember(hash, *placed);
   }
   if (plan->patched.size() > wire::kPatchBytesMax) return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
-  PatchRecord record{};
-  record.address = site.address;
-  record.trampoline = request.trampoline_address;
-  record.kind = wire::PatchKind::kProbe;
-  record.length = static_cast<uint32_t>(plan->patched.size());
-  record.trampoline_size = static_cast<uint32_t>(plan->trampoline.size());
-  record.content_hash = hash;
-  std::copy(plan->original.begin(), plan->original.end(), record.original);
-  std::copy(plan->patched.begin(), plan->patched.end(), record.patched);
+  const PatchRecord record = make_record(request, *plan, wire::PatchKind::kProbe, hash);
   if (present == nullptr)
     if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
   return target::apply_patch(stopped, config_.window, registry, record);
+}
+
+PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan, wire::PatchKind kind,
+                                  uint64_t hash) {
+  PatchRecord record{};
+  record.address = request.address;
+  record.trampoline = request.trampoline_address;
+  record.kind = kind;
+  record.length = static_cast<uint32_t>(std::min<size_t>(plan.patched.size(), wire::kPatchBytesMax));
+  record.trampoline_size = static_cast<uint32_t>(plan.trampoline.size());
+  record.content_hash = hash;
+  std::copy_n(plan.original.begin(), record.length, record.original);
+  std::copy_n(plan.patched.begin(), record.length, record.patched);
+  return record;
 }
 
 // Threads that stand between the instructions about to be replaced go on in the displaced copy.
@@ -458,18 +418,16 @@ Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<Mapped
 
 Result<void> Attacher::record_agent(StoppedProcess& stopped, Registry& registry, uint64_t base) {
   if (registry.header.agent_base == base) return {};
-  auto elf = symbols::ElfFile::open(config_.agent_path);
-  if (!elf) return elf.error();
   auto& header = registry.header;
+  header.agent_base = base;
   const std::pair<const char*, uint64_t*> wanted[] = {{"bpftime_agent_safe_copy", &header.safe_copy},
                                                       {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
                                                       {"bpftime_agent_return_enter", &header.return_enter}};
   for (const auto& [name, where] : wanted) {
-    auto symbol = elf->find_symbol(name);
-    if (!symbol) return Error{ENOENT, std::string("agent has no symbol ") + name + ": it is of another version"};
-    *where = base + symbol->address;
+    auto symbol = agent_symbol(registry, name);
+    if (!symbol) return symbol.error();
+    *where = *symbol;
   }
-  header.agent_base = base;
   const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
   return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));
 }
@@ -483,13 +441,28 @@ bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sit
     if (record == nullptr || record->content_hash != site.hash()) return false;
     ++wanted;
   }
+  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
+  const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
+    return r.kind == wire::PatchKind::kGuard && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+  });
+  if (guard_wanted != guard_there) return false;
   const auto probes = std::count_if(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
     return r.kind == wire::PatchKind::kProbe && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
   });
   return wanted == static_cast<size_t>(probes);
 }
 
+// A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.
 Result<void> Attacher::reconcile(Target& target, bool create) {
+  constexpr int kTries = 50;
+  for (int i = 0;; ++i) {
+    auto done = reconcile_once(target, create);
+    if (done || done.error().code != EAGAIN || i == kTries) return done;
+    ::usleep(1000);
+  }
+}
+
+Result<void> Attacher::reconcile_once(Target& target, bool create) {
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -569,11 +542,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
       (void)target::restore_patch(stopped, config_.window, registry, site.address);
     }
   }
-  if (!guard_wanted)
-    if (auto removed = remove_guard(stopped, registry); !removed) log_warning("remove signal guard: " + removed.error().message);
   if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
   publish(target, sites);
-  return {};
+  return guard_wanted ? Result<void>() : remove_guard(stopped, registry);
 }
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {

@@ -18,6 +18,8 @@
 
 namespace bpftime::daemon {
 
+inline constexpr uint64_t kAgentSizeMax = 8u << 20;  // mapped bytes of the agent, its pool of return frames included
+
 struct ProgramReport {
   uint32_t id;
   std::string name;
@@ -89,6 +91,7 @@ class Attacher {
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
+  Result<void> reconcile_once(Target& target, bool create);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
                                  const target::Status& status);
   bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
@@ -101,6 +104,8 @@ class Attacher {
                           const std::vector<target::MappedRegion>& regions, Site& site);
   static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
                                    std::span<const rewrite::PcFixup> fixups);
+  static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
+                                       wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);
 
   // Files and text.
@@ -119,6 +124,7 @@ class Attacher {
   Result<void> record_agent(target::StoppedProcess& stopped, target::Registry& registry, uint64_t base);
   Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                              const std::vector<target::MappedRegion>& regions);
+  Result<uint64_t> agent_symbol(const target::Registry& registry, const std::string& name);
   Result<void> remove_guard(target::StoppedProcess& stopped, target::Registry& registry);
 };
 
