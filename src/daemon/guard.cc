@@ -42,7 +42,7 @@ Result<uint64_t> Attacher::agent_symbol(const Registry& registry, const std::str
 
 Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Registry& registry,
                                      const std::vector<MappedRegion>& regions) {
-  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::size(kRedirects)) return {};
+  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::ssize(kRedirects)) return {};
   auto libc = std::find_if(regions.begin(), regions.end(), [](const MappedRegion& r) {
     return r.offset == 0 && r.path.ends_with("/libc.so.6");
   });
