@@ -1,4 +1,6 @@
 // Processes killed in the middle of operations, a thousand times: nothing is lost, nobody is blocked, counts are right.
+#include <sys/ptrace.h>
+
 #include <csignal>
 #include <set>
 #include <vector>
@@ -174,6 +176,7 @@ bool ring_step(MapView map, std::mt19937_64& random, uint32_t owner) {
       *record = {length, nonce, length ^ nonce};
     }
   }
+  spin(random() % 1000);  // programs hold records for a while
   for (int i = static_cast<int>(random() % 3), n = 0; n < 3; n++, i = (i + 1) % 3) {
     if (open[i] != nullptr) ring_commit(map, open[i], 0, random() % 8 == 0);
   }
@@ -281,6 +284,112 @@ TEST(KilledProcesses, PerfStagingGoesOn) {
     ASSERT_EQ(size, -EAGAIN);
     ASSERT_EQ(perf_output(map, 1, buffer, 8, 0, 1, &wake), 0);
     ASSERT_EQ(ring_consume(map, buffer, sizeof(buffer)), 16);
+  }
+}
+
+// ---- death at every single instruction ----
+
+// Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at this very
+// place would leave it. Returns the number of instructions, 0 when tracing is not allowed here.
+uint64_t step_through(const SharedMap& shared, const std::function<void(uint32_t)>& operation,
+                      const std::function<void(MapView, uint32_t)>& examine) {
+  pid_t pid = start_child([&] {
+    if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) return 77;
+    raise(SIGSTOP);
+    operation(static_cast<uint32_t>(getpid()));
+    return 0;
+  });
+  SharedMap copy(shared.spec());
+  std::vector<uint8_t> last(shared.size());
+  uint64_t steps = 0;
+  int status = 0;
+  while (waitpid(pid, &status, 0) == pid && WIFSTOPPED(status)) {
+    steps++;
+    // Only what changed the map can matter.
+    if (memcmp(last.data(), shared.view().base, shared.size()) != 0) {
+      memcpy(last.data(), shared.view().base, shared.size());
+      memcpy(copy.view().base, last.data(), shared.size());
+      examine(copy.view(), static_cast<uint32_t>(pid));
+    }
+    ptrace(PTRACE_SINGLESTEP, pid, nullptr, nullptr);
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 77 ? 0 : steps;
+}
+
+TEST(DeathAtEveryInstruction, HashIsRepaired) {
+  MapSpec spec = {kTypeHash, 8, sizeof(Proof), kEntries, 0, 2};
+  for (int kind = 0; kind < 4; kind++) {
+    SharedMap shared(spec);
+    for (uint64_t key = 0; key < kEntries - 2; key++) {
+      Proof proof = make_proof(key, key);
+      ASSERT_EQ(update(shared.view(), &key, &proof, 0, 0, 1), 0);
+    }
+    uint64_t examined = 0;
+    uint64_t key = kind == 0 ? kEntries + 4 : 7;
+    auto operation = [&](uint32_t self) {
+      Proof proof = make_proof(key, 999);
+      if (kind <= 1) update(shared.view(), &key, &proof, 0, 0, self);
+      if (kind == 2) remove(shared.view(), &key);
+      if (kind == 3) user_lookup_and_delete(shared.view(), &key, &proof, 0);
+    };
+    uint64_t steps = step_through(shared, operation, [&](MapView copy, uint32_t self) {
+      examined++;
+      // Before repair others already see the old state or the new one, and can work.
+      Proof proof = {};
+      int64_t result = user_lookup(copy, &key, &proof, 0);
+      EXPECT_TRUE(result == 0 || (result == -ENOENT && kind != 1));
+      EXPECT_TRUE(result != 0 || (is_whole(proof) && (proof.nonce == 999 || proof.nonce == 7)));
+      uint64_t other = 8;
+      proof = make_proof(other, 1);
+      EXPECT_EQ(update(copy, &other, &proof, BPF_EXIST, 0, 1), 0);
+      repair(copy, self);
+      check_hash(copy);
+      check_capacity(copy);
+    });
+    if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
+    printf("operation %d: %llu instructions, %llu states\n", kind, static_cast<unsigned long long>(steps),
+           static_cast<unsigned long long>(examined));
+    EXPECT_GE(examined, 5u);
+  }
+}
+
+TEST(DeathAtEveryInstruction, RingIsRepaired) {
+  MapSpec spec = {kTypeRingbuf, 0, 0, 4096, 0, 2};
+  for (int kind = 0; kind < 2; kind++) {
+    SharedMap shared(spec);
+    MapView map = shared.view();
+    // Another producer's record is open before the dying one's, or none is.
+    Payload* before = kind == 0 ? nullptr : static_cast<Payload*>(ring_reserve(map, sizeof(Payload), 0, 1));
+    if (before != nullptr) *before = {sizeof(Payload), 5, sizeof(Payload) ^ 5};
+    uint64_t examined = 0;
+    auto operation = [&](uint32_t self) {
+      for (uint64_t length : {sizeof(Payload), sizeof(Payload) + 56}) {
+        auto* record = static_cast<Payload*>(ring_reserve(map, length, 0, self));
+        *record = {length, 9, length ^ 9};
+        ring_commit(map, record, 0, false);
+      }
+    };
+    uint64_t steps = step_through(shared, operation, [&](MapView copy, uint32_t self) {
+      examined++;
+      // A third producer reserves before the repair, as life goes on.
+      auto* record = static_cast<Payload*>(ring_reserve(copy, sizeof(Payload), 0, 2));
+      ASSERT_NE(record, nullptr);
+      *record = {sizeof(Payload), 6, sizeof(Payload) ^ 6};
+      repair(copy, self);
+      ring_commit(copy, record, 0, false);
+      if (before != nullptr) {
+        ring_commit(copy, copy.base + (reinterpret_cast<uint8_t*>(before) - map.base), 0, false);
+      }
+      uint64_t records = 0;
+      EXPECT_TRUE(drain(copy, &records));
+      EXPECT_GE(records, before != nullptr ? 2u : 1u);
+      EXPECT_LE(records, before != nullptr ? 4u : 3u);
+      Ring ring = program_side::ring_of(copy);
+      EXPECT_EQ(ring.producer->position, ring.producer->control.low);
+    });
+    if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
+    printf("%llu instructions, %llu states\n", static_cast<unsigned long long>(steps), static_cast<unsigned long long>(examined));
+    EXPECT_GE(examined, 10u);
   }
 }
 
