@@ -359,6 +359,42 @@ TEST(Guard, HandlersMayChangeTheContext) {
   });
 }
 
+TEST(Guard, ChildrenThatShareMemoryChangeNothingHere) {
+  expect_fine([] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler);
+    sigset_t bus;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    sigprocmask(SIG_BLOCK, &bus, nullptr);
+    const pid_t child = vfork();
+    if (child == 0) {
+      signal(SIGSEGV, SIG_DFL);
+      sigprocmask(SIG_UNBLOCK, &bus, nullptr);
+      _exit(7);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7);
+    struct sigaction old {};
+    REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_sigaction == host_handler);
+    sigset_t mask;
+    REQUIRE(sigprocmask(SIG_BLOCK, nullptr, &mask) == 0 && sigismember(&mask, SIGBUS) == 1);
+    REQUIRE(system("exit 3") >> 8 == 3);  // posix_spawn inside
+    catch_fault();
+    REQUIRE(repairs());
+    // A forked child has its own of both.
+    const pid_t forked = fork();
+    if (forked == 0) {
+      signal(SIGSEGV, SIG_DFL);
+      REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_handler == SIG_DFL);
+      REQUIRE(repairs());
+      _exit(9);
+    }
+    REQUIRE(waitpid(forked, &status, 0) == forked && WEXITSTATUS(status) == 9);
+    catch_fault();
+  });
+}
+
 TEST(Guard, IgnoredFaultsKill) {
   expect_death(SIGSEGV, [] {
     guard_all();

@@ -259,7 +259,8 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
                                                                                  uint64_t rbx) {
   const uint64_t self = thread_pointer();
   Thread& thread = bpftime_thread;
-  if (thread.misses_to_skip > 0 && thread.free_list == 0) {
+  // Deeper in the recursion that exhausted us nothing can have become free; further up it may.
+  if (thread.misses_to_skip > 0 && thread.free_list == 0 && stack_pointer <= thread.missed_at) {
     --thread.misses_to_skip;
     if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
     return nullptr;
@@ -282,6 +283,7 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
   if (thread.chunk_count < kChunksPerThread && reading_is_safe()) take_from_finished_threads(self);
   if (ReturnFrame* frame = relink(self)) return frame;
   thread.misses_to_skip = kMissesToSkip;
+  thread.missed_at = stack_pointer;
   if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
   return nullptr;
 }

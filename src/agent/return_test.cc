@@ -25,7 +25,11 @@ namespace {
 using rewrite::LivePatch;
 using rewrite::TestArena;
 
+#ifdef __clang__
+#define PROBED extern "C" __attribute__((noinline, used))
+#else
 #define PROBED extern "C" __attribute__((noinline, noclone, used))
+#endif
 
 std::atomic<uint64_t> entries, returns;  // std::atomic cannot be inlined into general-regs-only functions
 wire::PtRegs last_return;
@@ -182,10 +186,15 @@ TEST_F(Return, NoRegisterChangesEitherWay) {
   EXPECT_EQ(last_return.rbx, 0x1000u) << "the host's rbx, not our frame";
 }
 
-PROBED __attribute__((optimize("optimize-sibling-calls"))) long return_tail(long a) {
-  asm volatile("");
-  return return_add(a, 1);
-}
+asm(R"(
+    .text
+    .globl return_tail
+    .type return_tail,@function
+return_tail:
+    mov $1, %esi
+    jmp return_add
+)");
+extern "C" long return_tail(long a);
 
 TEST_F(Return, TailCallsBetweenProbedFunctions) {
   auto a = probe(return_add), b = probe(return_tail);
