@@ -164,6 +164,12 @@ long hook_syscall(long number, long a, long b, long c, long d, long e, long f) {
     case SYS_dup3:
       if (a != b) forget(static_cast<int>(b));
       break;
+    case SYS_epoll_create:
+    case SYS_epoll_create1: {
+      const long result = raw_syscall(number, a);
+      if (result >= 0) forget(static_cast<int>(result));
+      return to_libc(result);
+    }
     case SYS_epoll_ctl:
       answer = try_epoll_ctl(static_cast<int>(a), static_cast<int>(b), static_cast<int>(c),
                              reinterpret_cast<const struct epoll_event*>(d));
@@ -269,6 +275,21 @@ void hook_closefrom(int first) {
 }
 
 // ---- waiting ----
+
+// A new set's number may be one whose set was closed behind our back.
+DECLARE(int, epoll_create1, int flags);
+int hook_epoll_create1(int flags) {
+  const long result = raw_syscall(SYS_epoll_create1, flags);
+  if (result >= 0) forget(static_cast<int>(result));
+  return static_cast<int>(to_libc(result));
+}
+
+DECLARE(int, epoll_create, int size);
+int hook_epoll_create(int size) {
+  const long result = raw_syscall(SYS_epoll_create, size);
+  if (result >= 0) forget(static_cast<int>(result));
+  return static_cast<int>(to_libc(result));
+}
 
 DECLARE(int, epoll_ctl, int epfd, int operation, int fd, struct epoll_event* event);
 int hook_epoll_ctl(int epfd, int operation, int fd, struct epoll_event* event) {

@@ -236,10 +236,16 @@ int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeou
   return kept;
 }
 
-bool takes_turns(int epfd) {
+// Whether the kernel is asked before memory: every other time for fairness, and always when an edge-triggered watch
+// must know its pending edges first, or it would report one arrival twice.
+bool asks_kernel_first(int epfd) {
   const std::lock_guard lock(sets_mutex);
   const auto found = sets().find(epfd);
-  return found != sets().end() && (found->second.host_first = !found->second.host_first);
+  if (found == sets().end()) return false;
+  Set& set = found->second;
+  set.host_first = !set.host_first;
+  return set.host_first || std::any_of(set.watches.begin(), set.watches.end(),
+                                       [](const Watch& watch) { return (watch.events & EPOLLET) != 0; });
 }
 
 }  // namespace
@@ -282,7 +288,7 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
     if (sets().find(epfd) == sets().end()) return std::nullopt;
   }
   const wire::Deadline deadline = deadline_of(timeout);
-  const bool host_first = takes_turns(epfd);
+  const bool host_first = asks_kernel_first(epfd);
   for (;;) {
     bool woken = false;
     if (host_first) {
