@@ -85,7 +85,9 @@ TEST(Process, KnowsItself) {
   for (const MappedRegion& region : *regions) {
     if (region.inode != exe.st_ino || !region.executable) continue;
     ++found;
-    if (::geteuid() == 0) EXPECT_EQ(region.device, exe.st_dev);
+    if (::geteuid() == 0) {
+      EXPECT_EQ(region.device, exe.st_dev);
+    }
     auto file = self->open_mapped_file(region);
     ASSERT_TRUE(file.ok()) << file.error().message;
     auto bytes = self->read(region.start, 64);
