@@ -32,7 +32,7 @@ struct Program {
 // Helper ids are not checked: a call to an unknown helper in a dead branch is legal (CO-RE poison). Division by an immediate
 // zero and oversized immediate shifts pass: they have a meaning, though Linux's verifier refuses them.
 // Accepted but executable by no engine here: packet loads (types with a packet only), kernel function calls, kernel variables.
-// Errors as Linux gives them: E2BIG for size, EACCES for a write to r10 or an unwritten register, else EINVAL; "instruction N: …".
+// Errors as Linux gives them: E2BIG for size and call depth, EACCES for a write to r10 or an unwritten register, else EINVAL; "instruction N: …".
 Result<void> validate(const Program& program);
 
 // Disassembly in bpftool's notation, one line per instruction.

@@ -2,7 +2,7 @@
 // jumps and calls lead. What needs types, maps or path knowledge is the verifier's.
 //
 // Rules for whoever edits this file:
-// 1. Whatever is refused here, Linux must refuse too; the exceptions are the three in kernel_differences_test.cc.
+// 1. Whatever is refused here, Linux must refuse too; the exceptions are listed in kernel_differences_test.cc.
 // 2. An accepted instruction must have a meaning in the interpreter (legacy packet loads and kernel variables excepted).
 // 3. Division by an immediate zero and oversized immediate shifts have a meaning (RFC 9669) and are left to the verifier.
 #include <algorithm>
@@ -316,7 +316,8 @@ Result<void> check_call_depth(const Program& program, const std::vector<uint32_t
   CallDepth depth(program, starts);
   for (uint32_t i = 0; i < starts.size(); ++i) {
     if (depth.frames(i, kCallFramesMax) > kCallFramesMax) {
-      return insn_error(starts[i], "the call stack from this subprogram is too deep (8 frames at most, no recursion)");
+      return insn_error(starts[i], "the call stack from this subprogram is too deep (8 frames at most, no recursion)",
+                        E2BIG);
     }
   }
   return {};
