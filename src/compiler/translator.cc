@@ -562,8 +562,8 @@ void make_ring_of(ProgramScope& scope) {
 
 // The constants src/helpers/runtime/runtime.h declares.
 void make_environment(ProgramScope& scope) {
-  scope.constant("bpftime_context_address", llvm::ConstantInt::get(scope.word(), scope.options.context_address));
-  scope.map_ref(scope.options.trace_ring, "bpftime_trace_ring");
+  scope.constant(kContextSymbol, llvm::ConstantInt::get(scope.word(), scope.options.context_address));
+  scope.map_ref(scope.options.trace_ring, kTraceRingSymbol);
 }
 
 }  // namespace
