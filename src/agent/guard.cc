@@ -9,7 +9,10 @@
 //  2. SIGSEGV and SIGBUS are never really blocked by the redirected functions: a repairable fault while
 //  blocked would kill
 //     the host. What the host believes to have blocked is kept per thread (Thread::host_masked).
-//  3. A fault that is not ours must leave the same core dump: default action means back to the faulting
+//  3. A child of vfork or posix_spawn shares our memory but has signal dispositions of its own: what it does
+//  there goes to
+//     the kernel and must not change what we remember for its parent.
+//  4. A fault that is not ours must leave the same core dump: default action means back to the faulting
 //  instruction.
 #include <asm/unistd.h>
 
@@ -56,6 +59,12 @@ HostAction host_segv, host_bus;
 bool installed;
 uint64_t host_action_masks[kSignals + 1];  // guarded bits in the sa_mask of the host's other handlers
 
+// Our process id; alone on a page that is wiped on fork, but not for a child that shares our memory.
+struct alignas(4096) WipedPage {
+  int64_t process_id;
+};
+WipedPage own;
+
 HostAction& host_action(int signal) { return signal == kSigsegv ? host_segv : host_bus; }
 bool is_guarded(int signal) { return signal == kSigsegv || signal == kSigbus; }
 
@@ -66,6 +75,14 @@ long kernel_action(int signal, const KernelAction* action, KernelAction* old) {
 
 long kernel_mask(long how, uint64_t set, uint64_t* old) {
   return system_call(__NR_rt_sigprocmask, how, system_argument(&set), system_argument(old), sizeof set);
+}
+
+bool shares_parents_memory() {
+  const wire::TargetContext* context = bpftime_agent_context;
+  if (context != nullptr && (context->flags & wire::kNoSystemCalls) != 0) return false;  // cannot ask
+  const long now = system_call(__NR_getpid);
+  if (own.process_id == 0) own.process_id = now;
+  return own.process_id != now;
 }
 
 uint64_t& word_at(uint8_t* context, size_t offset) { return *reinterpret_cast<uint64_t*>(context + offset); }
@@ -186,6 +203,12 @@ extern "C" {
 long bpftime_agent_install_guard(wire::TargetContext* context) {
   bpftime_agent_context = context;
   if (!installed) {
+    constexpr long kWipeOnFork = 18;  // MADV_WIPEONFORK
+    if (const long error = system_call(__NR_madvise, system_argument(&own), sizeof own, kWipeOnFork);
+        error != 0) {
+      return error;
+    }
+    own.process_id = system_call(__NR_getpid);
     for (const int signal : kGuarded) {
       KernelAction host{};
       if (const long error = kernel_action(signal, nullptr, &host); error != 0) return error;
@@ -216,6 +239,8 @@ long bpftime_agent_remove_guard() {
 // In place of libc's sigaction.
 int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* old) {
   if (!installed || signal < 1 || signal > kSignals)
+    return bpftime_agent_original_sigaction(signal, action, old);
+  if (action != nullptr && shares_parents_memory())
     return bpftime_agent_original_sigaction(signal, action, old);
   if (is_guarded(signal)) {
     const KernelAction before = host_action(signal).get();
@@ -261,9 +286,11 @@ int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
   if (result != 0) return result;
   if (old != nullptr) old->word[0] |= before;
   if (set == nullptr) return 0;
-  thread.host_masked = how == kSignalBlock     ? before | guarded
-                       : how == kSignalUnblock ? before & ~guarded
-                                               : guarded;
+  const uint32_t after = how == kSignalBlock     ? before | guarded
+                         : how == kSignalUnblock ? before & ~guarded
+                                                 : guarded;
+  if (after == before || shares_parents_memory()) return 0;
+  thread.host_masked = after;
   const uint32_t deliver = thread.host_pending & ~thread.host_masked;
   if (deliver == 0) return 0;
   thread.host_pending &= ~deliver;

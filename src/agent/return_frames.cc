@@ -55,6 +55,7 @@ constexpr uint64_t kInBody = 2;  // | serial; the low two bits tell
 constexpr uint32_t kFramesPerChunk = 64;
 constexpr uint32_t kChunks = 1024;
 constexpr uint32_t kFrames = kChunks * kFramesPerChunk;
+constexpr uint32_t kChunksPerThread = kChunks / 2;  // a runaway recursion leaves others their share
 constexpr uint32_t kMissesToSkip = 4096;  // calls that do not search the pool again once it was empty
 
 // Untouched pages of the pool cost nothing.
@@ -107,6 +108,7 @@ ReturnFrame* relink(uint64_t self) {
 
 // A chunk nobody has had; its frames become the list, except one.
 ReturnFrame* take_new_chunk(uint64_t self) {
+  if (bpftime_thread.chunk_count >= kChunksPerThread) return nullptr;
   uint32_t chunk = __atomic_load_n(&chunks_used, __ATOMIC_ACQUIRE);
   do {
     if (chunk >= kChunks) return nullptr;
@@ -257,7 +259,8 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
                                                                                  uint64_t rbx) {
   const uint64_t self = thread_pointer();
   Thread& thread = bpftime_thread;
-  if (thread.misses_to_skip > 0) {
+  // Deeper in the recursion that exhausted us nothing can have become free; further up it may.
+  if (thread.misses_to_skip > 0 && thread.free_list == 0 && stack_pointer <= thread.missed_at) {
     --thread.misses_to_skip;
     if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
     return nullptr;
@@ -277,9 +280,10 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
   }
   if (ReturnFrame* frame = take_new_chunk(self)) return frame;
   reclaim(self, stack_pointer, rbx);
-  if (reading_is_safe()) take_from_finished_threads(self);
+  if (thread.chunk_count < kChunksPerThread && reading_is_safe()) take_from_finished_threads(self);
   if (ReturnFrame* frame = relink(self)) return frame;
   thread.misses_to_skip = kMissesToSkip;
+  thread.missed_at = stack_pointer;
   if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
   return nullptr;
 }

@@ -11,7 +11,8 @@ struct Thread {
   uint64_t serial;     // of the last return-probed call, times 4
   uint32_t adopted;    // chunks of an earlier thread with our thread pointer have been looked for
   uint32_t chunk_count;
-  uint32_t misses_to_skip;  // after the pool was found empty
+  uint64_t missed_at;       // stack pointer of the call that last found the pool empty
+  uint32_t misses_to_skip;  // calls below it that need not look again
   uint32_t host_masked;     // SIGSEGV and SIGBUS as the host believes to have blocked them (signals.h bits)
   uint32_t host_pending;    // arrived while so blocked
   uint32_t reserved;

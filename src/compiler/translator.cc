@@ -10,6 +10,7 @@
 #include <set>
 
 #include "helpers/table.h"
+#include "maps/map.h"
 
 namespace bpftime::compiler {
 namespace {
@@ -55,7 +56,7 @@ struct ProgramScope {
   llvm::Module& module;
   TranslationFacts facts;
   std::map<uint32_t, llvm::Function*> subprograms;  // by first instruction
-  std::vector<llvm::GlobalVariable*> map_globals;   // by index into `maps`, made on first use
+  std::vector<llvm::GlobalVariable*> map_globals = {};   // by index into `maps`, made on first use
 
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
@@ -541,6 +542,24 @@ void make_entry(ProgramScope& scope) {
   builder.CreateRet(result);
 }
 
+// const MapRef* bpftime_ring_of(const void* record): submit and discard name a record but not its ring, and only the
+// program's own rings can be meant.
+void make_ring_of(ProgramScope& scope) {
+  auto* type = llvm::FunctionType::get(scope.pointer(), {scope.pointer()}, false);
+  auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, "bpftime_ring_of", scope.module);
+  llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", function));
+  Value* record = builder.CreatePtrToInt(function->getArg(0), scope.word());
+  Value* result = llvm::ConstantPointerNull::get(scope.pointer());
+  for (uint32_t i = 0; i < scope.maps.size(); i++) {
+    const MapBinding& map = scope.maps[i];
+    if (map.spec.type != BPF_MAP_TYPE_RINGBUF) continue;
+    Value* offset = builder.CreateSub(record, builder.getInt64(map.address));
+    Value* inside = builder.CreateICmpULT(offset, builder.getInt64(maps::memory_size(map.spec)));
+    result = builder.CreateSelect(inside, scope.map_global(i), result);
+  }
+  builder.CreateRet(result);
+}
+
 // The constants src/helpers/runtime/runtime.h declares.
 void make_environment(ProgramScope& scope) {
   scope.constant("bpftime_context_address", llvm::ConstantInt::get(scope.word(), scope.options.context_address));
@@ -567,6 +586,7 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
   }
   make_entry(scope);
   make_environment(scope);
+  make_ring_of(scope);
   return scope.facts;
 }
 

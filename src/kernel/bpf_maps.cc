@@ -2,6 +2,7 @@
 // descriptors: only the daemon knows which object a descriptor means.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
@@ -27,6 +28,15 @@ uint32_t possible_cpus() {
     return last + 1;
   }();
   return count;
+}
+
+bool write_all(int fd, Bytes bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (count <= 0) return false;
+    done += count;
+  }
+  return true;
 }
 
 }  // namespace
@@ -124,6 +134,14 @@ BpfReply Kernel::map_freeze(const BpfRequest& request) {
   auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
   if (!map) return BpfReply::fail(EBADF, "freeze: no such map");
   if (map->frozen) return BpfReply::fail(EBUSY, "freeze: map " + map->name + " is frozen already");
+  if (map->spec.type == BPF_MAP_TYPE_ARRAY && (map->spec.flags & BPF_F_RDONLY_PROG)) {
+    auto copy = create_memfd("bpf-map-frozen", map->memory.size(), 0);
+    if (!copy) return BpfReply::fail(copy.error().code, "freeze map " + map->name + ": " + copy.error().message);
+    const bool written = write_all(copy->get(), Bytes(map->memory.data(), map->memory.size()));
+    if (!written || ::fcntl(copy->get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+      return BpfReply::fail(ENOMEM, "freeze map " + map->name + ": cannot make its sealed copy");
+    map->sealed = std::move(*copy);
+  }
   map->frozen = true;
   if (auto written = ObjectTable::write_trailer(*map); !written)
     return BpfReply::fail(written.error().code, written.error().message);

@@ -1,5 +1,6 @@
 // bpf(2) commands on programs.
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
@@ -19,8 +20,12 @@ verifier::MapConstraint constraint_of(const Map& map) {
   out.spec = map.spec;
   out.name = map.name;
   out.frozen = map.frozen;
-  if (map.frozen && map.spec.type == BPF_MAP_TYPE_ARRAY)
-    out.contents.assign(map.memory.data(), map.memory.data() + map.spec.value_size);
+  if (map.sealed) {
+    out.contents.resize(map.spec.value_size);
+    if (::pread(map.sealed.get(), out.contents.data(), out.contents.size(), 0) !=
+        static_cast<ssize_t>(out.contents.size()))
+      out.contents.clear();
+  }
   if (map.btf) out.btf = map.btf->blob;
   out.btf_key_type_id = map.btf_key_type_id;
   out.btf_value_type_id = map.btf_value_type_id;

@@ -53,6 +53,9 @@ struct Map : Object {
   std::shared_ptr<Btf> btf;
   uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
   Mapping memory;           // all of it, read-write
+  // Frozen read-only maps: a write-sealed copy. The verifier took its bytes for constants, so this is what targets map:
+  // a process that could change them would steer another into branches that nobody verified.
+  Fd sealed;
   std::map<uint32_t, std::shared_ptr<PerfEvent>> perf_slots;  // PERF_EVENT_ARRAY
   Fd readiness;             // ring buffers: eventfd of waiting clients, if any asked
   bool internal = false;    // the trace ring: no client ever sees it

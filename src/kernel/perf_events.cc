@@ -108,7 +108,8 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
     }
     case PERF_EVENT_IOC_ID: {
       BpfReply reply;
-      const auto bytes = as_bytes(uint64_t{event->id});
+      const uint64_t id = event->id;
+      const auto bytes = as_bytes(id);
       reply.out.push_back({0, {bytes.begin(), bytes.end()}});
       return reply;
     }

@@ -77,7 +77,7 @@ void put_attached(Writer& out, const std::vector<AttachedProgram>& list) {
 
 void put_map(Writer& out, const Map& map) {
   out.put(map.spec).put(map.address).put(map.frozen).put(map.internal).put(id_of(map.btf));
-  out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.readiness.valid());
+  out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.readiness.valid()).put(map.sealed.valid());
   out.put(static_cast<uint32_t>(map.perf_slots.size()));
   for (const auto& [slot, event] : map.perf_slots) out.put(slot).put(event->id);
 }
@@ -143,8 +143,11 @@ uint64_t Kernel::record_key(const Object& object) {
 
 std::vector<int> Kernel::descriptors(const Object& object) {
   std::vector<int> out = {object.fd.get()};
-  if (object.kind == ObjectKind::kMap && static_cast<const Map&>(object).readiness)
-    out.push_back(static_cast<const Map&>(object).readiness.get());
+  if (object.kind == ObjectKind::kMap) {
+    const auto& map = static_cast<const Map&>(object);
+    if (map.readiness) out.push_back(map.readiness.get());
+    if (map.sealed) out.push_back(map.sealed.get());
+  }
   if (object.kind == ObjectKind::kPerfEvent && static_cast<const PerfEvent&>(object).readiness)
     out.push_back(static_cast<const PerfEvent&>(object).readiness.get());
   return out;
@@ -162,7 +165,9 @@ Result<std::shared_ptr<Object>> recover_map(Reader& in, std::vector<Fd>& fds, co
   map->btf = std::static_pointer_cast<Btf>(objects.find(ObjectKind::kBtf, in.get<uint32_t>()));
   map->btf_key_type_id = in.get<uint32_t>();
   map->btf_value_type_id = in.get<uint32_t>();
-  if (in.get<bool>() && fds.size() > 1) map->readiness = std::move(fds[1]);
+  size_t next_fd = 1;
+  if (in.get<bool>() && fds.size() > next_fd) map->readiness = std::move(fds[next_fd++]);
+  if (in.get<bool>() && fds.size() > next_fd) map->sealed = std::move(fds[next_fd++]);
   const uint32_t slots = in.get<uint32_t>();
   for (uint32_t i = 0; in.ok && i < slots; ++i) {
     const uint32_t slot = in.get<uint32_t>();

@@ -42,6 +42,9 @@ class StoppedProcess {
   // instruction, and the kernel will go back those two bytes to restart it.
   Result<void> set_pc(pid_t tid, uint64_t pc);
 
+  // Takes `signals` (bit n-1 for signal n) out of every thread's mask.
+  Result<void> unblock_signals(uint64_t signals);
+
   // One system call made by a borrowed thread; the kernel's result (-errno is a value, not an Error). Under a seccomp
   // filter only where PTRACE_O_SUSPEND_SECCOMP is permitted, else Error EPERM with that reason.
   Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);

@@ -243,7 +243,9 @@ TEST(StoppedProcess, JobControlStopOutlivesUs) {
     ASSERT_TRUE(stopped.ok()) << stopped.error().message;
     ASSERT_EQ(*stopped->system_call(SYS_getpid, {}), victim.pid());
   }
-  for (const pid_t tid : *process.threads()) {
+  const auto tids = process.threads();
+  ASSERT_TRUE(tids.ok());
+  for (const pid_t tid : tids.value()) {
     EXPECT_TRUE(eventually([&] { return thread_state(victim.pid(), tid) == 'T'; })) << tid;
   }
   const uint64_t rounds = victim.progress().rounds.load();

@@ -35,8 +35,12 @@ Error seize_refused(pid_t pid, int code) {
   if (auto text = read_proc_file(proc_path(pid, "/status"))) {
     const auto status = parse_status(*text);
     if (status && status->tracer != 0) {
+      // TracerPid names the tracing thread.
+      auto tracer_text = read_proc_file(proc_path(static_cast<pid_t>(status->tracer), "/status"));
+      const auto tracer = tracer_text.ok() ? parse_status(*tracer_text) : std::nullopt;
+      const uint32_t tracer_pid = tracer ? tracer->tgid : status->tracer;
       return process_error(pid, EBUSY,
-                           "it is being debugged by process " + std::to_string(status->tracer) + "; try again without it");
+                           "it is being debugged by process " + std::to_string(tracer_pid) + "; try again without it");
     }
   }
   if (code != EPERM && code != EACCES) return process_error(pid, code, std::string("ptrace: ") + std::strerror(code));

@@ -99,6 +99,9 @@ struct OutBlob {
 static_assert(sizeof(OutBlob) == 8);
 inline constexpr uint32_t kAttrItself = 0xffffffff;
 
+// type == kUprobePmuType, whatever number the caller found in sysfs: a uprobe.
+inline constexpr uint32_t kUprobePmuType = 0x6270;
+
 struct PerfEventOpen {
   uint8_t attr[144];     // struct perf_event_attr, zero-extended
   uint32_t attr_size;    // as given by the caller
@@ -111,9 +114,12 @@ struct PerfEventOpen {
 };
 static_assert(sizeof(PerfEventOpen) == 176);
 
+// ID: the reply's result is the id. QUERY_BPF: argument is the room for ids, result their number, the ids (u32 each)
+// follow the reply. PERIOD: argument is the period itself. SET_BPF, SET_OUTPUT: the second descriptor, when one was open
+// under the number given; argument is that number (-1: none).
 struct PerfIoctl {
   uint64_t command;   // PERF_EVENT_IOC_*
-  uint64_t argument;  // when it is no descriptor
+  uint64_t argument;
 };
 
 struct PerfMmap {

@@ -4,10 +4,11 @@
 namespace bpftime::runtime {
 namespace {
 
-// Thread-local memory of libc, at a known distance from the thread pointer.
+// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per program is
+// right for a thread id, and for the CPU too (the kernel does not migrate running programs).
 inline uint32_t thread_word(int64_t offset) {
   uint32_t value;
-  asm volatile("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
+  asm("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
   return value;
 }
 
@@ -15,7 +16,7 @@ inline uint32_t thread_word(int64_t offset) {
 inline uint32_t segment_limit_cpu() {
   constexpr uint32_t kCpuNodeSelector = 15 * 8 + 3;
   uint32_t limit = 0;
-  asm volatile("lsl %1, %0" : "+r"(limit) : "r"(kCpuNodeSelector) : "cc");
+  asm("lsl %1, %0" : "+r"(limit) : "r"(kCpuNodeSelector) : "cc");
   return limit & 0xfff;
 }
 

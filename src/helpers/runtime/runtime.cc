@@ -3,3 +3,5 @@
 #include "helpers/runtime/process.cc"
 #include "helpers/runtime/time.cc"
 #include "helpers/runtime/probe_read.cc"
+#include "helpers/runtime/maps.cc"
+#include "helpers/runtime/trace_printk.cc"

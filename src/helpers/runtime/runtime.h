@@ -37,13 +37,13 @@ const MapRef* bpftime_ring_of(const void* record);  // which ring of the program
       [[maybe_unused]] uint64_t r4, [[maybe_unused]] uint64_t r5,                                           \
       [[maybe_unused]] const bpftime::wire::Invocation* invocation)
 
-inline constexpr int64_t kEperm = 1, kEnoent = 2, kEfault = 14, kEinval = 22;
+inline constexpr int64_t kEperm = 1, kEfault = 14, kEinval = 22;
 
-inline volatile wire::TargetContext* context() {
-  return reinterpret_cast<volatile wire::TargetContext*>(bpftime_context_address);
+inline wire::TargetContext* context() {
+  return reinterpret_cast<wire::TargetContext*>(bpftime_context_address);
 }
-inline volatile wire::TargetIdentity* identity() {
-  return reinterpret_cast<volatile wire::TargetIdentity*>(bpftime_context_address + wire::kIdentityOffset);
+inline wire::TargetIdentity* identity() {
+  return reinterpret_cast<wire::TargetIdentity*>(bpftime_context_address + wire::kIdentityOffset);
 }
 
 template <typename T = void>

@@ -44,7 +44,10 @@ Victim::Victim(const std::vector<std::string>& modes, const std::function<void()
   pid_ = ::fork();
   if (pid_ == 0) {
     const int high = ::fcntl(image, F_DUPFD, 20);
-    ::dup2(memory_.get(), kVictimProgressFd);
+    // It may have that very number already: then dup2 would do nothing and close-on-exec would stay.
+    const int progress = ::fcntl(memory_.get(), F_DUPFD, 20);
+    ::dup2(progress, kVictimProgressFd);
+    ::close(progress);
     if (prepare) prepare();
     ::fcntl(high, F_SETFD, FD_CLOEXEC);
     ::fexecve(high, argv.data(), environ);
@@ -52,7 +55,12 @@ Victim::Victim(const std::vector<std::string>& modes, const std::function<void()
     ::_exit(98);
   }
   ::close(image);
-  EXPECT_TRUE(eventually([&] { return progress().ready.load() != 0; })) << "victim did not start";
+  const auto ended = [&] {
+    siginfo_t info{};
+    return ::waitid(P_PID, pid_, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid_;
+  };
+  EXPECT_TRUE(eventually([&] { return progress().ready.load() != 0 || ended(); })) << "victim did not start";
+  EXPECT_FALSE(ended()) << "victim ended at once";
 }
 
 Victim::~Victim() {
