@@ -17,6 +17,12 @@ const Json& array_of(const Json& object, const char* name) {
   return object.is_object() && it != object.end() && it->is_array() ? *it : kEmpty;
 }
 
+const Json& member(const Json& object, const char* name) {
+  static const Json kEmpty = "";
+  const auto it = object.is_object() ? object.find(name) : object.end();
+  return object.is_object() && it != object.end() ? *it : kEmpty;
+}
+
 std::string text_of(const Json& value) {
   if (value.is_string()) return printable(value.get<std::string>());
   return value.dump(-1, ' ', false, kReplace);
@@ -99,12 +105,12 @@ std::string spaced_bytes(const Json& value) {
 }
 
 std::string entry_text(const Json& entry) {
-  std::string line = "key: " + spaced_bytes(entry.value("key", Json("")));
+  std::string line = "key: " + spaced_bytes(member(entry, "key"));
   const Json& values = array_of(entry, "values");
-  if (values.empty()) return line + "  value: " + spaced_bytes(entry.value("value", Json(""))) + "\n";
+  if (values.empty()) return line + "  value: " + spaced_bytes(member(entry, "value")) + "\n";
   line += "\n";
   for (const Json& value : values) {
-    line += fmt::format("value (CPU {:0>2}): {}\n", field(value, "cpu"), spaced_bytes(value.value("value", Json(""))));
+    line += fmt::format("value (CPU {:0>2}): {}\n", field(value, "cpu"), spaced_bytes(member(value, "value")));
   }
   return line;
 }
