@@ -372,6 +372,23 @@ TEST(RingBuffer, ManyOpenReservationsReportFullInsteadOfForgetting) {
   EXPECT_EQ(ring_output(map, &value, 8, 0, 2, &wake), 0);
 }
 
+TEST(RingBuffer, WhatOnePublisherLeavesTheNextCommitPublishes) {
+  SharedMap shared({kTypeRingbuf, 0, 0, 4096, 0, 2});
+  MapView map = shared.view();
+  Ring ring = program_side::ring_of(map);
+  auto* first = static_cast<uint8_t*>(ring_reserve(map, 8, 0, 1));
+  uint64_t value = 1;
+  bool wake;
+  for (int i = 0; i < 9; i++) ASSERT_EQ(ring_output(map, &value, 8, 0, 1, &wake), 0);
+  // Finish the first as ring_commit does, but with a publisher that gives up after four records.
+  *reinterpret_cast<uint64_t*>(first - 8) = 8;
+  ring.table[1].low |= kDone;
+  EXPECT_EQ(ring_publish(ring, 0, 1, 4), 4 * 16u);
+  EXPECT_EQ(ring.producer->position, 4 * 16u);
+  ASSERT_EQ(ring_output(map, &value, 8, 0, 1, &wake), 0);
+  EXPECT_EQ(ring.producer->position, 11 * 16u);
+}
+
 TEST(PerfEventArray, OutputAnswersAsBpfPerfEventOutput) {
   SharedMap shared({kTypePerfEventArray, 4, 4, 2, 0, 2});
   MapView map = shared.view();

@@ -126,7 +126,9 @@ TEST(Stress, RingKeepsEveryProducersOrder) {
   std::vector<pid_t> producers;
   for (uint64_t process = 0; process < kProcesses; process++) {
     producers.push_back(start_child([&] {
-      for (uint64_t i = 0; i < rounds;) {
+      for (uint64_t i = 0, tried = ~uint64_t{0}; i < rounds;) {
+        if (tried == i) sched_yield();  // full: let the others run
+        tried = i;
         uint64_t size = 16 + i % 6 * 8;
         Record record = {process, i, {}};
         bool wake;
@@ -147,6 +149,7 @@ TEST(Stress, RingKeepsEveryProducersOrder) {
     int64_t size = ring_consume(map, &record, sizeof(record));
     if (size == -EAGAIN) {
       if (waitpid(producers[process], nullptr, WNOHANG) > 0) process++, left--;
+      sched_yield();
       continue;
     }
     ASSERT_GE(size, 16);
