@@ -232,7 +232,7 @@ TEST(LoadLibraryInto, OurDeathMeanwhileLeavesTheVictimRunningRight) {
     ::usleep(2000 + ::rand_r(&seed) % 30'000);
     ::kill(tracer, SIGKILL);
     ::waitpid(tracer, nullptr, 0);
-    ASSERT_TRUE(victim.works_on(10)) << "round " << round;
+    ASSERT_TRUE(victim.works_on(10)) << "round " << round << " state " << thread_state(victim.pid(), victim.pid()).value_or('-');
     ASSERT_NE(load_and_check(victim), 0u);  // no loader lock is left held
     victim.finish();
   }
