@@ -132,11 +132,9 @@ Result<uint64_t> LibraryLoader::call_dlopen(StoppedProcess::State& state, uint64
 }
 
 Result<uint64_t> LibraryLoader::open_in_target(StoppedProcess::State& state, uint64_t arena) {
-  Error by_path = process_error(state.pid, ENOENT, "load " + path_ + ": not the same file there");
   if (same_file_in_target(state.pid, path_)) {
     auto handle = call_dlopen(state, arena, path_);
     if (handle || handle.error().code != ENOEXEC) return handle;
-    by_path = handle.error();
   }
   Fd file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return Error::from_errno("load " + path_);

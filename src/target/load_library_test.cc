@@ -127,6 +127,25 @@ TEST(LoadLibraryInto, ProcessStoppedBySigstop) {
   victim.finish();
 }
 
+TEST(LoadLibraryInto, EmptyRootDirectoryCanBeMappedIntoButNotLoadedInto) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to change the root directory";
+  Victim victim({"chroot", "poll"});
+  const Process process = open_process(victim.pid());
+  {
+    auto file = create_memfd("x", 4096, 0);
+    auto stopped = StoppedProcess::stop(process);
+    ASSERT_TRUE(stopped.ok());
+    EXPECT_TRUE(stopped->map(0x6ef000000000, 4096, 1, 2, file->get(), 0).ok());
+  }
+  auto loaded = load_library(process, guest_path());
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.error().code, ENOEXEC) << loaded.error().message;
+  EXPECT_TRUE(victim.works_on(5));
+  const std::string root = std::filesystem::read_symlink(proc_path(victim.pid(), "/root"));
+  victim.finish();
+  if (root.starts_with("/tmp/bpftime-root-")) std::filesystem::remove_all(root);
+}
+
 TEST(LoadLibraryInto, StrippedProgram) {
   char directory[] = "/tmp/bpftime-stripped-XXXXXX";
   ASSERT_NE(::mkdtemp(directory), nullptr);
@@ -213,7 +232,7 @@ TEST(LoadLibraryInto, OurDeathMeanwhileLeavesTheVictimRunningRight) {
     ::usleep(2000 + ::rand_r(&seed) % 30'000);
     ::kill(tracer, SIGKILL);
     ::waitpid(tracer, nullptr, 0);
-    ASSERT_TRUE(victim.works_on(10)) << "round " << round;
+    ASSERT_TRUE(victim.works_on(10)) << "round " << round << " state " << thread_state(victim.pid(), victim.pid()).value_or('-');
     ASSERT_NE(load_and_check(victim), 0u);  // no loader lock is left held
     victim.finish();
   }
