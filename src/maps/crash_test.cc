@@ -32,13 +32,13 @@ bool hash_step(MapView map, std::mt19937_64& random, uint32_t owner) {
   int64_t result;
   switch (random() % 8) {
     case 0: case 1: case 2:
-      result = remove(map, &key);
+      result = remove(map, &key, owner);
       return result == 0 || result == -ENOENT;
     case 3:
       result = user_lookup(map, &key, &proof, 0);
       return result == -ENOENT || result == -EBUSY || (result == 0 && is_whole(proof) && proof.key == key);
     case 4:
-      result = user_lookup_and_delete(map, &key, &proof, 0);
+      result = user_lookup_and_delete(map, &key, &proof, 0, owner);
       return result == -ENOENT || (result == 0 && is_whole(proof) && proof.key == key);
     default:
       result = update(map, &key, &proof, random() % 3, 0, owner);
@@ -74,7 +74,7 @@ void check_hash(MapView map) {
 
 // Fills to capacity: exactly max_entries fit. Then leaves every other key.
 void check_capacity(MapView map) {
-  for (uint64_t key = 0; key < kEntries + 8; key++) remove(map, &key);
+  for (uint64_t key = 0; key < kEntries + 8; key++) remove(map, &key, 1);
   uint64_t inserted = 0;
   for (uint64_t key = 0; key < kEntries + 8; key++) {
     Proof proof = make_proof(key, key);
@@ -82,7 +82,7 @@ void check_capacity(MapView map) {
     ASSERT_EQ(result, inserted < kEntries ? 0 : -E2BIG);
     if (result == 0) inserted++;
   }
-  for (uint64_t key = 0; key < kEntries + 8; key += 2) remove(map, &key);
+  for (uint64_t key = 0; key < kEntries + 8; key += 2) remove(map, &key, 1);
 }
 
 // Waits a random while without sleeping, so that kills land anywhere, very early moments included.
@@ -329,8 +329,8 @@ TEST(DeathAtEveryInstruction, HashIsRepaired) {
     auto operation = [&](uint32_t self) {
       Proof proof = make_proof(key, 999);
       if (kind <= 1) update(shared.view(), &key, &proof, 0, 0, self);
-      if (kind == 2) remove(shared.view(), &key);
-      if (kind == 3) user_lookup_and_delete(shared.view(), &key, &proof, 0);
+      if (kind == 2) remove(shared.view(), &key, self);
+      if (kind == 3) user_lookup_and_delete(shared.view(), &key, &proof, 0, self);
     };
     uint64_t steps = step_through(shared, operation, [&](MapView copy, uint32_t self) {
       examined++;

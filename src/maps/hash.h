@@ -7,10 +7,11 @@
 //     In a bucket's head 0 means the end too, so that zeroed memory is an empty map.
 //  3. A walker has an anchor: the last unmarked link it passed, and the word it read there. What it then reads of the
 //     elements behind (marked ones included) counts only if the anchor still holds that word afterwards.
-//  4. Deleting: CAS the mark in (decides who deleted), lower the count, unlink, make sure by a walk that it is
-//     unreachable, free. Replacing: one CAS on old.next marks old and links new, so readers find the one or the other.
+//  4. Deleting: CAS the mark in (decides who deleted), take the element (then the count is ours to lower; if the repairer
+//     was faster, it is his), lower the count, unlink, make sure by a walk that it is unreachable, free. Replacing: one CAS on old.next marks old and links new, so readers find the one or the other.
 //  5. Inserting: allocate, fill, raise the count (never above max_entries), link, say kLinked. A process may die after
-//     any step: everybody goes on, and hash_repair finds what the dead left by owner, mark and reachability.
+//     any step: everybody goes on, and hash_repair finds what the dead left by owner, mark and reachability. While
+//     somebody owes the count a change, an element shows it: held by a process, or linked and marked.
 //  6. All loops draw from one budget of steps that depends only on the geometry: a hostile peer's cycle costs -EBUSY.
 #pragma once
 
@@ -163,6 +164,8 @@ inline bool hash_find(MapView map, const HashGeometry& g, const void* key, uint3
 
 // ---- the count of live elements: {sequence:32 high, count:32 low}; the sequence tells the repairer of any change ----
 BPFTIME_MAPS_FOLD uint64_t* hash_count_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base); }
+// Nonzero: a repair met an element of the dead, so the count may be off until it has been reconciled.
+BPFTIME_MAPS_FOLD uint64_t* hash_doubt_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base) + 1; }
 inline bool hash_count_raise(MapView map, uint32_t limit, bool* busy) {
   for (uint32_t attempt = 0; attempt < kCountTriesMax; attempt++) {
     uint64_t word = load_acquire(hash_count_word(map));
@@ -262,8 +265,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
       if (!compare_exchange(spot.link, spot.word, link_after(spot.word, number, false))) continue;
       counted = false;  // the count is the list's now
     }
-    hash_say_linked(map, g, number, filled);
     if (counted) hash_count_lower(map);
+    hash_say_linked(map, g, number, filled);
     return 0;
   }
   if (number != 0) {
@@ -273,8 +276,18 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
   return result;
 }
 
+// After the mark: the element becomes ours. False when the repairer has taken it, and with it the duty to the count.
+inline bool hash_take_deleted(Element* element, uint32_t generation, uint32_t owner) {
+  for (uint32_t attempt = 0; attempt < 4; attempt++) {  // its inserter may say "linked" once meanwhile
+    uint64_t control = load_acquire(&element->control);
+    if (control_generation(control) != generation || control_owner(control) == kFree) return false;
+    if (compare_exchange(&element->control, control, make_control(generation, owner))) return true;
+  }
+  return false;
+}
+
 // `value` may be null; else it receives what was deleted.
-inline int64_t hash_remove(MapView map, const void* key, void* value) {
+inline int64_t hash_remove(MapView map, const void* key, void* value, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t hash = hash_key(key, g.key_size);
   uint32_t budget = step_budget(g);
@@ -287,6 +300,7 @@ inline int64_t hash_remove(MapView map, const void* key, void* value) {
     // Copied before the mark: as long as it is not marked the element cannot be recycled under the copy.
     if (value != nullptr) copy_out(value, element_value(g, element), g.value_size);
     if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true))) continue;
+    if (!hash_take_deleted(element, generation, owner)) return 0;
     hash_count_lower(map);
     hash_retire(map, g, spot, generation, key, hash, link_index(spot.next), &budget);
     return 0;

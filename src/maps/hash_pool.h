@@ -40,7 +40,7 @@ struct HashGeometry {
   uint64_t elements_offset;
   uint64_t size;
 };
-inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word
+inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word and the doubt word
 
 constexpr uint32_t level_words(uint32_t bits) { return bits / 64 + (bits % 64 != 0); }
 
@@ -128,7 +128,7 @@ inline void pool_hint_free(MapView map, const HashGeometry& g, uint32_t number) 
   for (uint32_t level = 0; level < kPoolLevels; level++) {
     PoolLevel here = pool_level(map, g, level);
     uint64_t bit = uint64_t{1} << (index % 64);
-    if (level == 0 || (load_acquire(&here.words[index / 64]) & bit) != 0) {
+    if ((load_acquire(&here.words[index / 64]) & bit) != 0) {
       __atomic_fetch_and(&here.words[index / 64], ~bit, __ATOMIC_SEQ_CST);
     }
     index /= 64;

@@ -58,6 +58,20 @@ inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_ke
 
 // ---- repair ----
 
+// Calls visit(number) for all elements of the groups of 64 that have a used one; ends when it returns false. Elements of free groups are not touched: reading them would make their pages resident.
+template <typename Visit>
+inline bool hash_each_used(MapView map, const HashGeometry& g, Visit visit) {
+  PoolLevel level = pool_level(map, g, 0);
+  for (uint32_t word = 0; word < level_words(level.bits); word++) {
+    bool used = load_acquire(&level.words[word]) != 0;
+    for (uint32_t number = word * 64 + 1; used && number <= word * 64 + 64 && number <= g.elements; number++) {
+      if (!visit(number)) return false;
+    }
+    if (!used) pool_hint_free(map, g, word * 64 + 1);
+  }
+  return true;
+}
+
 // One element, if `owner` died holding it or somebody died after marking it.
 inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t number, uint32_t owner) {
   Element* element = element_at(map, g, number);
@@ -69,6 +83,7 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
   uint32_t hash = static_cast<uint32_t>(load_acquire(&element->hash));
   uint32_t budget = step_budget(g);
   HashSpot spot;
+  store_relaxed(hash_doubt_word(map), uint64_t{1});
   if (!hash_find(map, g, nullptr, hash, number, &budget, &spot)) return;
   if (spot.found) {  // in the list, unmarked: the dead had linked it
     compare_exchange(&element->control, control, make_control(control_generation(control), kLinked));
@@ -79,13 +94,11 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
 
 // Whether an operation is under way somewhere that has changed the list but not yet the count, or the reverse.
 inline bool hash_in_flight(MapView map, const HashGeometry& g) {
-  for (uint32_t number = 1; number <= g.elements; number++) {
+  return !hash_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
     uint32_t holder = control_owner(load_acquire(&element->control));
-    if (holder == kFree) continue;
-    if (holder != kLinked || link_marked(load_acquire(&element->next))) return true;
-  }
-  return false;
+    return holder == kFree || (holder == kLinked && !link_marked(load_acquire(&element->next)));
+  });
 }
 
 // Elements of one bucket, counted at one moment; false when the list kept changing.
@@ -126,10 +139,12 @@ inline void hash_repair(MapView map, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   // An owner id that means a state must not be taken for a process.
   if (owner == kFree || owner == kLinked) owner = kLinked - 1;
-  for (uint32_t number = 1; number <= g.elements; number++) hash_repair_element(map, g, number, owner);
-  // A level's bits that say "full" of a word that is not: clearing them again is what pool_hint_free does for each free
-  // element above, so the hints are right now.
-  hash_reconcile(map, g);
+  hash_each_used(map, g, [&](uint32_t number) {
+    hash_repair_element(map, g, number, owner);
+    return true;
+  });
+  // Bits that say "full" of a word that is not were cleared by pool_hint_free for each free element: the hints are right.
+  if (load_relaxed(hash_doubt_word(map)) != 0 && hash_reconcile(map, g)) store_relaxed(hash_doubt_word(map), uint64_t{0});
 }
 
 }  // namespace bpftime::maps

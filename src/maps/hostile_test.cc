@@ -70,7 +70,7 @@ void operate(MapView map, std::mt19937_64& random) {
       user_lookup(map, key, value, 0);
       user_next_key(map, random() % 2 ? key : nullptr, key);
       user_lookup_and_delete(map, key, value, 0);
-      remove(map, key);
+      remove(map, key, 1);
     }
   }
   if (random() % 16 == 0) repair(map, static_cast<uint32_t>(random() % 3));

@@ -63,7 +63,7 @@ void* lookup_percpu(MapView map, const void* key, uint32_t cpu) { return program
 int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner) {
   return program_side::update(map, key, value, flags, cpu, owner);
 }
-int64_t remove(MapView map, const void* key) { return program_side::remove(map, key); }
+int64_t remove(MapView map, const void* key, uint32_t owner) { return program_side::remove(map, key, owner); }
 
 uint64_t user_value_size(const MapSpec& spec) {
   return spec.type == kTypePercpuArray ? array_stride(spec) * spec.cpu_count : spec.value_size;
@@ -89,17 +89,17 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
   }
 }
 
-int64_t user_delete(MapView map, const void* key) {
+int64_t user_delete(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
     case kTypePerfEventArray: return perf_event_user_delete(map, key);
     case kTypeRingbuf: return -kErrNotSupported;
-    default: return remove(map, key);
+    default: return remove(map, key, owner);
   }
 }
 
-int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags) {
+int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags, uint32_t owner) {
   if (flags != 0) return -kErrInvalid;
-  return map.spec->type == kTypeHash ? hash_remove(map, key, value) : -kErrNotSupported;
+  return map.spec->type == kTypeHash ? hash_remove(map, key, value, owner) : -kErrNotSupported;
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {

@@ -36,14 +36,15 @@ void initialize(MapView map);
 void* lookup(MapView map, const void* key);  // nullptr: absent. Per-CPU arrays: this CPU's slot, `cpu` from the caller
 void* lookup_percpu(MapView map, const void* key, uint32_t cpu);
 int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner);
-int64_t remove(MapView map, const void* key);
+int64_t remove(MapView map, const void* key, uint32_t owner);
 
 // ---- what bpf(2) calls do. Value buffers are user_value_size() bytes (per-CPU: cpu_count × round_up(value_size, 8)) ----
 uint64_t user_value_size(const MapSpec& spec);
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags);
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner = kUserOwner);
-int64_t user_delete(MapView map, const void* key);
-int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags);
+int64_t user_delete(MapView map, const void* key, uint32_t owner = kUserOwner);
+int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags,
+                               uint32_t owner = kUserOwner);
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
 
 // ---- rings: BPF_MAP_TYPE_RINGBUF, and the staging ring of BPF_MAP_TYPE_PERF_EVENT_ARRAY ----

@@ -57,7 +57,7 @@ void hash_insert_remove(benchmark::State& state) {
   for (auto _ : state) {
     uint64_t key = i++;
     benchmark::DoNotOptimize(program_side::update({map.base, &kHash}, &key, &i, 0, 0, 1));
-    benchmark::DoNotOptimize(program_side::remove({map.base, &kHash}, &key));
+    benchmark::DoNotOptimize(program_side::remove({map.base, &kHash}, &key, 1));
   }
 }
 

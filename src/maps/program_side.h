@@ -32,9 +32,9 @@ BPFTIME_MAPS_FOLD int64_t update(MapView map, const void* key, const void* value
   }
 }
 
-BPFTIME_MAPS_FOLD int64_t remove(MapView map, const void* key) {
+BPFTIME_MAPS_FOLD int64_t remove(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
-    case kTypeHash: return hash_remove(map, key, nullptr);
+    case kTypeHash: return hash_remove(map, key, nullptr, owner);
     case kTypeArray:
     case kTypePercpuArray: return -kErrInvalid;  // array_map_delete_elem
     default: return -kErrOpNotSupported;

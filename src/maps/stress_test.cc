@@ -41,7 +41,7 @@ TEST(Stress, CountersInHashValuesAreExact) {
         int64_t error = update(map, &passing, &zero, BPF_ANY, 0, static_cast<uint32_t>(process + 1));
         if (error != 0 && error != -E2BIG) return 3;
       } else {
-        int64_t error = remove(map, &passing);
+        int64_t error = remove(map, &passing, static_cast<uint32_t>(process + 1));
         if (error != 0 && error != -ENOENT) return 4;
       }
     }
