@@ -1,4 +1,5 @@
-// Processes killed in the middle of operations, a thousand times: nothing is lost, nobody is blocked, counts are right.
+// Processes killed in the middle of operations, a thousand times: nothing is lost, nobody is blocked, counts
+// are right.
 #include <sys/ptrace.h>
 
 #include <csignal>
@@ -31,7 +32,9 @@ bool hash_step(MapView map, std::mt19937_64& random, uint32_t owner) {
   Proof proof = make_proof(key, random());
   int64_t result;
   switch (random() % 8) {
-    case 0: case 1: case 2:
+    case 0:
+    case 1:
+    case 2:
       result = remove(map, &key, owner);
       return result == 0 || result == -ENOENT;
     case 3:
@@ -97,9 +100,10 @@ void kill_child(pid_t pid) {
   ASSERT_EQ(wait_child(pid), 1000 + SIGKILL) << "a child ended by itself";
 }
 
-// Starts a child that runs `body(random, pid)` until it is killed; it ends by itself only on a wrong answer. Returns
-// once the child has begun.
-pid_t start_hammer(uint64_t seed, uint32_t* started, const std::function<bool(std::mt19937_64&, uint32_t)>& body) {
+// Starts a child that runs `body(random, pid)` until it is killed; it ends by itself only on a wrong answer.
+// Returns once the child has begun.
+pid_t start_hammer(uint64_t seed, uint32_t* started,
+                   const std::function<bool(std::mt19937_64&, uint32_t)>& body) {
   uint32_t before = __atomic_load_n(started, __ATOMIC_ACQUIRE);
   pid_t pid = start_child([&] {
     std::mt19937_64 random(seed);
@@ -151,7 +155,8 @@ TEST(KilledProcesses, DeathsLeaveTracesForRepairToFind) {
   std::vector<pid_t> dead;
   auto deadline = Clock::now() + std::chrono::seconds(30);
   while (!hash_in_flight(map, g) && Clock::now() < deadline) {
-    dead.push_back(start_hammer(random(), &*started, [&](auto& r, uint32_t self) { return hash_step(map, r, self); }));
+    dead.push_back(
+        start_hammer(random(), &*started, [&](auto& r, uint32_t self) { return hash_step(map, r, self); }));
     spin(random() % 300000);
     kill_child(dead.back());
   }
@@ -165,7 +170,8 @@ struct Payload {
   uint64_t length, nonce, check;
 };
 
-// Reserves and commits records of random length, several open at once, in any order. False on a corrupt answer.
+// Reserves and commits records of random length, several open at once, in any order. False on a corrupt
+// answer.
 bool ring_step(MapView map, std::mt19937_64& random, uint32_t owner) {
   Payload* open[3] = {};
   for (Payload*& record : open) {
@@ -190,7 +196,8 @@ bool drain(MapView map, uint64_t* records) {
   while ((size = ring_consume(map, buffer, sizeof(buffer))) >= 0) {
     Payload payload;
     memcpy(&payload, buffer, sizeof(payload));
-    if (payload.check != (payload.length ^ payload.nonce) || static_cast<int64_t>(payload.length) != size) return false;
+    if (payload.check != (payload.length ^ payload.nonce) || static_cast<int64_t>(payload.length) != size)
+      return false;
     ++*records;
   }
   return size == -EAGAIN;
@@ -199,7 +206,9 @@ bool drain(MapView map, uint64_t* records) {
 // Whether `owner` has a reservation that it never committed.
 bool holds_open(const Ring& ring, uint32_t owner) {
   for (uint32_t i = 0; i < ring.window; i++) {
-    if (ring.table[i].low != 0 && !(ring.table[i].low & kDone) && static_cast<uint32_t>(ring.table[i].high) == owner) return true;
+    if (ring.table[i].low != 0 && !(ring.table[i].low & kDone) &&
+        static_cast<uint32_t>(ring.table[i].high) == owner)
+      return true;
   }
   WordPair control = ring_read_control(ring);
   return last_owner(control.high) == owner && !(ring_entry(ring, last_ticket(control.high))->low & kDone);
@@ -222,7 +231,8 @@ TEST(KilledProcesses, RingGoesOn) {
       while (Clock::now() < end) ASSERT_TRUE(drain(map, &records));
       // Killed while being drained: in a full ring there would be no moment between reserve and commit.
       kill(victim, SIGKILL);
-      for (siginfo_t info = {}; info.si_pid == 0; waitid(P_PID, static_cast<id_t>(victim), &info, WEXITED | WNOHANG | WNOWAIT)) {
+      for (siginfo_t info = {}; info.si_pid == 0;
+           waitid(P_PID, static_cast<id_t>(victim), &info, WEXITED | WNOHANG | WNOWAIT)) {
         ASSERT_TRUE(drain(map, &records));
       }
       kill_child(victim);
@@ -289,8 +299,8 @@ TEST(KilledProcesses, PerfStagingGoesOn) {
 
 // ---- death at every single instruction ----
 
-// Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at this very
-// place would leave it. Returns the number of instructions, 0 when tracing is not allowed here.
+// Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at
+// this very place would leave it. Returns the number of instructions, 0 when tracing is not allowed here.
 uint64_t step_through(const SharedMap& shared, const std::function<void(uint32_t)>& operation,
                       const std::function<void(MapView, uint32_t)>& examine) {
   pid_t pid = start_child([&] {
@@ -388,7 +398,8 @@ TEST(DeathAtEveryInstruction, RingIsRepaired) {
       EXPECT_EQ(ring.producer->position, ring.producer->control.low);
     });
     if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
-    printf("%llu instructions, %llu states\n", static_cast<unsigned long long>(steps), static_cast<unsigned long long>(examined));
+    printf("%llu instructions, %llu states\n", static_cast<unsigned long long>(steps),
+           static_cast<unsigned long long>(examined));
     EXPECT_GE(examined, 10u);
   }
 }
