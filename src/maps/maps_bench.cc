@@ -1,4 +1,5 @@
-// What map operations cost when the spec is a constant, as in a compiled program: `ninja maps_bench && bin/maps_bench`.
+// What map operations cost when the spec is a constant, as in a compiled program: `ninja maps_bench &&
+// bin/maps_bench`.
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 
@@ -57,11 +58,13 @@ void hash_insert_remove(benchmark::State& state) {
   for (auto _ : state) {
     uint64_t key = i++;
     benchmark::DoNotOptimize(program_side::update({map.base, &kHash}, &key, &i, 0, 0, 1));
-    benchmark::DoNotOptimize(program_side::remove({map.base, &kHash}, &key));
+    benchmark::DoNotOptimize(program_side::remove({map.base, &kHash}, &key, 1));
   }
 }
 
-void drop_all(MapView map) { *reinterpret_cast<uint64_t*>(map.base) = *reinterpret_cast<uint64_t*>(map.base + kPage); }
+void drop_all(MapView map) {
+  *reinterpret_cast<uint64_t*>(map.base) = *reinterpret_cast<uint64_t*>(map.base + kPage);
+}
 
 void ring_reserve_commit(benchmark::State& state) {
   MapView map = make<kRing>();
