@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "program/testing/conformance.h"
@@ -258,6 +259,82 @@ TEST_F(VerifierTest, LeavesNoDescriptorOpen) {
   request.maps[0].spec.key_size = 3;
   ASSERT_FALSE(verify(request).ok());
   EXPECT_EQ(open_descriptors(), before);
+}
+
+// A program's BTF by hand: 1 int, 2 int (void), 3 function `entry`; strings with a file name and a source line.
+struct ProgramBtf {
+  std::vector<uint8_t> blob;
+  uint32_t file_off = 0, line_off = 0;
+};
+
+ProgramBtf make_btf() {
+  std::string strings = std::string("\0int\0entry\0", 11);
+  ProgramBtf btf;
+  btf.file_off = static_cast<uint32_t>(strings.size());
+  strings += std::string("tool.bpf.c") + '\0';
+  btf.line_off = static_cast<uint32_t>(strings.size());
+  strings += std::string("return 0; /* source */") + '\0';
+  const uint32_t types[] = {1, 1u << 24, 4, 1u << 24 | 32,  // int, signed, 32 bits
+                            0, 13u << 24, 1,                // int (void)
+                            5, 12u << 24, 2};               // static function
+  const uint32_t header[] = {0x0001eb9f, 24, 0, sizeof(types), sizeof(types), static_cast<uint32_t>(strings.size())};
+  const auto append = [&](const void* data, size_t size) {
+    const auto* bytes = static_cast<const uint8_t*>(data);
+    btf.blob.insert(btf.blob.end(), bytes, bytes + size);
+  };
+  append(header, sizeof(header));
+  append(types, sizeof(types));
+  append(strings.data(), strings.size());
+  return btf;
+}
+
+std::vector<uint8_t> words(std::initializer_list<uint32_t> values) {
+  std::vector<uint8_t> bytes(values.size() * 4);
+  std::memcpy(bytes.data(), values.begin(), bytes.size());
+  return bytes;
+}
+
+TEST_F(VerifierTest, ShowsSourceLinesFromBtf) {
+  const ProgramBtf btf = make_btf();
+  Request request = make_request("mov %r0, 0\nexit");
+  request.btf = btf.blob;
+  request.func_info = words({0, 3});
+  request.func_info_record_size = 8;
+  request.line_info = words({0, btf.file_off, btf.line_off, 7 << 10});
+  request.line_info_record_size = 16;
+  request.log_level = 2;
+  request.log_size_max = 1 << 16;
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0) << verdict->log;
+  EXPECT_THAT(verdict->log, HasSubstr("return 0; /* source */"));
+  request.func_info = words({0, 1});  // an integer is no function
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, EINVAL);
+  EXPECT_THAT(verdict->log, HasSubstr("invalid type id"));
+}
+
+TEST_F(VerifierTest, GivesMapsTheirBtfOrDoesWithout) {
+  Request request = lookup(BPF_MAP_TYPE_ARRAY, 4, 0);
+  request.maps[0].btf = make_btf().blob;
+  request.maps[0].btf_key_type_id = 1;
+  request.maps[0].btf_value_type_id = 1;
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+  request.maps[0].spec.value_size = 8;  // not what the BTF says
+  verdict = verify(request);
+  EXPECT_FALSE(verdict.ok());
+  // Perf event arrays take no BTF: ENOTSUPP, then without.
+  request = make_request("mov %r0, 0\nexit");
+  prepend_map(request, 1, 0, false);
+  request.maps = {make_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 2)};
+  request.maps[0].btf = make_btf().blob;
+  request.maps[0].btf_key_type_id = request.maps[0].btf_value_type_id = 1;
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
 }
 
 void verify_as_nobody() {
