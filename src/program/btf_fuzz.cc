@@ -1,4 +1,5 @@
-// Hostile bytes as BTF. What is accepted must keep the promise of btf.h: every id and name offset is in range.
+// Hostile bytes as BTF. What is accepted must keep the promise of btf.h: every id and name offset is in
+// range.
 #include <cstdlib>
 
 #include "program/btf.h"

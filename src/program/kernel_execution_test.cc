@@ -32,8 +32,8 @@ class ProgramMaker {
  public:
   explicit ProgramMaker(uint32_t seed) : random_(seed) {}
 
-  // r0..r9 get random numbers, sixteen bytes of stack too; then `count` random instructions without loops; then everything is
-  // folded into 32 bits of r0. Most are legal for the verifier.
+  // r0..r9 get random numbers, sixteen bytes of stack too; then `count` random instructions without loops;
+  // then everything is folded into 32 bits of r0. Most are legal for the verifier.
   Program make(size_t count) {
     insns_.clear();
     for (uint8_t reg = 0; reg < 10; ++reg) load_random(reg);
@@ -104,7 +104,8 @@ class ProgramMaker {
     if (random_() % 2 == 0) {
       const auto code = static_cast<uint8_t>(code_class | operation | BPF_X);
       static const int16_t kWidths[] = {0, 8, 16, 32};
-      if (operation == BPF_MOV) return {code, any(), any(), kWidths[random_() % (code_class == BPF_ALU ? 3 : 4)], 0};
+      if (operation == BPF_MOV)
+        return {code, any(), any(), kWidths[random_() % (code_class == BPF_ALU ? 3 : 4)], 0};
       return {code, any(), any(), off, 0};
     }
     int32_t imm = random_imm();
@@ -114,7 +115,7 @@ class ProgramMaker {
   }
 
   Insn random_jump() {
-    static const uint8_t kOperations[] = {BPF_JEQ, BPF_JGT, BPF_JGE, BPF_JSET, BPF_JNE, BPF_JSGT,
+    static const uint8_t kOperations[] = {BPF_JEQ,  BPF_JGT, BPF_JGE, BPF_JSET, BPF_JNE, BPF_JSGT,
                                           BPF_JSGE, BPF_JLT, BPF_JLE, BPF_JSLT, BPF_JSLE};
     const uint8_t code_class = random_() % 2 == 0 ? BPF_JMP : BPF_JMP32;
     const auto code = static_cast<uint8_t>(code_class | kOperations[random_() % std::size(kOperations)]);
@@ -141,10 +142,19 @@ class ProgramMaker {
   }
 
   Insn random_atomic() {
-    static const int32_t kOperations[] = {BPF_ADD, BPF_AND, BPF_OR, BPF_XOR, BPF_ADD | BPF_FETCH, BPF_AND | BPF_FETCH,
-                                          BPF_OR | BPF_FETCH, BPF_XOR | BPF_FETCH, BPF_XCHG, BPF_CMPXCHG};
+    static const int32_t kOperations[] = {BPF_ADD,
+                                          BPF_AND,
+                                          BPF_OR,
+                                          BPF_XOR,
+                                          BPF_ADD | BPF_FETCH,
+                                          BPF_AND | BPF_FETCH,
+                                          BPF_OR | BPF_FETCH,
+                                          BPF_XOR | BPF_FETCH,
+                                          BPF_XCHG,
+                                          BPF_CMPXCHG};
     const bool wide = random_() % 2 == 0;
-    const auto off = static_cast<int16_t>(-16 + static_cast<int>(random_() % (wide ? 2 : 4) * (wide ? 8 : 4)));
+    const auto off =
+        static_cast<int16_t>(-16 + static_cast<int>(random_() % (wide ? 2 : 4) * (wide ? 8 : 4)));
     return {static_cast<uint8_t>(BPF_STX | BPF_ATOMIC | (wide ? BPF_DW : BPF_W)), 10, any(), off,
             kOperations[random_() % std::size(kOperations)]};
   }
@@ -156,7 +166,8 @@ class ProgramMaker {
 TEST(Execution, InterpreterAndKernelAgreeOnRandomPrograms) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   const char* given = std::getenv("BPFTIME_SEED");
-  const auto seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 0)) : std::random_device()();
+  const auto seed =
+      given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 0)) : std::random_device()();
   printf("BPFTIME_SEED=%u\n", seed);
   ProgramMaker maker(seed);
   int ran = 0, refused = 0;
@@ -181,7 +192,9 @@ TEST(Execution, InterpreterAndKernelAgreeOnRandomPrograms) {
 
 bool calls_helpers(const Program& program) {
   for (InsnCursor at(program); !at.done(); at.advance()) {
-    if (BPF_OP(at.insn().code) == BPF_CALL && BPF_CLASS(at.insn().code) == BPF_JMP && !is_local_call(at.insn())) return true;
+    if (BPF_OP(at.insn().code) == BPF_CALL && BPF_CLASS(at.insn().code) == BPF_JMP &&
+        !is_local_call(at.insn()))
+      return true;
   }
   return false;
 }
@@ -190,7 +203,8 @@ bool calls_helpers(const Program& program) {
 TEST(Execution, KernelAgreesWithTheVectors) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   std::vector<std::string> directories;
-  if (!testing::own_vectors_directory().empty()) directories.push_back(testing::own_vectors_directory() + "/tests");
+  if (!testing::own_vectors_directory().empty())
+    directories.push_back(testing::own_vectors_directory() + "/tests");
   if (!testing::corpus_directory().empty()) directories.push_back(testing::corpus_directory() + "/tests");
   if (directories.empty()) GTEST_SKIP() << "no vectors";
   int ran = 0, refused = 0;

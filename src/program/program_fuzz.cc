@@ -1,4 +1,5 @@
-// Hostile bytes as a program: whatever validate() accepts the interpreter runs to an end without touching foreign memory.
+// Hostile bytes as a program: whatever validate() accepts the interpreter runs to an end without touching
+// foreign memory.
 #include <cstdlib>
 #include <cstring>
 
@@ -18,7 +19,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto begin = reinterpret_cast<uint64_t>(memory);
   InterpreterEnvironment environment;
   environment.insns_max = 10000;
-  environment.helper = [](uint32_t id, const uint64_t args[5]) -> bpftime::Result<uint64_t> { return id ^ args[0]; };
+  environment.helper = [](uint32_t id, const uint64_t args[5]) -> bpftime::Result<uint64_t> {
+    return id ^ args[0];
+  };
   environment.map_address = [&](uint32_t, uint32_t, bool) { return begin; };
   environment.may_access = [&](uint64_t address, uint32_t bytes, bool) {
     return address >= begin && bytes <= sizeof(memory) && address - begin <= sizeof(memory) - bytes;
