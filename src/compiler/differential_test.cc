@@ -232,5 +232,35 @@ TEST(Differential, RandomProgramsDoTheSameCompiled) {
   }
 }
 
+// Whatever the validator lets pass, and what it does not: an answer, never an abort.
+TEST(Differential, MangledProgramsGetAnAnswer) {
+  const uint64_t seed = number_from("BPFTIME_SEED", std::random_device{}());
+  printf("BPFTIME_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  int compiled = 0, refused = 0;
+  for (uint64_t i = 0; i < 300; i++) {
+    program::Program program = Generator(seed + i).make();
+    for (int change = 0; change < 3; change++) {
+      Insn& insn = program.insns[random() % program.insns.size()];
+      switch (random() % 4) {
+        case 0: insn.code = static_cast<uint8_t>(random()); break;
+        case 1: insn.off = static_cast<int16_t>(random()); break;
+        case 2: insn.imm = static_cast<int32_t>(random() % 256); break;
+        default: insn.dst_reg = random() & 15; insn.src_reg = random() & 15; break;
+      }
+    }
+    CompileOptions options;
+    options.bare = true;
+    const auto code = compile(program, {}, options);
+    (code.ok() ? compiled : refused)++;
+    if (!code.ok()) {
+      EXPECT_NE(code.error().code, 0);
+      EXPECT_TRUE(code.error().message.starts_with("compile: ")) << code.error().message;
+    }
+  }
+  EXPECT_GT(compiled, 0);
+  EXPECT_GT(refused, 0);
+}
+
 }  // namespace
 }  // namespace bpftime::compiler
