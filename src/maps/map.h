@@ -13,20 +13,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "maps/array.h"
 #include "wire/object.h"
 
 namespace bpftime::maps {
 
-using wire::MapSpec;
+// MapSpec, and MapView {base, spec}: a mapped map, its base the first byte of its memfd, its spec trusted.
 
-// A mapped map. `base` points at the first byte of its memfd; `spec` is trusted.
-struct MapView {
-  uint8_t* base;
-  const MapSpec* spec;
-};
+// Who holds an element half done (a process id below 2^22), for `repair`. User-side callers that give none:
+inline constexpr uint32_t kUserOwner = 0x7fffffff;
 
 // ---- geometry ----
 // 0, or -errno exactly as BPF_MAP_CREATE answers for these attributes (type not supported here: -EINVAL as an old kernel).
+// -ENOMEM: larger than this machine's memory.
 int64_t check_spec(const MapSpec& spec);
 // Bytes of the memfd, trailer page included; page multiple. 0 when it would overflow.
 uint64_t memory_size(const MapSpec& spec);
@@ -36,13 +35,13 @@ void initialize(MapView map);
 // ---- what programs call (helpers) ----
 void* lookup(MapView map, const void* key);  // nullptr: absent. Per-CPU arrays: this CPU's slot, `cpu` from the caller
 void* lookup_percpu(MapView map, const void* key, uint32_t cpu);
-int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu);
+int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner);
 int64_t remove(MapView map, const void* key);
 
 // ---- what bpf(2) calls do. Value buffers are user_value_size() bytes (per-CPU: cpu_count × round_up(value_size, 8)) ----
 uint64_t user_value_size(const MapSpec& spec);
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags);
-int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags);
+int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner = kUserOwner);
 int64_t user_delete(MapView map, const void* key);
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags);
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);

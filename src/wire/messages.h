@@ -51,17 +51,21 @@ struct Hello {
 };
 static_assert(sizeof(Hello) == 8);
 
-// One bpf(2) call, its pointers replaced by the bytes they point to (see loader/bpf_marshal).
-// Layout: BpfCall, attr[attr_size], then blob_count × (Blob, bytes[in_length] padded to 8), then fd_count × FdRef.
+// One bpf(2) call, its pointers replaced by the bytes they point to (see loader/bpf_marshal; read with wire/bpf_call.h).
+// Layout: BpfCall, attr[attr_size] padded to 8, blob_count × (Blob, bytes[in_length] padded to 8), fd_count × FdRef.
 struct BpfCall {
   uint32_t command;     // enum bpf_cmd
   uint32_t attr_size;   // bytes of attr as the caller gave them, <= kAttrMax
-  uint32_t blob_count;
-  uint32_t fd_count;    // FdRefs; equals the descriptors sent
+  uint32_t blob_count;  // <= kBlobsMax
+  uint32_t fd_count;    // FdRefs, <= kFdRefsMax; several may name one descriptor
 };
+static_assert(sizeof(BpfCall) == 16);
 inline constexpr uint32_t kAttrMax = 4096;
+inline constexpr uint32_t kBlobsMax = 64;
+inline constexpr uint32_t kFdRefsMax = 1u << 20;
 
-// Memory behind a pointer field of attr.
+// Memory behind a pointer field of attr. A null pointer has no blob. An empty blob (in_length 0, out_length 0) means
+// that the caller gave a pointer but a length of zero.
 struct Blob {
   uint32_t attr_offset;  // of the pointer field
   uint32_t in_length;    // bytes sent
@@ -70,20 +74,33 @@ struct Blob {
 };
 static_assert(sizeof(Blob) == 16);
 
-// Where a descriptor number occurs, so that the daemon can tell which object it means.
+// BPF_OBJ_GET_INFO_BY_FD: the info structure is the blob of attr's field `info` (in and out). Pointers inside it are
+// addressed as kNestedPointer + their offset in the structure (one level; out only). The loader offers every field
+// that may be a pointer for the object's kind, so link infos offer both the raw tracepoint's and the perf event's name.
+inline constexpr uint32_t kNestedPointer = 0x10000;
+
+// Where a descriptor number occurs, so that the daemon can tell which object it means. A number that is no open
+// descriptor of the caller has no FdRef: the daemon answers EBADF where it needs one.
 enum class FdPlace : uint32_t { kAttr = 0, kInstruction = 1, kFdArray = 2, kValue = 3 };
 struct FdRef {
   FdPlace place;
   uint32_t offset;  // kAttr: byte offset in attr; kInstruction: instruction index; kFdArray: index; kValue: byte offset in the value blob
+  uint32_t index;   // of the descriptor among those sent with the message
+  uint32_t reserved;
 };
-static_assert(sizeof(FdRef) == 8);
+static_assert(sizeof(FdRef) == 16);
 
-// In replies to kBpf: bytes to store at the pointer field `attr_offset`; attr_offset == kAttrItself: over attr itself.
+// In replies to kBpf: bytes (padded to 8) to store at the pointer field `attr_offset`; kAttrItself: over attr itself.
+// The first OutBlob starts at the next multiple of 8 after Reply and its text.
 struct OutBlob {
   uint32_t attr_offset;
   uint32_t length;
 };
+static_assert(sizeof(OutBlob) == 8);
 inline constexpr uint32_t kAttrItself = 0xffffffff;
+
+// type == kUprobePmuType, whatever number the caller found in sysfs: a uprobe.
+inline constexpr uint32_t kUprobePmuType = 0x6270;
 
 struct PerfEventOpen {
   uint8_t attr[144];     // struct perf_event_attr, zero-extended
@@ -97,9 +114,12 @@ struct PerfEventOpen {
 };
 static_assert(sizeof(PerfEventOpen) == 176);
 
+// ID: the reply's result is the id. QUERY_BPF: argument is the room for ids, result their number, the ids (u32 each)
+// follow the reply. PERIOD: argument is the period itself. SET_BPF, SET_OUTPUT: the second descriptor, when one was open
+// under the number given; argument is that number (-1: none).
 struct PerfIoctl {
   uint64_t command;   // PERF_EVENT_IOC_*
-  uint64_t argument;  // when it is no descriptor
+  uint64_t argument;
 };
 
 struct PerfMmap {

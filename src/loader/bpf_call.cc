@@ -1,0 +1,109 @@
+// bpf(2): element commands here, everything else to the daemon.
+#include <fcntl.h>
+#include <linux/bpf.h>
+
+#include <cstring>
+
+#include "loader/bpf_marshal.h"
+#include "loader/calls.h"
+#include "loader/connection.h"
+#include "loader/log.h"
+#include "loader/map_commands.h"
+#include "loader/objects.h"
+#include "loader/user_memory.h"
+
+namespace bpftime::loader {
+namespace {
+
+struct ElementAttr {
+  uint32_t map_fd;
+  uint32_t padding;
+  uint64_t key, value, flags;
+};
+
+bool is_element_command(uint32_t command) {
+  return (command >= BPF_MAP_LOOKUP_ELEM && command <= BPF_MAP_GET_NEXT_KEY) ||
+         command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+}
+
+bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
+
+// bpf(2)'s treatment of attr (bpf_check_uarg_tail_zero, CHECK_ATTR) for a command that knows `known` bytes.
+int64_t read_element_attr(uint64_t address, uint32_t size, uint32_t known, ElementAttr& attr) {
+  uint8_t bytes[wire::kAttrMax];
+  if (size > sizeof(bytes)) return -E2BIG;
+  if (!read_user(bytes, address, size)) return -EFAULT;
+  // Bytes behind the whole union: E2BIG; bytes of the union that the command has no use for: EINVAL.
+  constexpr uint32_t kUnionSize = 168;
+  for (uint32_t i = kUnionSize; i < size; ++i)
+    if (bytes[i] != 0) return -E2BIG;
+  for (uint32_t i = known; i < size; ++i)
+    if (bytes[i] != 0) return -EINVAL;
+  std::memset(&attr, 0, sizeof(attr));
+  std::memcpy(&attr, bytes, size < known ? size : known);
+  return 0;
+}
+
+uint32_t known_bytes(uint32_t command) {
+  // GET_NEXT_KEY ends at next_key, DELETE at key; the others use flags.
+  if (command == BPF_MAP_GET_NEXT_KEY) return 24;
+  return command == BPF_MAP_DELETE_ELEM ? 16 : 32;
+}
+
+// The result of an element command, or nullopt when the daemon must be asked.
+std::optional<int64_t> element_call(uint32_t command, uint64_t address, uint32_t size) {
+  ElementAttr attr;
+  if (const int64_t checked = read_element_attr(address, size, known_bytes(command), attr); checked != 0)
+    return checked;
+  const int fd = static_cast<int>(attr.map_fd);
+  const ObjectPtr object = find_object(fd);
+  if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
+  if (object->kind != wire::ObjectKind::kMap) return -EINVAL;
+  return run_element_call(object, fd, {command, attr.key, attr.value, attr.flags});
+}
+
+FdFacts facts_of(int fd) {
+  FdFacts facts;
+  facts.open = fd >= 0 && is_open(fd);
+  if (!facts.open) return facts;
+  if (const ObjectPtr object = find_object(fd)) {
+    facts.kind = object->kind;
+    facts.spec = object->spec;
+  }
+  return facts;
+}
+
+void explain(uint32_t command, int64_t result, std::string_view text) {
+  if (!logging()) return;
+  log_line("bpf(" + std::to_string(command) + ") = " + std::to_string(result) +
+           (text.empty() ? "" : ": " + std::string(text)));
+}
+
+}  // namespace
+
+int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
+  if (is_element_command(command))
+    if (const auto result = element_call(command, address, size)) return *result;
+
+  auto call = MarshalledCall::make(command, address, size, facts_of);
+  if (!call) {
+    explain(command, -call.error().code, call.error().message);
+    return -call.error().code;
+  }
+  // Freezing fails while writable mappings exist; ours, made for updates, is no user's.
+  if (command == BPF_MAP_FREEZE && !call->fds().empty()) forget_descriptor(call->fds()[0]);
+
+  auto answer = ask_daemon(wire::MessageType::kBpf, call->body(), call->fds());
+  if (!answer) return -answer.error().code;
+  auto reply = wire::parse_reply(answer->body);
+  if (!reply) return -EIO;
+  const auto stored = call->store(answer->body);
+  explain(command, reply->result, reply->text);
+  if (reply->result < 0) return reply->result;  // the verifier's reason outranks an unwritable log buffer
+  if (!stored) return stored.error().code == EFAULT ? -EFAULT : -EIO;
+  if (answer->fds.empty()) return reply->result;
+  note_object_seen();
+  return answer->fds[0].release();
+}
+
+}  // namespace bpftime::loader

@@ -1,0 +1,115 @@
+#include "loader/connection.h"
+
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <optional>
+
+#include "base/memfd.h"
+#include "loader/log.h"
+#include "loader/real.h"
+
+namespace bpftime::loader {
+namespace {
+
+constexpr uint64_t kConnectMs = 10000;
+constexpr uint64_t kCallMs = 120000;      // verifying and compiling a large program
+constexpr int kDescriptorMin = 900;       // hosts count on low numbers, and some close them all
+
+struct State {
+  std::mutex mutex;
+  std::optional<wire::Client> client;
+  std::optional<InodeId> socket;  // what client->descriptor() was when we opened it
+  long owner = 0;                 // the process that opened it: raw clone runs no fork handler
+  std::atomic<int> descriptor{-1};  // for the close hook's first glance
+};
+
+// Never destroyed, see objects.cc.
+State& state() {
+  alignas(State) static unsigned char memory[sizeof(State)];
+  static State* const made = new (memory) State;
+  return *made;
+}
+
+// The host may have closed our descriptor (closefrom) and reused its number: then it is not ours to use or to close.
+void drop_if_stolen(State& s) {
+  if (!s.client) return;
+  const auto now = inode_of(s.client->descriptor());
+  if (now.ok() && s.socket && *now == *s.socket) return;
+  s.client->abandon();
+  s.client.reset();
+}
+
+Result<void> connect(State& s) {
+  const char* path = std::getenv("BPFTIME_SOCKET");
+  if (path == nullptr || path[0] == 0)
+    return Error{ENOENT, "reach the daemon: BPFTIME_SOCKET: not set; try `bpftime load -- COMMAND`"};
+  const char* unsafe = std::getenv("BPFTIME_UNSAFE_UNVERIFIED");
+  const bool unverified = unsafe != nullptr && unsafe[0] == '1';
+  const wire::Hello hello = {wire::ClientKind::kLoader, unverified ? wire::kHelloUnsafeUnverified : 0};
+  auto client = wire::Client::connect(path, hello, wire::Deadline::after_ms(kConnectMs));
+  if (!client) return client.error();
+  client->move_descriptor_above(kDescriptorMin);
+  auto inode = inode_of(client->descriptor());
+  if (!inode) return inode.error();
+  s.client.emplace(std::move(*client));
+  s.socket = *inode;
+  s.owner = raw_syscall(SYS_getpid);
+  s.descriptor.store(s.client->descriptor());
+  return {};
+}
+
+}  // namespace
+
+Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<const int> fds) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  drop_if_stolen(s);
+  if (s.client && s.owner != raw_syscall(SYS_getpid)) s.client.reset();  // closes the child's copy only
+  Error why;
+  // A fresh connection that fails is not tried again: only an old one may have died of a daemon's restart.
+  for (bool fresh = false; !fresh;) {
+    fresh = !s.client;
+    if (fresh)
+      if (auto connected = connect(s); !connected) {
+        why = connected.error();
+        break;
+      }
+    auto answer = s.client->call(type, body, fds, wire::Deadline::after_ms(kCallMs));
+    if (answer) {
+      complaint_resolved();
+      return answer;
+    }
+    s.client.reset();
+    why = answer.error();
+    if (why.code == EMSGSIZE || why.code == EMFILE) return why;
+  }
+  complain_once(why.message);
+  return Error{EIO, why.message};
+}
+
+void connection_after_fork_in_child() {
+  State& s = state();
+  // The lock may have been held by a thread that does not exist here; its mutex is made anew, not unlocked.
+  new (&s.mutex) std::mutex;
+  if (!s.client) return;
+  drop_if_stolen(s);
+  s.client.reset();  // closes the child's copy only
+}
+
+bool is_connection_descriptor(int fd) {
+  State& s = state();
+  if (s.descriptor.load(std::memory_order_relaxed) != fd) return false;
+  // Not worth waiting for: while a request runs, a host that closes all its descriptors gets no protection.
+  const std::unique_lock lock(s.mutex, std::try_to_lock);
+  if (!lock.owns_lock() || !s.client || s.client->descriptor() != fd) return false;
+  const auto now = inode_of(fd);
+  return now.ok() && s.socket && *now == *s.socket;
+}
+
+}  // namespace bpftime::loader

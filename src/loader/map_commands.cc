@@ -1,0 +1,115 @@
+#include "loader/map_commands.h"
+
+#include <fcntl.h>
+#include <linux/bpf.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "loader/user_memory.h"
+#include "maps/map.h"
+
+namespace bpftime::loader {
+namespace {
+
+constexpr uint64_t kFlagsLock = 4;  // BPF_F_LOCK
+
+// Room for a key or a value: on the stack when small, as nearly always.
+class Buffer {
+ public:
+  explicit Buffer(size_t size) {
+    if (size > inline_.size()) heap_.reset(new (std::nothrow) uint64_t[(size + 7) / 8]());
+    data_ = size > inline_.size() ? reinterpret_cast<uint8_t*>(heap_.get()) : inline_.data();
+  }
+  uint8_t* data() { return data_; }
+
+ private:
+  alignas(8) std::array<uint8_t, 512> inline_{};
+  std::unique_ptr<uint64_t[]> heap_;
+  uint8_t* data_;
+};
+
+// Values of these types are descriptors or need the daemon's bookkeeping.
+bool served_by_daemon(uint32_t type) {
+  switch (type) {
+    case BPF_MAP_TYPE_PROG_ARRAY:
+    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+    case BPF_MAP_TYPE_CGROUP_ARRAY:
+    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
+    case BPF_MAP_TYPE_HASH_OF_MAPS: return true;
+    default: return false;
+  }
+}
+
+bool writes(uint32_t command) {
+  return command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_DELETE_ELEM || command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+}
+
+bool reads(uint32_t command) { return command != BPF_MAP_UPDATE_ELEM && command != BPF_MAP_DELETE_ELEM; }
+
+bool is_frozen(const ObjectPtr& map, const uint8_t* base) {
+  const auto* trailer = reinterpret_cast<const wire::ObjectTrailer*>(base + map->size - wire::kTrailerSize);
+  return __atomic_load_n(&trailer->frozen, __ATOMIC_ACQUIRE) != 0;
+}
+
+// As __bpf_copy_key: a map without keys takes a null pointer only.
+int64_t copy_key(const wire::MapSpec& spec, uint64_t address, Buffer& key) {
+  if (spec.key_size == 0) return address == 0 ? 0 : -EINVAL;
+  return read_user(key.data(), address, spec.key_size) ? 0 : -EFAULT;
+}
+
+int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& value, uint64_t value_size) {
+  int64_t result;
+  switch (call.command) {
+    case BPF_MAP_LOOKUP_ELEM:
+      result = maps::user_lookup(view, key.data(), value.data(), call.flags);
+      break;
+    case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
+      result = maps::user_lookup_and_delete(view, key.data(), value.data(), call.flags);
+      break;
+    case BPF_MAP_UPDATE_ELEM:
+      if (!read_user(value.data(), call.value, value_size)) return -EFAULT;
+      return maps::user_update(view, key.data(), value.data(), call.flags);
+    case BPF_MAP_DELETE_ELEM: return maps::user_delete(view, key.data());
+    default: {
+      Buffer next(view.spec->key_size);
+      if (next.data() == nullptr) return -ENOMEM;
+      result = maps::user_next_key(view, call.key == 0 ? nullptr : key.data(), next.data());
+      if (result != 0) return result;
+      return write_user(call.value, next.data(), view.spec->key_size) ? 0 : -EFAULT;
+    }
+  }
+  if (result != 0) return result;
+  return write_user(call.value, value.data(), value_size) ? 0 : -EFAULT;
+}
+
+}  // namespace
+
+std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
+  if (!map->checked || served_by_daemon(map->spec.type)) return std::nullopt;
+  if ((call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM) &&
+      (call.flags & ~kFlagsLock) != 0)
+    return -EINVAL;
+  const int mode = ::fcntl(fd, F_GETFL) & O_ACCMODE;
+  if ((reads(call.command) && mode == O_WRONLY) || (writes(call.command) && mode == O_RDONLY)) return -EPERM;
+
+  const bool write = writes(call.command);
+  const uint8_t* base = map_object(map, fd, false);
+  if (base == nullptr) return std::nullopt;
+  if (write) {
+    if (is_frozen(map, base)) return -EPERM;
+    base = map_object(map, fd, true);
+    if (base == nullptr) return std::nullopt;
+  }
+  const uint64_t value_size = maps::user_value_size(map->spec);
+  Buffer key(map->spec.key_size), value(value_size);
+  if (key.data() == nullptr || value.data() == nullptr) return -ENOMEM;
+  if (call.command != BPF_MAP_GET_NEXT_KEY || call.key != 0)
+    if (const int64_t copied = copy_key(map->spec, call.key, key); copied != 0) return copied;
+  return run(maps::MapView{const_cast<uint8_t*>(base), &map->spec}, call, key, value, value_size);
+}
+
+}  // namespace bpftime::loader

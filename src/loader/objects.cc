@@ -1,0 +1,123 @@
+#include "loader/objects.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "maps/map.h"
+
+namespace bpftime::loader {
+namespace {
+
+std::atomic<bool> seen{false};
+std::mutex table_mutex;
+
+// Never destroyed: the host may call us from destructors of its own, after ours would have run.
+std::map<InodeId, ObjectPtr>& table() {
+  static auto* const objects = new std::map<InodeId, ObjectPtr>;
+  return *objects;
+}
+
+// What a descriptor of ours must look like before its trailer is believed. Only hostile *contents* matter from here
+// on: who holds the descriptor is the daemon's or the host's decision.
+std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
+  const auto size = static_cast<uint64_t>(st.st_size);
+  if (!S_ISREG(st.st_mode) || size < wire::kTrailerSize || size % kPageSize != 0) return std::nullopt;
+  const int seals = ::fcntl(fd, F_GET_SEALS);
+  if (seals < 0) return std::nullopt;
+  wire::ObjectTrailer trailer;
+  ssize_t got = ::pread(fd, &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
+  if (got < 0 && errno == EBADF) {  // opened write-only
+    const Fd again(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
+    if (again) got = ::pread(again.get(), &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
+  }
+  if (got != static_cast<ssize_t>(sizeof(trailer)) || !trailer.header.matches(size)) return std::nullopt;
+  // A map that could shrink would turn our reads into SIGBUS.
+  if (trailer.kind == wire::ObjectKind::kMap && (seals & F_SEAL_SHRINK) == 0) return std::nullopt;
+  return trailer;
+}
+
+ObjectPtr make_object(int fd, const struct stat& st) {
+  const auto trailer = read_trailer(fd, st);
+  if (!trailer || trailer->kind == wire::ObjectKind::kNone || trailer->kind > wire::ObjectKind::kPerfEvent)
+    return nullptr;
+  auto object = std::make_shared<Object>();
+  object->inode = {st.st_dev, st.st_ino};
+  object->kind = trailer->kind;
+  object->id = trailer->id;
+  object->size = static_cast<uint64_t>(st.st_size);
+  if (object->kind == wire::ObjectKind::kMap) {
+    object->spec = trailer->map;
+    object->checked = maps::check_spec(object->spec) == 0 && maps::memory_size(object->spec) == object->size;
+  }
+  return object;
+}
+
+}  // namespace
+
+View::~View() {
+  if (data != nullptr) ::munmap(data, size);
+}
+
+ObjectPtr find_object(int fd) {
+  struct stat st;
+  if (fd < 0 || ::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return nullptr;
+  const InodeId inode = {st.st_dev, st.st_ino};
+  {
+    const std::lock_guard lock(table_mutex);
+    const auto found = table().find(inode);
+    // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode number.
+    if (found != table().end() && (found->second->size == static_cast<uint64_t>(st.st_size) ||
+                                   found->second->kind == wire::ObjectKind::kPerfEvent))
+      return found->second;
+  }
+  ObjectPtr object = make_object(fd, st);
+  if (object == nullptr) return nullptr;
+  note_object_seen();
+  const std::lock_guard lock(table_mutex);
+  table()[inode] = object;
+  return object;
+}
+
+const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable) {
+  const std::lock_guard lock(object->mutex);
+  if (object->mapping.data != nullptr && (object->writable || !writable)) return object->mapping.data;
+  // A read-only mapping is made writable in place (MAP_FIXED), since other threads may be reading through it.
+  const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+  const int fixed = object->mapping.data != nullptr ? MAP_FIXED : 0;
+  void* at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, fd, 0);
+  if (at == MAP_FAILED) return nullptr;
+  object->mapping.data = static_cast<uint8_t*>(at);
+  object->mapping.size = object->size;
+  object->writable = writable;
+  return object->mapping.data;
+}
+
+bool any_object_seen() { return seen.load(std::memory_order_relaxed); }
+void note_object_seen() { seen.store(true, std::memory_order_relaxed); }
+
+void forget_descriptor(int fd) {
+  struct stat st;
+  if (fd < 0 || ::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return;
+  ObjectPtr dropped;  // unmapped after the lock is gone
+  const std::lock_guard lock(table_mutex);
+  const auto found = table().find(InodeId{st.st_dev, st.st_ino});
+  if (found == table().end()) return;
+  dropped = std::move(found->second);
+  table().erase(found);
+}
+
+void forget_all_objects() {
+  std::map<InodeId, ObjectPtr> dropped;
+  const std::lock_guard lock(table_mutex);
+  dropped.swap(table());
+}
+
+void objects_before_fork() { table_mutex.lock(); }
+void objects_after_fork() { table_mutex.unlock(); }
+
+}  // namespace bpftime::loader

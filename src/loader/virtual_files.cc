@@ -1,0 +1,55 @@
+// Files that tools read to find out what to ask perf_event_open for, served from memory: the numbers must be ours.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <string_view>
+
+#include "loader/calls.h"
+#include "loader/real.h"
+#include "loader/user_memory.h"
+#include "wire/messages.h"
+
+namespace bpftime::loader {
+namespace {
+
+struct VirtualFile {
+  std::string_view path;
+  std::string_view contents;
+};
+
+constexpr std::string_view kDevices = "/sys/bus/event_source/devices/uprobe/";
+// As the kernel's format files say which bits of perf_event_attr mean what.
+constexpr VirtualFile kFiles[] = {
+    {"type", "25200\n"},
+    {"format/retprobe", "config:0\n"},
+    {"format/ref_ctr_offset", "config:32-63\n"},
+};
+static_assert(wire::kUprobePmuType == 25200);
+
+const VirtualFile* find_file(const char* path) {
+  // A bad pointer is the kernel's to refuse.
+  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kDevices.size() + 32);
+  if (!name || name->compare(0, kDevices.size(), kDevices) != 0) return nullptr;
+  for (const VirtualFile& file : kFiles)
+    if (file.path == std::string_view(*name).substr(kDevices.size())) return &file;
+  return nullptr;
+}
+
+}  // namespace
+
+bool is_virtual_file(const char* path) { return find_file(path) != nullptr; }
+
+std::optional<int64_t> open_virtual_file(const char* path, int flags) {
+  const VirtualFile* file = find_file(path);
+  if (file == nullptr || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
+  const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),
+                              (flags & O_CLOEXEC) != 0 ? MFD_CLOEXEC : 0);
+  if (fd < 0) return fd;
+  raw_syscall(SYS_write, fd, reinterpret_cast<long>(file->contents.data()), static_cast<long>(file->contents.size()));
+  raw_syscall(SYS_lseek, fd, 0, SEEK_SET);
+  return fd;
+}
+
+}  // namespace bpftime::loader

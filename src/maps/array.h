@@ -1,0 +1,80 @@
+// BPF_MAP_TYPE_ARRAY: max_entries values from file offset 0, each rounded up to 8 bytes, so that clients can mmap them.
+// Nothing else lies in the map: any byte a peer writes is a value.
+#pragma once
+
+#include "maps/memory.h"
+#include "wire/object.h"
+
+namespace bpftime::maps {
+
+using wire::MapSpec;
+
+// A mapped map. `base` points at the first byte of its memfd; `spec` is trusted.
+struct MapView {
+  uint8_t* base;
+  const MapSpec* spec;
+};
+
+// What ARRAY, PERCPU_ARRAY and PERF_EVENT_ARRAY refuse alike (kernel: array_map_alloc_check).
+inline int64_t array_like_check(const MapSpec& spec) {
+  constexpr uint32_t kAllowed = kFlagNumaNode | kFlagMmapable | kFlagsAccess | kFlagPreserveElements | kFlagInnerMap;
+  constexpr uint32_t kBothProgram = kFlagReadOnlyProgram | kFlagWriteOnlyProgram;
+  if (spec.max_entries == 0 || spec.key_size != 4 || spec.value_size == 0) return -kErrInvalid;
+  if ((spec.flags & ~kAllowed) != 0 || (spec.flags & kBothProgram) == kBothProgram) return -kErrInvalid;
+  if (spec.type != kTypeArray && (spec.flags & (kFlagMmapable | kFlagInnerMap)) != 0) return -kErrInvalid;
+  if (spec.type != kTypePerfEventArray && (spec.flags & kFlagPreserveElements) != 0) return -kErrInvalid;
+  if (spec.type == kTypePercpuArray && (spec.flags & kFlagNumaNode) != 0) return -kErrInvalid;
+  if (spec.value_size > 0x7fffffff) return -kErrTooBig;
+  return 0;
+}
+
+// Flags of updates and the index, in the kernel's order of refusal (array_map_update_elem). A spin lock in the value
+// is not supported here, so BPF_F_LOCK is refused as for any map without one.
+BPFTIME_MAPS_FOLD int64_t array_update_check(const MapSpec& spec, uint32_t index, uint64_t flags) {
+  if (flags > kUpdateExist) return -kErrInvalid;
+  if (index >= spec.max_entries) return -kErrTooBig;
+  if (flags == kUpdateNoExist) return -kErrExists;
+  return 0;
+}
+
+BPFTIME_MAPS_FOLD uint32_t array_index(const void* key) {
+  uint32_t index;
+  __builtin_memcpy(&index, key, 4);
+  return index;
+}
+
+BPFTIME_MAPS_FOLD uint64_t array_stride(const MapSpec& spec) { return align_up(spec.value_size, 8); }
+
+inline uint64_t array_size(const MapSpec& spec) { return array_stride(spec) * spec.max_entries; }
+
+BPFTIME_MAPS_FOLD void* array_lookup(MapView map, const void* key) {
+  uint32_t index = array_index(key);
+  if (index >= map.spec->max_entries) return nullptr;
+  return map.base + index * array_stride(*map.spec);
+}
+
+BPFTIME_MAPS_FOLD int64_t array_update(MapView map, const void* key, const void* value, uint64_t flags) {
+  uint32_t index = array_index(key);
+  int64_t error = array_update_check(*map.spec, index, flags);
+  if (error != 0) return error;
+  copy_bytes(map.base + index * array_stride(*map.spec), value, map.spec->value_size);
+  return 0;
+}
+
+inline int64_t array_user_lookup(MapView map, const void* key, void* value) {
+  const void* slot = array_lookup(map, key);
+  if (slot == nullptr) return -kErrNoEntry;
+  copy_bytes(value, slot, map.spec->value_size);
+  return 0;
+}
+
+// Keys are 0 … max_entries-1 in order; an absent or unknown key starts over (kernel: array_map_get_next_key).
+inline int64_t array_next_key(const MapSpec& spec, const void* key_or_null, void* next_key) {
+  uint32_t index = key_or_null != nullptr ? array_index(key_or_null) : 0xffffffff;
+  uint32_t next = index >= spec.max_entries ? 0 : index + 1;
+  if (next == spec.max_entries) return -kErrNoEntry;
+  __builtin_memcpy(next_key, &next, 4);
+  return 0;
+}
+
+}  // namespace bpftime::maps

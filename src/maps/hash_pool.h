@@ -1,0 +1,182 @@
+// The preallocated elements of a hash map, and who holds each.
+//
+// Rules for whoever edits this file:
+//  1. An element's `control` word {generation:32, owner:32} is the only authority on who holds it. Owner is kFree,
+//     kLinked (reachable, or marked and about to be freed), or the id of the process that is filling or linking it.
+//     All changes of owner are CAS on the whole word; the generation rises with every allocation, so a process that
+//     slept through an element's death can never change its next life.
+//  2. The bitmaps are hints, idempotent to set and clear: level 0 has a bit per element (1: taken), level n+1 a bit per
+//     full word of level n. A stale hint costs a failed CAS on `control`, nothing else. So nothing is lost when a
+//     process dies between two steps: the repairer makes the hints agree with the control words again.
+//  3. Zeroed memory is an empty pool: pages of elements never used are never touched.
+#pragma once
+
+#include "maps/array.h"
+
+namespace bpftime::maps {
+
+// Taken at once beyond max_entries: replacing a value needs a second element, as the kernel's extra elements.
+inline constexpr uint32_t kSpareElements = 64;
+inline constexpr uint32_t kPoolLevels = 5;             // 64^5 elements
+inline constexpr uint32_t kAllocateTriesMax = 256;     // stale hints met before giving up with -EBUSY
+inline constexpr uint32_t kFree = 0, kLinked = 0xffffffff;
+
+struct Element {
+  uint64_t next;     // link word, see hash.h
+  uint64_t control;  // {generation:32 high, owner:32 low}
+  uint64_t hash;     // of the key; upper half zero
+  // key words, value words
+};
+inline constexpr uint32_t kElementHeaderSize = sizeof(Element);
+
+// Offsets within the map, all computed from the trusted spec.
+struct HashGeometry {
+  uint32_t buckets;   // power of two
+  uint32_t elements;
+  uint32_t key_size, value_size;
+  uint32_t value_offset;  // from the element
+  uint64_t stride;
+  uint64_t levels_offset;
+  uint64_t elements_offset;
+  uint64_t size;
+};
+inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word
+
+constexpr uint32_t level_words(uint32_t bits) { return bits / 64 + (bits % 64 != 0); }
+
+BPFTIME_MAPS_FOLD uint32_t power_of_two_fold(uint32_t value) {
+  return value <= 1 ? 1 : uint32_t{1} << (32 - __builtin_clz(value - 1));
+}
+
+BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
+  HashGeometry g;
+  g.buckets = power_of_two_fold(spec.max_entries);
+  g.elements = spec.max_entries + kSpareElements;
+  g.key_size = spec.key_size;
+  g.value_size = spec.value_size;
+  g.value_offset = kElementHeaderSize + static_cast<uint32_t>(align_up(spec.key_size, 8));
+  g.stride = g.value_offset + align_up(spec.value_size, 8);
+  g.levels_offset = kHashBucketsOffset + uint64_t{g.buckets} * 8;
+  uint64_t words = 0;
+  uint32_t bits = g.elements;
+  for (uint32_t level = 0; level < kPoolLevels; level++) {
+    bits = level_words(bits);
+    words += bits;
+  }
+  g.elements_offset = align_up(g.levels_offset + words * 8, 64);
+  g.size = g.elements_offset + g.stride * g.elements;
+  return g;
+}
+
+// Elements are numbered 1 … elements; any other number read from shared memory is clamped to one of them.
+BPFTIME_MAPS_FOLD Element* element_at(MapView map, const HashGeometry& g, uint32_t number) {
+  uint32_t index = number - 1;
+  if (index >= g.elements) index = 0;
+  return reinterpret_cast<Element*>(map.base + g.elements_offset + index * g.stride);
+}
+BPFTIME_MAPS_FOLD uint64_t* element_key(Element* element) { return reinterpret_cast<uint64_t*>(element + 1); }
+BPFTIME_MAPS_FOLD uint64_t* element_value(const HashGeometry& g, Element* element) {
+  return reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(element) + g.value_offset);
+}
+
+BPFTIME_MAPS_FOLD uint64_t make_control(uint32_t generation, uint32_t owner) {
+  return uint64_t{generation} << 32 | owner;
+}
+BPFTIME_MAPS_FOLD uint32_t control_owner(uint64_t control) { return static_cast<uint32_t>(control); }
+BPFTIME_MAPS_FOLD uint32_t control_generation(uint64_t control) { return static_cast<uint32_t>(control >> 32); }
+
+// One level of the hint bitmaps: `bits` meaningful bits, then ones.
+struct PoolLevel {
+  uint64_t* words;
+  uint32_t bits;
+};
+BPFTIME_MAPS_FOLD PoolLevel pool_level(MapView map, const HashGeometry& g, uint32_t level) {
+  uint64_t* words = reinterpret_cast<uint64_t*>(map.base + g.levels_offset);
+  uint32_t bits = g.elements;
+  for (uint32_t i = 0; i < level; i++) {
+    bits = level_words(bits);
+    words += bits;
+  }
+  return {words, bits};
+}
+BPFTIME_MAPS_FOLD uint64_t pool_word(PoolLevel level, uint32_t word) {
+  uint64_t value = load_acquire(&level.words[word]);
+  uint32_t first = word * 64;
+  if (level.bits - first < 64) value |= ~uint64_t{0} << (level.bits - first);
+  return value;
+}
+
+// A word of `level` was seen full: say so one level up, and take it back if a bit was cleared meanwhile.
+inline void pool_mark_full(MapView map, const HashGeometry& g, uint32_t level, uint32_t word) {
+  while (level + 1 < kPoolLevels) {
+    PoolLevel here = pool_level(map, g, level), above = pool_level(map, g, level + 1);
+    uint64_t bit = uint64_t{1} << (word % 64);
+    __atomic_fetch_or(&above.words[word / 64], bit, __ATOMIC_SEQ_CST);
+    if (pool_word(here, word) != ~uint64_t{0}) {
+      __atomic_fetch_and(&above.words[word / 64], ~bit, __ATOMIC_SEQ_CST);
+      return;
+    }
+    word /= 64;
+    level++;
+    if (pool_word(above, word) != ~uint64_t{0}) return;
+  }
+}
+
+// Says that `number` may be free. Idempotent; any process may say so at any time.
+inline void pool_hint_free(MapView map, const HashGeometry& g, uint32_t number) {
+  uint32_t index = number - 1;
+  for (uint32_t level = 0; level < kPoolLevels; level++) {
+    PoolLevel here = pool_level(map, g, level);
+    uint64_t bit = uint64_t{1} << (index % 64);
+    if (level == 0 || (load_acquire(&here.words[index / 64]) & bit) != 0) {
+      __atomic_fetch_and(&here.words[index / 64], ~bit, __ATOMIC_SEQ_CST);
+    }
+    index /= 64;
+  }
+}
+
+// Takes a free element for `owner`; returns its number, 0 when none was found.
+inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner) {
+  for (uint32_t attempt = 0; attempt < kAllocateTriesMax; attempt++) {
+    uint32_t word = 0;
+    uint32_t level = kPoolLevels;
+    while (level-- > 0) {
+      PoolLevel here = pool_level(map, g, level);
+      if (here.bits <= 1 && level > 0) continue;  // a level of one bit says nothing
+      uint64_t value = pool_word(here, word);
+      if (value == ~uint64_t{0}) break;
+      uint32_t bit = static_cast<uint32_t>(__builtin_ctzll(~value));
+      if (level > 0) {
+        word = word * 64 + bit;
+        continue;
+      }
+      uint64_t taken = uint64_t{1} << bit;
+      uint64_t before = __atomic_fetch_or(&here.words[word], taken, __ATOMIC_SEQ_CST);
+      if (pool_word(here, word) == ~uint64_t{0}) pool_mark_full(map, g, 0, word);
+      if ((before & taken) != 0) break;
+      uint32_t number = word * 64 + bit + 1;
+      Element* element = element_at(map, g, number);
+      uint64_t control = load_acquire(&element->control);
+      if (control_owner(control) != kFree) break;
+      if (compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner))) return number;
+      break;
+    }
+    // A hint above a full word was stale: correct it and start again. At the top there is nothing to correct.
+    if (level < kPoolLevels - 1 && level != 0xffffffff) pool_mark_full(map, g, level, word);
+  }
+  return 0;
+}
+
+// Frees an element of the given generation, whoever holds it; a no-op when someone else did.
+BPFTIME_MAPS_FOLD void pool_free(MapView map, const HashGeometry& g, uint32_t number, uint32_t generation) {
+  Element* element = element_at(map, g, number);
+  for (uint32_t attempt = 0; attempt < 4; attempt++) {  // the owner may say "linked" once meanwhile
+    uint64_t control = load_acquire(&element->control);
+    if (control_generation(control) != generation || control_owner(control) == kFree) return;
+    if (!compare_exchange(&element->control, control, make_control(generation, kFree))) continue;
+    pool_hint_free(map, g, number);
+    return;
+  }
+}
+
+}  // namespace bpftime::maps

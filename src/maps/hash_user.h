@@ -1,0 +1,135 @@
+// What bpf(2) calls do to a hash map, and its repair. Host only: daemon and loader, never compiled into programs.
+#pragma once
+
+#include "maps/hash.h"
+
+namespace bpftime::maps {
+
+inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
+  HashGeometry g = hash_geometry(*map.spec);
+  uint32_t hash = hash_key(key, g.key_size);
+  for (uint32_t attempt = 0; attempt < kUserCopyTriesMax; attempt++) {
+    uint32_t number = hash_lookup_number(map, g, key, hash);
+    if (number == 0) return -kErrNoEntry;
+    // The generation is that of the element reachable under this key if a second lookup, after reading it, still finds
+    // it. An allocation changes it before the first byte of a new value: unchanged after the copy, the copy is whole.
+    Element* element = element_at(map, g, number);
+    uint32_t generation = control_generation(load_acquire(&element->control));
+    if (hash_lookup_number(map, g, key, hash) != number) continue;
+    copy_out(value, element_value(g, element), g.value_size);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    if (control_generation(load_acquire(&element->control)) == generation) return 0;
+  }
+  return -kErrBusy;
+}
+
+// First unmarked element at or behind `word` in its bucket; 0 at the end. Tolerates concurrent change: the key copied
+// out is one that was in the map, which is all BPF_MAP_GET_NEXT_KEY promises.
+inline uint32_t hash_first_from(MapView map, const HashGeometry& g, uint64_t word, uint32_t* budget) {
+  for (; *budget > 0; --*budget) {
+    uint32_t index = link_index(word);
+    if (!is_element(g, index)) return 0;
+    uint64_t next = load_acquire(&element_at(map, g, index)->next);
+    if (!link_marked(next)) return index;
+    word = next;
+  }
+  return 0;
+}
+
+// Order: buckets, then (hash, key). An absent or unknown key starts over, as in Linux.
+inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_key) {
+  HashGeometry g = hash_geometry(*map.spec);
+  uint32_t budget = step_budget(g), bucket = 0, found = 0;
+  if (key_or_null != nullptr) {
+    uint32_t hash = hash_key(key_or_null, g.key_size);
+    uint32_t number = hash_lookup_number(map, g, key_or_null, hash);
+    if (number != 0) {
+      found = hash_first_from(map, g, load_acquire(&element_at(map, g, number)->next), &budget);
+      bucket = (hash & (g.buckets - 1)) + 1;
+    }
+  }
+  for (; found == 0 && bucket < g.buckets; bucket++) {
+    found = hash_first_from(map, g, load_acquire(hash_bucket(map, bucket).head), &budget);
+  }
+  if (found == 0) return -kErrNoEntry;
+  copy_out(next_key, element_key(element_at(map, g, found)), g.key_size);
+  return 0;
+}
+
+// ---- repair ----
+
+// One element, if `owner` died holding it or somebody died after marking it.
+inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t number, uint32_t owner) {
+  Element* element = element_at(map, g, number);
+  uint64_t control = load_acquire(&element->control);
+  uint32_t holder = control_owner(control);
+  if (holder == kFree) return pool_hint_free(map, g, number);
+  bool deleted = link_marked(load_acquire(&element->next));
+  if (holder == kLinked ? !deleted : holder != owner) return;
+  uint32_t hash = static_cast<uint32_t>(load_acquire(&element->hash));
+  uint32_t budget = step_budget(g);
+  HashSpot spot;
+  if (!hash_find(map, g, nullptr, hash, number, &budget, &spot)) return;
+  if (spot.found) {  // in the list, unmarked: the dead had linked it
+    compare_exchange(&element->control, control, make_control(control_generation(control), kLinked));
+  } else {
+    pool_free(map, g, number, control_generation(control));
+  }
+}
+
+// Whether an operation is under way somewhere that has changed the list but not yet the count, or the reverse.
+inline bool hash_in_flight(MapView map, const HashGeometry& g) {
+  for (uint32_t number = 1; number <= g.elements; number++) {
+    Element* element = element_at(map, g, number);
+    uint32_t holder = control_owner(load_acquire(&element->control));
+    if (holder == kFree) continue;
+    if (holder != kLinked || link_marked(load_acquire(&element->next))) return true;
+  }
+  return false;
+}
+
+// Elements of one bucket, counted at one moment; false when the list kept changing.
+inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucket, uint32_t* budget, uint32_t* count) {
+  HashBucket list = hash_bucket(map, bucket);
+  uint64_t first = load_acquire(list.head), word = first;
+  *count = 0;
+  for (; *budget > 0; --*budget) {
+    uint32_t index = link_index(word);
+    if (!is_element(g, index)) return true;
+    word = load_acquire(&element_at(map, g, index)->next);
+    if (!link_marked(word)) ++*count;
+  }
+  return false;
+}
+
+// Sets the count to what the lists hold, if for one whole pass nobody was under way (count word unchanged, no element in
+// flight before and after). Under unbroken traffic it gives up: the next repair tries again.
+inline bool hash_reconcile(MapView map, const HashGeometry& g) {
+  for (uint32_t attempt = 0; attempt < kReconcileTriesMax; attempt++) {
+    uint64_t word = load_acquire(hash_count_word(map));
+    if (hash_in_flight(map, g)) continue;
+    uint32_t total = 0, budget = step_budget(g);
+    bool whole = true;
+    for (uint32_t bucket = 0; whole && bucket < g.buckets; bucket++) {
+      uint32_t count;
+      whole = hash_count_bucket(map, g, bucket, &budget, &count);
+      total += count;
+    }
+    if (!whole || hash_in_flight(map, g)) continue;
+    if (total == static_cast<uint32_t>(word) && load_acquire(hash_count_word(map)) == word) return true;
+    if (compare_exchange(hash_count_word(map), word, ((word >> 32) + 1) << 32 | total)) return true;
+  }
+  return false;
+}
+
+inline void hash_repair(MapView map, uint32_t owner) {
+  HashGeometry g = hash_geometry(*map.spec);
+  // An owner id that means a state must not be taken for a process.
+  if (owner == kFree || owner == kLinked) owner = kLinked - 1;
+  for (uint32_t number = 1; number <= g.elements; number++) hash_repair_element(map, g, number, owner);
+  // A level's bits that say "full" of a word that is not: clearing them again is what pool_hint_free does for each free
+  // element above, so the hints are right now.
+  hash_reconcile(map, g);
+}
+
+}  // namespace bpftime::maps

@@ -1,0 +1,147 @@
+// The map core as a host library: dispatch by type over the headers beside this file.
+#include "maps/map.h"
+
+#include <unistd.h>
+
+#include "maps/hash_user.h"
+#include "maps/program_side.h"
+
+namespace bpftime::maps {
+namespace {
+
+static_assert(sizeof(PerfRecordHeader) == 8 && offsetof(PerfRecordHeader, slot) == 0);
+
+// Type-independent refusals of BPF_MAP_CREATE, then the type's own.
+int64_t check_attributes(const MapSpec& spec) {
+  constexpr uint32_t kBothUser = kFlagReadOnly | kFlagWriteOnly;
+  if ((spec.flags & kBothUser) == kBothUser) return -kErrInvalid;
+  switch (spec.type) {
+    case kTypeHash: return hash_check(spec);
+    case kTypeArray: return array_like_check(spec);
+    case kTypePercpuArray: return percpu_array_check(spec);
+    case kTypeRingbuf: return ringbuf_check(spec);
+    case kTypePerfEventArray: return perf_event_array_check(spec);
+    default: return -kErrInvalid;
+  }
+}
+
+// Bytes before the trailer, unrounded. No overflow: every product of two 32-bit numbers below 2^63.
+uint64_t content_size(const MapSpec& spec) {
+  switch (spec.type) {
+    case kTypeHash: return hash_geometry(spec).size;
+    case kTypeArray: return array_size(spec);
+    case kTypePercpuArray: return percpu_array_size(spec);
+    case kTypeRingbuf: return ring_memory(spec.max_entries);
+    case kTypePerfEventArray: return perf_event_array_size(spec);
+    default: return 0;
+  }
+}
+
+}  // namespace
+
+int64_t check_spec(const MapSpec& spec) {
+  int64_t error = check_attributes(spec);
+  if (error != 0) return error;
+  uint64_t size = memory_size(spec);
+  uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  bool lazy = spec.type == kTypeHash && (spec.flags & kFlagNoPrealloc) != 0;
+  if (size == 0 || size >= wire::kWindowSize || (!lazy && size > memory)) return -kErrNoMemory;
+  return 0;
+}
+
+uint64_t memory_size(const MapSpec& spec) {
+  uint64_t size = content_size(spec);
+  if (size == 0 || size > (uint64_t{1} << 62)) return 0;
+  return align_up(size, kPage) + wire::kTrailerSize;
+}
+
+// Every type's initial state is zeroed memory, so that pages nobody used cost nothing.
+void initialize(MapView) {}
+
+void* lookup(MapView map, const void* key) { return program_side::lookup(map, key); }
+void* lookup_percpu(MapView map, const void* key, uint32_t cpu) { return program_side::lookup_percpu(map, key, cpu); }
+int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner) {
+  return program_side::update(map, key, value, flags, cpu, owner);
+}
+int64_t remove(MapView map, const void* key) { return program_side::remove(map, key); }
+
+uint64_t user_value_size(const MapSpec& spec) {
+  return spec.type == kTypePercpuArray ? array_stride(spec) * spec.cpu_count : spec.value_size;
+}
+
+int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
+  if (flags != 0) return -kErrInvalid;
+  switch (map.spec->type) {
+    case kTypeHash: return hash_user_lookup(map, key, value);
+    case kTypeArray: return array_user_lookup(map, key, value);
+    case kTypePercpuArray: return percpu_array_user_lookup(map, key, value);
+    default: return -kErrNotSupported;
+  }
+}
+
+int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
+  switch (map.spec->type) {
+    case kTypeHash: return hash_update(map, key, value, flags, owner);
+    case kTypeArray: return array_update(map, key, value, flags);
+    case kTypePercpuArray: return percpu_array_user_update(map, key, value, flags);
+    case kTypePerfEventArray: return perf_event_user_update(map, key, flags);
+    default: return -kErrNotSupported;
+  }
+}
+
+int64_t user_delete(MapView map, const void* key) {
+  switch (map.spec->type) {
+    case kTypePerfEventArray: return perf_event_user_delete(map, key);
+    case kTypeRingbuf: return -kErrNotSupported;
+    default: return remove(map, key);
+  }
+}
+
+int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags) {
+  if (flags != 0) return -kErrInvalid;
+  return map.spec->type == kTypeHash ? hash_remove(map, key, value) : -kErrNotSupported;
+}
+
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
+  switch (map.spec->type) {
+    case kTypeHash: return hash_next_key(map, key_or_null, next_key);
+    case kTypeRingbuf: return -kErrNotSupported;
+    default: return array_next_key(*map.spec, key_or_null, next_key);
+  }
+}
+
+void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
+  return program_side::ring_reserve(map, size, flags, owner);
+}
+bool ring_commit(MapView map, void* record, uint64_t flags, bool discard) {
+  return program_side::ring_commit(map, record, flags, discard);
+}
+int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags, uint32_t owner, bool* wake) {
+  return program_side::ring_output(map, data, size, flags, owner, wake);
+}
+uint64_t ring_query(MapView map, uint64_t flags) { return program_side::ring_query(map, flags); }
+uint32_t* ring_wake_word(MapView map) { return program_side::ring_wake_word(map); }
+bool ring_has_data(MapView map) { return ring_has_data_at(program_side::ring_of(map)); }
+int64_t ring_consume(MapView map, void* buffer, uint64_t capacity) {
+  return ring_consume_at(program_side::ring_of(map), buffer, capacity);
+}
+uint32_t ring_prepare_wait(MapView map, bool* has_data) {
+  return ring_prepare_wait_at(program_side::ring_of(map), has_data);
+}
+
+int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu, uint32_t owner, bool* wake) {
+  return program_side::perf_output(map, flags, data, size, cpu, owner, wake);
+}
+void perf_set_slot(MapView map, uint32_t slot, bool present) { perf_event_set_slot(map, slot, present); }
+uint64_t perf_take_lost(MapView map, uint32_t slot) { return perf_event_take_lost(map, slot); }
+
+void repair(MapView map, uint32_t owner) {
+  switch (map.spec->type) {
+    case kTypeHash: return hash_repair(map, owner);
+    case kTypeRingbuf:
+    case kTypePerfEventArray: return ring_repair_at(program_side::ring_of(map), owner);
+    default: return;  // arrays hold nothing half done
+  }
+}
+
+}  // namespace bpftime::maps
