@@ -27,6 +27,15 @@ elseif(BPFTIME_SANITIZER STREQUAL "thread")
   set(BPFTIME_SANITIZE -fsanitize=thread -fno-omit-frame-pointer)
 endif()
 
+option(BPFTIME_FUZZ "Build the fuzz targets (needs clang: preset fuzz)" OFF)
+if(BPFTIME_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "BPFTIME_FUZZ: ${CMAKE_CXX_COMPILER_ID} has no libFuzzer; use `cmake --preset fuzz`")
+  endif()
+  # Every library is instrumented for coverage; only the targets themselves get libFuzzer's main.
+  list(APPEND BPFTIME_SANITIZE -fsanitize=fuzzer-no-link)
+endif()
+
 # bpftime_library(name SOURCES a.cc … LINKS other …): the static library bpftime_<name> of folder src/<name>.
 function(bpftime_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
@@ -49,11 +58,12 @@ endfunction()
 
 # bpftime_test(name SOURCES a_test.cc … LINKS …): one GoogleTest binary, one CTest entry.
 # LABELS: long (only `make test-long`). TIMEOUT: seconds, default 120.
+# SERIAL: starts daemons, probes other processes or loads the machine: never beside another test.
 function(bpftime_test name)
   if(NOT BUILD_TESTING)
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS;ENVIRONMENT" ${ARGN})
+  cmake_parse_arguments(ARG "SERIAL" "TIMEOUT" "SOURCES;LINKS;LABELS;ENVIRONMENT" ${ARGN})
   find_package(GTest REQUIRED)
   add_executable(${name} ${ARG_SOURCES})
   target_compile_options(${name} PRIVATE ${BPFTIME_SANITIZE})
@@ -65,4 +75,30 @@ function(bpftime_test name)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     ENVIRONMENT "BPFTIME_SOURCE_DIR=${PROJECT_SOURCE_DIR};BPFTIME_BIN_DIR=${CMAKE_BINARY_DIR}/bin;${ARG_ENVIRONMENT}")
+  if(ARG_SERIAL)
+    set_tests_properties(${name} PROPERTIES RUN_SERIAL TRUE)
+  endif()
+endfunction()
+
+# bpftime_fuzz(name SOURCES a_fuzz.cc LINKS …): one libFuzzer binary (entry LLVMFuzzerTestOneInput), with BPFTIME_FUZZ only.
+# By convention the name ends in _fuzz; seeds may lie in tests/seeds/<name>/.
+function(bpftime_fuzz name)
+  if(NOT BPFTIME_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_compile_options(${name} PRIVATE ${BPFTIME_SANITIZE})
+  target_link_options(${name} PRIVATE ${BPFTIME_SANITIZE} -fsanitize=fuzzer)
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS})
+endfunction()
+
+# bpftime_install(target …): into the prefix itself, not into bin/ or lib/: the quick start puts that one folder on PATH, and
+# the command finds the daemon and the libraries beside itself. Targets that do not exist (yet) are passed over.
+function(bpftime_install)
+  foreach(target ${ARGN})
+    if(TARGET ${target})
+      install(TARGETS ${target} RUNTIME DESTINATION . LIBRARY DESTINATION .)
+    endif()
+  endforeach()
 endfunction()

@@ -23,6 +23,7 @@ inline int64_t array_like_check(const MapSpec& spec) {
   if ((spec.flags & ~kAllowed) != 0 || (spec.flags & kBothProgram) == kBothProgram) return -kErrInvalid;
   if (spec.type != kTypeArray && (spec.flags & (kFlagMmapable | kFlagInnerMap)) != 0) return -kErrInvalid;
   if (spec.type != kTypePerfEventArray && (spec.flags & kFlagPreserveElements) != 0) return -kErrInvalid;
+  if (spec.type == kTypePercpuArray && (spec.flags & kFlagNumaNode) != 0) return -kErrInvalid;
   if (spec.value_size > 0x7fffffff) return -kErrTooBig;
   return 0;
 }

@@ -11,7 +11,7 @@ inline constexpr uint64_t kPercpuValueMax = 32768;  // PCPU_MIN_UNIT_SIZE: the k
 inline int64_t percpu_array_check(const MapSpec& spec) {
   int64_t error = array_like_check(spec);
   if (error != 0) return error;
-  if ((spec.flags & kFlagNumaNode) != 0 || spec.cpu_count == 0) return -kErrInvalid;
+  if (spec.cpu_count == 0) return -kErrInvalid;
   if (align_up(spec.value_size, 8) > kPercpuValueMax) return -kErrTooBig;
   return 0;
 }

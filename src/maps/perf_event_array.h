@@ -19,9 +19,9 @@ struct PerfSlot {
 };
 
 inline int64_t perf_event_array_check(const MapSpec& spec) {
-  int64_t error = array_like_check(spec);
-  if (error != 0) return error;
-  return spec.value_size == 4 ? 0 : -kErrInvalid;
+  // fd_array_map_alloc_check: values are descriptors, programs cannot be kept from them.
+  if (spec.value_size != 4 || (spec.flags & (kFlagReadOnlyProgram | kFlagWriteOnlyProgram)) != 0) return -kErrInvalid;
+  return array_like_check(spec);
 }
 
 BPFTIME_MAPS_FOLD uint32_t perf_ring_size(const MapSpec& spec) {

@@ -19,7 +19,8 @@
 //     payload are final. Whoever finishes the oldest open reservation publishes the finished ones behind it. So
 //     consumers never meet a hole or a busy record, and a dead producer delays them until repair, as a busy one.
 //  5. Committing stores kDone, then CASes the producer position (a full barrier on both sides): of two producers
-//     finishing neighbouring records at least one sees the other.
+//     finishing neighbouring records at least one sees the other. Others may finish records as fast as one publishes
+//     them; after kPublishMax it leaves the rest to whoever commits next (`handover`).
 #pragma once
 
 #include "maps/array.h"
@@ -33,6 +34,8 @@ inline constexpr uint64_t kRingNoWakeup = 1, kRingForceWakeup = 2;
 inline constexpr uint64_t kRingQueryAvailable = 0, kRingQuerySize = 1, kRingQueryConsumer = 2, kRingQueryProducer = 3;
 inline constexpr uint32_t kRingWindowMax = 4096;  // reservations open at once (a power of two)
 inline constexpr uint32_t kRingTriesMax = 4096;   // lost races of one reservation before it reports "full"
+inline constexpr uint32_t kPublishMax = 65536;    // records one commit publishes for others
+inline constexpr uint32_t kHandover = 1u << 31;
 inline constexpr uint32_t kTicketBits = 15, kOwnerBits = 22;  // PID_MAX_LIMIT is 2^22
 
 struct RingProducer {
@@ -41,6 +44,7 @@ struct RingProducer {
   WordPair control;         // low: reserved position; high: last reservation, see pack_last
   uint64_t padding2[6];
   uint32_t wake_word;       // bit 0: a consumer sleeps; the rest counts wake-ups
+  uint32_t handover;        // kHandover | ticket of the record at `position`: whoever commits next publishes on from it
 };
 static_assert(offsetof(RingProducer, control) == 64 && offsetof(RingProducer, wake_word) == 128);
 
@@ -151,9 +155,13 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
 
 // Publishes the finished reservations from `start` (held by `ticket`) on, if `start` is the oldest open one.
 // Returns the position behind the last one published; `start` when nothing was.
-BPFTIME_MAPS_FOLD uint64_t ring_publish(const Ring& ring, uint64_t start, uint32_t ticket) {
+BPFTIME_MAPS_FOLD uint64_t ring_publish(const Ring& ring, uint64_t start, uint32_t ticket, uint32_t limit = kPublishMax) {
   uint64_t position = start;
-  for (uint32_t count = 0; count < ring.window; count++) {
+  for (uint32_t count = 0;; count++) {
+    if (count == limit) {
+      store_release(&ring.producer->handover, kHandover | ((ticket + count) & (ring.window - 1)));
+      return position;
+    }
     Reservation* entry = ring_entry(ring, ticket + count);
     if (load_acquire(&entry->low) != ((position + 8) | kDone)) return position;
     uint64_t total = load_relaxed(&entry->high) >> 32 & ~uint64_t{7};
@@ -180,6 +188,14 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
   uint64_t start = entry_start(low);
   store_release(&entry->low, low | kDone);
   uint64_t end = ring_publish(ring, start, ticket);
+  if (load_relaxed(&ring.producer->handover) != 0) {
+    uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
+    uint64_t from = load_acquire(&ring.producer->position);
+    // A stale ticket does no harm: the entry is not of this position then, and its owner publishes it.
+    uint64_t to = word != 0 ? ring_publish(ring, from, word & ~kHandover) : from;
+    if (to != from && end == start) start = from;
+    if (to != from) end = to;
+  }
   if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
   // As Linux: only when the consumer had read everything before what became visible now. (The CAS that published is
   // the barrier between that and this read; a consumer announces itself before it looks at the position.)

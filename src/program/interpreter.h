@@ -21,6 +21,11 @@ struct InterpreterEnvironment {
 };
 
 // Runs `program` (must be valid) with r1 = r1, r2 = r2. Returns r0.
+// Each of up to 8 frames has 512 bytes of stack, zeroed on entry. A function reference (BPF_PSEUDO_FUNC) is the instruction
+// index of its target. Registers no valid program reads (r1–r5 after a call) keep their values. callx is executed, with the
+// helper's id in its destination register, although validate() refuses it: the standard's vectors use it.
+// Errors: EFAULT for a refused access, ELOOP at the limit, EOPNOTSUPP for packet loads, kernel functions and variables,
+// EINVAL for misaligned atomics and missing helpers or maps, a helper's own error.
 Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2, const InterpreterEnvironment& environment);
 
 }  // namespace bpftime::program

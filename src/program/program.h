@@ -27,9 +27,12 @@ struct Program {
 };
 
 // Checks everything that needs no map or type knowledge: opcodes (v1–v4), reserved fields, registers, jump targets
-// (never into the second slot of an ld_imm64), local call targets, sizes; that control cannot fall off the end of a subprogram.
-// Helper ids are not checked: a call to an unknown helper in a dead branch is legal (CO-RE poison).
-// Errors: EINVAL (E2BIG for size) with "instruction N: …".
+// (never into the second slot of an ld_imm64), local call targets and depth (8 frames, no recursion), sizes; that control
+// cannot fall off the end of a subprogram; that the straight line from the entry reads no register nobody wrote.
+// Helper ids are not checked: a call to an unknown helper in a dead branch is legal (CO-RE poison). Division by an immediate
+// zero and oversized immediate shifts pass: they have a meaning, though Linux's verifier refuses them.
+// Accepted but executable by no engine here: packet loads (types with a packet only), kernel function calls, kernel variables.
+// Errors as Linux gives them: E2BIG for size and call depth, EACCES for a write to r10 or an unwritten register, else EINVAL; "instruction N: …".
 Result<void> validate(const Program& program);
 
 // Disassembly in bpftool's notation, one line per instruction.

@@ -1,5 +1,5 @@
-// Plans patches: decodes what stands at a site, relocates it, and makes the trampoline. Pure: bytes in, bytes out.
-// Only includer of the disassembler (Zydis) and the assembler (asmjit).
+// Plans patches: decodes what stands at a site, relocates it, and makes the trampoline. Pure: bytes in, bytes
+// out. Only includer of the disassembler (Zydis) and the assembler (asmjit).
 #pragma once
 
 #include <cstdint>
@@ -15,25 +15,25 @@ namespace bpftime::rewrite {
 
 // A compiled program to run at a site.
 struct ProgramCall {
-  uint64_t code_address = 0;          // entry in the target, within ±2 GiB of the trampoline
+  uint64_t code_address = 0;  // entry in the target, within ±2 GiB of the trampoline
   wire::Invocation invocation{};
-  uint32_t only_tgid = 0;             // run only when TargetIdentity::tgid equals this; 0: in every process
+  uint32_t only_tgid = 0;  // run only when TargetIdentity::tgid equals this; 0: in every process
 };
 
 struct SiteRequest {
-  uint64_t address = 0;               // of the function entry, in the target
-  Bytes code;                         // original bytes from `address` to the end of the function and its padding
-  uint64_t function_size = 0;         // bytes that belong to the function (0: unknown)
-  uint64_t trampoline_address = 0;    // where the trampoline will lie, 16-byte aligned, within ±2 GiB
-  uint64_t identity_address = 0;      // wire::TargetIdentity in the target
-  uint64_t return_enter = 0;          // wire::TargetContext::return_enter; required when `on_return` is not empty
-  std::vector<ProgramCall> on_entry;  // in order
-  std::vector<ProgramCall> on_return; // in order
+  uint64_t address = 0;        // of the function entry, in the target
+  Bytes code;                  // original bytes from `address` to the end of the function and its padding
+  uint64_t function_size = 0;  // bytes that belong to the function (0: unknown)
+  uint64_t trampoline_address = 0;  // where the trampoline will lie, 16-byte aligned, within ±2 GiB
+  uint64_t identity_address = 0;    // wire::TargetIdentity in the target
+  uint64_t return_enter = 0;  // wire::TargetContext::return_enter; required when `on_return` is not empty
+  std::vector<ProgramCall> on_entry;   // in order
+  std::vector<ProgramCall> on_return;  // in order
 };
 
 // Where a thread stopped between displaced instructions goes on.
 struct PcFixup {
-  uint32_t site_offset;        // 1 … length-1, an instruction boundary
+  uint32_t site_offset;  // 1 … length-1, an instruction boundary
   uint32_t trampoline_offset;
 };
 
@@ -44,23 +44,25 @@ struct SitePlan {
   std::vector<PcFixup> fixups;
 };
 
-// Errors (EOPNOTSUPP) name the reason: "function is 3 bytes, a jump needs 5", "a jump at +0x20 leads into the first 5 bytes",
-// "rsp-relative call inside the first 5 bytes", "trampoline out of reach", "unknown instruction at +2".
+// Errors (EOPNOTSUPP) name the reason: "function is 3 bytes, a jump needs 5", "a jump at +0x20 leads into the
+// first 5 bytes", "rsp-relative call inside the first 5 bytes", "trampoline out of reach", "unknown
+// instruction at +2".
 Result<SitePlan> plan_probe(const SiteRequest& request);
 
-// A patch that leads straight to `replacement` (same signature); `original_entry` of the result is a trampoline offset
-// from which the displaced code runs on as the original function.
+// A patch that leads straight to `replacement` (same signature); `original_entry` of the result is a
+// trampoline offset from which the displaced code runs on as the original function.
 struct RedirectPlan {
   SitePlan site;
   uint32_t original_entry = 0;
 };
 Result<RedirectPlan> plan_redirect(const SiteRequest& request, uint64_t replacement);
 
-// "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests and golden files.
+// "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests and golden
+// files.
 std::string disassemble(Bytes code, uint64_t address);
 
-// Every instruction uses general registers only (no x87, SSE, AVX, mask registers, string instructions): what may run
-// without saving vector state. On failure the error names the first offender.
+// Every instruction uses general registers only (no x87, SSE, AVX, mask registers, string instructions): what
+// may run without saving vector state. On failure the error names the first offender.
 Result<void> check_general_registers_only(Bytes code);
 
 }  // namespace bpftime::rewrite

@@ -18,10 +18,16 @@
 namespace bpftime::target {
 
 // Holds all threads from stop() to destruction, then lets them run as they were: registers, signal masks, pending
-// signals and group stops unchanged, interrupted system calls restarted. If we die meanwhile, the kernel resumes them.
+// signals and group stops unchanged, interrupted system calls restarted. If we die meanwhile, the kernel resumes them, a
+// borrowed thread too: its remote system call returns through a signal frame into its own work (target/signal_frame.h).
+// An instance owns a thread that makes the ptrace calls, so it may be used from any one thread at a time. The daemon must
+// not wait for "any child" (waitpid(-1)) anywhere meanwhile: that would take our stops.
 class StoppedProcess {
  public:
-  // Errors name the process and the reason: EPERM (not ours, ptrace forbidden), EBUSY (being debugged by PID), ESRCH.
+  // Errors name the process and the reason: EPERM (not ours, ptrace forbidden), EBUSY (being debugged by PID), ESRCH,
+  // EAGAIN (a thread cannot be stopped, e.g. it waits in vfork for a child that shares its memory; for up to 5 s we let
+  // the process run and try again), ENOTSUP (32-bit). The program may have been replaced by exec before the stop: what the
+  // caller read of it earlier must be read again.
   static Result<StoppedProcess> stop(const Process& process);
   StoppedProcess(StoppedProcess&&) noexcept;
   StoppedProcess& operator=(StoppedProcess&&) noexcept;
@@ -32,7 +38,12 @@ class StoppedProcess {
     uint64_t pc, stack_pointer, thread_pointer;  // rip, rsp, fs base
   };
   std::vector<Thread> threads() const;
+  // `pc` is where the thread is as threads() says. Of a thread in an interrupted system call that is just after the `syscall`
+  // instruction, and the kernel will go back those two bytes to restart it.
   Result<void> set_pc(pid_t tid, uint64_t pc);
+
+  // Takes `signals` (bit n-1 for signal n) out of every thread's mask.
+  Result<void> unblock_signals(uint64_t signals);
 
   // One system call made by a borrowed thread; the kernel's result (-errno is a value, not an Error). Under a seccomp
   // filter only where PTRACE_O_SUSPEND_SECCOMP is permitted, else Error EPERM with that reason.
@@ -47,20 +58,32 @@ class StoppedProcess {
   // exists only while it is stopped, so chroot, credentials and descriptor limits of the target matter little.
   Result<void> map(uint64_t address, uint64_t size, int protection, int flags, int fd, uint64_t offset);
   Result<void> unmap(uint64_t address, uint64_t size);
+  // Several in one go, all or nothing: on an error those already made are unmapped again.
+  struct MapRequest {
+    uint64_t address, size;
+    int protection, flags, fd;
+    uint64_t offset;
+  };
+  Result<void> map_all(std::span<const MapRequest> requests);
 
   // Calls a function of signature long(long, long, long) on a borrowed thread's stack (below its red zone, aligned), other
   // threads stopped: for agent code, which takes no locks.
   Result<int64_t> call(uint64_t function, std::span<const uint64_t> arguments);
 
+  struct State;  // internal to src/target
+
  private:
-  struct State;
+  friend class LibraryLoader;
   explicit StoppedProcess(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
 // Loads a shared library into a running process by calling its dlopen: on a thread found at a safe point (no frame in the
 // dynamic loader or the allocator), the other threads running, with a deadline. Returns the load address.
-// `library` is passed by path when the target can open it, else by descriptor. Errors name the reason.
+// `library` (an absolute path of ours) is passed by path when it names the same file in the target, else by descriptor.
+// Other threads run meanwhile, since they may hold locks that dlopen needs; signals of the borrowed thread wait.
+// Errors: EAGAIN no thread was at a safe point within 2 s (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
+// (with its words); ETIMEDOUT dlopen did not return within 10 s: it is left to finish by itself.
 Result<uint64_t> load_library(const Process& process, const std::string& library);
 
 // A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.

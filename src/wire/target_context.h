@@ -54,6 +54,7 @@ struct ArenaRecord {
 static_assert(sizeof(ArenaRecord) == 32);
 
 inline constexpr uint32_t kNoSystemCalls = 1;  // the target has a seccomp filter: programs must not make system calls
+inline constexpr uint32_t kDetached = 2;       // `bpftime detach`: no probes here until it is attached again
 
 struct TargetContext {
   SharedHeader header;

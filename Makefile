@@ -1,0 +1,55 @@
+# The front door. `make` alone lists what there is; every target installs the packages it needs (scripts/packages.txt).
+PREFIX ?= $(HOME)/.bpftime
+# Worker processes of the build; tests use at most two at a time whatever this says.
+export JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 20
+
+.PHONY: help demo test test-long bench fuzz lint install clean build
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+help: ## this list
+	@echo "bpftime: eBPF tools, unmodified, in userspace"
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## a stock libbpf tool counts malloc calls of two programs, without kernel eBPF
+	@scripts/ensure-packages.sh build
+	@scripts/demo.sh
+
+build: ## the everyday build (preset dev)
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh dev
+
+test: ## all tests but the long ones
+	@scripts/ensure-packages.sh build test
+	@scripts/build.sh dev
+	@scripts/test.sh --label-exclude long
+
+test-long: ## all tests
+	@scripts/ensure-packages.sh build test
+	@scripts/build.sh dev
+	@scripts/test.sh
+
+bench: ## bare, kernel and ours, measured in one interleaved run
+	@scripts/ensure-packages.sh build test
+	@scripts/build.sh release
+	@scripts/bench.sh
+
+fuzz: ## each parser against random bytes, FUZZ_SECONDS each
+	@scripts/ensure-packages.sh build fuzz
+	@scripts/build.sh fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+lint: ## format and layers
+	@scripts/ensure-packages.sh lint
+	@scripts/lint.sh
+
+install: ## into PREFIX (default ~/.bpftime)
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh release
+	@cmake --install build/release --prefix "$(PREFIX)" >/dev/null
+	@echo "==> installed in $(PREFIX); put it on your path: export PATH=\$$PATH:$(PREFIX)/"
+
+clean: ## remove what was built
+	@rm -rf build
+	@$(MAKE) --no-print-directory -C example/malloc clean

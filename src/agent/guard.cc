@@ -1,0 +1,314 @@
+// The signal guard: SIGSEGV and SIGBUS come to us first, so that loads that may fault can be repaired;
+// everything else goes on exactly as the host would have had it. The host sees its own dispositions and
+// masks: libc's sigaction and pthread_sigmask (which sigprocmask, signal, siglongjmp and the rest of libc
+// call) are led here by patches (rewrite::plan_redirect), and the originals stay reachable through the
+// variables below.
+//
+// Rules for whoever edits this:
+//  1. No locks, no heap, no libc; every function may run inside a signal handler that interrupted itself.
+//  2. SIGSEGV and SIGBUS are never really blocked by the redirected functions: a repairable fault while
+//  blocked would kill
+//     the host. What the host believes to have blocked is kept per thread (Thread::host_masked).
+//  3. A child of vfork or posix_spawn shares our memory but has signal dispositions of its own: what it does
+//  there goes to
+//     the kernel and must not change what we remember for its parent.
+//  4. A fault that is not ours must leave the same core dump: default action means back to the faulting
+//  instruction.
+#include <asm/unistd.h>
+
+#include "agent/arch/x86_64/system_call.h"
+#include "agent/signals.h"
+#include "agent/thread.h"
+#include "wire/target_context.h"
+
+extern "C" {
+extern __attribute__((visibility("hidden"))) const char bpftime_safe_begin[], bpftime_safe_end[],
+    bpftime_safe_fixup[];
+__attribute__((visibility("hidden"))) void bpftime_signal_return();
+
+// Where the redirected functions run on as themselves; stored by the daemon before it patches.
+int (*bpftime_agent_original_sigaction)(int, const bpftime::agent::LibcAction*,
+                                        bpftime::agent::LibcAction*) = nullptr;
+int (*bpftime_agent_original_sigmask)(int, const bpftime::agent::LibcMask*,
+                                      bpftime::agent::LibcMask*) = nullptr;
+}
+
+namespace bpftime::agent {
+namespace {
+
+using Handler = void (*)(int, SignalInfo*, uint8_t*);
+
+// The host's disposition of one guarded signal. Readers take a copy while others may write: versions are kept
+// in a ring, so a copy is torn only if the disposition changes kVersions times meanwhile.
+class HostAction {
+ public:
+  KernelAction get() const { return versions_[__atomic_load_n(&current_, __ATOMIC_ACQUIRE) % kVersions]; }
+  void set(const KernelAction& action) {
+    const uint32_t next = __atomic_add_fetch(&last_, 1, __ATOMIC_ACQ_REL);
+    versions_[next % kVersions] = action;
+    __atomic_store_n(&current_, next, __ATOMIC_RELEASE);
+  }
+
+ private:
+  static constexpr uint32_t kVersions = 16;
+  KernelAction versions_[kVersions];
+  uint32_t current_, last_;
+};
+
+HostAction host_segv, host_bus;
+bool installed;
+uint64_t host_action_masks[kSignals + 1];  // guarded bits in the sa_mask of the host's other handlers
+
+// Our process id; alone on a page that is wiped on fork, but not for a child that shares our memory.
+struct alignas(4096) WipedPage {
+  int64_t process_id;
+};
+WipedPage own;
+
+HostAction& host_action(int signal) { return signal == kSigsegv ? host_segv : host_bus; }
+bool is_guarded(int signal) { return signal == kSigsegv || signal == kSigbus; }
+
+long kernel_action(int signal, const KernelAction* action, KernelAction* old) {
+  return system_call(__NR_rt_sigaction, signal, system_argument(action), system_argument(old),
+                     sizeof action->mask);
+}
+
+long kernel_mask(long how, uint64_t set, uint64_t* old) {
+  return system_call(__NR_rt_sigprocmask, how, system_argument(&set), system_argument(old), sizeof set);
+}
+
+bool shares_parents_memory() {
+  const wire::TargetContext* context = bpftime_agent_context;
+  if (context != nullptr && (context->flags & wire::kNoSystemCalls) != 0) return false;  // cannot ask
+  const long now = system_call(__NR_getpid);
+  if (own.process_id == 0) own.process_id = now;
+  return own.process_id != now;
+}
+
+uint64_t& word_at(uint8_t* context, size_t offset) { return *reinterpret_cast<uint64_t*>(context + offset); }
+
+void on_guarded_signal(int signal, SignalInfo* info, uint8_t* context);
+
+// Ours in the kernel, restarting system calls if the host's would.
+KernelAction our_action(const KernelAction& host) {
+  KernelAction ours{};
+  ours.handler = reinterpret_cast<uint64_t>(on_guarded_signal);
+  ours.flags = kSiginfo | kOnStack | kNodefer | kRestorer | (host.flags & kRestart);
+  ours.restorer = reinterpret_cast<uint64_t>(bpftime_signal_return);
+  return ours;
+}
+
+// The kernel's codes for what the thread itself did are positive; SI_USER is 0, SI_TKILL and SI_QUEUE
+// negative.
+bool is_fault(const SignalInfo& info) { return info.code > 0; }
+
+bool repair(SignalInfo* info, uint8_t* context) {
+  uint64_t& rip = word_at(context, kContextRip);
+  if (!is_fault(*info)) return false;
+  if (rip < reinterpret_cast<uint64_t>(bpftime_safe_begin) ||
+      rip >= reinterpret_cast<uint64_t>(bpftime_safe_end)) {
+    return false;
+  }
+  rip = reinterpret_cast<uint64_t>(bpftime_safe_fixup);
+  if (bpftime_agent_context != nullptr) ++bpftime_agent_context->faults_repaired;
+  return true;
+}
+
+// Sends `info` again to this thread, to arrive once the handler has returned: so it looks as if we had not
+// been there.
+void send_again(int signal, SignalInfo* info) {
+  uint64_t old;
+  kernel_mask(kSignalBlock, signal_bit(signal), &old);  // until sigreturn restores the interrupted mask
+  const long pid = system_call(__NR_getpid), tid = system_call(__NR_gettid);
+  if (system_call(__NR_rt_tgsigqueueinfo, pid, tid, signal, system_argument(info)) < 0) {
+    system_call(__NR_tgkill, pid, tid, signal);
+  }
+}
+
+void default_action(int signal, SignalInfo* info) {
+  const KernelAction action{};
+  kernel_action(signal, &action, nullptr);
+  if (!is_fault(*info)) send_again(signal, info);  // a fault happens again by itself
+}
+
+void call_host(int signal, SignalInfo* info, uint8_t* context, const KernelAction& host) {
+  if ((host.flags & kResetHandler) != 0) host_action(signal).set({});
+  uint64_t mask = host.mask;
+  if ((host.flags & kNodefer) == 0) mask |= signal_bit(signal);
+  // The kernel mask goes back with sigreturn, the host's view of the guarded signals by hand. Whoever leaves
+  // by longjmp keeps the handler's mask, and by siglongjmp sets the old one: as without us.
+  const uint32_t before = bpftime_thread.host_masked;
+  bpftime_thread.host_masked = before | static_cast<uint32_t>(mask & kGuardedSignals);
+  uint64_t old;
+  if ((mask & ~kGuardedSignals) != 0) kernel_mask(kSignalBlock, mask & ~kGuardedSignals, &old);
+  reinterpret_cast<Handler>(host.handler)(signal, info, context);
+  bpftime_thread.host_masked = before;
+}
+
+void on_guarded_signal(int signal, SignalInfo* info, uint8_t* context) {
+  if (repair(info, context)) return;
+  const KernelAction host = host_action(signal).get();
+  const bool masked = (bpftime_thread.host_masked & signal_bit(signal)) != 0;
+  if (masked && !is_fault(*info)) {
+    bpftime_thread.host_pending |= static_cast<uint32_t>(signal_bit(signal));
+    return;
+  }
+  // As the kernel does: a fault cannot be ignored or blocked away, it kills.
+  if (host.handler == kDefaultAction || masked) return default_action(signal, info);
+  if (host.handler == kIgnore) return is_fault(*info) ? default_action(signal, info) : void();
+  call_host(signal, info, context, host);
+}
+
+// Handlers registered before us may block guarded signals while they run: no longer, but remember for the
+// host's view.
+void clear_masks_of_other_handlers() {
+  for (int signal = 1; signal <= kSignals; ++signal) {
+    KernelAction action;
+    if (is_guarded(signal) || kernel_action(signal, nullptr, &action) != 0) continue;
+    if (action.handler == kDefaultAction || action.handler == kIgnore) continue;
+    host_action_masks[signal] = action.mask & kGuardedSignals;
+    if (host_action_masks[signal] == 0) continue;
+    action.mask &= ~kGuardedSignals;
+    kernel_action(signal, &action, nullptr);
+  }
+}
+
+void restore_masks_of_other_handlers() {
+  for (int signal = 1; signal <= kSignals; ++signal) {
+    KernelAction action;
+    if (host_action_masks[signal] == 0 || kernel_action(signal, nullptr, &action) != 0) continue;
+    action.mask |= host_action_masks[signal];
+    kernel_action(signal, &action, nullptr);
+    host_action_masks[signal] = 0;
+  }
+}
+
+KernelAction from_libc(const LibcAction& action) {
+  return {action.handler, static_cast<uint32_t>(action.flags), action.restorer, action.mask[0]};
+}
+
+void to_libc(const KernelAction& action, LibcAction* out) {
+  out->handler = action.handler;
+  for (uint64_t& word : out->mask) word = 0;
+  out->mask[0] = action.mask;
+  out->flags = static_cast<int32_t>(action.flags);
+  out->restorer = action.restorer;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Called by the daemon on a stopped thread. Idempotent. 0 or -errno.
+long bpftime_agent_install_guard(wire::TargetContext* context) {
+  bpftime_agent_context = context;
+  if (!installed) {
+    constexpr long kWipeOnFork = 18;  // MADV_WIPEONFORK
+    if (const long error = system_call(__NR_madvise, system_argument(&own), sizeof own, kWipeOnFork);
+        error != 0) {
+      return error;
+    }
+    own.process_id = system_call(__NR_getpid);
+    for (const int signal : kGuarded) {
+      KernelAction host{};
+      if (const long error = kernel_action(signal, nullptr, &host); error != 0) return error;
+      host_action(signal).set(host);
+      const KernelAction ours = our_action(host);
+      if (const long error = kernel_action(signal, &ours, nullptr); error != 0) return error;
+    }
+    clear_masks_of_other_handlers();
+    installed = true;
+  }
+  if (context != nullptr) context->guard_installed = 1;
+  return 0;
+}
+
+// The reverse, when the redirects have been taken out and nothing that may fault is left. 0 or -errno.
+long bpftime_agent_remove_guard() {
+  if (!installed) return 0;
+  if (bpftime_agent_context != nullptr) bpftime_agent_context->guard_installed = 0;
+  for (const int signal : kGuarded) {
+    const KernelAction host = host_action(signal).get();
+    if (const long error = kernel_action(signal, &host, nullptr); error != 0) return error;
+  }
+  restore_masks_of_other_handlers();
+  installed = false;
+  return 0;
+}
+
+// Where, from a thread's thread pointer (fs base), lies the uint32_t of guarded signals its host believes to
+// have blocked (bit = signal - 1). For threads found with them really blocked: the daemon, which holds them
+// stopped, stores the bits there and clears them in the mask (PTRACE_SETSIGMASK); the reverse before
+// remove_guard.
+long bpftime_agent_host_masked_offset() {
+  return static_cast<long>(reinterpret_cast<uint64_t>(&bpftime_thread.host_masked) - thread_pointer());
+}
+
+// In place of libc's sigaction.
+int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* old) {
+  if (!installed || signal < 1 || signal > kSignals)
+    return bpftime_agent_original_sigaction(signal, action, old);
+  if (action != nullptr && shares_parents_memory())
+    return bpftime_agent_original_sigaction(signal, action, old);
+  if (is_guarded(signal)) {
+    const KernelAction before = host_action(signal).get();
+    if (action != nullptr) {  // read before `old` is written: they may be the same
+      const KernelAction host = from_libc(*action);
+      host_action(signal).set(host);
+      const KernelAction ours = our_action(host);
+      kernel_action(signal, &ours, nullptr);
+    }
+    if (old != nullptr) to_libc(before, old);
+    return 0;
+  }
+  const uint64_t mask_before = host_action_masks[signal];
+  LibcAction unmasked;
+  uint64_t mask = mask_before;
+  if (action != nullptr) {
+    unmasked = *action;
+    mask = unmasked.mask[0] & kGuardedSignals;
+    unmasked.mask[0] &= ~kGuardedSignals;
+  }
+  const int result = bpftime_agent_original_sigaction(signal, action == nullptr ? nullptr : &unmasked, old);
+  if (result != 0) return result;
+  host_action_masks[signal] = mask;
+  if (old != nullptr) old->mask[0] |= mask_before;
+  return result;
+}
+
+// In place of libc's pthread_sigmask, which all of libc's mask functions call. Returns an errno, as that
+// does.
+int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
+  if (!installed) return bpftime_agent_original_sigmask(how, set, old);
+  Thread& thread = bpftime_thread;
+  const uint32_t before = thread.host_masked;
+  LibcMask unguarded;
+  uint32_t guarded = 0;
+  if (set != nullptr) {
+    unguarded.word[0] = set->word[0];  // the kernel reads no more
+    for (int i = 1; i < 16; ++i) unguarded.word[i] = 0;
+    guarded = static_cast<uint32_t>(set->word[0] & kGuardedSignals);
+    if (how != kSignalUnblock) unguarded.word[0] &= ~kGuardedSignals;
+  }
+  const int result = bpftime_agent_original_sigmask(how, set == nullptr ? nullptr : &unguarded, old);
+  if (result != 0) return result;
+  if (old != nullptr) old->word[0] |= before;
+  if (set == nullptr) return 0;
+  const uint32_t after = how == kSignalBlock     ? before | guarded
+                         : how == kSignalUnblock ? before & ~guarded
+                                                 : guarded;
+  if (after == before || shares_parents_memory()) return 0;
+  thread.host_masked = after;
+  const uint32_t deliver = thread.host_pending & ~thread.host_masked;
+  if (deliver == 0) return 0;
+  thread.host_pending &= ~deliver;
+  for (const int signal : kGuarded) {
+    if ((deliver & signal_bit(signal)) == 0) continue;
+    system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), signal);
+  }
+  return 0;
+}
+
+}  // extern "C"
+
+}  // namespace bpftime::agent

@@ -1,0 +1,443 @@
+// The signal guard in real processes: repairs, and hosts that see nothing of it. Each test runs in a child,
+// which exits with kFine or dies as its host would have died without us.
+#include <gtest/gtest.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <functional>
+
+#include "agent/signals.h"
+#include "agent/test_agent.h"
+#include "rewrite/test_patch.h"
+
+namespace bpftime::agent {
+namespace {
+
+using rewrite::LivePatch;
+using rewrite::TestArena;
+
+static_assert(offsetof(ucontext_t, uc_mcontext.gregs) + REG_RIP * 8 == kContextRip);
+static_assert(offsetof(ucontext_t, uc_sigmask) == kContextMask);
+
+constexpr int kFine = 42;
+#define REQUIRE(condition)                                       \
+  do {                                                           \
+    if (!(condition)) {                                          \
+      dprintf(2, "%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      _exit(1);                                                  \
+    }                                                            \
+  } while (0)
+
+// Runs `body` in a forked child; the wait status.
+int in_child(const std::function<void()>& body) {
+  fflush(nullptr);
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    alarm(60);
+    body();
+    _exit(kFine);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+void expect_fine(const std::function<void()>& body) {
+  const int status = in_child(body);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == kFine) << "status " << status;
+}
+
+void expect_death(int signal, const std::function<void()>& body) {
+  const int status = in_child(body);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == signal) << "status " << status;
+}
+
+auto safe_copy() {
+  return TestAgent::get().symbol<long (*)(void*, const void*, uint64_t)>("bpftime_agent_safe_copy");
+}
+auto safe_copy_string() {
+  return TestAgent::get().symbol<long (*)(char*, const void*, uint64_t)>("bpftime_agent_safe_copy_string");
+}
+
+// Installs the guard and redirects libc as the daemon does. Leaks on purpose: lives as long as the child.
+void guard_all() {
+  TestAgent& agent = TestAgent::get();
+  agent.install_guard();
+  void* sigaction_entry = dlsym(RTLD_DEFAULT, "sigaction");
+  void* mask_entry = dlsym(RTLD_DEFAULT, "pthread_sigmask");
+  auto* arena = new TestArena(sigaction_entry);
+  const auto redirect = [&](void* entry, const char* replacement, const char* original) {
+    rewrite::SiteRequest request;
+    request.address = reinterpret_cast<uint64_t>(entry);
+    request.code = Bytes(static_cast<uint8_t*>(entry), 128);
+    request.trampoline_address = arena->next();
+    auto plan = plan_redirect(request, agent.symbol<uint64_t>(replacement));
+    REQUIRE(plan.ok());
+    *agent.symbol<uint64_t*>(original) = request.trampoline_address + plan->original_entry;
+    new LivePatch(*arena, request.address, std::move(plan->site));
+  };
+  redirect(sigaction_entry, "bpftime_agent_sigaction", "bpftime_agent_original_sigaction");
+  redirect(mask_entry, "bpftime_agent_sigmask", "bpftime_agent_original_sigmask");
+}
+
+int* const kNowhere = reinterpret_cast<int*>(16);
+void fault() { *const_cast<volatile int*>(kNowhere) = 1; }
+
+// Whether a repairable fault is repaired now.
+bool repairs() {
+  uint64_t value = 7;
+  return safe_copy()(&value, kNowhere, sizeof value) == -EFAULT;
+}
+
+TEST(SafeCopy, CopiesEveryLength) {
+  std::vector<uint8_t> source(2000), target(2100);
+  for (size_t i = 0; i < source.size(); ++i) source[i] = static_cast<uint8_t>(i * 7 + 1);
+  for (size_t length = 0; length < source.size(); ++length) {
+    std::fill(target.begin(), target.end(), 0);
+    ASSERT_EQ(safe_copy()(target.data(), source.data(), length), 0);
+    ASSERT_EQ(std::memcmp(target.data(), source.data(), length), 0);
+    ASSERT_EQ(target[length], 0) << "wrote past the end of " << length;
+  }
+}
+
+TEST(SafeCopy, CopiesStrings) {
+  char out[8];
+  EXPECT_EQ(safe_copy_string()(out, "abc", sizeof out), 4);
+  EXPECT_STREQ(out, "abc");
+  EXPECT_EQ(safe_copy_string()(out, "abcdefghij", sizeof out), 8);
+  EXPECT_STREQ(out, "abcdefg");
+  EXPECT_EQ(safe_copy_string()(out, "abc", 0), 0);
+  EXPECT_EQ(safe_copy_string()(out, "", 1), 1);
+}
+
+TEST(SafeCopy, RepairsFaults) {
+  expect_fine([] {
+    TestAgent& agent = TestAgent::get();
+    agent.install_guard();
+    REQUIRE(agent.context().guard_installed == 1);
+    auto* page = static_cast<uint8_t*>(
+        mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    mprotect(page + 4096, 4096, PROT_NONE);
+    const void* bad[] = {nullptr,
+                         kNowhere,
+                         page + 4096,
+                         reinterpret_cast<void*>(0x8000000000000000),
+                         reinterpret_cast<void*>(0xffffffff81000000),
+                         reinterpret_cast<void*>(0x00007ffffffff000)};
+    uint8_t out[1024];
+    uint64_t expected = 0;
+    for (const void* from : bad) {
+      for (const uint64_t length : {1, 2, 3, 4, 5, 7, 8, 9, 16, 100, 300, 1000}) {
+        REQUIRE(safe_copy()(out, from, length) == -EFAULT);
+        ++expected;
+      }
+      REQUIRE(safe_copy_string()(reinterpret_cast<char*>(out), from, 16) == -EFAULT);
+      ++expected;
+    }
+    for (int before = 1; before < 400; ++before) {  // runs into the bad page
+      REQUIRE(safe_copy()(out, page + 4096 - before, before) == 0);
+      REQUIRE(safe_copy()(out, page + 4096 - before, before + 1) == -EFAULT);
+      ++expected;
+    }
+    REQUIRE(agent.context().faults_repaired == expected);
+    char name[] = "/tmp/bpftime-agent-test-XXXXXX";  // beyond the end of a file: SIGBUS
+    const int fd = mkstemp(name);
+    unlink(name);
+    const void* hole = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    REQUIRE(safe_copy()(out, hole, 8) == -EFAULT);
+  });
+}
+
+TEST(Guard, DefaultActionKillsAtTheTruePlace) {
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    fault();
+  });
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    kill(getpid(), SIGSEGV);
+    pause();
+  });
+  expect_death(SIGBUS, [] {
+    guard_all();
+    raise(SIGBUS);
+  });
+}
+
+sigjmp_buf escape;
+volatile int seen_signal, seen_count;
+siginfo_t seen;
+
+void host_handler(int signal, siginfo_t* info, void*) {
+  seen_signal = signal;
+  seen = *info;
+  seen_count = seen_count + 1;
+  siglongjmp(escape, 1);
+}
+
+void catch_fault() {
+  seen_signal = 0;
+  if (sigsetjmp(escape, 1) == 0) {
+    fault();
+    REQUIRE(false);
+  }
+  REQUIRE(seen_signal == SIGSEGV);
+  REQUIRE(seen.si_addr == kNowhere);
+  REQUIRE(seen.si_code == SEGV_MAPERR);
+}
+
+void set_handler(int signal, void (*handler)(int, siginfo_t*, void*), int flags = SA_SIGINFO) {
+  struct sigaction action {};
+  action.sa_sigaction = handler;
+  action.sa_flags = flags;
+  REQUIRE(sigaction(signal, &action, nullptr) == 0);
+}
+
+TEST(Guard, HostHandlersBeforeAndAfter) {
+  expect_fine([] {
+    set_handler(SIGSEGV, host_handler);
+    guard_all();
+    for (int i = 0; i < 100; ++i) catch_fault();
+    REQUIRE(repairs());
+  });
+  expect_fine([] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler);
+    for (int i = 0; i < 100; ++i) catch_fault();
+    REQUIRE(repairs());
+    REQUIRE(signal(SIGSEGV, SIG_DFL) != SIG_DFL);
+    REQUIRE(repairs());
+  });
+}
+
+TEST(Guard, HostSeesItsOwnDispositions) {
+  expect_fine([] {
+    guard_all();
+    struct sigaction old {};
+    REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_handler == SIG_DFL);
+    set_handler(SIGSEGV, host_handler, SA_SIGINFO | SA_RESTART);
+    REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_sigaction == host_handler);
+    REQUIRE((old.sa_flags & (SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_NODEFER)) ==
+            (SA_SIGINFO | SA_RESTART));
+    // Masks of other handlers: shown whole, without effect on repairs.
+    struct sigaction masked {};
+    masked.sa_handler = [](int) { REQUIRE(repairs()); };
+    sigfillset(&masked.sa_mask);
+    REQUIRE(sigaction(SIGUSR1, &masked, nullptr) == 0);
+    REQUIRE(sigaction(SIGUSR1, nullptr, &old) == 0 && sigismember(&old.sa_mask, SIGSEGV) == 1);
+    raise(SIGUSR1);
+    REQUIRE(sigaction(SIGKILL, &masked, nullptr) == -1 && errno == EINVAL);
+    REQUIRE(sigaction(99, &masked, nullptr) == -1 && errno == EINVAL);
+  });
+}
+
+TEST(Guard, EarlierMasksOfOtherHandlersAreOpened) {
+  expect_fine([] {
+    struct sigaction masked {};
+    masked.sa_handler = [](int) { REQUIRE(repairs()); };
+    sigfillset(&masked.sa_mask);
+    REQUIRE(sigaction(SIGUSR1, &masked, nullptr) == 0);
+    guard_all();
+    raise(SIGUSR1);
+    struct sigaction old {};
+    REQUIRE(sigaction(SIGUSR1, nullptr, &old) == 0 && sigismember(&old.sa_mask, SIGSEGV) == 1);
+  });
+}
+
+TEST(Guard, MaskedByTheHostStaysRepairable) {
+  expect_fine([] {
+    guard_all();
+    sigset_t all, old;
+    sigfillset(&all);
+    REQUIRE(pthread_sigmask(SIG_BLOCK, &all, &old) == 0 && sigismember(&old, SIGSEGV) == 0);
+    REQUIRE(repairs());
+    REQUIRE(pthread_sigmask(SIG_SETMASK, nullptr, &old) == 0);
+    REQUIRE(sigismember(&old, SIGSEGV) == 1 && sigismember(&old, SIGUSR1) == 1);
+    sigset_t none;
+    sigemptyset(&none);
+    REQUIRE(sigprocmask(SIG_SETMASK, &none, &old) == 0 && sigismember(&old, SIGBUS) == 1);
+    REQUIRE(sigprocmask(SIG_BLOCK, nullptr, &old) == 0 && sigismember(&old, SIGSEGV) == 0);
+    REQUIRE(pthread_sigmask(77, &none, nullptr) == EINVAL);
+  });
+  // A fault while the host has it blocked kills, handler or not, as the kernel does.
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler);
+    sigset_t segv;
+    sigemptyset(&segv);
+    sigaddset(&segv, SIGSEGV);
+    sigprocmask(SIG_BLOCK, &segv, nullptr);
+    if (sigsetjmp(escape, 1) == 0) fault();
+  });
+}
+
+TEST(Guard, TheDaemonMayTakeOverAMask) {
+  expect_fine([] {
+    guard_all();
+    // What the daemon does by ptrace on a thread it found masked.
+    uint64_t thread_pointer;
+    asm("mov %%fs:0, %0" : "=r"(thread_pointer));
+    const long offset = TestAgent::get().symbol<long (*)()>("bpftime_agent_host_masked_offset")();
+    *reinterpret_cast<uint32_t*>(thread_pointer + offset) = kGuardedSignals;
+    sigset_t mask;
+    REQUIRE(pthread_sigmask(SIG_BLOCK, nullptr, &mask) == 0);
+    REQUIRE(sigismember(&mask, SIGSEGV) == 1 && sigismember(&mask, SIGBUS) == 1 &&
+            sigismember(&mask, SIGUSR1) == 0);
+    REQUIRE(repairs());
+  });
+}
+
+TEST(Guard, SentSignalsWaitWhileMasked) {
+  expect_fine([] {
+    guard_all();
+    struct sigaction count {};
+    count.sa_handler = [](int) { seen_count = seen_count + 1; };
+    sigaction(SIGSEGV, &count, nullptr);
+    sigset_t segv;
+    sigemptyset(&segv);
+    sigaddset(&segv, SIGSEGV);
+    sigprocmask(SIG_BLOCK, &segv, nullptr);
+    kill(getpid(), SIGSEGV);
+    REQUIRE(seen_count == 0);
+    sigprocmask(SIG_UNBLOCK, &segv, nullptr);
+    REQUIRE(seen_count == 1);
+    signal(SIGSEGV, SIG_IGN);
+    kill(getpid(), SIGSEGV);
+    REQUIRE(seen_count == 1);
+  });
+}
+
+TEST(Guard, HandlerFlagsMeanWhatTheyMean) {
+  // SA_RESETHAND: the second fault kills.
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler, SA_SIGINFO | static_cast<int>(SA_RESETHAND));
+    catch_fault();
+    if (sigsetjmp(escape, 1) == 0) fault();
+  });
+  // Without SA_NODEFER a fault inside the handler kills; with it, it comes again.
+  const auto nested = [](int, siginfo_t*, void*) {
+    seen_count = seen_count + 1;
+    if (seen_count == 1) fault();
+    _exit(kFine);
+  };
+  expect_death(SIGSEGV, [&] {
+    guard_all();
+    set_handler(SIGSEGV, nested);
+    fault();
+  });
+  expect_fine([&] {
+    guard_all();
+    set_handler(SIGSEGV, nested, SA_SIGINFO | SA_NODEFER);
+    fault();
+  });
+  // sa_mask blocks the others meanwhile, and no longer.
+  expect_fine([] {
+    guard_all();
+    struct sigaction count {
+    }, action{};
+    count.sa_handler = [](int) { seen_count = seen_count + 1; };
+    sigaction(SIGUSR1, &count, nullptr);
+    action.sa_handler = [](int) {
+      raise(SIGUSR1);
+      REQUIRE(seen_count == 0);
+      REQUIRE(repairs());
+    };
+    sigaddset(&action.sa_mask, SIGUSR1);
+    sigaction(SIGSEGV, &action, nullptr);
+    raise(SIGSEGV);
+    REQUIRE(seen_count == 1);
+    raise(SIGUSR1);
+    REQUIRE(seen_count == 2);
+  });
+}
+
+TEST(Guard, HandlersMayChangeTheContext) {
+  expect_fine([] {
+    guard_all();
+    set_handler(SIGSEGV, [](int, siginfo_t*, void* context) {
+      // Over "mov (%rax),%ecx", two bytes.
+      static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP] += 2;
+      static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RCX] = 1234;
+    });
+    int value = 0;
+    asm volatile("mov (%%rax), %%ecx" : "=c"(value) : "a"(kNowhere) : "memory");
+    REQUIRE(value == 1234);
+  });
+}
+
+TEST(Guard, ChildrenThatShareMemoryChangeNothingHere) {
+  expect_fine([] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler);
+    sigset_t bus;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    sigprocmask(SIG_BLOCK, &bus, nullptr);
+    const pid_t child = vfork();
+    if (child == 0) {
+      signal(SIGSEGV, SIG_DFL);
+      sigprocmask(SIG_UNBLOCK, &bus, nullptr);
+      _exit(7);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 7);
+    struct sigaction old {};
+    REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_sigaction == host_handler);
+    sigset_t mask;
+    REQUIRE(sigprocmask(SIG_BLOCK, nullptr, &mask) == 0 && sigismember(&mask, SIGBUS) == 1);
+    REQUIRE(system("exit 3") >> 8 == 3);  // posix_spawn inside
+    catch_fault();
+    REQUIRE(repairs());
+    // A forked child has its own of both.
+    const pid_t forked = fork();
+    if (forked == 0) {
+      signal(SIGSEGV, SIG_DFL);
+      REQUIRE(sigaction(SIGSEGV, nullptr, &old) == 0 && old.sa_handler == SIG_DFL);
+      REQUIRE(repairs());
+      _exit(9);
+    }
+    REQUIRE(waitpid(forked, &status, 0) == forked && WEXITSTATUS(status) == 9);
+    catch_fault();
+  });
+}
+
+TEST(Guard, IgnoredFaultsKill) {
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    signal(SIGSEGV, SIG_IGN);
+    fault();
+  });
+}
+
+TEST(Guard, RemoveGivesEverythingBack) {
+  expect_fine([] {
+    set_handler(SIGSEGV, host_handler);
+    struct sigaction masked {
+    }, old{};
+    masked.sa_handler = [](int) {};
+    sigfillset(&masked.sa_mask);
+    sigaction(SIGUSR1, &masked, nullptr);
+    TestAgent::get().install_guard();
+    sigaction(SIGSEGV, nullptr, &old);
+    REQUIRE(old.sa_sigaction != host_handler);  // no redirects here: the kernel's truth
+    TestAgent::get().remove_guard();
+    sigaction(SIGSEGV, nullptr, &old);
+    REQUIRE(old.sa_sigaction == host_handler);
+    sigaction(SIGUSR1, nullptr, &old);
+    REQUIRE(sigismember(&old.sa_mask, SIGSEGV) == 1);
+    catch_fault();
+  });
+}
+
+}  // namespace
+}  // namespace bpftime::agent

@@ -1,0 +1,286 @@
+// The command as users run it: the real binary, in a folder with a daemon that only speaks the protocol.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "cli/testing/run_command.h"
+
+namespace bpftime::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Test;
+using Json = nlohmann::json;
+using testing::Outcome;
+using testing::CommandRun;
+using testing::run_command;
+
+class CliTest : public Test {
+ protected:
+  void SetUp() override {
+    const char* bin = std::getenv("BPFTIME_BIN_DIR");
+    if (bin == nullptr) GTEST_SKIP() << "BPFTIME_BIN_DIR is not set: run by ctest";
+    char name[] = "/tmp/bpftime-cli-XXXXXX";
+    ASSERT_NE(::mkdtemp(name), nullptr);
+    base_ = name;
+    bpftime_ = base_ + "/bpftime";
+    fs::copy_file(std::string(bin) + "/bpftime", bpftime_);
+    fs::copy_file(std::string(bin) + "/cli_fake_daemon", base_ + "/bpftimed");
+    // Harmless libraries in the places of ours: what is tested is that they are preloaded.
+    for (const char* library : {"loader", "agent"}) {
+      fs::copy_file("/lib/x86_64-linux-gnu/libutil.so.1", base_ + "/libbpftime-" + library + ".so");
+    }
+  }
+  void TearDown() override {
+    if (base_.empty()) return;
+    bpftime({"daemon", "stop"});
+    fs::remove_all(base_);
+  }
+  CommandRun command(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), bpftime_);
+    return CommandRun{arguments, {{"BPFTIME_RUNTIME_DIR", base_ + "/run"}, {"LD_PRELOAD", ""}}};
+  }
+  Outcome bpftime(const std::vector<std::string>& arguments) { return run_command(command(arguments)); }
+  std::string script(const std::string& name, const std::string& text, int mode = 0755) {
+    const std::string path = base_ + "/" + name;
+    std::ofstream(path) << text;
+    ::chmod(path.c_str(), static_cast<mode_t>(mode));
+    return path;
+  }
+  std::string base_, bpftime_;
+};
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
+#define EXPECT_LACKS(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
+
+TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
+  for (const char* verb : {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "doctor", "daemon"}) {
+    const Outcome outcome = bpftime({verb, "--help"});
+    EXPECT_EQ(outcome.exit_code(), 0) << verb;
+    EXPECT_HAS(outcome.out, "Examples:") << verb;
+  }
+  EXPECT_FALSE(fs::exists(base_ + "/run/starts")) << "help started a daemon";
+}
+
+TEST_F(CliTest, NonsenseIsUsage) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {}, {"frobnicate"}, {"attach"}, {"attach", "x"}, {"attach", "-5"}, {"load"}, {"start"}, {"start", "--nope", "true"},
+           {"map"}, {"map", "dump"}, {"map", "show", "id"}, {"map", "show", "id", "9z"}, {"daemon", "dance"}, {"list", "more"}}) {
+    const Outcome outcome = bpftime(arguments);
+    EXPECT_EQ(outcome.exit_code(), 2) << ::testing::PrintToString(arguments);
+    EXPECT_FALSE(outcome.err.empty());
+    EXPECT_TRUE(outcome.out.empty()) << outcome.out;
+  }
+}
+
+TEST_F(CliTest, LoadReplacesItselfWithThePreloadedProgram) {
+  CommandRun run = command({"load", "--unsafe-unverified", "env", "-u", "NOTHING"});  // -u is env's own option
+  run.environment["LD_PRELOAD"] = "/lib/x86_64-linux-gnu/libdl.so.2";
+  const Outcome outcome = run_command(run);
+  ASSERT_EQ(outcome.exit_code(), 0) << outcome.err;
+  EXPECT_HAS(outcome.out, "LD_PRELOAD=" + base_ + "/libbpftime-loader.so:/lib/x86_64-linux-gnu/libdl.so.2\n");
+  EXPECT_HAS(outcome.out, "BPFTIME_SOCKET=" + base_ + "/run/daemon.sock\n");
+  EXPECT_HAS(outcome.out, "BPFTIME_UNSAFE_UNVERIFIED=1\n");
+  CommandRun inherited = command({"load", "env"});
+  inherited.environment["BPFTIME_UNSAFE_UNVERIFIED"] = "1";
+  EXPECT_LACKS(run_command(inherited).out, "BPFTIME_UNSAFE_UNVERIFIED");
+}
+
+TEST_F(CliTest, ProgramsOwnOptionsAreItsOwn) {
+  for (const char* verb : {"load", "start"}) {
+    const Outcome outcome = bpftime({verb, "echo", "-c", "--help", "--json", "list", "--", "-v"});
+    EXPECT_EQ(outcome.exit_code(), 0);
+    EXPECT_EQ(outcome.out, "-c --help --json list -- -v\n");
+    EXPECT_EQ(outcome.err, "");
+    EXPECT_EQ(bpftime({verb, "--", "echo", "x"}).out, "x\n");
+  }
+}
+
+TEST_F(CliTest, ExitStatusAndSignalsAreThePrograms) {
+  const Outcome exits = bpftime({"load", "sh", "-c", "exit 42"});
+  EXPECT_EQ(exits.exit_code(), 42);
+  const Outcome dies = bpftime({"start", "sh", "-c", "kill -TERM $$"});
+  ASSERT_TRUE(WIFSIGNALED(dies.status));
+  EXPECT_EQ(WTERMSIG(dies.status), SIGTERM);
+}
+
+TEST_F(CliTest, MissingAndNonExecutablePrograms) {
+  script("plain", "echo no\n", 0644);
+  script("orphan", "#!/no/such/shell\n");
+  script("headless", "no magic at all\n");
+  for (const char* verb : {"load", "start"}) {
+    EXPECT_EQ(bpftime({verb, "no-such-program-anywhere"}).exit_code(), 127);
+    EXPECT_EQ(bpftime({verb, base_ + "/none"}).exit_code(), 127);
+    EXPECT_EQ(bpftime({verb, ""}).exit_code(), 127);
+    const Outcome plain = bpftime({verb, base_ + "/plain"});
+    EXPECT_EQ(plain.exit_code(), 126);
+    EXPECT_HAS(plain.err, base_ + "/plain");
+    EXPECT_EQ(bpftime({verb, base_}).exit_code(), 126);
+    const Outcome orphan = bpftime({verb, base_ + "/orphan"});
+    EXPECT_EQ(orphan.exit_code(), 126);
+    EXPECT_HAS(orphan.err, "/no/such/shell");
+  }
+  EXPECT_EQ(bpftime({"start", base_ + "/headless"}).exit_code(), 126);
+}
+
+TEST_F(CliTest, StaticProgramsRunWithoutUsAndAreNoTools) {
+  if (::access("/sbin/ldconfig", X_OK) != 0) GTEST_SKIP() << "/sbin/ldconfig, a static program, is not here";
+  const Outcome started = bpftime({"start", "/sbin/ldconfig", "--version"});
+  EXPECT_EQ(started.exit_code(), 0);
+  EXPECT_HAS(started.err, "statically linked");
+  EXPECT_HAS(started.out, "ldconfig");
+  const Outcome loaded = bpftime({"load", "/sbin/ldconfig", "--version"});
+  EXPECT_EQ(loaded.exit_code(), 4);
+  EXPECT_HAS(loaded.err, "statically linked");
+  EXPECT_EQ(loaded.out, "");
+}
+
+TEST_F(CliTest, SetuidProgramsRunWithoutUs) {
+  fs::copy_file("/bin/echo", base_ + "/setuid-echo");
+  ASSERT_EQ(::chmod((base_ + "/setuid-echo").c_str(), 04755), 0);
+  const Outcome outcome = bpftime({"start", base_ + "/setuid-echo", "ran"});
+  EXPECT_EQ(outcome.exit_code(), 0);
+  EXPECT_EQ(outcome.out, "ran\n");
+  EXPECT_HAS(outcome.err, "setuid");
+}
+
+TEST_F(CliTest, ScriptsAreJudgedByTheirInterpreter) {
+  const std::string good = script("good", "#!/bin/sh\necho \"$LD_PRELOAD\"\n");
+  const Outcome outcome = bpftime({"start", good});
+  EXPECT_EQ(outcome.out, base_ + "/libbpftime-agent.so\n");
+  EXPECT_EQ(outcome.err, "");
+  if (::access("/sbin/ldconfig", X_OK) != 0) GTEST_SKIP() << "/sbin/ldconfig, a static program, is not here";
+  EXPECT_HAS(bpftime({"start", script("bad", "#! /sbin/ldconfig --version\n")}).err, "statically linked");
+}
+
+TEST_F(CliTest, StartRunsTheProgramWhateverIsWrongWithUs) {
+  fs::remove(base_ + "/bpftimed");
+  const Outcome without_daemon = bpftime({"start", "echo", "alive"});
+  EXPECT_EQ(without_daemon.exit_code(), 0);
+  EXPECT_EQ(without_daemon.out, "alive\n");
+  EXPECT_HAS(without_daemon.err, "bpftimed");
+  EXPECT_EQ(bpftime({"load", "echo", "dead"}).exit_code(), 3);
+
+  script("bpftimed", "#!/bin/sh\necho 'no room in here' >&2\nexit 1\n");
+  const Outcome dying = bpftime({"start", "echo", "alive"});
+  EXPECT_EQ(dying.out, "alive\n");
+  EXPECT_HAS(dying.err, "no room in here");
+
+  fs::remove(base_ + "/libbpftime-agent.so");
+  EXPECT_EQ(bpftime({"start", "echo", "alive"}).out, "alive\n");
+  ASSERT_EQ(::chmod((base_ + "/run").c_str(), 0755), 0);
+  const Outcome open = bpftime({"list"});
+  EXPECT_EQ(open.exit_code(), 4);
+  EXPECT_HAS(open.err, "0755");
+}
+
+TEST_F(CliTest, ManyCommandsAtOnceStartOneDaemon) {
+  std::vector<std::thread> threads;
+  std::vector<int> codes(8, -1);
+  for (size_t i = 0; i < codes.size(); ++i) {
+    threads.emplace_back([&, i] { codes[i] = bpftime({"list"}).exit_code(); });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(codes, std::vector<int>(8, 0));
+  std::ifstream starts(base_ + "/run/starts");
+  int count = 0;
+  for (std::string line; std::getline(starts, line);) ++count;
+  EXPECT_EQ(count, 1);
+}
+
+TEST_F(CliTest, DaemonIsNobodysChildAndHoldsNothingOfTheCaller) {
+  // With the pipe inherited, this command would not end before the daemon does.
+  const Outcome outcome = run_command(CommandRun{{"sh", "-c", bpftime_ + " list | cat; echo done"}, command({}).environment});
+  EXPECT_HAS(outcome.out, "done\n");
+  EXPECT_EQ(outcome.exit_code(), 0);
+}
+
+TEST_F(CliTest, DaemonStatusStopRestart) {
+  const Outcome none = bpftime({"daemon", "status"});
+  EXPECT_EQ(none.exit_code(), 3);
+  EXPECT_FALSE(fs::exists(base_ + "/run/starts")) << "asking started it";
+  EXPECT_EQ(bpftime({"daemon", "start"}).exit_code(), 0);
+  const Json first = Json::parse(bpftime({"daemon", "status", "--json"}).out);
+  const Json second = Json::parse(bpftime({"--json", "daemon", "restart"}).out);
+  EXPECT_NE(first.at("worker_pid"), second.at("worker_pid"));
+  EXPECT_EQ(bpftime({"daemon", "stop"}).out, "stopped\n");
+  EXPECT_EQ(bpftime({"daemon", "stop"}).out, "no daemon was running\n");
+}
+
+TEST_F(CliTest, ListsTargetsProbesAndReasons) {
+  const Outcome text = bpftime({"list"});
+  EXPECT_EQ(text.exit_code(), 0) << text.err;
+  EXPECT_HAS(text.out, "target 10 (nginx), forked from 9\n");
+  EXPECT_HAS(text.out, "serve at /usr/sbin/nginx+0x1000");
+  EXPECT_HAS(text.out, "because shorter than a jump");
+  EXPECT_HAS(text.out, "tool   7 (malloc)\n");
+  EXPECT_EQ(Json::parse(bpftime({"list", "--json"}).out).at("targets").at(0).at("pid"), 10);
+}
+
+TEST_F(CliTest, ShowsObjectsAsBpftoolDoes) {
+  const Outcome show = bpftime({"map", "show"});
+  EXPECT_HAS(show.out, "2: hash  name calls  flags 0x1\n\tkey 4B  value 8B  max_entries 1024  memlock 20480B\n");
+  EXPECT_EQ(bpftime({"map", "list"}).out, show.out);
+  EXPECT_EQ(bpftime({"map", "show", "id", "2"}).out, show.out);
+  EXPECT_EQ(bpftime({"map", "dump", "id", "2"}).out,
+            "key: 0a 00 00 00  value: 01 00 00 00 00 00 00 00\nFound 1 element\n");
+  const Outcome garbage = bpftime({"prog", "show"});
+  EXPECT_NE(garbage.exit_code(), 0);
+  EXPECT_HAS(garbage.err, "not JSON");
+}
+
+TEST_F(CliTest, AttachGoesOnAfterAnError) {
+  const Outcome outcome = bpftime({"attach", "1", "4711"});
+  EXPECT_EQ(outcome.exit_code(), 4);
+  EXPECT_HAS(outcome.err, "bpftime: attach: 1: is not yours; try root\n");
+  EXPECT_HAS(outcome.out, "attached 4711 (victim): 0 probes\n");
+  EXPECT_EQ(bpftime({"detach", "4711"}).exit_code(), 0);
+  const Json json = Json::parse(bpftime({"attach", "--json", "1", "4711"}).out);
+  EXPECT_EQ(json.at(0).at("errno"), EPERM);
+  EXPECT_FALSE(json.at(1).contains("error"));
+}
+
+TEST_F(CliTest, TraceLinesCannotDriveTheTerminal) {
+  const Outcome outcome = bpftime({"trace", "--no-follow", "--pid", "5"});
+  EXPECT_EQ(outcome.exit_code(), 0);
+  EXPECT_EQ(outcome.out, "           victim-5     [000] ..... 12345.678901: bpf_trace_printk: hit 5?[2J\n");
+  const Json json = Json::parse(bpftime({"trace", "--no-follow", "--pid", "5", "--json"}).out);
+  EXPECT_EQ(json.at("message"), "hit 5\x1b[2J");
+}
+
+TEST_F(CliTest, StartAtATerminalShowsTheProgramsLines) {
+  CommandRun run = command({"start", "sh", "-c", "echo mine; exit 7"});
+  run.terminal = true;
+  const Outcome outcome = run_command(run);
+  EXPECT_EQ(outcome.exit_code(), 7);
+  EXPECT_EQ(outcome.out, "mine\n");
+  EXPECT_HAS(outcome.err, "hit ");
+  EXPECT_LACKS(outcome.err, "bpf_trace_printk");
+  CommandRun quiet = command({"start", "--quiet", "true"});
+  quiet.terminal = true;
+  EXPECT_EQ(run_command(quiet).err, "");
+}
+
+TEST_F(CliTest, StartAtATerminalPassesSignalsOnAndEndsAlike) {
+  CommandRun run = command({"start", "sh", "-c", "trap 'exit 9' USR1; echo ready >&2; while :; do sleep 0.05; done"});
+  run.terminal = true;
+  run.signal = SIGUSR1;
+  run.signal_after = "ready";
+  EXPECT_EQ(run_command(run).exit_code(), 9);
+  run.arguments.back() = "echo ready >&2; exec sleep 30";
+  run.signal = SIGTERM;
+  const Outcome killed = run_command(run);
+  ASSERT_TRUE(WIFSIGNALED(killed.status)) << killed.status;
+  EXPECT_EQ(WTERMSIG(killed.status), SIGTERM);
+}
+
+}  // namespace
+}  // namespace bpftime::cli

@@ -1,0 +1,223 @@
+// bpftime doctor: what this machine lacks, and what works nevertheless. Every line is tried, not looked up.
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <gnu/libc-version.h>
+#include <linux/bpf.h>
+#include <linux/membarrier.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/rseq.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <vector>
+
+#include "base/memfd.h"
+#include "cli/connection.h"
+#include "cli/exit_codes.h"
+#include "cli/printers.h"
+#include "cli/verbs.h"
+
+namespace bpftime::cli {
+namespace {
+
+enum class State { kOk, kLimited, kMissing };
+
+struct Finding {
+  const char* name;
+  State state = State::kOk;
+  std::string found;        // what was seen
+  std::string consequence;  // what does not work, what still does, what to do; empty when all is well
+};
+
+std::string first_line(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+std::string status_field(const std::string& name) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with(name + ":")) continue;
+    const size_t value = line.find_first_not_of(" \t", name.size() + 1);
+    return value == std::string::npos ? std::string() : line.substr(value);
+  }
+  return {};
+}
+
+Finding check_system() {
+  struct utsname name;
+  ::uname(&name);
+  Finding out{"system", State::kOk, fmt::format("Linux {} {}, glibc {}", name.release, name.machine, gnu_get_libc_version()), {}};
+  if (std::string(name.machine) != "x86_64") {
+    out.state = State::kMissing;
+    out.consequence = "only x86-64 is supported";
+  }
+  return out;
+}
+
+Finding check_runtime_directory() {
+  auto directory = find_runtime_directory();
+  if (directory) return {"runtime directory", State::kOk, directory->path, {}};
+  return {"runtime directory", State::kMissing, directory.error().message, "no daemon can be started or reached"};
+}
+
+Finding check_installation() {
+  Finding out{"installation", State::kOk, {}, {}};
+  auto folder = installation_directory();
+  if (!folder) return {"installation", State::kMissing, folder.error().message, "the daemon cannot be found"};
+  std::string missing;
+  for (const char* name : {"bpftimed", "libbpftime-agent.so", "libbpftime-loader.so"}) {
+    if (::access((*folder + "/" + name).c_str(), R_OK) != 0) missing += (missing.empty() ? "" : ", ") + std::string(name);
+  }
+  out.found = *folder;
+  if (!missing.empty()) {
+    out.state = State::kMissing;
+    out.found += " lacks " + missing;
+    out.consequence = "load, start and attach need them; try `make install`";
+  }
+  return out;
+}
+
+Finding check_daemon() {
+  auto directory = find_runtime_directory();
+  if (!directory) return {"daemon", State::kMissing, "no runtime directory", {}};
+  auto connection = Connection::to_running(*directory);
+  if (connection) return {"daemon", State::kOk, "running", {}};
+  if (is_absent(connection.error())) return {"daemon", State::kOk, "not running; starts when needed", {}};
+  return {"daemon", State::kMissing, connection.error().message, "try `bpftime daemon restart`"};
+}
+
+// A child that is seized, stopped and let go, as attach does it.
+Finding check_ptrace() {
+  Finding out{"ptrace", State::kOk, "own processes can be traced", {}};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    for (;;) ::pause();
+  }
+  bool traced = child > 0 && ::ptrace(PTRACE_SEIZE, child, nullptr, nullptr) == 0;
+  const int error = errno;
+  if (child > 0) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, __WALL);
+  }
+  const std::string scope = first_line("/proc/sys/kernel/yama/ptrace_scope");
+  if (!traced) {
+    out.state = State::kMissing;
+    out.found = fmt::format("{}{}", std::strerror(error), scope.empty() ? "" : "; yama ptrace_scope " + scope);
+    out.consequence = "neither start nor attach can place probes";
+  } else if (!scope.empty() && scope != "0" && ::geteuid() != 0) {
+    out.state = State::kLimited;
+    out.found += "; yama ptrace_scope " + scope;
+    out.consequence = "attach to processes that were not started under us needs root, or ptrace_scope 0; start works";
+  }
+  return out;
+}
+
+// The smallest program of the kind uprobes are: mov r0, 0; exit.
+Finding check_bpf() {
+  struct bpf_insn program[2] = {};
+  program[0].code = BPF_ALU64 | BPF_MOV | BPF_K;
+  program[1].code = BPF_JMP | BPF_EXIT;
+  const char license[] = "GPL";
+  union bpf_attr attr = {};
+  attr.prog_type = BPF_PROG_TYPE_KPROBE;
+  attr.insns = reinterpret_cast<uint64_t>(program);
+  attr.insn_cnt = 2;
+  attr.license = reinterpret_cast<uint64_t>(license);
+  Fd loaded(static_cast<int>(::syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr))));
+  if (loaded) return {"bpf(2)", State::kOk, "usable: the kernel's verifier checks programs", {}};
+  return {"bpf(2)", State::kLimited, std::string("not usable: ") + std::strerror(errno),
+          "programs cannot be verified: `load` needs --unsafe-unverified; everything else works"};
+}
+
+Finding check_btf() {
+  const char path[] = "/sys/kernel/btf/vmlinux";
+  if (::access(path, R_OK) == 0) return {"kernel BTF", State::kOk, path, {}};
+  return {"kernel BTF", State::kLimited, std::string(path) + ": " + std::strerror(errno),
+          "tools that relocate against kernel types (CO-RE) fail; others work"};
+}
+
+Finding check_seccomp() {
+  const std::string mode = status_field("Seccomp");
+  if (mode == "0" || mode.empty()) return {"seccomp", State::kOk, "no filter on this process", {}};
+  return {"seccomp", State::kLimited, "this process is filtered (mode " + mode + ")",
+          "system calls may be refused to us, the daemon and the targets started from here"};
+}
+
+Finding check_memory() {
+  auto memfd = create_memfd("bpftime-doctor", kPageSize, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  if (!memfd) return {"memfd", State::kMissing, memfd.error().message, "maps cannot be created"};
+  void* code = ::mmap(nullptr, kPageSize, PROT_READ | PROT_EXEC, MAP_SHARED, memfd->get(), 0);
+  if (code == MAP_FAILED) {
+    return {"memfd", State::kMissing, std::string("executable mapping: ") + std::strerror(errno),
+            "program code cannot be mapped into targets"};
+  }
+  ::munmap(code, kPageSize);
+  return {"memfd", State::kOk, "sealed, and mapped executable", {}};
+}
+
+Finding check_rseq() {
+  if (__rseq_size != 0) return {"rseq", State::kOk, "registered by libc: the cpu number costs one load", {}};
+  return {"rseq", State::kLimited, "not registered by libc", "per-CPU maps ask the system for the cpu number: slower"};
+}
+
+Finding check_membarrier() {
+  const long commands = ::syscall(SYS_membarrier, MEMBARRIER_CMD_QUERY, 0, 0);
+  if (commands > 0 && (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE) != 0) {
+    return {"membarrier", State::kOk, "expedited, with core synchronisation", {}};
+  }
+  return {"membarrier", State::kLimited, "no expedited core synchronisation", "patching relies on ptrace stops alone"};
+}
+
+Finding check_memlock() {
+  struct rlimit limit;
+  ::getrlimit(RLIMIT_MEMLOCK, &limit);
+  if (limit.rlim_cur == RLIM_INFINITY) return {"memlock limit", State::kOk, "unlimited", {}};
+  return {"memlock limit", State::kOk,
+          fmt::format("{} KiB (some tools print a warning about it; harmless here)", limit.rlim_cur / 1024), {}};
+}
+
+const char* word(State state) {
+  return state == State::kOk ? "ok" : state == State::kLimited ? "limited" : "missing";
+}
+
+int doctor(bool json) {
+  const std::vector<Finding> findings = {check_system(),  check_installation(), check_runtime_directory(),
+                                         check_daemon(),  check_ptrace(),       check_bpf(),
+                                         check_btf(),     check_seccomp(),      check_memory(),
+                                         check_rseq(),    check_membarrier(),   check_memlock()};
+  bool works = true;
+  Json list = Json::array();
+  for (const Finding& finding : findings) {
+    works = works && finding.state != State::kMissing;
+    if (json) {
+      list.push_back(Json{{"name", finding.name},
+                          {"state", word(finding.state)},
+                          {"found", finding.found},
+                          {"consequence", finding.consequence}});
+      continue;
+    }
+    fmt::print("{:<8} {:<18} {}\n", word(finding.state), finding.name, finding.found);
+    if (!finding.consequence.empty()) fmt::print("{:<27} -> {}\n", "", finding.consequence);
+  }
+  if (json) print_json(Json{{"works", works}, {"checks", list}});
+  return works ? kOk : kFailure;
+}
+
+}  // namespace
+
+void add_doctor(CLI::App& app, CommandLine& line) {
+  CLI::App* verb = add_verb(app, "doctor", "Say what this machine lacks and what works nevertheless",
+                            "  bpftime doctor\nExit status 1 when something we cannot do without is missing.\n");
+  verb->callback([&line] { line.run = [&line] { return doctor(line.json); }; });
+}
+
+}  // namespace bpftime::cli

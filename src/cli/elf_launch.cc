@@ -1,0 +1,64 @@
+#include "cli/elf_launch.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/fd.h"
+
+namespace bpftime::cli {
+namespace {
+
+constexpr uint64_t kHeadersMax = 65536;   // bytes of program headers: 65535 entries would be more than anyone has
+constexpr size_t kInterpreterMax = 4096;  // PATH_MAX, as the kernel limits it
+constexpr char kGlibcInterpreter[] = "/ld-linux-x86-64.so.2";
+
+std::vector<uint8_t> read_file(const Fd& fd, uint64_t offset, size_t size) {
+  std::vector<uint8_t> bytes(size);
+  const ssize_t got = ::pread(fd.get(), bytes.data(), size, static_cast<off_t>(offset));
+  bytes.resize(got > 0 ? static_cast<size_t>(got) : 0);
+  return bytes;
+}
+
+std::string judge_interpreter(const Fd& fd, const Elf64_Phdr& header) {
+  if (header.p_filesz == 0 || header.p_filesz > kInterpreterMax) return "damaged ELF file: impossible interpreter";
+  const std::vector<uint8_t> bytes = read_file(fd, header.p_offset, header.p_filesz);
+  const auto path = string_at(bytes, 0);
+  if (!path) return "damaged ELF file: unterminated interpreter";
+  if (path->ends_with(kGlibcInterpreter)) return {};
+  return "program of another C library (" + std::string(*path) + "); only glibc is supported";
+}
+
+}  // namespace
+
+Result<std::string> why_not_preloadable(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return Error::from_errno("read ELF: " + path);
+  const std::vector<uint8_t> start = read_file(fd, 0, sizeof(Elf64_Ehdr));
+  if (start.size() < EI_NIDENT || std::memcmp(start.data(), ELFMAG, SELFMAG) != 0) {
+    return std::string("not an ELF program");
+  }
+  if (start[EI_CLASS] == ELFCLASS32) return std::string("32-bit program; only 64-bit ones are supported");
+  const auto header = read_at<Elf64_Ehdr>(start, 0);
+  if (!header || header->e_ident[EI_CLASS] != ELFCLASS64) return std::string("damaged ELF file: no header");
+  if (header->e_ident[EI_DATA] != ELFDATA2LSB || header->e_machine != EM_X86_64) {
+    return std::string("program for another machine; only x86-64 is supported");
+  }
+  if (header->e_type != ET_EXEC && header->e_type != ET_DYN) return std::string("ELF file, but no program");
+  const uint64_t size = uint64_t{header->e_phnum} * sizeof(Elf64_Phdr);
+  if (header->e_phentsize != sizeof(Elf64_Phdr) || size > kHeadersMax) {
+    return std::string("damaged ELF file: impossible program headers");
+  }
+  const std::vector<uint8_t> headers = read_file(fd, header->e_phoff, size);
+  for (uint32_t i = 0; i < header->e_phnum; ++i) {
+    const auto segment = read_at<Elf64_Phdr>(headers, i * sizeof(Elf64_Phdr));
+    if (!segment) return std::string("damaged ELF file: program headers past its end");
+    if (segment->p_type == PT_INTERP) return judge_interpreter(fd, *segment);
+  }
+  return std::string("statically linked program: it has no dynamic linker to preload with");
+}
+
+}  // namespace bpftime::cli

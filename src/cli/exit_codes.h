@@ -1,0 +1,24 @@
+// What the command's exit status means; docs/cli.md says the same.
+#pragma once
+
+#include "base/result.h"
+
+namespace bpftime::cli {
+
+enum ExitCode : int {
+  kOk = 0,
+  kFailure = 1,       // it was tried and did not work
+  kUsage = 2,         // the command line makes no sense
+  kUnreachable = 3,   // no daemon, and none could be started
+  kRefused = 4,       // not allowed, or something we cannot serve
+  kNotExecutable = 126,  // load, start: found, but cannot be run (as shells say it)
+  kNotFound = 127,       // load, start: no such program
+};
+
+// The exit status for an error the daemon (or the runtime directory's check) answered with.
+ExitCode exit_code_of(const Error& error);
+
+// Prints "bpftime: MESSAGE" to stderr and returns exit_code_of(error).
+ExitCode report(const Error& error);
+
+}  // namespace bpftime::cli

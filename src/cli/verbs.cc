@@ -1,0 +1,102 @@
+#include "cli/verbs.h"
+
+#include <cstdio>
+
+#include "cli/exit_codes.h"
+
+namespace bpftime::cli {
+namespace {
+
+constexpr char kFooter[] =
+    "Exit status: 0 done, 1 failed, 2 usage, 3 no daemon, 4 refused; load and start: the program's own\n"
+    "(126 cannot be run, 127 not found). `bpftime VERB --help` has examples.";
+
+bool runs_a_program(const std::string& verb) { return verb == "load" || verb == "start"; }
+
+// Cuts the program and its arguments off the command line: they belong to that program, whatever they look like.
+// Returns what is ours to parse.
+std::vector<std::string> take_program(const std::vector<std::string>& arguments, std::vector<std::string>& program) {
+  size_t verb = 0;
+  while (verb < arguments.size() && arguments[verb].starts_with("-")) ++verb;
+  if (verb == arguments.size() || !runs_a_program(arguments[verb])) return arguments;
+  size_t first = verb + 1;
+  while (first < arguments.size() && arguments[first].starts_with("-") && arguments[first] != "--") ++first;
+  const auto own_end = arguments.begin() + static_cast<ptrdiff_t>(first);
+  if (first < arguments.size() && arguments[first] == "--") ++first;
+  program.assign(arguments.begin() + static_cast<ptrdiff_t>(first), arguments.end());
+  return {arguments.begin(), own_end};
+}
+
+const CLI::App* find_verb(CLI::App& app, const std::string& name) {
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (verb->get_name() == name) return verb;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what, const std::string& examples) {
+  CLI::App* verb = app.add_subcommand(name, what);
+  verb->fallthrough();  // --json may stand behind the verb
+  if (!examples.empty()) verb->footer("Examples:\n" + examples);
+  return verb;
+}
+
+int run(int argc, char** argv) {
+  CommandLine line;
+  CLI::App app("eBPF tools, unmodified, in userspace", "bpftime");
+  app.footer(kFooter);
+  app.add_flag("-j,--json", line.json, "Print JSON");
+  app.require_subcommand(0, 1);
+  add_load(app, line);
+  add_start(app, line);
+  add_attach(app, line);
+  add_list(app, line);
+  add_objects(app, line);
+  add_trace(app, line);
+  add_doctor(app, line);
+  add_daemon(app, line);
+  add_version(app, line);
+  std::string topic;
+  CLI::App* help = add_verb(app, "help", "Say what the verbs do", "  bpftime help load\n");
+  help->add_option("VERB", topic, "The verb to explain");
+  help->callback([&] {
+    line.run = [&] {
+      const CLI::App* about = topic.empty() ? &app : find_verb(app, topic);
+      if (about == nullptr) {
+        std::fprintf(stderr, "bpftime: help: %s: no such verb; try `bpftime help`\n", topic.c_str());
+        return static_cast<int>(kUsage);
+      }
+      std::fputs((topic.empty() ? about->help() : about->help("bpftime")).c_str(), stdout);
+      return static_cast<int>(kOk);
+    };
+  });
+
+  std::vector<std::string> own = take_program({argv + 1, argv + argc}, line.program);
+  std::vector<std::string> reversed(own.rbegin(), own.rend());  // the order CLI11 takes a vector in
+  try {
+    app.parse(std::move(reversed));
+  } catch (const CLI::CallForHelp&) {
+    return app.exit(CLI::CallForHelp());
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::fprintf(stderr, "bpftime: %s; try `bpftime help`\n", error.what());
+    return kUsage;
+  }
+  if (!line.run) {
+    std::fputs(app.help().c_str(), own.empty() ? stderr : stdout);
+    return own.empty() ? kUsage : kOk;
+  }
+  int status = kFailure;
+  try {
+    status = line.run();
+  } catch (const std::exception& error) {  // fmt's and the JSON library's; nothing of ours throws
+    std::fprintf(stderr, "bpftime: %s: unexpected: %s\n", own.empty() ? "" : own[0].c_str(), error.what());
+  }
+  // Output that could not be written (a full disk, a closed pipe) is a failure, too.
+  if (std::fflush(stdout) != 0 && status == kOk) return kFailure;
+  return status;
+}
+
+}  // namespace bpftime::cli

@@ -1,0 +1,34 @@
+// The verbs of the command, one file each. add_…() declares a verb; the one the user named sets CommandLine::run.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace bpftime::cli {
+
+struct CommandLine {
+  bool json = false;
+  // load, start: everything from the program's name on, untouched. Never parsed by us.
+  std::vector<std::string> program;
+  std::function<int()> run;  // returns the exit status
+};
+
+void add_load(CLI::App& app, CommandLine& line);
+void add_start(CLI::App& app, CommandLine& line);
+void add_attach(CLI::App& app, CommandLine& line);  // attach and detach
+void add_list(CLI::App& app, CommandLine& line);
+void add_objects(CLI::App& app, CommandLine& line);  // prog, map, link
+void add_trace(CLI::App& app, CommandLine& line);
+void add_doctor(CLI::App& app, CommandLine& line);
+void add_daemon(CLI::App& app, CommandLine& line);
+void add_version(CLI::App& app, CommandLine& line);
+
+// Declares a verb with its help's closing examples.
+CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what, const std::string& examples);
+
+// Parses the command line and runs the verb. The whole of main.
+int run(int argc, char** argv);
+
+}  // namespace bpftime::cli

@@ -1,0 +1,25 @@
+// bpftime version.
+#include <fmt/core.h>
+
+#include "cli/exit_codes.h"
+#include "cli/printers.h"
+#include "cli/verbs.h"
+#include "wire/abi.h"
+
+namespace bpftime::cli {
+
+void add_version(CLI::App& app, CommandLine& line) {
+  CLI::App* verb = add_verb(app, "version", "Show the version of the command and its protocol", "");
+  verb->callback([&line] {
+    line.run = [&line]() -> int {
+      if (line.json) {
+        print_json(Json{{"version", BPFTIME_VERSION}, {"abi_version", wire::kAbiVersion}});
+      } else {
+        fmt::print("bpftime {} (protocol {})\n", BPFTIME_VERSION, wire::kAbiVersion);
+      }
+      return kOk;
+    };
+  });
+}
+
+}  // namespace bpftime::cli

@@ -1,0 +1,32 @@
+// LLVM IR to an object file: links the helpers' bitcode, optimises, emits x86-64 that uses general registers only.
+#pragma once
+
+#include <llvm/ADT/SmallVector.h>
+#include <llvm/IR/LLVMContext.h>
+#include <llvm/IR/Module.h>
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+
+namespace bpftime::compiler {
+
+// A context whose errors are collected instead of printed (LLVM would exit the process).
+class Diagnostics {
+ public:
+  explicit Diagnostics(llvm::LLVMContext& context);
+  const std::string& text() const { return text_; }  // empty: no error so far
+  void add(const std::string& message);
+
+ private:
+  std::string text_;
+};
+
+// A module set up for the target machine.
+std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std::string& name);
+
+// Errors: EINVAL with LLVM's words. `module` is consumed in place.
+Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics& diagnostics);
+
+}  // namespace bpftime::compiler

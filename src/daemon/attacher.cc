@@ -1,0 +1,555 @@
+#include "daemon/attacher.h"
+
+#include <fcntl.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/log.h"
+#include "daemon/site.h"
+#include "maps/map.h"
+#include "rewrite/rewrite.h"
+
+namespace bpftime::daemon {
+
+using kernel::Map;
+using kernel::Prog;
+using target::MappedRegion;
+using target::Registry;
+using target::StoppedProcess;
+using wire::PatchRecord;
+using wire::TargetContext;
+
+namespace {
+
+constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
+constexpr int32_t kGlibcTidOffset = 0x2d0;       // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
+
+// Functions whose return must not be seen: they return twice, on another stack, or read their own return address.
+bool return_is_special(std::string name) {
+  static const std::set<std::string> kNames = {"vfork", "fork1", "clone", "clone3", "setjmp", "sigsetjmp", "longjmp", "getcontext",
+                                               "swapcontext", "makecontext", "tls_get_addr", "start", "restore_rt", "dlopen",
+                                               "dlsym", "dlvsym", "dlmopen"};
+  name.erase(0, std::min(name.find_first_not_of('_'), name.size()));
+  if (name.starts_with("libc_")) name.erase(0, 5);
+  return kNames.contains(name);
+}
+
+uint64_t vdso_offset(const char* symbol) {
+  // The vDSO is the same in every process of this kernel: its symbols are read from our own.
+  const unsigned long base = ::getauxval(AT_SYSINFO_EHDR);
+  if (base == 0) return 0;
+  auto copy = create_memfd("vdso", 2 * kPageSize, 0);
+  if (!copy || ::write(copy->get(), reinterpret_cast<const void*>(base), 2 * kPageSize) < 0) return 0;
+  auto elf = symbols::ElfFile::from_fd(copy->get(), "[vdso]");
+  if (!elf) return 0;
+  auto found = elf->find_symbol(symbol);
+  return found ? found->address : 0;
+}
+
+bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
+
+}  // namespace
+
+Attacher::Attacher(kernel::Kernel& kernel, AttacherConfig config) : kernel_(kernel), config_(std::move(config)) {
+  auto context = create_memfd(wire::kTargetMemfdName, wire::kContextSize, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  if (context) context_fd_ = std::move(*context);
+  vdso_clock_gettime_offset_ = vdso_offset("__vdso_clock_gettime");
+  find_targets();
+}
+
+Attacher::~Attacher() = default;
+
+std::vector<int> Attacher::pidfds() const {
+  std::vector<int> out;
+  for (const auto& [pid, target] : targets_) out.push_back(target.process.pidfd());
+  return out;
+}
+
+void Attacher::find_targets() {
+  auto pids = target::find_processes_mapping(wire::kTargetMemfdName, config_.window);
+  if (!pids) return log_warning("look for targets: " + pids.error().message);
+  for (pid_t pid : *pids) {
+    auto known = targets_.find(pid);
+    if (known != targets_.end() && known->second.process.alive()) continue;
+    auto process = target::Process::open(pid);
+    if (!process) continue;
+    auto registry = target::read_registry(*process, config_.window);
+    if (!registry || registry->header.daemon_instance != config_.instance) continue;
+    Target target{std::move(*process), {}, is_detached(*registry)};
+    target.report.pid = pid;
+    target.report.lineage = registry->header.lineage;
+    targets_.insert_or_assign(pid, std::move(target));
+  }
+}
+
+void Attacher::drop_dead() {
+  std::erase_if(targets_, [&](const auto& entry) {
+    if (entry.second.process.alive()) return false;
+    dead_.push_back(static_cast<uint32_t>(entry.first));
+    return true;
+  });
+}
+
+std::vector<uint32_t> Attacher::take_dead() {
+  drop_dead();
+  return std::exchange(dead_, {});
+}
+
+Result<TargetReport> Attacher::attach(pid_t pid) {
+  auto process = target::Process::open(pid);
+  if (!process) return process.error();
+  Target target{std::move(*process), {}, false};
+  target.report.pid = pid;
+  if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
+  TargetReport report = target.report;
+  targets_.insert_or_assign(pid, std::move(target));
+  return report;
+}
+
+Result<void> Attacher::detach(pid_t pid) {
+  find_targets();
+  auto known = targets_.find(pid);
+  if (known == targets_.end() || !known->second.process.alive() || known->second.detached)
+    return Error{ESRCH, "detach: process " + std::to_string(pid) + ": not attached; `bpftime list` shows what is"};
+  known->second.detached = true;
+  auto done = reconcile(known->second, /*create=*/false);
+  if (!done) known->second.detached = false;
+  return done;
+}
+
+void Attacher::reconcile_all() {
+  find_targets();
+  drop_dead();
+  for (auto it = targets_.begin(); it != targets_.end();) {
+    auto done = reconcile(it->second, /*create=*/false);
+    if (!done) log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
+    // A process that ran another program since carries nothing of ours any more.
+    const bool gone = !done && done.error().code == ENODATA;
+    it = gone ? targets_.erase(it) : std::next(it);
+  }
+}
+
+std::vector<TargetReport> Attacher::reports() {
+  find_targets();
+  drop_dead();
+  std::vector<TargetReport> out;
+  for (auto& [pid, target] : targets_)
+    if (!target.detached) out.push_back(target.report);
+  return out;
+}
+
+std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process, const MappedRegion& region) {
+  const InodeId id{region.device, region.inode};
+  if (auto known = files_.find(id); known != files_.end()) return known->second;
+  auto info = std::make_shared<FileInfo>();
+  if (auto fd = process.open_mapped_file(region)) {
+    if (auto elf = symbols::ElfFile::from_fd(fd->get(), region.path)) {
+      info->build_id = elf->build_id();
+      info->elf = std::move(*elf);
+    }
+  }
+  constexpr size_t kFilesMax = 512;
+  if (files_.size() >= kFilesMax) files_.clear();
+  files_[id] = info;
+  return info;
+}
+
+bool Attacher::same_file(const target::Process& process, const MappedRegion& region, const kernel::PerfEvent& event) {
+  if (InodeId{region.device, region.inode} == event.file) return true;
+  return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
+}
+
+// Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
+std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
+                                                   const target::Status& status) {
+  std::map<uint64_t, Site> sites;
+  if (target.detached) return {};
+  for (const auto& probe : kernel_.probes()) {
+    const auto& event = *probe.event;
+    if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
+    for (const auto& region : regions) {
+      if (!region.executable || region.inode == 0) continue;
+      if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
+      if (!same_file(target.process, region, event)) continue;
+      const uint64_t address = region.start + (event.offset - region.offset);
+      Site& site = sites[address];
+      site.address = address;
+      site.region = region;
+      site.report.path = event.path;
+      site.report.offset = event.offset;
+      site.report.address = address;
+      for (const auto& attached : probe.programs) {
+        if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
+          site.report.skipped = compiled.error().message;
+          continue;
+        }
+        site.wants.push_back({attached.program, attached.cookie, event.return_probe,
+                              event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0, attached.order});
+        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe});
+      }
+    }
+  }
+  std::vector<Site> out;
+  for (auto& [address, site] : sites) {
+    std::sort(site.wants.begin(), site.wants.end(), [](const auto& a, const auto& b) { return a.order < b.order; });
+    site.file = file_info(target.process, site.region);
+    auto skip = [&, &site = site](const std::string& why) {
+      if (site.report.skipped.empty()) site.report.skipped = why;
+    };
+    if (!site.file->elf) {
+      skip("its file cannot be read as ELF");
+    } else if (auto at = site.file->elf->address_of_offset(site.report.offset); !at) {
+      skip("offset lies in no segment of the file");
+    } else {
+      site.file_address = *at;
+      if (auto function = site.file->elf->function_at(*at)) {
+        site.report.function = function->name;
+        site.function_size = function->size;
+        if (function->address != *at)
+          skip("not a function's entry but +" + std::to_string(*at - function->address) + " in it: not supported yet");
+        const bool returns = std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
+        if (returns && return_is_special(function->name))
+          skip("the return of " + function->name + " cannot be probed: it returns twice, on another stack, or looks at its caller");
+      }
+    }
+    if (status.seccomp_mode != 0 && site.makes_system_calls())
+      skip("a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups or trace output), "
+           "and the process has a seccomp filter that may kill it for them");
+    out.push_back(std::move(site));
+  }
+  return out;
+}
+
+// The bytes of a function as its file has them: what we patched is put back in the copy.
+Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& process, const Registry& registry, const Site& site) {
+  const uint64_t wanted = std::min(site.function_size == 0 ? 64 : site.function_size + 32, kFunctionScanMax);
+  auto text = process.read(site.address, std::min(wanted, site.region.end - site.address));
+  if (!text) return text;
+  bool patched_by_us = false;
+  for (const PatchRecord& record : registry.patches) {
+    if (record.state != wire::PatchState::kActive && record.state != wire::PatchState::kPending) continue;
+    patched_by_us |= record.address == site.address;
+    for (uint32_t i = 0; i < record.length; ++i)
+      if (record.address + i - site.address < text->size()) (*text)[record.address + i - site.address] = record.original[i];
+  }
+  const auto in_file = site.file->elf->read(site.file_address, std::min<size_t>(text->size(), 16));
+  if (!patched_by_us && !std::equal(in_file.begin(), in_file.end(), text->begin()))
+    return Error{EBUSY, "the function's first bytes are not those of its file: a debugger, the kernel or another tool has patched it"};
+  return text;
+}
+
+Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Registry& registry,
+                                  const std::vector<MappedRegion>& regions, Site& site) {
+  const PatchRecord* present = registry.active_at(site.address);
+  const uint64_t hash = site.hash();
+  if (present != nullptr && present->content_hash == hash) return {};
+  auto text = original_text(target.process, registry, site);
+  if (!text) return text.error();
+
+  uint64_t low = site.region.start, high = site.region.end;
+  for (const auto& region : regions)
+    if (region.inode == site.region.inode && region.device == site.region.device) {
+      low = std::min(low, region.start);
+      high = std::max(high, region.end);
+    }
+  uint64_t room = kPageSize;  // the trampoline
+  for (const auto& want : site.wants) room += round_up(want.program->code->image.size(), 16) + 256;
+  auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
+  if (!arena) return arena.error();
+
+  rewrite::SiteRequest request;
+  request.address = site.address;
+  request.code = *text;
+  request.function_size = site.function_size;
+  request.identity_address = config_.window + wire::kIdentityOffset;
+  request.return_enter = registry.header.return_enter;
+  for (const auto& want : site.wants) {
+    auto code = (*arena)->find(want.program->id);
+    if (!code) {
+      auto copied = (*arena)->append(want.program->code->image);
+      if (!copied) return copied.error();
+      (*arena)->remember(want.program->id, *copied);
+      code = *copied;
+    }
+    rewrite::ProgramCall call{*code + want.program->code->entry_offset, {want.cookie, site.address, want.program->id, 0}, want.only_tgid};
+    (want.on_return ? request.on_return : request.on_entry).push_back(call);
+  }
+  const auto kept = (*arena)->find(hash);
+  request.trampoline_address = kept ? *kept : (*arena)->next();
+  auto plan = rewrite::plan_probe(request);
+  if (!plan) return plan.error();
+  if (!kept) {
+    auto placed = (*arena)->append(plan->trampoline);
+    if (!placed) return placed.error();
+    (*arena)->remember(hash, *placed);
+  }
+  if (plan->patched.size() > wire::kPatchBytesMax) return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
+  const PatchRecord record = make_record(request, *plan, wire::PatchKind::kProbe, hash);
+  if (present == nullptr)
+    if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
+  return target::apply_patch(stopped, config_.window, registry, record);
+}
+
+PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan, wire::PatchKind kind,
+                                  uint64_t hash) {
+  PatchRecord record{};
+  record.address = request.address;
+  record.trampoline = request.trampoline_address;
+  record.kind = kind;
+  record.length = static_cast<uint32_t>(std::min<size_t>(plan.patched.size(), wire::kPatchBytesMax));
+  record.trampoline_size = static_cast<uint32_t>(plan.trampoline.size());
+  record.content_hash = hash;
+  std::copy_n(plan.original.begin(), record.length, record.original);
+  std::copy_n(plan.patched.begin(), record.length, record.patched);
+  return record;
+}
+
+// Threads that stand between the instructions about to be replaced go on in the displaced copy.
+Result<void> Attacher::move_threads(StoppedProcess& stopped, const PatchRecord& record, std::span<const rewrite::PcFixup> fixups) {
+  for (const auto& thread : stopped.threads()) {
+    if (thread.pc <= record.address || thread.pc >= record.address + record.length) continue;
+    auto fixup = std::find_if(fixups.begin(), fixups.end(),
+                              [&](const auto& f) { return record.address + f.site_offset == thread.pc; });
+    if (fixup == fixups.end())
+      return Error{EAGAIN, "thread " + std::to_string(thread.tid) + " stands inside an instruction to be replaced"};
+    if (auto moved = stopped.set_pc(thread.tid, record.trampoline + fixup->trampoline_offset); !moved) return moved;
+  }
+  return {};
+}
+
+// Maps what the sites' programs use and this process does not have yet.
+Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
+  std::vector<StoppedProcess::MapRequest> requests;
+  for (const auto& map : maps_of(sites)) {
+    const int fd = map->sealed ? map->sealed.get() : map->fd.get();
+    auto inode = inode_of(fd);
+    if (!inode) return inode.error();
+    const uint64_t size = maps::memory_size(map->spec);
+    bool present = false;
+    for (const auto& region : regions) {
+      if (region.end <= map->address || region.start >= map->address + size) continue;
+      present = region.start == map->address && region.inode == inode->inode && region.device == inode->device;
+      if (present) break;
+      // What is left of an earlier mapping of ours (see retire_maps); the window is our own.
+      if (auto unmapped = stopped.unmap(region.start, region.end - region.start); !unmapped) return unmapped;
+    }
+    if (!present) requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0});
+  }
+  if (requests.empty()) return {};
+  auto mapped = stopped.map_all(requests);
+  if (!mapped) return Error{mapped.error().code, "map the programs' maps: " + mapped.error().message};
+  return {};
+}
+
+// Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
+// private zeroes take the map's place, and what that thread writes is lost with the probe.
+void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
+  std::set<uint64_t> used;
+  for (const auto& map : maps_of(sites)) used.insert(map->address);
+  const uint64_t first = config_.window + wire::kMapsOffset;
+  for (const auto& region : regions) {
+    if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
+    if (region.inode == 0 || used.contains(region.start)) continue;
+    if (!stopped.unmap(region.start, region.end - region.start)) continue;
+    auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!mapped) log_warning("retire map: " + mapped.error().message);
+  }
+}
+
+std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sites) const {
+  std::vector<std::shared_ptr<Map>> out;
+  auto add = [&](const std::shared_ptr<Map>& map) {
+    if (std::find(out.begin(), out.end(), map) == out.end()) out.push_back(map);
+  };
+  for (const auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    for (const auto& want : site.wants) {
+      for (const auto& map : want.program->maps) add(map);
+      add(kernel_.trace_ring());
+    }
+  }
+  return out;
+}
+
+// What programs need to know about the process they run in.
+Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                                      const target::Status& status) {
+  TargetContext context{};
+  context.header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, sizeof(TargetContext)};
+  context.daemon_instance = config_.instance;
+  context.owner_uid = config_.uid;
+  context.lineage = status.tgid;
+  context.flags = status.seccomp_mode != 0 ? wire::kNoSystemCalls : 0;
+  const auto threads = stopped.threads();
+  context.tid_offset = kGlibcTidOffset;
+  for (const auto& thread : threads) {
+    auto tid = stopped.read(thread.thread_pointer + kGlibcTidOffset, sizeof(uint32_t));
+    if (!tid || read_at<uint32_t>(*tid, 0) != static_cast<uint32_t>(thread.tid)) context.tid_offset = 0;
+  }
+  for (const auto& region : regions) {
+    if (region.path == "[vdso]" && vdso_clock_gettime_offset_ != 0)
+      context.vdso_clock_gettime = region.start + vdso_clock_gettime_offset_;
+    if (region.offset != 0 || region.path.find("/ld-linux-x86-64.so") == std::string::npos) continue;
+    const auto& loader = file_info(target.process, region)->elf;
+    if (!loader) continue;
+    if (auto symbol = loader->find_symbol("__rseq_offset")) {
+      auto value = stopped.read(region.start + symbol->address, sizeof(int64_t));
+      if (value) context.rseq_offset = read_at<int64_t>(*value, 0).value_or(0);
+    }
+  }
+  return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
+}
+
+// Finds the agent in the process, or has it loaded. Returns its load address.
+Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
+  struct stat st;
+  if (::stat(config_.agent_path.c_str(), &st) != 0)
+    return Error{ENOENT, "agent " + config_.agent_path + ": " + std::strerror(errno) + "; try `make install` again"};
+  for (const auto& region : regions)
+    if (region.inode == st.st_ino && region.device == st.st_dev && region.offset == 0) return region.start;
+  return target::load_library(target.process, config_.agent_path);
+}
+
+Result<void> Attacher::record_agent(StoppedProcess& stopped, Registry& registry, uint64_t base) {
+  if (registry.header.agent_base == base) return {};
+  auto& header = registry.header;
+  header.agent_base = base;
+  const std::pair<const char*, uint64_t*> wanted[] = {{"bpftime_agent_safe_copy", &header.safe_copy},
+                                                      {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
+                                                      {"bpftime_agent_return_enter", &header.return_enter}};
+  for (const auto& [name, where] : wanted) {
+    auto symbol = agent_symbol(registry, name);
+    if (!symbol) return symbol.error();
+    *where = *symbol;
+  }
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));
+}
+
+// A change is needed when a wanted site is not in place as wanted, or one in place is not wanted.
+bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sites) const {
+  size_t wanted = 0;
+  for (const auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    const PatchRecord* record = registry.active_at(site.address);
+    if (record == nullptr || record->content_hash != site.hash()) return false;
+    ++wanted;
+  }
+  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
+  const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
+    return r.kind == wire::PatchKind::kGuard && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+  });
+  if (guard_wanted != guard_there) return false;
+  const auto probes = std::count_if(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
+    return r.kind == wire::PatchKind::kProbe && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+  });
+  return wanted == static_cast<size_t>(probes);
+}
+
+// A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.
+Result<void> Attacher::reconcile(Target& target, bool create) {
+  constexpr int kTries = 50;
+  for (int i = 0;; ++i) {
+    auto done = reconcile_once(target, create);
+    if (done || done.error().code != EAGAIN || i == kTries) return done;
+    ::usleep(1000);
+  }
+}
+
+Result<void> Attacher::reconcile_once(Target& target, bool create) {
+  auto status = target.process.status();
+  if (!status) return status.error();
+  auto regions = target.process.regions();
+  if (!regions) return regions.error();
+  target.report.name = status->name;
+  std::string why;
+  auto registry = target::read_registry(target.process, config_.window, &why);
+  if (!registry && !create) return Error{ENODATA, "no longer a target: " + why};
+  auto sites = wanted_sites(target, *regions, *status);
+  const bool flags_right = registry && is_detached(*registry) == target.detached;
+  // Sites that failed before are tried again only when something else must change, or on attach.
+  if (registry && !create && flags_right && up_to_date(*registry, sites)) {
+    publish(target, sites);
+    return {};
+  }
+  uint64_t agent_base = registry ? registry->header.agent_base : 0;
+  if (agent_base == 0 && std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.needs_agent(); })) {
+    auto loaded = ensure_agent(target, *regions);
+    if (loaded) agent_base = *loaded;
+    for (auto& site : sites)
+      if (!loaded && site.needs_agent() && site.report.skipped.empty())
+        site.report.skipped = "the agent could not be loaded: " + loaded.error().message;
+  }
+
+  auto stopped = StoppedProcess::stop(target.process);
+  if (!stopped) return stopped.error();
+  // It ran until now: exec, dlopen and munmap may have changed everything.
+  regions = target.process.regions();
+  if (!regions) return regions.error();
+  registry = target::read_registry(target.process, config_.window, &why);
+  if (!registry) {
+    if (!create) return Error{ENODATA, "no longer a target: " + why};
+    if (auto made = create_context(target, *stopped, *regions, *status); !made) return made;
+    registry = target::read_registry(target.process, config_.window, &why);
+    if (!registry) return Error{EIO, "create context: " + why};
+    regions = target.process.regions();
+    if (!regions) return regions.error();
+  }
+  target.report.lineage = registry->header.lineage;
+  if (is_detached(*registry) != target.detached) {
+    registry->header.flags ^= wire::kDetached;
+    auto written = target::write_context(*stopped, config_.window, offsetof(TargetContext, flags), registry->header.flags);
+    if (!written) return written;
+  }
+  return change_sites(target, *stopped, *registry, *regions, sites, agent_base);
+}
+
+Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Registry& registry, const std::vector<MappedRegion>& regions,
+                                    std::vector<Site>& sites, uint64_t agent_base) {
+  auto skip_all = [&](const Error& error, auto&& which) {
+    for (auto& site : sites)
+      if (site.report.skipped.empty() && which(site)) site.report.skipped = error.message;
+  };
+  if (agent_base != 0)
+    if (auto recorded = record_agent(stopped, registry, agent_base); !recorded)
+      skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
+  if (auto mapped = map_maps(stopped, regions, sites); !mapped) skip_all(mapped.error(), [](const Site&) { return true; });
+  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
+  if (guard_wanted)
+    if (auto guarded = install_guard(target, stopped, registry, regions); !guarded)
+      skip_all(guarded.error(), [](const Site& site) { return site.repairs_faults(); });
+
+  // Restore first: what is no longer wanted goes even if what is wanted cannot come.
+  std::set<uint64_t> wanted;
+  for (const auto& site : sites)
+    if (site.report.skipped.empty()) wanted.insert(site.address);
+  std::vector<uint64_t> unwanted;
+  for (const PatchRecord& record : registry.patches)
+    if (record.kind == wire::PatchKind::kProbe && !wanted.contains(record.address)) unwanted.push_back(record.address);
+  for (uint64_t address : unwanted)
+    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored) return restored;
+
+  for (auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    if (auto patched = patch_site(target, stopped, registry, regions, site); !patched) {
+      site.report.skipped = patched.error().message;
+      (void)target::restore_patch(stopped, config_.window, registry, site.address);
+    }
+  }
+  if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
+  publish(target, sites);
+  return guard_wanted ? Result<void>() : remove_guard(stopped, registry);
+}
+
+void Attacher::publish(Target& target, const std::vector<Site>& sites) {
+  target.report.probes.clear();
+  for (const auto& site : sites) target.report.probes.push_back(site.report);
+}
+
+}  // namespace bpftime::daemon

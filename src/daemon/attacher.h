@@ -1,0 +1,131 @@
+// Keeps every target as the kernel's probes want it: compares what should be patched with the registry the target
+// carries, and changes the difference while the target is stopped. Idempotent: after any failure or restart the same
+// function puts things right.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/code_memory.h"
+#include "kernel/kernel.h"
+#include "rewrite/rewrite.h"
+#include "symbols/symbols.h"
+#include "target/process.h"
+#include "target/registry.h"
+
+namespace bpftime::daemon {
+
+inline constexpr uint64_t kAgentSizeMax = 8u << 20;  // mapped bytes of the agent, its pool of return frames included
+
+struct ProgramReport {
+  uint32_t id;
+  std::string name;
+  bool on_return;
+};
+
+// One probe in one target: in place, or why not.
+struct ProbeReport {
+  std::string path;
+  uint64_t offset = 0;
+  uint64_t address = 0;
+  std::string function;
+  std::vector<ProgramReport> programs;
+  std::string skipped;  // empty: active
+};
+
+struct TargetReport {
+  pid_t pid = 0;
+  std::string name;
+  uint32_t lineage = 0;
+  std::vector<ProbeReport> probes;
+};
+
+struct AttacherConfig {
+  uint64_t window = 0;           // wire::window_address of our user
+  uint64_t instance = 0;         // identity of the runtime directory
+  uint32_t uid = 0;
+  std::string agent_path;        // libbpftime-agent.so
+};
+
+class Attacher {
+ public:
+  Attacher(kernel::Kernel& kernel, AttacherConfig config);
+  ~Attacher();
+
+  // Makes `pid` a target and puts the present probes in place. Errors name the process and why it cannot be one.
+  Result<TargetReport> attach(pid_t pid);
+  // Takes every patch out of `pid`; later probes leave it alone until it is attached again.
+  Result<void> detach(pid_t pid);
+  // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
+  void reconcile_all();
+  // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone.
+  void find_targets();
+  // As of the last reconcile, dead targets dropped.
+  std::vector<TargetReport> reports();
+  size_t target_count() const { return targets_.size(); }
+  // Targets that ended since last asked: their unfinished map work is to be repaired. Pids in the daemon's namespace.
+  std::vector<uint32_t> take_dead();
+  // pidfds to wait on for target exits.
+  std::vector<int> pidfds() const;
+
+ private:
+  struct Site;
+  struct Target {
+    target::Process process;
+    TargetReport report;
+    bool detached = false;
+  };
+  struct FileInfo;
+
+  kernel::Kernel& kernel_;
+  AttacherConfig config_;
+  Fd context_fd_;
+  CodeMemory code_;
+  std::map<pid_t, Target> targets_;
+  std::vector<uint32_t> dead_;
+  std::map<InodeId, std::shared_ptr<FileInfo>> files_;
+  uint64_t vdso_clock_gettime_offset_ = 0;
+
+  void drop_dead();
+  Result<void> reconcile(Target& target, bool create);
+  Result<void> reconcile_once(Target& target, bool create);
+  std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
+                                 const target::Status& status);
+  bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
+  Result<void> create_context(Target& target, target::StoppedProcess& stopped,
+                              const std::vector<target::MappedRegion>& regions, const target::Status& status);
+  Result<void> change_sites(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                            const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
+                            uint64_t agent_base);
+  Result<void> patch_site(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                          const std::vector<target::MappedRegion>& regions, Site& site);
+  static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
+                                   std::span<const rewrite::PcFixup> fixups);
+  static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
+                                       wire::PatchKind kind, uint64_t hash);
+  static void publish(Target& target, const std::vector<Site>& sites);
+
+  // Files and text.
+  std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
+  bool same_file(const target::Process& process, const target::MappedRegion& region, const kernel::PerfEvent& event);
+  Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
+                                             const Site& site);
+  // Maps.
+  std::vector<std::shared_ptr<kernel::Map>> maps_of(const std::vector<Site>& sites) const;
+  Result<void> map_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
+                        const std::vector<Site>& sites);
+  void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
+                   const std::vector<Site>& sites);
+  // The agent and its signal guard (guard.cc).
+  Result<uint64_t> ensure_agent(Target& target, const std::vector<target::MappedRegion>& regions);
+  Result<void> record_agent(target::StoppedProcess& stopped, target::Registry& registry, uint64_t base);
+  Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                             const std::vector<target::MappedRegion>& regions);
+  Result<uint64_t> agent_symbol(const target::Registry& registry, const std::string& name);
+  Result<void> remove_guard(target::StoppedProcess& stopped, target::Registry& registry);
+};
+
+}  // namespace bpftime::daemon

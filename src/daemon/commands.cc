@@ -1,0 +1,291 @@
+#include "daemon/commands.h"
+
+#include <linux/bpf.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "base/version.h"
+#include "daemon/worker.h"
+#include "maps/map.h"
+#include "rewrite/rewrite.h"
+
+namespace bpftime::daemon {
+
+using nlohmann::json;
+using kernel::ObjectKind;
+
+namespace {
+
+using Answer = Result<json>;
+
+std::string comm_of(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
+  std::string name;
+  std::getline(file, name);
+  return name;
+}
+
+std::string hex(const uint8_t* bytes, size_t size) {
+  static const char kDigits[] = "0123456789abcdef";
+  std::string out;
+  for (size_t i = 0; i < size; ++i) {
+    if (i != 0) out.push_back(' ');
+    out.push_back(kDigits[bytes[i] >> 4]);
+    out.push_back(kDigits[bytes[i] & 15]);
+  }
+  return out;
+}
+
+json probe_json(const ProbeReport& probe) {
+  json programs = json::array();
+  for (const auto& program : probe.programs)
+    programs.push_back({{"id", program.id}, {"name", program.name}, {"kind", program.on_return ? "uretprobe" : "uprobe"}});
+  return {{"path", probe.path},
+          {"offset", probe.offset},
+          {"function", probe.function},
+          {"address", probe.address},
+          {"programs", programs},
+          {"state", probe.skipped.empty() ? "active" : "skipped"},
+          {"reason", probe.skipped}};
+}
+
+json target_json(const TargetReport& target) {
+  json probes = json::array();
+  for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
+  return {{"pid", target.pid}, {"name", target.name}, {"lineage", target.lineage}, {"probes", probes}};
+}
+
+Result<pid_t> pid_argument(const json& request) {
+  if (!request.contains("pid") || !request["pid"].is_number_integer()) return Error{EINVAL, "command: pid missing"};
+  const auto pid = request["pid"].get<int64_t>();
+  if (pid <= 0 || pid > INT32_MAX) return Error{ESRCH, "process " + std::to_string(pid) + ": no such process"};
+  return static_cast<pid_t>(pid);
+}
+
+Answer attach(Worker& worker, const json& request) {
+  auto pid = pid_argument(request);
+  if (!pid) return pid.error();
+  auto report = worker.attacher().attach(*pid);
+  worker.follow_targets();
+  if (!report) return report.error();
+  return target_json(*report);
+}
+
+Answer detach(Worker& worker, const json& request) {
+  auto pid = pid_argument(request);
+  if (!pid) return pid.error();
+  if (auto done = worker.attacher().detach(*pid); !done) return done.error();
+  return json{{"pid", *pid}};
+}
+
+Answer list(Worker& worker, const json&) {
+  json targets = json::array(), loaders = json::array();
+  for (const auto& target : worker.attacher().reports()) targets.push_back(target_json(target));
+  for (const auto& [fd, client] : worker.connections())
+    if (client.hello && client.hello->kind == wire::ClientKind::kLoader)
+      loaders.push_back({{"pid", client.peer().pid}, {"name", comm_of(client.peer().pid)}});
+  return json{{"targets", targets}, {"loaders", loaders}};
+}
+
+Answer status(Worker& worker, const json&) {
+  const auto& objects = worker.kernel().objects();
+  size_t loaders = 0, maps = 0;
+  for (const auto& [fd, client] : worker.connections())
+    loaders += client.hello && client.hello->kind == wire::ClientKind::kLoader;
+  for (const auto& map : objects.all<kernel::Map>(ObjectKind::kMap)) maps += !map->internal;
+  return json{{"version", kVersion},
+              {"abi_version", wire::kAbiVersion},
+              {"worker_pid", ::getpid()},
+              {"keeper_pid", ::getppid()},
+              {"uptime_s", worker.uptime_s()},
+              {"runtime_directory", worker.directory().path},
+              {"maps", maps},
+              {"programs", objects.all<kernel::Prog>(ObjectKind::kProgram).size()},
+              {"links", objects.all<kernel::Link>(ObjectKind::kLink).size()},
+              {"targets", worker.attacher().reports().size()},
+              {"loaders", loaders}};
+}
+
+Answer stop(Worker& worker, const json&) {
+  worker.ask_to_stop();
+  return json{{"worker_pid", ::getpid()}, {"keeper_pid", ::getppid()}};
+}
+
+const char* map_type_name(uint32_t type) {
+  switch (type) {
+    case BPF_MAP_TYPE_HASH: return "hash";
+    case BPF_MAP_TYPE_ARRAY: return "array";
+    case BPF_MAP_TYPE_PERCPU_ARRAY: return "percpu_array";
+    case BPF_MAP_TYPE_RINGBUF: return "ringbuf";
+    case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return "perf_event_array";
+    default: return "unknown";
+  }
+}
+
+const char* program_type_name(uint32_t type) {
+  switch (type) {
+    case BPF_PROG_TYPE_SOCKET_FILTER: return "socket_filter";
+    case BPF_PROG_TYPE_KPROBE: return "kprobe";
+    case BPF_PROG_TYPE_TRACEPOINT: return "tracepoint";
+    case BPF_PROG_TYPE_PERF_EVENT: return "perf_event";
+    case BPF_PROG_TYPE_RAW_TRACEPOINT: return "raw_tracepoint";
+    default: return "unknown";
+  }
+}
+
+json map_json(const kernel::Map& map) {
+  return {{"id", map.id},
+          {"type", map_type_name(map.spec.type)},
+          {"name", map.name},
+          {"flags", map.spec.flags},
+          {"key_size", map.spec.key_size},
+          {"value_size", map.spec.value_size},
+          {"max_entries", map.spec.max_entries},
+          {"bytes_memlock", map.memory.size()},
+          {"frozen", map.frozen}};
+}
+
+json program_json(const kernel::Prog& prog) {
+  json map_ids = json::array();
+  for (const auto& map : prog.maps) map_ids.push_back(map->id);
+  return {{"id", prog.id},
+          {"type", program_type_name(prog.source.program.type)},
+          {"name", prog.name},
+          {"insns", prog.source.program.insns.size()},
+          {"jited_bytes", prog.code ? prog.code->image.size() : 0},
+          {"map_ids", map_ids},
+          {"verified_by", prog.verified_by}};
+}
+
+json link_json(const kernel::Link& link) {
+  return {{"id", link.id},
+          {"program_id", link.program->id},
+          {"path", link.event->path},
+          {"offset", link.event->offset},
+          {"retprobe", link.event->return_probe},
+          {"pid", link.event->pid},
+          {"cookie", link.cookie},
+          {"enabled", link.event->enabled}};
+}
+
+template <typename T>
+json show_all(Worker& worker, ObjectKind kind, const json& request, json (*print)(const T&)) {
+  json out = json::array();
+  for (const auto& object : worker.kernel().objects().all<T>(kind)) {
+    if (request.contains("id") && request["id"] != object->id) continue;
+    if constexpr (std::is_same_v<T, kernel::Map>)
+      if (object->internal) continue;
+    out.push_back(print(*object));
+  }
+  return out;
+}
+
+Answer show(Worker& worker, const json& request) {
+  const std::string what = request.value("object", "");
+  json found;
+  std::string key;
+  if (what == "map") {
+    key = "maps";
+    found = show_all<kernel::Map>(worker, ObjectKind::kMap, request, map_json);
+  } else if (what == "prog") {
+    key = "programs";
+    found = show_all<kernel::Prog>(worker, ObjectKind::kProgram, request, program_json);
+  } else if (what == "link") {
+    key = "links";
+    found = show_all<kernel::Link>(worker, ObjectKind::kLink, request, link_json);
+  } else {
+    return Error{EINVAL, "show: " + what + ": not a kind of object; try map, prog or link"};
+  }
+  if (request.contains("id") && found.empty())
+    return Error{ENOENT, what + " " + request["id"].dump() + ": no such id; `bpftime " + what + " show` lists them"};
+  return json{{key, found}};
+}
+
+Answer dump_map(const kernel::Map& map) {
+  const maps::MapView view{map.memory.data(), &map.spec};
+  std::vector<uint8_t> key(map.spec.key_size), value(maps::user_value_size(map.spec));
+  json entries = json::array();
+  const void* from = nullptr;
+  // A map that changes while we walk may give keys twice or never end: at most its capacity.
+  for (uint64_t i = 0; i < map.spec.max_entries; ++i) {
+    std::vector<uint8_t> next(map.spec.key_size);
+    if (maps::user_next_key(view, from, next.data()) != 0) break;
+    key = std::move(next);
+    from = key.data();
+    if (maps::user_lookup(view, key.data(), value.data(), 0) != 0) continue;
+    json entry{{"key", hex(key.data(), key.size())}};
+    if (map.spec.type == BPF_MAP_TYPE_PERCPU_ARRAY) {
+      const size_t stride = value.size() / map.spec.cpu_count;
+      for (uint32_t cpu = 0; cpu < map.spec.cpu_count; ++cpu)
+        entry["values"].push_back({{"cpu", cpu}, {"value", hex(value.data() + cpu * stride, map.spec.value_size)}});
+    } else {
+      entry["value"] = hex(value.data(), map.spec.value_size);
+    }
+    entries.push_back(std::move(entry));
+  }
+  return json{{"entries", entries}};
+}
+
+Answer dump_program(Worker& worker, kernel::Prog& prog, const std::string& what) {
+  if (what == "xlated") return json{{"text", program::disassemble(prog.source.program)}};
+  if (what != "jited") return Error{EINVAL, "dump: " + what + ": try xlated or jited"};
+  if (auto compiled = worker.kernel().ensure_code(prog); !compiled) return compiled.error();
+  return json{{"text", rewrite::disassemble(prog.code->image, 0)}};
+}
+
+Answer dump(Worker& worker, const json& request) {
+  const std::string what = request.value("object", "");
+  if (!request.contains("id") || !request["id"].is_number_unsigned()) return Error{EINVAL, "dump: id missing"};
+  const auto id = request["id"].get<uint32_t>();
+  const auto missing = Error{ENOENT, what + " " + std::to_string(id) + ": no such id; `bpftime " + what + " show` lists them"};
+  const auto& objects = worker.kernel().objects();
+  if (what == "map") {
+    auto object = objects.find(ObjectKind::kMap, id);
+    if (!object || static_cast<kernel::Map&>(*object).internal) return missing;
+    const auto& map = static_cast<const kernel::Map&>(*object);
+    if (map.spec.key_size == 0) return Error{EOPNOTSUPP, "map " + std::to_string(id) + ": a " + map_type_name(map.spec.type) + " has no entries to dump"};
+    return dump_map(map);
+  }
+  if (what == "prog") {
+    auto object = objects.find(ObjectKind::kProgram, id);
+    if (!object) return missing;
+    return dump_program(worker, static_cast<kernel::Prog&>(*object), request.value("what", "xlated"));
+  }
+  if (what == "link") {
+    auto object = objects.find(ObjectKind::kLink, id);
+    if (!object) return missing;
+    return json{{"link", link_json(static_cast<const kernel::Link&>(*object))}};
+  }
+  return Error{EINVAL, "dump: " + what + ": not a kind of object; try map, prog or link"};
+}
+
+Answer doctor(Worker&, const json&) {
+  return json{{"kernel_verifier", verifier::kernel_verifier_usable()}, {"euid", ::geteuid()}};
+}
+
+}  // namespace
+
+Result<std::string> run_command(Worker& worker, std::string_view text) {
+  static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
+      {"attach", attach}, {"detach", detach}, {"list", list}, {"status", status}, {"stop", stop},
+      {"show", show},     {"dump", dump},     {"doctor", doctor}};
+  try {
+    const json request = json::parse(text);
+    if (!request.is_object()) return Error{EPROTO, "command: not a JSON object"};
+    const auto command = kCommands.find(request.value("command", ""));
+    if (command == kCommands.end())
+      return Error{EPROTO, "command " + request.value("command", "?") + ": not known to this daemon; try `bpftime daemon restart`"};
+    auto answer = command->second(worker, request);
+    if (!answer) return answer.error();
+    return answer->dump(-1, ' ', false, json::error_handler_t::replace);
+  } catch (const json::exception& error) {
+    return Error{EPROTO, std::string("command: ") + error.what()};
+  }
+}
+
+}  // namespace bpftime::daemon

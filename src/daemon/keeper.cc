@@ -1,0 +1,174 @@
+#include "daemon/keeper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "base/log.h"
+#include "daemon/keeper_protocol.h"
+#include "wire/client.h"
+
+namespace bpftime::daemon {
+
+namespace {
+
+// A worker that dies this often this quickly will not get better by being started again.
+constexpr int kQuickDeathsMax = 5;
+constexpr time_t kQuickDeathSeconds = 2;
+
+struct Record {
+  std::vector<uint8_t> body;  // as received: key, then the worker's bytes
+  std::vector<Fd> fds;
+};
+
+wire::MessageType type_of(KeeperMessage message) { return static_cast<wire::MessageType>(message); }
+
+Result<Fd> listen_at(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.size() >= sizeof address.sun_path) return Error{ENAMETOOLONG, "listen: " + path + ": path too long"};
+  std::memcpy(address.sun_path, path.data(), path.size());
+  Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return Error::from_errno("listen: socket");
+  ::unlink(path.c_str());  // of a daemon that is gone: we hold the lock
+  const mode_t before = ::umask(0177);
+  const int bound = ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  ::umask(before);
+  if (bound != 0) return Error::from_errno("listen: bind " + path);
+  if (::listen(socket.get(), 128) != 0) return Error::from_errno("listen: " + path);
+  return socket;
+}
+
+// One daemon per runtime directory, for as long as the descriptor lives. The worker does not inherit it.
+Result<Fd> lock_directory(const RuntimeDirectory& directory) {
+  const std::string path = directory.path + "/daemon.lock";
+  Fd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!lock) return Error::from_errno("lock " + path);
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  if (::fcntl(lock.get(), F_SETLK, &whole) != 0)
+    return Error{EBUSY, "lock " + path + ": a daemon runs there already; `bpftime daemon status` tells"};
+  return lock;
+}
+
+class Keeper {
+ public:
+  Keeper(const RuntimeDirectory& directory, Fd listener) : directory_(directory), listener_(std::move(listener)) {}
+
+  int run() {
+    int quick_deaths = 0;
+    for (;;) {
+      const time_t started = ::time(nullptr);
+      const bool wanted = serve_one_worker();
+      if (!wanted) return 0;
+      quick_deaths = ::time(nullptr) - started < kQuickDeathSeconds ? quick_deaths + 1 : 0;
+      if (quick_deaths >= kQuickDeathsMax) {
+        log_error("the worker dies as soon as it starts: giving up; probes go on, the next command starts a new daemon");
+        return 1;
+      }
+    }
+  }
+
+ private:
+  RuntimeDirectory directory_;
+  Fd listener_;
+  std::map<uint64_t, Record> records_;  // key order is recovery order
+
+  // True when another worker should follow.
+  bool serve_one_worker() {
+    int pair[2];
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return false;
+    Fd ours(pair[0]), theirs(pair[1]);
+    const pid_t pid = ::fork();
+    if (pid < 0) {
+      log_error(std::string("start worker: ") + std::strerror(errno));
+      return false;
+    }
+    if (pid == 0) exec_worker(theirs.get());
+    theirs.reset();
+    bool stop = false;
+    if (replay(ours.get())) listen_to(ours.get(), &stop);
+    ours.reset();
+    int status = 0;
+    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (stop) return false;
+    if (WIFSIGNALED(status)) log_warning("worker killed by signal " + std::to_string(WTERMSIG(status)) + ": starting another");
+    return true;
+  }
+
+  [[noreturn]] void exec_worker(int channel) {
+    // No worker may outlive its keeper: it would serve a directory that the next keeper takes over.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const int a = ::fcntl(channel, F_DUPFD, 10), b = ::fcntl(listener_.get(), F_DUPFD, 10);
+    ::dup2(a, kKeeperChannelFd);
+    ::dup2(b, kListenFd);
+    ::close_range(kListenFd + 1, ~0u, 0);
+    ::execl("/proc/self/exe", "bpftimed", "--worker", "--runtime-dir", directory_.path.c_str(), nullptr);
+    ::_exit(127);
+  }
+
+  bool replay(int channel) {
+    for (const auto& [key, record] : records_) {
+      std::vector<int> fds;
+      for (const Fd& fd : record.fds) fds.push_back(fd.get());
+      if (!wire::send_message(channel, type_of(KeeperMessage::kPut), 0, record.body, fds, wire::Deadline::after_ms(5000)))
+        return false;
+    }
+    return wire::send_message(channel, type_of(KeeperMessage::kReplayed), 0, {}, {}, wire::Deadline::after_ms(5000)).ok();
+  }
+
+  // Until the worker is gone.
+  void listen_to(int channel, bool* stop) {
+    for (;;) {
+      auto message = wire::receive_message(channel, wire::Deadline::never());
+      if (!message) return;
+      const auto key = read_at<uint64_t>(message->body, 0);
+      switch (static_cast<KeeperMessage>(message->type)) {
+        case KeeperMessage::kPut:
+          if (key) records_[*key] = {std::move(message->body), std::move(message->fds)};
+          break;
+        case KeeperMessage::kErase:
+          if (key) records_.erase(*key);
+          break;
+        case KeeperMessage::kStop: *stop = true; break;
+        default: break;
+      }
+    }
+  }
+};
+
+}  // namespace
+
+int run_keeper(const RuntimeDirectory& directory) {
+  ::signal(SIGPIPE, SIG_IGN);
+  // A terminal's Ctrl-C and hang-up are not for us; `bpftime daemon stop` is.
+  ::signal(SIGHUP, SIG_IGN);
+  ::signal(SIGINT, SIG_IGN);
+  auto lock = lock_directory(directory);
+  if (!lock) {
+    log_error(lock.error().message);
+    return 1;
+  }
+  auto listener = listen_at(directory.socket());
+  if (!listener) {
+    log_error(listener.error().message);
+    return 1;
+  }
+  const int code = Keeper(directory, std::move(*listener)).run();
+  ::unlink(directory.socket().c_str());
+  return code;
+}
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,54 @@
+// bpftimed: the keeper, which starts itself again as the worker. Started by the CLI; see docs/architecture.md.
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "base/log.h"
+#include "base/version.h"
+#include "daemon/keeper.h"
+#include "daemon/worker.h"
+
+namespace {
+
+constexpr char kHelp[] =
+    "bpftimed: the daemon behind bpftime; one per user, started by the CLI on first use\n"
+    "\n"
+    "usage: bpftimed [--runtime-dir DIR]\n"
+    "  --runtime-dir DIR  where the socket lies (default: as `bpftime doctor` shows)\n"
+    "  --version, --help\n";
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  bool worker = false;
+  std::string path;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--worker") == 0) {
+      worker = true;
+    } else if (std::strcmp(argv[i], "--runtime-dir") == 0 && i + 1 < argc) {
+      path = argv[++i];
+    } else if (std::strcmp(argv[i], "--version") == 0) {
+      std::printf("bpftimed %s\n", bpftime::kVersion);
+      return 0;
+    } else if (std::strcmp(argv[i], "--help") == 0) {
+      std::fputs(kHelp, stdout);
+      return 0;
+    } else {
+      std::fprintf(stderr, "bpftimed: %s: not an option; try --help\n", argv[i]);
+      return 2;
+    }
+  }
+  ::umask(077);
+  // Map contents and code of other processes pass through here: no core dumps, no ptrace by other users.
+  ::prctl(PR_SET_DUMPABLE, 0);
+  auto directory = path.empty() ? bpftime::find_runtime_directory() : bpftime::open_runtime_directory(path);
+  if (!directory) {
+    bpftime::log_error(directory.error().message);
+    return 1;
+  }
+  if (worker) return bpftime::daemon::Worker(*directory).run();
+  return bpftime::daemon::run_keeper(*directory);
+}

@@ -1,0 +1,137 @@
+// The worker's requests: from message to kernel call to reply.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "daemon/commands.h"
+#include "daemon/worker.h"
+#include "wire/bpf_call.h"
+
+namespace bpftime::daemon {
+
+using kernel::BpfReply;
+using wire::MessageType;
+
+bool Worker::send_reply(Connection& client, uint32_t sequence, BpfReply reply) {
+  wire::ReplyBuilder builder(reply.result, reply.text);
+  for (const auto& out : reply.out) builder.add_blob(out.attr_offset, out.bytes);
+  if (reply.result < 0) log_debug("client " + std::to_string(client.peer().pid) + ": " + reply.text);
+  if (!reply.fd) return client.reply(sequence, builder.body());
+  const int fds[] = {reply.fd.get()};
+  return client.reply(sequence, builder.body(), fds);
+}
+
+bool Worker::handle(Connection& client, const wire::Message& message) {
+  if (!client.hello) {
+    const auto hello = read_at<wire::Hello>(message.body, 0);
+    if (message.type != MessageType::kHello || !hello) return false;
+    client.hello = *hello;
+    return send_reply(client, message.sequence, {});
+  }
+  switch (message.type) {
+    case MessageType::kBpf: return handle_bpf(client, message);
+    case MessageType::kPerfEventOpen: return handle_perf_event_open(client, message);
+    case MessageType::kPerfIoctl:
+    case MessageType::kPerfMmap:
+    case MessageType::kReadiness: return handle_perf(client, message);
+    case MessageType::kCommand: return handle_command(client, message);
+    case MessageType::kTargetHello: return handle_target_hello(client, message);
+    case MessageType::kTraceSubscribe: return handle_trace_subscribe(client, message);
+    default:
+      return send_reply(client, message.sequence,
+                        BpfReply::fail(EPROTO, "message type " + std::to_string(static_cast<uint32_t>(message.type)) +
+                                                   ": not known to this daemon; try `bpftime daemon restart`"));
+  }
+}
+
+bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
+  auto call = wire::decode_bpf_call(message.body, message.fds.size());
+  if (!call) return send_reply(client, message.sequence, BpfReply::fail(call.error().code, call.error().message));
+  bpf_attr attr{};
+  static_assert(sizeof attr <= wire::kAttrBufferSize);
+  std::memcpy(&attr, call->attr(), sizeof attr);
+  if (!call->tail_is_zero(sizeof attr))
+    return send_reply(client, message.sequence, BpfReply::fail(E2BIG, "bpf: attr has bytes set beyond what is known here"));
+  kernel::BpfRequest request;
+  request.command = call->command();
+  request.attr_size = call->attr_size();
+  request.attr = &attr;
+  request.unsafe_unverified = client.hello->flags & wire::kHelloUnsafeUnverified;
+  request.uid = client.peer().uid;
+  request.in = [&](uint32_t offset) {
+    const auto* blob = call->blob(offset);
+    return blob ? blob->bytes : Bytes();
+  };
+  request.out_size = [&](uint32_t offset) {
+    const auto* blob = call->blob(offset);
+    return blob ? blob->out_length : 0;
+  };
+  request.fd = [&](wire::FdPlace place, uint32_t offset) {
+    const auto index = call->fd_index(place, offset);
+    return index ? message.fds[*index].get() : -1;
+  };
+  return send_reply(client, message.sequence, kernel_.bpf(request));
+}
+
+bool Worker::handle_perf_event_open(Connection& client, const wire::Message& message) {
+  auto request = read_at<wire::PerfEventOpen>(message.body, 0);
+  if (!request || message.body.size() - sizeof *request < request->path_length)
+    return send_reply(client, message.sequence, BpfReply::fail(EPROTO, "perf event: message cut short"));
+  const auto* path = reinterpret_cast<const char*>(message.body.data()) + sizeof *request;
+  if (request->pid == 0) request->pid = client.peer().pid;  // perf_event_open(2): the caller itself
+  return send_reply(client, message.sequence, kernel_.perf_event_open(*request, std::string(path, request->path_length)));
+}
+
+bool Worker::handle_perf(Connection& client, const wire::Message& message) {
+  auto reply = BpfReply::fail(EPROTO, "perf request: no descriptor or message cut short");
+  if (!message.fds.empty()) {
+    const int event = message.fds[0].get();
+    const int argument_fd = message.fds.size() > 1 ? message.fds[1].get() : -1;
+    const auto ioctl = read_at<wire::PerfIoctl>(message.body, 0);
+    const auto mmap = read_at<wire::PerfMmap>(message.body, 0);
+    if (message.type == MessageType::kReadiness) reply = kernel_.readiness(event);
+    if (message.type == MessageType::kPerfIoctl && ioctl)
+      reply = kernel_.perf_ioctl(event, ioctl->command, ioctl->argument, argument_fd);
+    if (message.type == MessageType::kPerfMmap && mmap) reply = kernel_.perf_mmap(event, mmap->size);
+  }
+  return send_reply(client, message.sequence, std::move(reply));
+}
+
+bool Worker::handle_target_hello(Connection& client, const wire::Message& message) {
+  // The peer's pid is the kernel's word, not the client's.
+  auto attached = attacher_->attach(client.peer().pid);
+  follow_targets();
+  if (!attached) {
+    log_warning("target " + std::to_string(client.peer().pid) + ": " + attached.error().message);
+    return send_reply(client, message.sequence, BpfReply::fail(attached.error().code, attached.error().message));
+  }
+  return send_reply(client, message.sequence, {});
+}
+
+bool Worker::handle_command(Connection& client, const wire::Message& message) {
+  if (client.hello->kind != wire::ClientKind::kCli)
+    return send_reply(client, message.sequence, BpfReply::fail(EPERM, "command: only the CLI gives commands"));
+  const std::string_view text(reinterpret_cast<const char*>(message.body.data()), message.body.size());
+  auto answer = run_command(*this, text);
+  if (!answer) return send_reply(client, message.sequence, BpfReply::fail(answer.error().code, answer.error().message));
+  wire::ReplyBuilder builder;
+  builder.append(Bytes(reinterpret_cast<const uint8_t*>(answer->data()), answer->size()));
+  return client.reply(message.sequence, builder.body());
+}
+
+bool Worker::handle_trace_subscribe(Connection& client, const wire::Message& message) {
+  const auto wanted = read_at<wire::TraceSubscribe>(message.body, 0);
+  if (!wanted) return false;
+  if (!send_reply(client, message.sequence, {})) return false;
+  client.trace = *wanted;
+  // What is buffered first; `send_trace` sends what is newer than it sent last.
+  for (const auto& entry : trace_.entries()) {
+    if (entry.number > trace_sent_) break;
+    if (wanted->lineage != 0 && wanted->lineage != entry.lineage) continue;
+    if (!client.send_line(message.sequence, entry.lineage, entry.text, 1000)) return false;
+  }
+  if (wanted->flags & wire::kTraceFollow) return true;
+  return client.send_line(message.sequence, 0, "", 1000);  // no text: end of stream
+}
+
+}  // namespace bpftime::daemon

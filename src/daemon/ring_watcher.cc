@@ -1,0 +1,55 @@
+#include "daemon/ring_watcher.h"
+
+#include <linux/futex.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "maps/map.h"
+
+namespace bpftime::daemon {
+
+namespace {
+
+// Not FUTEX_PRIVATE: the word is shared with targets. The time-out only bounds how long stopping takes if a target
+// scribbled over the word just then; it finds no data.
+void futex_wait(uint32_t* word, uint32_t value) {
+  const timespec limit{1, 0};
+  ::syscall(SYS_futex, word, FUTEX_WAIT, value, &limit, nullptr, 0);
+}
+
+void futex_wake(uint32_t* word) { ::syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0); }
+
+}  // namespace
+
+RingWatcher::RingWatcher(std::shared_ptr<kernel::Map> map, Fd eventfd)
+    : map_(std::move(map)), eventfd_(std::move(eventfd)), thread_([this] { run(); }) {}
+
+RingWatcher::~RingWatcher() {
+  stop_ = true;
+  futex_wake(maps::ring_wake_word({map_->memory.data(), &map_->spec}));
+  thread_.join();
+}
+
+void RingWatcher::run() {
+  sigset_t all;
+  sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  const maps::MapView view{map_->memory.data(), &map_->spec};
+  uint32_t* word = maps::ring_wake_word(view);
+  bool has_data = false;
+  uint32_t seen = maps::ring_prepare_wait(view, &has_data) - 1;  // differs: tell about what is there already
+  while (!stop_) {
+    const uint32_t now = maps::ring_prepare_wait(view, &has_data);
+    if (now != seen) {
+      seen = now;
+      ::eventfd_write(eventfd_.get(), 1);
+      continue;
+    }
+    futex_wait(word, now);
+  }
+}
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,57 @@
+// Internal to the attacher: what it knows of a file and of a place to patch.
+#pragma once
+
+#include <algorithm>
+
+#include "daemon/attacher.h"
+
+namespace bpftime::daemon {
+
+// A file that targets map, parsed once.
+struct Attacher::FileInfo {
+  std::string build_id;
+  std::optional<symbols::ElfFile> elf;
+};
+
+// One address in one target where programs should run.
+struct Attacher::Site {
+  struct Want {
+    std::shared_ptr<kernel::Prog> program;
+    uint64_t cookie;
+    bool on_return;
+    uint32_t only_tgid;
+    uint64_t order;
+  };
+  uint64_t address = 0;
+  uint64_t file_address = 0;
+  target::MappedRegion region;
+  std::shared_ptr<FileInfo> file;
+  uint64_t function_size = 0;
+  ProbeReport report;
+  std::vector<Want> wants;
+
+  bool needs_agent() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.on_return || w.program->code->repairs_faults; });
+  }
+  bool repairs_faults() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->repairs_faults; });
+  }
+  bool makes_system_calls() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->makes_system_calls; });
+  }
+  // Equal hash, equal behaviour: program ids are never reused while this daemon's code memory lives.
+  uint64_t hash() const {
+    uint64_t value = 0xcbf29ce484222325;
+    auto mix = [&](uint64_t word) { value = (value ^ word) * 0x100000001b3; value ^= value >> 29; };
+    mix(address);
+    for (const Want& want : wants) {
+      mix(want.program->id);
+      mix(want.cookie);
+      mix(want.on_return);
+      mix(want.only_tgid);
+    }
+    return value;
+  }
+};
+
+}  // namespace bpftime::daemon

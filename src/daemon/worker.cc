@@ -1,0 +1,271 @@
+#include "daemon/worker.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/log.h"
+#include "maps/map.h"
+
+namespace bpftime::daemon {
+
+namespace {
+
+constexpr uint64_t kIdleSeconds = 20;
+constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
+
+uint64_t now_s() {
+  timespec ts;
+  ::clock_gettime(CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec;
+}
+
+// Tells daemons apart: one per user and runtime directory.
+uint64_t instance_of(const RuntimeDirectory& directory) {
+  uint64_t hash = 0xcbf29ce484222325 ^ ::geteuid();
+  for (unsigned char c : directory.path) hash = (hash ^ c) * 0x100000001b3;
+  return hash;
+}
+
+std::string agent_path() {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / "libbpftime-agent.so";
+}
+
+wire::MessageType type_of(KeeperMessage message) { return static_cast<wire::MessageType>(message); }
+
+}  // namespace
+
+Worker::Worker(RuntimeDirectory directory)
+    : directory_(std::move(directory)),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      channel_(kKeeperChannelFd),
+      listener_(kListenFd),
+      kernel_(*this, wire::window_address(::geteuid())),
+      started_s_(now_s()),
+      last_busy_s_(now_s()) {}
+
+Worker::~Worker() = default;
+
+uint64_t Worker::uptime_s() const { return now_s() - started_s_; }
+
+int Worker::run() {
+  ::signal(SIGPIPE, SIG_IGN);
+  if (!recover()) return 1;
+  AttacherConfig config;
+  config.window = wire::window_address(::geteuid());
+  config.instance = instance_of(directory_);
+  config.uid = ::geteuid();
+  config.agent_path = agent_path();
+  attacher_ = std::make_unique<Attacher>(kernel_, std::move(config));
+  if (auto started = kernel_.start(); !started) {
+    log_error("start: " + started.error().message);
+    return 1;
+  }
+  recovering_ = false;
+  for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap)) readiness_wanted(map);
+  // Whoever closed its descriptors while no worker lived was not seen.
+  kernel_.objects().suspect_all();
+  kernel_.collect();
+  attacher_->reconcile_all();
+  follow_targets();
+  for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
+  while (!stop_asked_) {
+    epoll_event events[64];
+    const int count = ::epoll_wait(epoll_.get(), events, 64, 1000);
+    for (int i = 0; i < count; ++i) {
+      if (events[i].data.fd == channel_.get()) return 0;  // the keeper is gone
+      on_event(events[i].data.fd);
+    }
+    housekeeping();
+  }
+  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kStop), 0, {}, {}, wire::Deadline::after_ms(1000));
+  return 0;
+}
+
+bool Worker::recover() {
+  for (;;) {
+    auto message = wire::receive_message(channel_.get(), wire::Deadline::after_ms(5000));
+    if (!message) {
+      log_error("recover: " + message.error().message);
+      return false;
+    }
+    if (message->type == type_of(KeeperMessage::kReplayed)) return true;
+    const Bytes body(message->body);
+    if (body.size() < sizeof(uint64_t)) continue;
+    if (auto done = kernel_.recover(body.subspan(sizeof(uint64_t)), std::move(message->fds)); !done)
+      log_warning(done.error().message);
+  }
+}
+
+void Worker::watch(int fd) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
+}
+
+// ---- what changed ----
+
+void Worker::object_changed(const kernel::Object& object) {
+  std::vector<uint8_t> body;
+  const uint64_t key = kernel::Kernel::record_key(object);
+  const Bytes key_bytes = as_bytes(key);
+  body.assign(key_bytes.begin(), key_bytes.end());
+  const auto record = kernel::Kernel::serialize(object);
+  body.insert(body.end(), record.begin(), record.end());
+  const auto fds = kernel::Kernel::descriptors(object);
+  if (!wire::send_message(channel_.get(), type_of(KeeperMessage::kPut), 0, body, fds, wire::Deadline::after_ms(5000)))
+    stop_asked_ = true;  // without a keeper we must not go on
+}
+
+void Worker::object_gone(const kernel::Object& object) {
+  const uint64_t key = kernel::Kernel::record_key(object);
+  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kErase), 0, as_bytes(key), {}, wire::Deadline::after_ms(5000));
+  if (object.kind != kernel::ObjectKind::kMap) return;
+  auto watched = watched_.find(object.id);
+  if (watched == watched_.end()) return;
+  drained_.erase(watched->second.eventfd.get());
+  watched_.erase(watched);
+}
+
+void Worker::probes_changed() {
+  if (recovering_) return;
+  attacher_->reconcile_all();
+  follow_targets();
+}
+
+void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
+  if (recovering_ || object->kind != kernel::ObjectKind::kMap) return;
+  auto map = std::static_pointer_cast<kernel::Map>(object);
+  if (watched_.contains(map->id)) return;
+  const bool ours = map->internal || !map->perf_slots.empty();
+  if (!ours && !map->readiness) return;
+  Watched watched;
+  Result<Fd> told = Error{};
+  if (ours) {
+    watched.eventfd = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    told = watched.eventfd.duplicate();
+  } else {
+    told = map->readiness.duplicate();
+  }
+  if (!told) return log_warning("watch ring " + map->name + ": " + told.error().message);
+  if (ours) {
+    drained_[watched.eventfd.get()] = map->id;
+    watch(watched.eventfd.get());
+  }
+  watched.watcher = std::make_unique<RingWatcher>(map, std::move(*told));
+  watched_[map->id] = std::move(watched);
+}
+
+// ---- events ----
+
+void Worker::on_event(int fd) {
+  if (fd == listener_.get()) return accept_clients();
+  if (fd == kernel_.objects().notification_fd()) return kernel_.collect();
+  if (drained_.contains(fd)) return drain(fd);
+  if (followed_.contains(fd)) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+    followed_.erase(fd);
+    return;  // housekeeping looks who died
+  }
+  if (connections_.contains(fd)) on_client(fd);
+}
+
+void Worker::accept_clients() {
+  for (;;) {
+    Fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (!socket) return;
+    ucred credentials{};
+    socklen_t size = sizeof credentials;
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) continue;
+    if (credentials.uid != ::geteuid() && credentials.uid != 0) {
+      log_warning("process " + std::to_string(credentials.pid) + " of user " + std::to_string(credentials.uid) + ": not our user, refused");
+      continue;
+    }
+    const int fd = socket.get();
+    connections_.emplace(fd, Connection(std::move(socket), {credentials.pid, credentials.uid}));
+    watch(fd);
+  }
+}
+
+void Worker::drop(int fd) {
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  connections_.erase(fd);
+}
+
+void Worker::on_client(int fd) {
+  Connection& client = connections_.at(fd);
+  std::string why;
+  const bool open = client.receive(&why);
+  while (auto message = client.next())
+    if (!handle(client, *message)) return drop(fd);
+  if (open) return;
+  if (why != "closed") log_info("client " + std::to_string(client.peer().pid) + ": " + why);
+  drop(fd);
+}
+
+void Worker::drain(int fd) {
+  eventfd_t ignored;
+  ::eventfd_read(fd, &ignored);
+  auto object = kernel_.objects().find(kernel::ObjectKind::kMap, drained_.at(fd));
+  if (!object) return;
+  auto& map = static_cast<kernel::Map&>(*object);
+  if (!map.internal) {
+    kernel_.drain_perf_array(map);
+    return;
+  }
+  trace_.drain(map);
+  send_trace();
+}
+
+void Worker::follow_targets() {
+  for (int fd : attacher_->pidfds()) {
+    if (followed_.contains(fd)) continue;
+    followed_[fd] = 0;
+    watch(fd);
+  }
+}
+
+void Worker::housekeeping() {
+  const uint64_t now = now_s();
+  kernel_.collect();
+  if (attacher_->target_count() != 0 && now - last_scan_s_ >= kScanSeconds) {
+    last_scan_s_ = now;
+    attacher_->find_targets();
+    follow_targets();
+  }
+  for (uint32_t owner : attacher_->take_dead())
+    for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap))
+      maps::repair({map->memory.data(), &map->spec}, owner);
+  if (!idle()) last_busy_s_ = now;
+  if (now - last_busy_s_ >= kIdleSeconds) stop_asked_ = true;
+}
+
+// Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
+bool Worker::idle() const { return connections_.empty() && kernel_.objects().size() <= 1; }
+
+void Worker::send_trace() {
+  std::vector<int> failed;
+  for (auto& [fd, client] : connections_) {
+    if (!client.trace) continue;
+    for (const auto& entry : trace_.entries()) {
+      if (entry.number <= trace_sent_) continue;
+      if (client.trace->lineage != 0 && client.trace->lineage != entry.lineage) continue;
+      // A reader that stands still loses its place, not our time.
+      if (client.send_line(0, entry.lineage, entry.text, 200)) continue;
+      failed.push_back(fd);
+      break;
+    }
+  }
+  trace_sent_ = trace_.last_number();
+  for (int fd : failed) drop(fd);
+}
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,86 @@
+// The worker: serves loaders, targets and the CLI. May die at any instruction; the keeper starts another, which goes on
+// from the keeper's records and from the registries the targets carry.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/runtime_dir.h"
+#include "daemon/attacher.h"
+#include "daemon/connection.h"
+#include "daemon/keeper_protocol.h"
+#include "daemon/ring_watcher.h"
+#include "daemon/trace_log.h"
+#include "kernel/kernel.h"
+
+namespace bpftime::daemon {
+
+class Worker : public kernel::Observer {
+ public:
+  explicit Worker(RuntimeDirectory directory);
+  ~Worker() override;
+
+  // Until stopped, idle for long, or the keeper is gone. Returns the exit code.
+  int run();
+
+  // What commands.cc needs.
+  kernel::Kernel& kernel() { return kernel_; }
+  Attacher& attacher() { return *attacher_; }
+  const RuntimeDirectory& directory() const { return directory_; }
+  const std::map<int, Connection>& connections() const { return connections_; }
+  uint64_t uptime_s() const;
+  void ask_to_stop() { stop_asked_ = true; }
+  void follow_targets();
+
+ private:
+  RuntimeDirectory directory_;
+  Fd epoll_, channel_, listener_;
+  kernel::Kernel kernel_;
+  std::unique_ptr<Attacher> attacher_;
+  std::map<int, Connection> connections_;
+  struct Watched {
+    Fd eventfd;  // ours to read; invalid when the client alone is told
+    std::unique_ptr<RingWatcher> watcher;
+  };
+  std::map<uint32_t, Watched> watched_;      // by map id
+  std::map<int, uint32_t> drained_;          // eventfd to map id: perf event arrays and the trace ring
+  std::map<int, pid_t> followed_;            // pidfds of targets
+  TraceLog trace_;
+  uint64_t trace_sent_ = 0;
+  uint64_t started_s_ = 0;
+  uint64_t last_busy_s_ = 0;
+  uint64_t last_scan_s_ = 0;
+  bool recovering_ = true;
+  bool stop_asked_ = false;
+
+  // kernel::Observer
+  void object_changed(const kernel::Object& object) override;
+  void object_gone(const kernel::Object& object) override;
+  void probes_changed() override;
+  void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
+
+  bool recover();
+  void watch(int fd);
+  void accept_clients();
+  void on_event(int fd);
+  void on_client(int fd);
+  void drop(int fd);
+  void drain(int fd);
+  void housekeeping();
+  bool idle() const;
+  void send_trace();
+
+  // One request, one reply. False: drop the client.
+  bool handle(Connection& client, const wire::Message& message);
+  bool handle_bpf(Connection& client, const wire::Message& message);
+  bool handle_perf_event_open(Connection& client, const wire::Message& message);
+  bool handle_perf(Connection& client, const wire::Message& message);
+  bool handle_command(Connection& client, const wire::Message& message);
+  bool handle_target_hello(Connection& client, const wire::Message& message);
+  bool handle_trace_subscribe(Connection& client, const wire::Message& message);
+  bool send_reply(Connection& client, uint32_t sequence, kernel::BpfReply reply);
+};
+
+}  // namespace bpftime::daemon

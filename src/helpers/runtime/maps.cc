@@ -1,0 +1,64 @@
+// Maps and rings: the map core (src/maps) with this process's CPU and owner filled in.
+#include "helpers/runtime/runtime.h"
+#include "maps/program_side.h"
+
+namespace bpftime::runtime {
+namespace {
+
+namespace core = maps::program_side;
+
+inline maps::MapView view(const MapRef* map) { return {map->base, &map->spec}; }
+inline maps::MapView view(uint64_t map) { return view(pointer<const MapRef>(map)); }
+
+// Asked for only by the type that needs it: with a constant map the test is gone.
+inline uint32_t cpu_for(maps::MapView map) { return map.spec->type == maps::kTypePercpuArray ? current_cpu() : 0; }
+
+}  // namespace
+
+BPFTIME_HELPER_FUNCTION(map_lookup_elem) {
+  const maps::MapView map = view(r1);
+  return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), cpu_for(map)));
+}
+
+BPFTIME_HELPER_FUNCTION(map_update_elem) {
+  const maps::MapView map = view(r1);
+  if (map.spec->type == maps::kTypeHash) {
+    return bpftime_hash_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
+  }
+  return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);
+}
+
+BPFTIME_HELPER_FUNCTION(map_delete_elem) {
+  const maps::MapView map = view(r1);
+  if (map.spec->type == maps::kTypeHash) return bpftime_hash_remove(pointer<const MapRef>(r1), pointer(r2));
+  return core::remove(map, pointer(r2));
+}
+
+BPFTIME_HELPER_FUNCTION(ringbuf_reserve) {
+  return reinterpret_cast<uint64_t>(core::ring_reserve(view(r1), r2, r3, current_tgid()));
+}
+
+namespace {
+
+inline void commit(uint64_t record, uint64_t flags, bool discard) {
+  const MapRef* ring = bpftime_ring_of(pointer(record));
+  if (ring == nullptr) return;  // never in a verified program
+  const maps::MapView map = view(ring);
+  if (__builtin_expect(core::ring_commit(map, pointer(record), flags, discard), 0)) bpftime_wake(core::ring_wake_word(map));
+}
+
+}  // namespace
+
+BPFTIME_HELPER_FUNCTION(ringbuf_submit) {
+  commit(r1, r2, false);
+  return 0;
+}
+
+BPFTIME_HELPER_FUNCTION(ringbuf_discard) {
+  commit(r1, r2, true);
+  return 0;
+}
+
+BPFTIME_HELPER_FUNCTION(ringbuf_query) { return core::ring_query(view(r1), r2); }
+
+}  // namespace bpftime::runtime

@@ -1,0 +1,101 @@
+// Who is running, and where.
+#include "helpers/runtime/runtime.h"
+
+namespace bpftime::runtime {
+namespace {
+
+// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per program is
+// right for a thread id, and for the CPU too (the kernel does not migrate running programs).
+inline uint32_t thread_word(int64_t offset) {
+  uint32_t value;
+  asm("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
+  return value;
+}
+
+// The CPU number as the vDSO's getcpu finds it: the limit of a GDT entry the kernel keeps per CPU (cpu | node << 12).
+inline uint32_t segment_limit_cpu() {
+  constexpr uint32_t kCpuNodeSelector = 15 * 8 + 3;
+  uint32_t limit = 0;
+  asm("lsl %1, %0" : "+r"(limit) : "r"(kCpuNodeSelector) : "cc");
+  return limit & 0xfff;
+}
+
+inline uint32_t known_tid() {
+  const int32_t offset = context()->tid_offset;
+  return offset != 0 ? thread_word(offset) : 0;
+}
+
+}  // namespace
+
+uint32_t current_cpu() {
+  constexpr uint32_t kCpusPossible = 8192;  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
+  const int64_t rseq = context()->rseq_offset;
+  if (rseq != 0) {
+    const uint32_t cpu = thread_word(rseq + 4);  // struct rseq::cpu_id
+    if (__builtin_expect(cpu < kCpusPossible, 1)) return cpu;
+  }
+  return segment_limit_cpu();
+}
+
+uint32_t current_tid() {
+  const uint32_t tid = known_tid();
+  if (__builtin_expect(tid != 0, 1)) return tid;
+  return may_call_system() ? static_cast<uint32_t>(system_call(kSysGettid)) : 0;
+}
+
+uint32_t current_tgid() {
+  const uint32_t tgid = identity()->tgid;
+  if (__builtin_expect(tgid != 0, 1)) return tgid;
+  if (!may_call_system()) return known_tid();  // the thread that forked is the only one yet
+  const uint32_t asked = static_cast<uint32_t>(system_call(kSysGetpid));
+  identity()->tgid = asked;
+  return asked;
+}
+
+int64_t current_comm(char comm[16]) {
+  constexpr uint64_t kPrGetName = 16;
+  for (int i = 0; i < 16; i++) comm[i] = 0;
+  if (!may_call_system()) return -kEperm;
+  system_call(kSysPrctl, kPrGetName, reinterpret_cast<uint64_t>(comm));
+  return 0;
+}
+
+BPFTIME_HELPER_FUNCTION(get_smp_processor_id) { return current_cpu(); }
+
+BPFTIME_HELPER_FUNCTION(get_current_pid_tgid) { return uint64_t{current_tgid()} << 32 | current_tid(); }
+
+// Asked anew each time: set*id changes them under us, and a wrong answer is a security bug in somebody's policy.
+BPFTIME_HELPER_FUNCTION(get_current_uid_gid) {
+  if (!may_call_system()) return ~uint64_t{0};
+  const auto gid = static_cast<uint32_t>(system_call(kSysGetgid));
+  return uint64_t{gid} << 32 | static_cast<uint32_t>(system_call(kSysGetuid));
+}
+
+BPFTIME_HELPER_FUNCTION(get_current_comm) {
+  char comm[16];
+  const int64_t error = current_comm(comm);
+  auto* buffer = pointer<char>(r1);
+  const uint64_t size = static_cast<uint32_t>(r2);
+  if (size == 0) return error;
+  const uint64_t copied = size < 16 ? size - 1 : 15;
+  for (uint64_t i = 0; i < copied; i++) buffer[i] = comm[i];
+  for (uint64_t i = copied; i < size; i++) buffer[i] = 0;
+  return error;
+}
+
+// splitmix64 over a counter all threads share without care: a lost step repeats a number, which the thread id parts.
+BPFTIME_HELPER_FUNCTION(get_prandom_u32) {
+  uint64_t state = context()->random_state + 0x9e3779b97f4a7c15u;
+  context()->random_state = state;
+  state ^= uint64_t{known_tid()} << 32 ^ identity()->tgid;
+  state = (state ^ state >> 30) * 0xbf58476d1ce4e5b9u;
+  state = (state ^ state >> 27) * 0x94d049bb133111ebu;
+  return static_cast<uint32_t>(state >> 32);
+}
+
+// A bare program (conformance mode) has no invocation; the optimiser removes the test everywhere else.
+BPFTIME_HELPER_FUNCTION(get_func_ip) { return invocation != nullptr ? invocation->func_ip : 0; }
+
+BPFTIME_HELPER_FUNCTION(get_attach_cookie) { return invocation != nullptr ? invocation->cookie : 0; }
+
+}  // namespace bpftime::runtime

@@ -1,0 +1,168 @@
+// bpf(2) commands on maps and BTF. Element operations run in the caller's process (src/loader) but for values that are
+// descriptors: only the daemon knows which object a descriptor means.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernel/attr.h"
+#include "kernel/kernel.h"
+#include "maps/map.h"
+#include "program/btf.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+uint32_t possible_cpus() {
+  // What libbpf sizes per-CPU buffers by.
+  static const uint32_t count = [] {
+    uint32_t last = 0;
+    if (FILE* file = ::fopen("/sys/devices/system/cpu/possible", "re")) {
+      uint32_t first = 0;
+      while (::fscanf(file, "%u", &first) == 1) {
+        last = std::max(last, first);
+        if (::fgetc(file) == EOF) break;
+      }
+      ::fclose(file);
+    }
+    return last + 1;
+  }();
+  return count;
+}
+
+bool write_all(int fd, Bytes bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (count <= 0) return false;
+    done += count;
+  }
+  return true;
+}
+
+}  // namespace
+
+template <typename T>
+std::shared_ptr<T> Kernel::object_of(int fd, ObjectKind kind) const {
+  auto object = objects_.find_fd(fd);
+  return object && object->kind == kind ? std::static_pointer_cast<T>(object) : nullptr;
+}
+template std::shared_ptr<Map> Kernel::object_of(int, ObjectKind) const;
+template std::shared_ptr<Prog> Kernel::object_of(int, ObjectKind) const;
+template std::shared_ptr<Btf> Kernel::object_of(int, ObjectKind) const;
+template std::shared_ptr<PerfEvent> Kernel::object_of(int, ObjectKind) const;
+template std::shared_ptr<Link> Kernel::object_of(int, ObjectKind) const;
+
+BpfReply Kernel::map_create(const BpfRequest& request) {
+  const bpf_attr& attr = *request.attr;
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, map_extra), sizeof attr.map_extra)))
+    return *std::move(bad);
+  auto map = std::make_shared<Map>();
+  map->kind = ObjectKind::kMap;
+  map->created_by_uid = request.uid;
+  auto name = object_name(attr.map_name);
+  if (!name) return BpfReply::fail(EINVAL, "create map: name has characters other than [A-Za-z0-9_.]");
+  map->name = *name;
+  map->spec = {attr.map_type, attr.key_size, attr.value_size, attr.max_entries, attr.map_flags, possible_cpus()};
+  // Linux: a perf event array without a size has one slot per possible CPU (libbpf fills it in before we see it).
+  if (const int64_t error = maps::check_spec(map->spec); error < 0)
+    return BpfReply::fail(static_cast<int>(-error),
+                          "create map " + map->name + ": type " + std::to_string(attr.map_type) + ", key " +
+                              std::to_string(attr.key_size) + ", value " + std::to_string(attr.value_size) + ", " +
+                              std::to_string(attr.max_entries) + " entries, flags " + std::to_string(attr.map_flags) +
+                              ": refused as by Linux, or a type not supported yet (docs/support-matrix.md)");
+  if (attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0) {
+    const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, btf_fd));
+    map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
+    if (!map->btf) return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
+    // Linux answers ENOTSUPP for map types whose BTF it does not check; libbpf then retries without.
+    if (map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_RINGBUF)
+      return BpfReply::fail(524, "create map " + map->name + ": BTF not supported for this type");
+    map->btf_key_type_id = attr.btf_key_type_id;
+    map->btf_value_type_id = attr.btf_value_type_id;
+  }
+  const uint64_t size = maps::memory_size(map->spec);
+  if (size == 0) return BpfReply::fail(E2BIG, "create map " + map->name + ": size overflows");
+  if (auto reserved = reserve_map_address(*map); !reserved)
+    return BpfReply::fail(reserved.error().code, reserved.error().message);
+  if (auto entered = enter(map, size - wire::kTrailerSize); !entered)
+    return BpfReply::fail(entered.error().code, "create map " + map->name + ": " + entered.error().message);
+  auto memory = Mapping::shared(map->fd, size, PROT_READ | PROT_WRITE);
+  if (!memory) return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + memory.error().message);
+  map->memory = std::move(*memory);
+  maps::initialize({map->memory.data(), &map->spec});
+  observer_.object_changed(*map);
+  return hand_out(map, attr.map_flags & BPF_F_RDONLY ? O_RDONLY : O_RDWR);
+}
+
+BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
+  const bpf_attr& attr = *request.attr;
+  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
+  if (!map) return BpfReply::fail(EBADF, "map update: no such map");
+  if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
+    return BpfReply::fail(EINVAL, "map update: map " + map->name + " takes its values in place");
+  const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
+  if (!key) return BpfReply::fail(EFAULT, "map update: no key");
+  if (attr.flags > BPF_EXIST) return BpfReply::fail(EINVAL, "map update: unknown flags");
+  if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map update: index out of range");
+  if (attr.flags == BPF_NOEXIST) return BpfReply::fail(EEXIST, "map update: array elements always exist");
+  auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kValue, 0), ObjectKind::kPerfEvent);
+  if (!event) return BpfReply::fail(EBADF, "map update: value is no perf event");
+  if (event->perf_kind != PerfKind::kBpfOutput) return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
+  map->perf_slots[*key] = event;
+  maps::perf_set_slot({map->memory.data(), &map->spec}, *key, true);
+  observer_.object_changed(*map);
+  observer_.readiness_wanted(map);
+  return {};
+}
+
+BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
+  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
+  if (!map) return BpfReply::fail(EBADF, "map delete: no such map");
+  if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
+    return BpfReply::fail(EINVAL, "map delete: map " + map->name + " takes its values in place");
+  const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
+  if (!key) return BpfReply::fail(EFAULT, "map delete: no key");
+  if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map delete: index out of range");
+  if (map->perf_slots.erase(*key) == 0) return BpfReply::fail(ENOENT, "map delete: slot is empty");
+  maps::perf_set_slot({map->memory.data(), &map->spec}, *key, false);
+  observer_.object_changed(*map);
+  return {};
+}
+
+BpfReply Kernel::map_freeze(const BpfRequest& request) {
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, map_fd), 4))) return *std::move(bad);
+  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
+  if (!map) return BpfReply::fail(EBADF, "freeze: no such map");
+  if (map->frozen) return BpfReply::fail(EBUSY, "freeze: map " + map->name + " is frozen already");
+  if (map->spec.type == BPF_MAP_TYPE_ARRAY && (map->spec.flags & BPF_F_RDONLY_PROG)) {
+    auto copy = create_memfd("bpf-map-frozen", map->memory.size(), 0);
+    if (!copy) return BpfReply::fail(copy.error().code, "freeze map " + map->name + ": " + copy.error().message);
+    const bool written = write_all(copy->get(), Bytes(map->memory.data(), map->memory.size()));
+    if (!written || ::fcntl(copy->get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+      return BpfReply::fail(ENOMEM, "freeze map " + map->name + ": cannot make its sealed copy");
+    map->sealed = std::move(*copy);
+  }
+  map->frozen = true;
+  if (auto written = ObjectTable::write_trailer(*map); !written)
+    return BpfReply::fail(written.error().code, written.error().message);
+  observer_.object_changed(*map);
+  return {};
+}
+
+BpfReply Kernel::btf_load(const BpfRequest& request) {
+  const bpf_attr& attr = *request.attr;
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, btf_log_level), 4))) return *std::move(bad);
+  const Bytes blob = request.in(offsetof(bpf_attr, btf));
+  if (attr.btf_size > program::kBtfSizeMax) return BpfReply::fail(E2BIG, "load BTF: larger than 16 MiB");
+  if (blob.size() != attr.btf_size) return BpfReply::fail(EFAULT, "load BTF: blob not readable");
+  if (auto valid = program::validate_btf(blob); !valid) return BpfReply::fail(valid.error().code, valid.error().message);
+  auto btf = std::make_shared<Btf>();
+  btf->kind = ObjectKind::kBtf;
+  btf->created_by_uid = request.uid;
+  btf->blob.assign(blob.begin(), blob.end());
+  if (auto entered = enter(btf, 0); !entered) return BpfReply::fail(entered.error().code, entered.error().message);
+  observer_.object_changed(*btf);
+  return hand_out(btf);
+}
+
+}  // namespace bpftime::kernel

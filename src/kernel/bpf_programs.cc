@@ -1,0 +1,154 @@
+// bpf(2) commands on programs.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "kernel/attr.h"
+#include "kernel/kernel.h"
+#include "maps/map.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+constexpr uint32_t kMapsPerProgramMax = 64;  // MAX_USED_MAPS
+
+std::vector<uint8_t> copy(Bytes bytes) { return {bytes.begin(), bytes.end()}; }
+
+// What a map means to the verifier: constants of frozen read-only maps decide branches.
+verifier::MapConstraint constraint_of(const Map& map) {
+  verifier::MapConstraint out;
+  out.spec = map.spec;
+  out.name = map.name;
+  out.frozen = map.frozen;
+  if (map.sealed) {
+    out.contents.resize(map.spec.value_size);
+    if (::pread(map.sealed.get(), out.contents.data(), out.contents.size(), 0) !=
+        static_cast<ssize_t>(out.contents.size()))
+      out.contents.clear();
+  }
+  if (map.btf) out.btf = map.btf->blob;
+  out.btf_key_type_id = map.btf_key_type_id;
+  out.btf_value_type_id = map.btf_value_type_id;
+  return out;
+}
+
+void put_log(const BpfRequest& request, BpfReply& reply, const std::string& log) {
+  const uint32_t room = request.out_size(offsetof(bpf_attr, log_buf));
+  if (room == 0 || request.attr->log_level == 0) return;
+  // Always NUL-terminated within the buffer.
+  std::vector<uint8_t> bytes(log.begin(), log.begin() + std::min<size_t>(log.size(), room - 1));
+  bytes.push_back(0);
+  reply.out.push_back({offsetof(bpf_attr, log_buf), std::move(bytes)});
+}
+
+}  // namespace
+
+// Replaces descriptors in ld_imm64 instructions by indexes into the program's map list.
+Result<void> Kernel::resolve_maps(const BpfRequest& request, Prog& prog, std::vector<program::Insn>& insns) {
+  for (uint32_t i = 0; i < insns.size(); ++i) {
+    program::Insn& insn = insns[i];
+    if (insn.code != (BPF_LD | BPF_IMM | BPF_DW)) continue;
+    const bool by_index = insn.src_reg == BPF_PSEUDO_MAP_IDX || insn.src_reg == BPF_PSEUDO_MAP_IDX_VALUE;
+    const bool by_fd = insn.src_reg == BPF_PSEUDO_MAP_FD || insn.src_reg == BPF_PSEUDO_MAP_VALUE;
+    if (by_fd || by_index) {
+      const int fd = by_index ? request.fd(wire::FdPlace::kFdArray, static_cast<uint32_t>(insn.imm))
+                              : request.fd(wire::FdPlace::kInstruction, i);
+      auto map = object_of<Map>(fd, ObjectKind::kMap);
+      if (!map)
+        return Error{fd < 0 ? EBADF : EINVAL, "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"};
+      auto known = std::find(prog.maps.begin(), prog.maps.end(), map);
+      if (known == prog.maps.end()) {
+        if (prog.maps.size() == kMapsPerProgramMax) return Error{E2BIG, "The total number of maps per program has reached the limit of 64"};
+        known = prog.maps.insert(prog.maps.end(), map);
+      }
+      insn.imm = static_cast<int32_t>(known - prog.maps.begin());
+      const bool value = insn.src_reg == BPF_PSEUDO_MAP_VALUE || insn.src_reg == BPF_PSEUDO_MAP_IDX_VALUE;
+      insn.src_reg = value ? BPF_PSEUDO_MAP_VALUE : BPF_PSEUDO_MAP_FD;
+    }
+    ++i;  // the second slot is no instruction
+  }
+  return {};
+}
+
+BpfReply Kernel::prog_load(const BpfRequest& request) {
+  const bpf_attr& attr = *request.attr;
+  const uint32_t log_level = attr.log_level;
+  if (attr.insn_cnt == 0 || attr.insn_cnt > program::kInsnsMax)
+    return BpfReply::fail(E2BIG, "load program: " + std::to_string(attr.insn_cnt) + " instructions");
+  const Bytes insns = request.in(offsetof(bpf_attr, insns));
+  if (insns.size() != attr.insn_cnt * sizeof(program::Insn))
+    return BpfReply::fail(EFAULT, "load program: instructions not readable");
+  auto name = object_name(attr.prog_name);
+  if (!name) return BpfReply::fail(EINVAL, "load program: name has characters other than [A-Za-z0-9_.]");
+
+  auto prog = std::make_shared<Prog>();
+  prog->kind = ObjectKind::kProgram;
+  prog->created_by_uid = request.uid;
+  prog->name = *name;
+  verifier::Request& source = prog->source;
+  source.program.name = *name;
+  source.program.type = attr.prog_type;
+  source.program.insns.resize(attr.insn_cnt);
+  std::memcpy(source.program.insns.data(), insns.data(), insns.size());
+
+  auto refuse = [&](int error, const std::string& text) {
+    BpfReply reply = BpfReply::fail(error, "load program " + prog->name + ": " + text);
+    put_log(request, reply, text + "\n");
+    return reply;
+  };
+  if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
+    return refuse(resolved.error().code, resolved.error().message);
+  if (auto valid = program::validate(source.program); !valid) return refuse(valid.error().code, valid.error().message);
+
+  for (const auto& map : prog->maps) source.maps.push_back(constraint_of(*map));
+  source.expected_attach_type = attr.expected_attach_type;
+  source.kernel_version = attr.kern_version;
+  source.flags = attr.prog_flags;
+  const Bytes license = request.in(offsetof(bpf_attr, license));
+  source.license.assign(license.begin(), std::find(license.begin(), license.end(), 0));
+  const int btf_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_btf_fd));
+  if (btf_fd >= 0) {
+    prog->btf = object_of<Btf>(btf_fd, ObjectKind::kBtf);
+    if (!prog->btf) return refuse(EINVAL, "prog_btf_fd is no BTF object");
+    source.btf = prog->btf->blob;
+    source.func_info = copy(request.in(offsetof(bpf_attr, func_info)));
+    source.line_info = copy(request.in(offsetof(bpf_attr, line_info)));
+    source.func_info_record_size = attr.func_info_rec_size;
+    source.line_info_record_size = attr.line_info_rec_size;
+  }
+  source.log_level = log_level;
+  source.log_size_max = request.out_size(offsetof(bpf_attr, log_buf));
+
+  BpfReply verdict_reply;
+  if (request.unsafe_unverified) {
+    prog->verified_by = "nobody (--unsafe-unverified)";
+  } else {
+    auto verdict = verifier::verify(source);
+    if (!verdict) return refuse(verdict.error().code, verdict.error().message);
+    put_log(request, verdict_reply, verdict->log);
+    if (verdict->error != 0) {
+      verdict_reply.result = -verdict->error;
+      verdict_reply.text = "load program " + prog->name + ": refused by the kernel's verifier; its log says why";
+      return verdict_reply;
+    }
+    prog->verified_by = "kernel";
+  }
+  if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
+  observer_.object_changed(*prog);
+  BpfReply reply = hand_out(prog);
+  reply.out = std::move(verdict_reply.out);
+  return reply;
+}
+
+BpfReply Kernel::prog_bind_map(const BpfRequest& request) {
+  if (request.attr->prog_bind_map.flags != 0) return BpfReply::fail(EINVAL, "bind map: unknown flags");
+  auto prog = object_of<Prog>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.prog_fd)),
+                              ObjectKind::kProgram);
+  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.map_fd)), ObjectKind::kMap);
+  if (!prog || !map) return BpfReply::fail(EBADF, "bind map: no such program or map");
+  prog->bound_maps.push_back(map);
+  observer_.object_changed(*prog);
+  return {};
+}
+
+}  // namespace bpftime::kernel

@@ -1,0 +1,214 @@
+#include "kernel/kernel.h"
+
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "kernel/attr.h"
+#include "kernel/perf_ring.h"
+#include "maps/map.h"
+#include "wire/target_context.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+constexpr uint32_t kTraceRingBytes = 1u << 20;
+
+}  // namespace
+
+Kernel::Kernel(Observer& observer, uint64_t context_address)
+    : observer_(observer),
+      context_address_(context_address),
+      next_map_address_(context_address + wire::kMapsOffset) {}
+
+BpfReply Kernel::bpf(const BpfRequest& request) {
+  switch (request.command) {
+    case BPF_MAP_CREATE: return map_create(request);
+    case BPF_MAP_UPDATE_ELEM: return map_update_fd_value(request);
+    case BPF_MAP_DELETE_ELEM: return map_delete_fd_value(request);
+    case BPF_MAP_FREEZE: return map_freeze(request);
+    case BPF_BTF_LOAD: return btf_load(request);
+    case BPF_PROG_LOAD: return prog_load(request);
+    case BPF_PROG_BIND_MAP: return prog_bind_map(request);
+    case BPF_LINK_CREATE: return link_create(request);
+    case BPF_LINK_DETACH: return link_detach(request);
+    case BPF_OBJ_GET_INFO_BY_FD: return object_info(request);
+    case BPF_MAP_GET_NEXT_ID: return object_next_id(request, ObjectKind::kMap);
+    case BPF_PROG_GET_NEXT_ID: return object_next_id(request, ObjectKind::kProgram);
+    case BPF_BTF_GET_NEXT_ID: return object_next_id(request, ObjectKind::kBtf);
+    case BPF_LINK_GET_NEXT_ID: return object_next_id(request, ObjectKind::kLink);
+    case BPF_MAP_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kMap);
+    case BPF_PROG_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kProgram);
+    case BPF_BTF_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kBtf);
+    case BPF_LINK_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kLink);
+    default:
+      return BpfReply::fail(EINVAL, "bpf command " + std::to_string(request.command) + ": not supported yet");
+  }
+}
+
+BpfReply Kernel::hand_out(const std::shared_ptr<Object>& object, int flags) {
+  auto fd = ObjectTable::hand_out(*object, flags);
+  if (!fd) return BpfReply::fail(fd.error().code, fd.error().message);
+  object->held_outside = true;
+  BpfReply reply;
+  reply.fd = std::move(*fd);
+  return reply;
+}
+
+Result<void> Kernel::reserve_map_address(Map& map) {
+  const uint64_t size = maps::memory_size(map.spec);
+  const uint64_t end = context_address_ + wire::kWindowSize;
+  // Addresses are never reused: a thread may still stand in code that knows the old map. A guard page between maps.
+  if (size > end - next_map_address_)
+    return Error{ENOMEM, "map " + map.name + ": " + std::to_string(size) + " bytes: the address window of this daemon is used up; try `bpftime daemon restart`"};
+  map.address = next_map_address_;
+  next_map_address_ += size + kPageSize;
+  return {};
+}
+
+Result<void> Kernel::enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable) {
+  if (auto made = objects_.create_storage(*object, content_size, growable); !made) return made;
+  if (auto written = ObjectTable::write_trailer(*object); !written) return written;
+  if (auto inserted = objects_.insert(object); !inserted) return inserted;
+  return {};
+}
+
+Result<void> Kernel::start() {
+  for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
+    if (map->internal) trace_ring_ = map;
+  if (trace_ring_) return {};
+  auto map = std::make_shared<Map>();
+  map->kind = ObjectKind::kMap;
+  map->name = "trace";
+  map->internal = true;
+  map->spec = {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1};
+  if (auto reserved = reserve_map_address(*map); !reserved) return reserved;
+  if (auto entered = enter(map, maps::memory_size(map->spec) - wire::kTrailerSize); !entered) return entered;
+  auto memory = Mapping::shared(map->fd, maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
+  if (!memory) return memory.error();
+  map->memory = std::move(*memory);
+  maps::initialize({map->memory.data(), &map->spec});
+  trace_ring_ = map;
+  observer_.object_changed(*map);
+  return {};
+}
+
+void Kernel::collect() {
+  bool probes_differ = false;
+  objects_.collect([&](const std::shared_ptr<Object>& object) {
+    if (object->kind == ObjectKind::kLink) {
+      auto& link = static_cast<Link&>(*object);
+      if (link.event)
+        std::erase_if(link.event->by_link, [&](const AttachedProgram& a) { return a.link_id == link.id; });
+      probes_differ = true;
+    }
+    if (object->kind == ObjectKind::kPerfEvent) probes_differ = true;
+    observer_.object_gone(*object);
+  });
+  if (probes_differ) observer_.probes_changed();
+}
+
+std::vector<Probe> Kernel::probes() const {
+  std::vector<Probe> out;
+  for (const auto& event : objects_.all<PerfEvent>(ObjectKind::kPerfEvent)) {
+    if (event->perf_kind != PerfKind::kUprobe || !event->enabled) continue;
+    Probe probe{event, event->by_ioctl};
+    probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
+    if (probe.programs.empty()) continue;
+    std::sort(probe.programs.begin(), probe.programs.end(),
+              [](const auto& a, const auto& b) { return a.order < b.order; });
+    out.push_back(std::move(probe));
+  }
+  return out;
+}
+
+Result<void> Kernel::ensure_code(Prog& prog) {
+  if (prog.code) return {};
+  std::vector<compiler::MapBinding> bindings;
+  for (const auto& map : prog.maps) bindings.push_back({map->spec, map->address, map->id});
+  const compiler::MapBinding trace{trace_ring_->spec, trace_ring_->address, trace_ring_->id};
+  compiler::CompileOptions options;
+  options.context_address = context_address_;
+  options.trace_ring = &trace;
+  auto code = compiler::compile(prog.source.program, bindings, options);
+  if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
+  prog.code = std::move(*code);
+  return {};
+}
+
+size_t Kernel::drain_perf_array(Map& map) {
+  const maps::MapView view{map.memory.data(), &map.spec};
+  std::vector<uint8_t> record(64 * 1024 + sizeof(maps::PerfRecordHeader));
+  size_t moved = 0;
+  std::vector<PerfEvent*> touched;
+  for (;;) {
+    const int64_t size = maps::ring_consume(view, record.data(), record.size());
+    if (size < 0) break;
+    ++moved;
+    const Bytes bytes(record.data(), static_cast<size_t>(size));
+    const auto header = read_at<maps::PerfRecordHeader>(bytes, 0);
+    if (!header || header->size > bytes.size() - sizeof *header) continue;
+    auto slot = map.perf_slots.find(header->slot);
+    if (slot == map.perf_slots.end()) continue;
+    write_perf_sample(*slot->second, bytes.subspan(sizeof *header, header->size));
+    touched.push_back(slot->second.get());
+  }
+  for (const auto& [slot, event] : map.perf_slots)
+    if (const uint64_t lost = maps::perf_take_lost(view, slot)) {
+      add_perf_lost(*event, lost);
+      touched.push_back(event.get());
+    }
+  for (PerfEvent* event : touched)
+    if (event->readiness) ::eventfd_write(event->readiness.get(), 1);
+  return moved;
+}
+
+BpfReply Kernel::readiness(int fd) {
+  auto object = objects_.find_fd(fd);
+  if (!object) return BpfReply::fail(EBADF, "readiness: not one of our objects");
+  Fd* where = nullptr;
+  if (object->kind == ObjectKind::kPerfEvent) where = &static_cast<PerfEvent&>(*object).readiness;
+  if (object->kind == ObjectKind::kMap) {
+    auto& map = static_cast<Map&>(*object);
+    if (map.spec.type == BPF_MAP_TYPE_RINGBUF) where = &map.readiness;
+  }
+  if (where == nullptr) return BpfReply::fail(EPERM, "readiness: this object cannot be polled");
+  if (!*where) {
+    *where = Fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!*where) return BpfReply::fail(errno, "readiness: no eventfd");
+    observer_.object_changed(*object);
+    observer_.readiness_wanted(object);
+  }
+  auto copy = where->duplicate();
+  if (!copy) return BpfReply::fail(copy.error().code, copy.error().message);
+  BpfReply reply;
+  reply.fd = std::move(*copy);
+  return reply;
+}
+
+BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
+  if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4 + 4)) return *std::move(bad);
+  bpf_attr attr = *request.attr;
+  if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
+  attr.next_id = objects_.next_id(kind, attr.start_id);
+  if (attr.next_id == 0) return BpfReply::fail(ENOENT, "next id: no object after " + std::to_string(attr.start_id));
+  BpfReply reply;
+  const auto bytes = as_bytes(attr.next_id);
+  // Only the answer goes back: the caller's attr may be shorter than ours.
+  reply.out.push_back({wire::kAttrItself, std::vector<uint8_t>(offsetof(bpf_attr, next_id) + bytes.size())});
+  std::memcpy(reply.out[0].bytes.data(), &attr, reply.out[0].bytes.size());
+  return reply;
+}
+
+BpfReply Kernel::object_by_id(const BpfRequest& request, ObjectKind kind) {
+  auto object = objects_.find(kind, request.attr->map_id);
+  if (!object) return BpfReply::fail(ENOENT, "object " + std::to_string(request.attr->map_id) + ": no such id");
+  return hand_out(object, request.attr->open_flags & BPF_F_RDONLY ? O_RDONLY : O_RDWR);
+}
+
+}  // namespace bpftime::kernel

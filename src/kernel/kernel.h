@@ -1,0 +1,122 @@
+// The userspace kernel: what bpf(2), perf_event_open(2) and their ioctls mean here, as functions of requests.
+// No sockets, no processes, no threads: the daemon brings requests in and acts on what changed.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernel/object_table.h"
+#include "wire/messages.h"
+
+namespace bpftime::kernel {
+
+// One bpf(2) call as it arrived: attr zero-extended, the memory behind its pointers, its descriptors.
+struct BpfRequest {
+  uint32_t command = 0;
+  uint32_t attr_size = 0;
+  const bpf_attr* attr = nullptr;
+  bool unsafe_unverified = false;   // the loader was started with --unsafe-unverified
+  uint32_t uid = 0;
+  std::function<Bytes(uint32_t attr_offset)> in;            // bytes the caller sent behind that pointer; empty: none
+  std::function<uint32_t(uint32_t attr_offset)> out_size;   // bytes the caller can take back there
+  std::function<int(wire::FdPlace, uint32_t offset)> fd;    // -1: the caller's number was no descriptor
+};
+
+struct OutBytes {
+  uint32_t attr_offset;
+  std::vector<uint8_t> bytes;
+};
+
+// `result` < 0 is -errno; `text` then says why in words. `fd`: becomes the caller's new descriptor and result.
+struct BpfReply {
+  int64_t result = 0;
+  std::string text;
+  std::vector<OutBytes> out;
+  Fd fd;
+
+  static BpfReply fail(int error, std::string text) { return {-int64_t{error}, std::move(text), {}, {}}; }
+};
+
+// What the daemon does when the world changes. Called during a request, before its reply.
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  virtual void object_changed(const Object& object) = 0;  // new, or its persistent state differs
+  virtual void object_gone(const Object& object) = 0;
+  virtual void probes_changed() = 0;                      // some site must be patched, changed or restored
+  virtual void readiness_wanted(const std::shared_ptr<Object>& object) = 0;
+};
+
+// A probe that should be in place: an enabled uprobe event with programs.
+struct Probe {
+  std::shared_ptr<PerfEvent> event;
+  std::vector<AttachedProgram> programs;  // in attach order
+};
+
+class Kernel {
+ public:
+  // `context_address`: wire::window_address of the user whose targets these are.
+  Kernel(Observer& observer, uint64_t context_address);
+
+  BpfReply bpf(const BpfRequest& request);
+  BpfReply perf_event_open(const wire::PerfEventOpen& request, const std::string& path);
+  BpfReply perf_ioctl(int event_fd, uint64_t command, uint64_t argument, int argument_fd);
+  BpfReply perf_mmap(int event_fd, uint64_t size);
+  // An eventfd that becomes readable when the ring map or perf event gets data.
+  BpfReply readiness(int fd);
+
+  ObjectTable& objects() { return objects_; }
+  const ObjectTable& objects() const { return objects_; }
+  std::vector<Probe> probes() const;
+  const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+
+  // Creates what the kernel itself needs (the trace ring), unless recovery brought it back.
+  Result<void> start();
+  // Drops dead objects; see ObjectTable.
+  void collect();
+  // Moves staged records of a perf event array into its events' rings and wakes their readers. Returns records moved.
+  size_t drain_perf_array(Map& map);
+  // Compiles `program` unless done. Errors name the program.
+  Result<void> ensure_code(Prog& program);
+
+  // ---- recovery: objects as bytes and descriptors, for a worker that starts after another died ----
+  static std::vector<uint8_t> serialize(const Object& object);
+  static std::vector<int> descriptors(const Object& object);  // borrowed
+  // Where an object comes in recovery: what it refers to has a smaller key. Unique per object.
+  static uint64_t record_key(const Object& object);
+  // To be called in order of record_key.
+  Result<void> recover(Bytes record, std::vector<Fd> fds);
+
+ private:
+  Observer& observer_;
+  ObjectTable objects_;
+  uint64_t context_address_;
+  uint64_t next_map_address_;
+  uint64_t attach_order_ = 0;
+  std::shared_ptr<Map> trace_ring_;
+
+  BpfReply map_create(const BpfRequest&);
+  BpfReply map_update_fd_value(const BpfRequest&);
+  BpfReply map_delete_fd_value(const BpfRequest&);
+  BpfReply map_freeze(const BpfRequest&);
+  BpfReply btf_load(const BpfRequest&);
+  BpfReply prog_load(const BpfRequest&);
+  BpfReply prog_bind_map(const BpfRequest&);
+  BpfReply link_create(const BpfRequest&);
+  BpfReply link_detach(const BpfRequest&);
+  BpfReply object_info(const BpfRequest&);
+  BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
+  BpfReply object_by_id(const BpfRequest&, ObjectKind kind);
+
+  BpfReply hand_out(const std::shared_ptr<Object>& object, int flags = 2 /* O_RDWR */);
+  Result<void> reserve_map_address(Map& map);
+  Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);
+  template <typename T>
+  std::shared_ptr<T> object_of(int fd, ObjectKind kind) const;
+  Result<void> resolve_maps(const BpfRequest& request, Prog& program, std::vector<program::Insn>& insns);
+  BpfReply attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram attached, bool by_link);
+};
+
+}  // namespace bpftime::kernel

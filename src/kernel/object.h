@@ -1,0 +1,115 @@
+// The objects of the userspace kernel and their lifetimes.
+//
+// Lifetime rule, as in Linux: an object lives while somebody outside holds a descriptor of it (or a mapping made from one)
+// or while a living object refers to it. Outside holders need not cooperate: each gets its own open file description, whose
+// last close inotify reports; a write lease on our own description then tells whether it really was the last.
+// Targets map through our description, so that a probe's mapping keeps no map alive.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/memfd.h"
+#include "base/result.h"
+#include "compiler/compiler.h"
+#include "program/program.h"
+#include "verifier/verifier.h"
+#include "wire/object.h"
+
+namespace bpftime::kernel {
+
+using wire::ObjectKind;
+
+struct Object {
+  virtual ~Object() = default;
+
+  ObjectKind kind = ObjectKind::kNone;
+  uint32_t id = 0;
+  std::string name;
+  Fd fd;                  // our description; read-write
+  InodeId inode;
+  bool held_outside = true;
+  uint32_t created_by_uid = 0;
+  uint64_t created_ns = 0;  // CLOCK_BOOTTIME
+
+  // Objects this one keeps alive.
+  virtual std::vector<std::shared_ptr<Object>> references() const { return {}; }
+};
+
+struct Btf : Object {
+  std::vector<uint8_t> blob;
+};
+
+struct PerfEvent;
+
+struct Map : Object {
+  wire::MapSpec spec{};
+  uint64_t address = 0;     // in every target
+  bool frozen = false;
+  std::shared_ptr<Btf> btf;
+  uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
+  Mapping memory;           // all of it, read-write
+  // Frozen read-only maps: a write-sealed copy. The verifier took its bytes for constants, so this is what targets map:
+  // a process that could change them would steer another into branches that nobody verified.
+  Fd sealed;
+  std::map<uint32_t, std::shared_ptr<PerfEvent>> perf_slots;  // PERF_EVENT_ARRAY
+  Fd readiness;             // ring buffers: eventfd of waiting clients, if any asked
+  bool internal = false;    // the trace ring: no client ever sees it
+
+  std::vector<std::shared_ptr<Object>> references() const override;
+};
+
+struct Prog : Object {
+  verifier::Request source;            // what was verified; source.program has map references as indexes into `maps`
+  std::vector<std::shared_ptr<Map>> maps;
+  std::vector<std::shared_ptr<Map>> bound_maps;  // PROG_BIND_MAP
+  std::shared_ptr<Btf> btf;
+  std::string verified_by;             // "kernel", or "nobody (--unsafe-unverified)"
+  std::optional<compiler::MachineCode> code;  // made at the first attach
+
+  std::vector<std::shared_ptr<Object>> references() const override;
+};
+
+struct AttachedProgram {
+  std::shared_ptr<Prog> program;
+  uint64_t cookie = 0;
+  uint32_t link_id = 0;   // 0: attached by PERF_EVENT_IOC_SET_BPF
+  uint64_t order = 0;     // programs of one site run in the order they were attached
+};
+
+enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2 };
+
+struct PerfEvent : Object {
+  PerfKind perf_kind = PerfKind::kUprobe;
+  int32_t pid = -1;
+  int32_t cpu = -1;
+  bool enabled = true;
+  // Uprobes.
+  bool return_probe = false;
+  std::string path;
+  uint64_t offset = 0;             // file offset
+  InodeId file;
+  std::string build_id;            // hex, may be empty
+  std::vector<AttachedProgram> by_ioctl;
+  std::vector<AttachedProgram> by_link;  // not references: the link refers to us
+  // BPF output.
+  Mapping ring;                    // [header page][data], once the client has mapped it
+  uint64_t lost = 0;
+  Fd readiness;
+
+  std::vector<std::shared_ptr<Object>> references() const override;
+};
+
+struct Link : Object {
+  std::shared_ptr<Prog> program;
+  std::shared_ptr<PerfEvent> event;
+  uint64_t cookie = 0;
+
+  std::vector<std::shared_ptr<Object>> references() const override;
+};
+
+}  // namespace bpftime::kernel

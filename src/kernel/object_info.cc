@@ -1,0 +1,138 @@
+// BPF_OBJ_GET_INFO_BY_FD: what each kind of object tells about itself.
+#include <cstring>
+
+#include "kernel/attr.h"
+#include "kernel/kernel.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+constexpr size_t kInfoField = offsetof(bpf_attr, info.info);
+
+// Pointers inside the info struct travel as attr offsets from here (wire/messages.h).
+constexpr uint32_t kNestedBase = 0x10000;
+
+uint64_t tag_of(const Prog& prog) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const auto& insn : prog.source.program.insns)
+    for (uint8_t byte : as_bytes(insn)) hash = (hash ^ byte) * 0x100000001b3;
+  return hash;
+}
+
+template <typename T>
+T caller_info(const BpfRequest& request) {
+  T info{};
+  const Bytes given = request.in(kInfoField);
+  std::memcpy(&info, given.data(), std::min(given.size(), sizeof info));
+  return info;
+}
+
+template <typename T>
+BpfReply info_reply(const BpfRequest& request, const T& info) {
+  const uint32_t length = std::min<uint32_t>(request.attr->info.info_len, sizeof info);
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&info);
+  BpfReply reply;
+  reply.out.push_back({kInfoField, {bytes, bytes + length}});
+  bpf_attr attr = *request.attr;
+  attr.info.info_len = length;
+  const size_t attr_length = offsetof(bpf_attr, info.info_len) + sizeof attr.info.info_len;
+  const auto* attr_bytes = reinterpret_cast<const uint8_t*>(&attr);
+  reply.out.push_back({wire::kAttrItself, {attr_bytes, attr_bytes + attr_length}});
+  return reply;
+}
+
+void copy_name(char (&to)[BPF_OBJ_NAME_LEN], const std::string& name) {
+  std::strncpy(to, name.c_str(), sizeof to - 1);
+}
+
+BpfReply map_info(const BpfRequest& request, const Map& map) {
+  auto info = caller_info<bpf_map_info>(request);
+  info = {};
+  info.type = map.spec.type;
+  info.id = map.id;
+  info.key_size = map.spec.key_size;
+  info.value_size = map.spec.value_size;
+  info.max_entries = map.spec.max_entries;
+  info.map_flags = map.spec.flags;
+  copy_name(info.name, map.name);
+  if (map.btf) info.btf_id = map.btf->id;
+  info.btf_key_type_id = map.btf_key_type_id;
+  info.btf_value_type_id = map.btf_value_type_id;
+  return info_reply(request, info);
+}
+
+BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
+  const auto asked = caller_info<bpf_prog_info>(request);
+  bpf_prog_info info{};
+  info.type = prog.source.program.type;
+  info.id = prog.id;
+  const uint64_t tag = tag_of(prog);
+  std::memcpy(info.tag, &tag, sizeof info.tag);
+  info.load_time = prog.created_ns;
+  info.created_by_uid = prog.created_by_uid;
+  copy_name(info.name, prog.name);
+  info.gpl_compatible = prog.source.license.find("GPL") != std::string::npos;
+  if (prog.btf) info.btf_id = prog.btf->id;
+  info.verified_insns = prog.source.program.insns.size();
+  info.xlated_prog_len = prog.source.program.insns.size() * sizeof(program::Insn);
+  if (prog.code) info.jited_prog_len = prog.code->image.size();
+  std::vector<uint32_t> map_ids;
+  for (const auto& map : prog.maps) map_ids.push_back(map->id);
+  info.nr_map_ids = map_ids.size();
+  info.map_ids = asked.map_ids;
+  info.xlated_prog_insns = asked.xlated_prog_insns;
+  info.jited_prog_insns = asked.jited_prog_insns;
+  BpfReply reply = info_reply(request, info);
+  auto nested = [&](uint32_t field, const void* data, size_t size) {
+    const uint32_t room = request.out_size(kNestedBase + field);
+    const auto* bytes = static_cast<const uint8_t*>(data);
+    if (room != 0) reply.out.push_back({kNestedBase + field, {bytes, bytes + std::min<size_t>(room, size)}});
+  };
+  nested(offsetof(bpf_prog_info, map_ids), map_ids.data(), map_ids.size() * sizeof(uint32_t));
+  nested(offsetof(bpf_prog_info, xlated_prog_insns), prog.source.program.insns.data(), info.xlated_prog_len);
+  if (prog.code)
+    nested(offsetof(bpf_prog_info, jited_prog_insns), prog.code->image.data(), prog.code->image.size());
+  return reply;
+}
+
+BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
+  const auto asked = caller_info<bpf_btf_info>(request);
+  bpf_btf_info info{};
+  info.btf = asked.btf;
+  info.name = asked.name;
+  info.btf_size = btf.blob.size();
+  info.id = btf.id;
+  BpfReply reply = info_reply(request, info);
+  const uint32_t room = request.out_size(kNestedBase + offsetof(bpf_btf_info, btf));
+  if (room != 0)
+    reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, btf),
+                         {btf.blob.begin(), btf.blob.begin() + std::min<size_t>(room, btf.blob.size())}});
+  return reply;
+}
+
+BpfReply link_info(const BpfRequest& request, const Link& link) {
+  bpf_link_info info{};
+  info.type = BPF_LINK_TYPE_PERF_EVENT;
+  info.id = link.id;
+  info.prog_id = link.program->id;
+  return info_reply(request, info);
+}
+
+}  // namespace
+
+BpfReply Kernel::object_info(const BpfRequest& request) {
+  if (auto bad = check_attr_tail(request, offsetof(bpf_attr, info.info) + 8)) return *std::move(bad);
+  const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, info.bpf_fd));
+  auto object = objects_.find_fd(fd);
+  if (!object) return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "object info: not one of our objects");
+  switch (object->kind) {
+    case ObjectKind::kMap: return map_info(request, static_cast<const Map&>(*object));
+    case ObjectKind::kProgram: return prog_info(request, static_cast<const Prog&>(*object));
+    case ObjectKind::kBtf: return btf_info(request, static_cast<const Btf&>(*object));
+    case ObjectKind::kLink: return link_info(request, static_cast<const Link&>(*object));
+    default: return BpfReply::fail(EINVAL, "object info: a perf event has none");
+  }
+}
+
+}  // namespace bpftime::kernel

@@ -1,0 +1,212 @@
+#include "kernel/object_table.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+namespace bpftime::kernel {
+
+namespace {
+
+const char* memfd_name(ObjectKind kind) {
+  // bpftool tells kinds apart by the link text of /proc/PID/fd/N.
+  switch (kind) {
+    case ObjectKind::kMap: return "bpf-map";
+    case ObjectKind::kProgram: return "bpf-prog";
+    case ObjectKind::kLink: return "bpf_link";
+    case ObjectKind::kBtf: return "btf";
+    case ObjectKind::kPerfEvent: return "[perf_event]";
+    case ObjectKind::kNone: break;
+  }
+  return "bpf";
+}
+
+// True when nobody but us has the file open: the kernel grants a write lease only then.
+bool only_we_hold(const Object& object) {
+  if (::fcntl(object.fd.get(), F_SETLEASE, F_WRLCK) != 0) return false;
+  ::fcntl(object.fd.get(), F_SETLEASE, F_UNLCK);
+  return true;
+}
+
+uint64_t boot_time_ns() {
+  timespec ts;
+  ::clock_gettime(CLOCK_BOOTTIME, &ts);
+  return uint64_t(ts.tv_sec) * 1'000'000'000 + ts.tv_nsec;
+}
+
+}  // namespace
+
+std::vector<std::shared_ptr<Object>> Map::references() const {
+  std::vector<std::shared_ptr<Object>> out;
+  if (btf) out.push_back(btf);
+  for (const auto& [slot, event] : perf_slots) out.push_back(event);
+  return out;
+}
+
+std::vector<std::shared_ptr<Object>> Prog::references() const {
+  std::vector<std::shared_ptr<Object>> out(maps.begin(), maps.end());
+  out.insert(out.end(), bound_maps.begin(), bound_maps.end());
+  if (btf) out.push_back(btf);
+  return out;
+}
+
+std::vector<std::shared_ptr<Object>> PerfEvent::references() const {
+  std::vector<std::shared_ptr<Object>> out;
+  for (const auto& attached : by_ioctl) out.push_back(attached.program);
+  return out;
+}
+
+std::vector<std::shared_ptr<Object>> Link::references() const {
+  std::vector<std::shared_ptr<Object>> out;
+  if (program) out.push_back(program);
+  if (event) out.push_back(event);
+  return out;
+}
+
+ObjectTable::ObjectTable() : inotify_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) {
+  // A lease that is being broken (somebody opens the file while we ask) would raise SIGIO: ours to ignore.
+  ::signal(SIGIO, SIG_IGN);
+}
+ObjectTable::~ObjectTable() = default;
+
+Result<void> ObjectTable::create_storage(Object& object, uint64_t content_size, bool growable) {
+  const uint64_t size = round_up(content_size, kPageSize) + wire::kTrailerSize;
+  const int seals = growable ? 0 : F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+  auto created = create_memfd(memfd_name(object.kind), size, seals);
+  if (!created) return created.error();
+  // The first description of a memfd is not reported to inotify: work with a re-opened one.
+  auto ours = created->reopen(O_RDWR);
+  if (!ours) return ours.error();
+  object.fd = std::move(*ours);
+  auto inode = inode_of(object.fd.get());
+  if (!inode) return inode.error();
+  object.inode = *inode;
+  object.id = ++last_id_[object.kind];
+  object.created_ns = boot_time_ns();
+  return {};
+}
+
+Result<void> ObjectTable::write_trailer(const Object& object) {
+  auto size = file_size(object.fd);
+  if (!size) return size.error();
+  wire::ObjectTrailer trailer{};
+  trailer.header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, *size};
+  trailer.kind = object.kind;
+  trailer.id = object.id;
+  std::strncpy(trailer.name, object.name.c_str(), sizeof trailer.name - 1);
+  if (object.kind == ObjectKind::kMap) {
+    const auto& map = static_cast<const Map&>(object);
+    trailer.map = map.spec;
+    trailer.frozen = map.frozen;
+    trailer.address = map.address;
+  }
+  if (::pwrite(object.fd.get(), &trailer, sizeof trailer, *size - wire::kTrailerSize) != sizeof trailer)
+    return Error::from_errno("write trailer");
+  return {};
+}
+
+Result<void> ObjectTable::watch(const std::shared_ptr<Object>& object) {
+  const std::string path = "/proc/self/fd/" + std::to_string(object->fd.get());
+  const int wd = ::inotify_add_watch(inotify_.get(), path.c_str(), IN_CLOSE);
+  if (wd < 0)
+    return Error{errno, std::string("watch object: ") + std::strerror(errno) +
+                            "; try raising fs.inotify.max_user_watches"};
+  by_watch_[wd] = object;
+  return {};
+}
+
+Result<void> ObjectTable::insert(std::shared_ptr<Object> object) {
+  if (auto watched = watch(object); !watched) return watched;
+  last_id_[object->kind] = std::max(last_id_[object->kind], object->id);
+  by_inode_[object->inode] = object;
+  objects_[{object->kind, object->id}] = std::move(object);
+  return {};
+}
+
+Result<Fd> ObjectTable::hand_out(const Object& object, int flags) { return object.fd.reopen(flags); }
+
+std::shared_ptr<Object> ObjectTable::find(ObjectKind kind, uint32_t id) const {
+  auto it = objects_.find({kind, id});
+  return it == objects_.end() ? nullptr : it->second;
+}
+
+std::shared_ptr<Object> ObjectTable::find(const InodeId& inode) const {
+  auto it = by_inode_.find(inode);
+  return it == by_inode_.end() ? nullptr : it->second;
+}
+
+std::shared_ptr<Object> ObjectTable::find_fd(int fd) const {
+  auto inode = inode_of(fd);
+  return inode ? find(*inode) : nullptr;
+}
+
+uint32_t ObjectTable::next_id(ObjectKind kind, uint32_t after) const {
+  for (auto it = objects_.upper_bound({kind, after}); it != objects_.end() && it->first.first == kind; ++it) {
+    if (kind == ObjectKind::kMap && static_cast<const Map&>(*it->second).internal) continue;
+    return it->first.second;
+  }
+  return 0;
+}
+
+void ObjectTable::suspect_all() {
+  for (auto& [key, object] : objects_) object->held_outside = !only_we_hold(*object);
+}
+
+void ObjectTable::read_notifications() {
+  alignas(inotify_event) char buffer[16384];
+  for (;;) {
+    const ssize_t count = ::read(inotify_.get(), buffer, sizeof buffer);
+    if (count <= 0) return;
+    for (ssize_t at = 0; at < count;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+      at += sizeof(inotify_event) + event->len;
+      if (event->mask & IN_Q_OVERFLOW) return suspect_all();
+      auto watched = by_watch_.find(event->wd);
+      if (watched == by_watch_.end()) continue;
+      // Events coalesce: only the lease tells whether that was the last holder.
+      if (auto object = watched->second.lock()) object->held_outside = !only_we_hold(*object);
+      if (event->mask & IN_IGNORED) by_watch_.erase(watched);
+    }
+  }
+}
+
+void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>&)>& gone) {
+  read_notifications();
+  std::set<Object*> living;
+  std::vector<std::shared_ptr<Object>> pending;
+  for (const auto& [key, object] : objects_) {
+    const bool internal = key.first == ObjectKind::kMap && static_cast<const Map&>(*object).internal;
+    if (object->held_outside || internal) pending.push_back(object);
+  }
+  while (!pending.empty()) {
+    auto object = std::move(pending.back());
+    pending.pop_back();
+    if (!living.insert(object.get()).second) continue;
+    for (auto& reference : object->references()) pending.push_back(std::move(reference));
+  }
+  std::vector<std::shared_ptr<Object>> dead;
+  for (const auto& [key, object] : objects_)
+    if (!living.contains(object.get())) dead.push_back(object);
+  std::stable_sort(dead.begin(), dead.end(), [](const auto& a, const auto& b) {
+    return (a->kind == ObjectKind::kLink) > (b->kind == ObjectKind::kLink);
+  });
+  for (const auto& object : dead) {
+    objects_.erase({object->kind, object->id});
+    by_inode_.erase(object->inode);
+    std::erase_if(by_watch_, [&](const auto& entry) {
+      if (entry.second.lock() != object) return false;
+      ::inotify_rm_watch(inotify_.get(), entry.first);
+      return true;
+    });
+    gone(object);
+  }
+}
+
+}  // namespace bpftime::kernel

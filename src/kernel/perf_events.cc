@@ -1,0 +1,175 @@
+// perf_event_open(2), perf ioctls and links: what attaches a program to a site.
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernel/attr.h"
+#include "kernel/kernel.h"
+#include "kernel/perf_ring.h"
+#include "kernel/uprobe_pmu.h"
+#include "symbols/symbols.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+bool alive(int32_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
+
+// Fills the file identity by which mappings in targets are recognised.
+Result<void> identify_file(PerfEvent& event) {
+  Fd fd(::open(event.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return Error{errno, "uprobe on " + event.path + ": " + std::strerror(errno)};
+  struct stat st;
+  if (::fstat(fd.get(), &st) != 0) return Error::from_errno("uprobe on " + event.path);
+  // As Linux: only regular files can hold a uprobe, and the offset lies inside.
+  if (!S_ISREG(st.st_mode)) return Error{EINVAL, "uprobe on " + event.path + ": not a regular file"};
+  if (event.offset > static_cast<uint64_t>(st.st_size))
+    return Error{EINVAL, "uprobe on " + event.path + ": offset " + std::to_string(event.offset) + " is past its end"};
+  event.file = {st.st_dev, st.st_ino};
+  // The build-id finds copies of the file, in other mount namespaces for one. A file that is no ELF has none.
+  if (auto elf = symbols::ElfFile::from_fd(fd.get(), event.path)) event.build_id = elf->build_id();
+  return {};
+}
+
+}  // namespace
+
+BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::string& path) {
+  perf_event_attr attr{};
+  static_assert(sizeof attr <= sizeof request.attr);
+  std::memcpy(&attr, request.attr, sizeof attr);
+  auto event = std::make_shared<PerfEvent>();
+  event->kind = ObjectKind::kPerfEvent;
+  event->pid = request.pid;
+  event->cpu = request.cpu;
+  event->enabled = !attr.disabled;
+  if (request.pid == -1 && request.cpu == -1)
+    return BpfReply::fail(EINVAL, "perf event: neither a process nor a CPU named");
+  if (request.pid > 0 && !alive(request.pid))
+    return BpfReply::fail(ESRCH, "perf event: process " + std::to_string(request.pid) + ": no such process");
+  if (request.pid < -1) return BpfReply::fail(ESRCH, "perf event: no such process");
+
+  if (attr.type == PERF_TYPE_SOFTWARE && attr.config == PERF_COUNT_SW_BPF_OUTPUT) {
+    event->perf_kind = PerfKind::kBpfOutput;
+    event->name = "bpf_output";
+  } else if (is_uprobe_pmu(attr.type)) {
+    event->perf_kind = PerfKind::kUprobe;
+    event->return_probe = (attr.config & kUprobeReturnBit) != 0;
+    // The upper half may hold a reference counter offset, or garbage from old clients: Linux ignores a counter that
+    // lies in no writable mapping, and so do we (semaphores: docs/support-matrix.md).
+    event->offset = attr.config2;
+    event->path = path;
+    event->name = event->return_probe ? "uretprobe" : "uprobe";
+    if (path.empty()) return BpfReply::fail(EINVAL, "uprobe: no path");
+    if (auto found = identify_file(*event); !found) return BpfReply::fail(found.error().code, found.error().message);
+  } else {
+    return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) + ": not supported yet (docs/support-matrix.md)");
+  }
+  if (auto entered = enter(event, 0, /*growable=*/event->perf_kind == PerfKind::kBpfOutput); !entered)
+    return BpfReply::fail(entered.error().code, entered.error().message);
+  observer_.object_changed(*event);
+  return hand_out(event);
+}
+
+BpfReply Kernel::attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram attached, bool by_link) {
+  if (event->perf_kind != PerfKind::kUprobe)
+    return BpfReply::fail(EINVAL, "attach: a program cannot run at this kind of event");
+  if (attached.program->source.program.type != BPF_PROG_TYPE_KPROBE)
+    return BpfReply::fail(EINVAL, "attach program " + attached.program->name + ": only kprobe programs run at uprobes");
+  for (const auto* list : {&event->by_ioctl, &event->by_link})
+    for (const auto& other : *list)
+      if (other.program == attached.program && other.cookie == attached.cookie)
+        return BpfReply::fail(EEXIST, "attach program " + attached.program->name + ": attached to this event already");
+  if (auto compiled = ensure_code(*attached.program); !compiled)
+    return BpfReply::fail(compiled.error().code, compiled.error().message);
+  attached.order = ++attach_order_;
+  (by_link ? event->by_link : event->by_ioctl).push_back(std::move(attached));
+  return {};
+}
+
+BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, int argument_fd) {
+  auto event = object_of<PerfEvent>(event_fd, ObjectKind::kPerfEvent);
+  if (!event) return BpfReply::fail(EBADF, "perf ioctl: no such event");
+  switch (command) {
+    case PERF_EVENT_IOC_ENABLE:
+    case PERF_EVENT_IOC_DISABLE: {
+      const bool enable = command == PERF_EVENT_IOC_ENABLE;
+      if (event->enabled == enable) return {};
+      event->enabled = enable;
+      break;
+    }
+    case PERF_EVENT_IOC_SET_BPF: {
+      auto prog = object_of<Prog>(argument_fd, ObjectKind::kProgram);
+      if (!prog) return BpfReply::fail(EBADF, "perf ioctl: no such program");
+      BpfReply attached = attach(event, {prog, 0, 0, 0}, /*by_link=*/false);
+      if (attached.result < 0) return attached;
+      break;
+    }
+    case PERF_EVENT_IOC_ID: {
+      BpfReply reply;
+      const uint64_t id = event->id;
+      const auto bytes = as_bytes(id);
+      reply.out.push_back({0, {bytes.begin(), bytes.end()}});
+      return reply;
+    }
+    case PERF_EVENT_IOC_RESET:
+    case PERF_EVENT_IOC_REFRESH:
+      return {};
+    default:
+      return BpfReply::fail(EINVAL, "perf ioctl " + std::to_string(command) + " with " + std::to_string(argument) +
+                                        ": not supported yet");
+  }
+  observer_.object_changed(*event);
+  observer_.probes_changed();
+  return {};
+}
+
+BpfReply Kernel::perf_mmap(int event_fd, uint64_t size) {
+  auto event = object_of<PerfEvent>(event_fd, ObjectKind::kPerfEvent);
+  if (!event) return BpfReply::fail(EBADF, "map perf event: no such event");
+  if (event->perf_kind != PerfKind::kBpfOutput) return BpfReply::fail(EINVAL, "map perf event: it has no ring");
+  if (auto mapped = map_perf_ring(*event, size); !mapped)
+    return BpfReply::fail(mapped.error().code, mapped.error().message);
+  observer_.object_changed(*event);
+  return {};
+}
+
+BpfReply Kernel::link_create(const BpfRequest& request) {
+  const bpf_attr& attr = *request.attr;
+  auto prog = object_of<Prog>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd)),
+                              ObjectKind::kProgram);
+  if (!prog) return BpfReply::fail(EBADF, "create link: no such program");
+  if (attr.link_create.attach_type != BPF_PERF_EVENT)
+    return BpfReply::fail(EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
+                                      ": not supported yet (docs/support-matrix.md)");
+  if (attr.link_create.flags != 0) return BpfReply::fail(EINVAL, "create link: unknown flags");
+  // Clients ask with target_fd -1 whether perf links exist: EBADF says yes.
+  auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.target_fd)),
+                                    ObjectKind::kPerfEvent);
+  if (!event) return BpfReply::fail(EBADF, "create link: target is no perf event");
+  auto link = std::make_shared<Link>();
+  link->kind = ObjectKind::kLink;
+  link->created_by_uid = request.uid;
+  link->program = prog;
+  link->event = event;
+  link->cookie = attr.link_create.perf_event.bpf_cookie;
+  if (auto entered = enter(link, 0); !entered) return BpfReply::fail(entered.error().code, entered.error().message);
+  BpfReply attached = attach(event, {prog, link->cookie, link->id, 0}, /*by_link=*/true);
+  if (attached.result < 0) {
+    link->held_outside = false;  // collected as if its descriptor had been closed
+    return attached;
+  }
+  observer_.object_changed(*link);
+  observer_.probes_changed();
+  return hand_out(link);
+}
+
+BpfReply Kernel::link_detach(const BpfRequest& request) {
+  auto link = object_of<Link>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_detach.link_fd)), ObjectKind::kLink);
+  if (!link) return BpfReply::fail(EBADF, "detach link: no such link");
+  // As Linux: perf event links cannot be detached by force.
+  return BpfReply::fail(EOPNOTSUPP, "detach link " + std::to_string(link->id) + ": perf event links end with their descriptor");
+}
+
+}  // namespace bpftime::kernel

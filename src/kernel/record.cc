@@ -1,0 +1,290 @@
+// Objects as bytes and descriptors: what the keeper holds so that a new worker goes on where another died.
+// The records never leave the two processes of one daemon version; still, reading is bounds-checked.
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "kernel/kernel.h"
+#include "maps/map.h"
+
+namespace bpftime::kernel {
+
+namespace {
+
+class Writer {
+ public:
+  template <typename T>
+  Writer& put(const T& value) {
+    const Bytes bytes = as_bytes(value);
+    out_.insert(out_.end(), bytes.begin(), bytes.end());
+    return *this;
+  }
+  Writer& put(const std::string& text) { return put_block(text.data(), text.size()); }
+  Writer& put(const std::vector<uint8_t>& bytes) { return put_block(bytes.data(), bytes.size()); }
+  std::vector<uint8_t> take() { return std::move(out_); }
+
+ private:
+  Writer& put_block(const void* data, size_t size) {
+    put(static_cast<uint32_t>(size));
+    const auto* bytes = static_cast<const uint8_t*>(data);
+    out_.insert(out_.end(), bytes, bytes + size);
+    return *this;
+  }
+  std::vector<uint8_t> out_;
+};
+
+// Reads what Writer wrote; `ok` turns false at the first value that is not there.
+struct Reader {
+  ByteReader bytes;
+  bool ok = true;
+
+  template <typename T>
+  T get() {
+    auto value = bytes.read<T>();
+    ok = ok && value.has_value();
+    return value.value_or(T{});
+  }
+  std::vector<uint8_t> block() {
+    auto data = bytes.read_bytes(get<uint32_t>());
+    ok = ok && data.has_value();
+    return data ? std::vector<uint8_t>(data->begin(), data->end()) : std::vector<uint8_t>{};
+  }
+  std::string text() {
+    auto data = block();
+    return {data.begin(), data.end()};
+  }
+};
+
+void put_common(Writer& out, const Object& object) {
+  out.put(object.kind).put(object.id).put(object.created_by_uid).put(object.created_ns).put(object.name);
+}
+
+void get_common(Reader& in, Object& object) {
+  object.id = in.get<uint32_t>();
+  object.created_by_uid = in.get<uint32_t>();
+  object.created_ns = in.get<uint64_t>();
+  object.name = in.text();
+}
+
+template <typename T>
+uint32_t id_of(const std::shared_ptr<T>& object) {
+  return object ? object->id : 0;
+}
+
+void put_attached(Writer& out, const std::vector<AttachedProgram>& list) {
+  out.put(static_cast<uint32_t>(list.size()));
+  for (const auto& attached : list) out.put(attached.program->id).put(attached.cookie).put(attached.order);
+}
+
+void put_map(Writer& out, const Map& map) {
+  out.put(map.spec).put(map.address).put(map.frozen).put(map.internal).put(id_of(map.btf));
+  out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.readiness.valid()).put(map.sealed.valid());
+  out.put(static_cast<uint32_t>(map.perf_slots.size()));
+  for (const auto& [slot, event] : map.perf_slots) out.put(slot).put(event->id);
+}
+
+void put_prog(Writer& out, const Prog& prog) {
+  const auto& source = prog.source;
+  out.put(source.program.type).put(source.expected_attach_type).put(source.kernel_version).put(source.flags);
+  out.put(source.license).put(prog.verified_by).put(id_of(prog.btf));
+  const auto& insns = source.program.insns;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(insns.data());
+  out.put(std::vector<uint8_t>(bytes, bytes + insns.size() * sizeof(program::Insn)));
+  for (const auto* list : {&prog.maps, &prog.bound_maps}) {
+    out.put(static_cast<uint32_t>(list->size()));
+    for (const auto& map : *list) out.put(map->id);
+  }
+}
+
+void put_event(Writer& out, const PerfEvent& event) {
+  out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
+  out.put(event.path).put(event.offset).put(event.file).put(event.build_id);
+  out.put(event.lost).put(event.ring.size()).put(event.readiness.valid());
+  put_attached(out, event.by_ioctl);
+}
+
+}  // namespace
+
+std::vector<uint8_t> Kernel::serialize(const Object& object) {
+  Writer out;
+  put_common(out, object);
+  switch (object.kind) {
+    case ObjectKind::kBtf: out.put(static_cast<const Btf&>(object).blob); break;
+    case ObjectKind::kMap: put_map(out, static_cast<const Map&>(object)); break;
+    case ObjectKind::kProgram: put_prog(out, static_cast<const Prog&>(object)); break;
+    case ObjectKind::kPerfEvent: put_event(out, static_cast<const PerfEvent&>(object)); break;
+    case ObjectKind::kLink: {
+      const auto& link = static_cast<const Link&>(object);
+      uint64_t order = 0;
+      for (const auto& attached : link.event->by_link)
+        if (attached.link_id == link.id) order = attached.order;
+      out.put(link.program->id).put(link.event->id).put(link.cookie).put(order);
+      break;
+    }
+    case ObjectKind::kNone: break;
+  }
+  return out.take();
+}
+
+uint64_t Kernel::record_key(const Object& object) {
+  // Uprobe events hold programs, programs hold maps, maps hold BPF output events.
+  uint64_t rank = 0;
+  switch (object.kind) {
+    case ObjectKind::kNone:
+    case ObjectKind::kBtf: rank = 0; break;
+    case ObjectKind::kPerfEvent:
+      rank = static_cast<const PerfEvent&>(object).perf_kind == PerfKind::kBpfOutput ? 1 : 4;
+      break;
+    case ObjectKind::kMap: rank = 2; break;
+    case ObjectKind::kProgram: rank = 3; break;
+    case ObjectKind::kLink: rank = 5; break;
+  }
+  return rank << 32 | object.id;
+}
+
+std::vector<int> Kernel::descriptors(const Object& object) {
+  std::vector<int> out = {object.fd.get()};
+  if (object.kind == ObjectKind::kMap) {
+    const auto& map = static_cast<const Map&>(object);
+    if (map.readiness) out.push_back(map.readiness.get());
+    if (map.sealed) out.push_back(map.sealed.get());
+  }
+  if (object.kind == ObjectKind::kPerfEvent && static_cast<const PerfEvent&>(object).readiness)
+    out.push_back(static_cast<const PerfEvent&>(object).readiness.get());
+  return out;
+}
+
+namespace {
+
+Result<std::shared_ptr<Object>> recover_map(Reader& in, std::vector<Fd>& fds, const ObjectTable& objects) {
+  auto map = std::make_shared<Map>();
+  get_common(in, *map);
+  map->spec = in.get<wire::MapSpec>();
+  map->address = in.get<uint64_t>();
+  map->frozen = in.get<bool>();
+  map->internal = in.get<bool>();
+  map->btf = std::static_pointer_cast<Btf>(objects.find(ObjectKind::kBtf, in.get<uint32_t>()));
+  map->btf_key_type_id = in.get<uint32_t>();
+  map->btf_value_type_id = in.get<uint32_t>();
+  size_t next_fd = 1;
+  if (in.get<bool>() && fds.size() > next_fd) map->readiness = std::move(fds[next_fd++]);
+  if (in.get<bool>() && fds.size() > next_fd) map->sealed = std::move(fds[next_fd++]);
+  const uint32_t slots = in.get<uint32_t>();
+  for (uint32_t i = 0; in.ok && i < slots; ++i) {
+    const uint32_t slot = in.get<uint32_t>();
+    auto event = std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
+    if (event) map->perf_slots[slot] = event;
+  }
+  auto memory = Mapping::shared(fds[0], maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
+  if (!memory) return memory.error();
+  map->memory = std::move(*memory);
+  return std::shared_ptr<Object>(map);
+}
+
+Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& objects) {
+  auto prog = std::make_shared<Prog>();
+  get_common(in, *prog);
+  auto& source = prog->source;
+  source.program.name = prog->name;
+  source.program.type = in.get<uint32_t>();
+  source.expected_attach_type = in.get<uint32_t>();
+  source.kernel_version = in.get<uint32_t>();
+  source.flags = in.get<uint32_t>();
+  source.license = in.text();
+  prog->verified_by = in.text();
+  prog->btf = std::static_pointer_cast<Btf>(objects.find(ObjectKind::kBtf, in.get<uint32_t>()));
+  const auto insns = in.block();
+  source.program.insns.resize(insns.size() / sizeof(program::Insn));
+  std::memcpy(source.program.insns.data(), insns.data(), source.program.insns.size() * sizeof(program::Insn));
+  for (auto* list : {&prog->maps, &prog->bound_maps}) {
+    const uint32_t count = in.get<uint32_t>();
+    for (uint32_t i = 0; in.ok && i < count; ++i) {
+      auto map = std::static_pointer_cast<Map>(objects.find(ObjectKind::kMap, in.get<uint32_t>()));
+      if (!map) return Error{ENOENT, "recover program " + prog->name + ": a map is missing"};
+      list->push_back(map);
+    }
+  }
+  return std::shared_ptr<Object>(prog);
+}
+
+Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, const ObjectTable& objects,
+                                              uint64_t* last_order) {
+  auto event = std::make_shared<PerfEvent>();
+  get_common(in, *event);
+  event->perf_kind = in.get<PerfKind>();
+  event->pid = in.get<int32_t>();
+  event->cpu = in.get<int32_t>();
+  event->enabled = in.get<bool>();
+  event->return_probe = in.get<bool>();
+  event->path = in.text();
+  event->offset = in.get<uint64_t>();
+  event->file = in.get<InodeId>();
+  event->build_id = in.text();
+  event->lost = in.get<uint64_t>();
+  const uint64_t ring_size = in.get<uint64_t>();
+  if (in.get<bool>() && fds.size() > 1) event->readiness = std::move(fds[1]);
+  const uint32_t count = in.get<uint32_t>();
+  for (uint32_t i = 0; in.ok && i < count; ++i) {
+    auto prog = std::static_pointer_cast<Prog>(objects.find(ObjectKind::kProgram, in.get<uint32_t>()));
+    const auto cookie = in.get<uint64_t>();
+    const auto order = in.get<uint64_t>();
+    *last_order = std::max(*last_order, order);
+    if (prog) event->by_ioctl.push_back({prog, cookie, 0, order});
+  }
+  if (ring_size != 0) {
+    auto ring = Mapping::shared(fds[0], ring_size, PROT_READ | PROT_WRITE);
+    if (!ring) return ring.error();
+    event->ring = std::move(*ring);
+  }
+  return std::shared_ptr<Object>(event);
+}
+
+Result<std::shared_ptr<Object>> recover_link(Reader& in, const ObjectTable& objects, uint64_t* last_order) {
+  auto link = std::make_shared<Link>();
+  get_common(in, *link);
+  link->program = std::static_pointer_cast<Prog>(objects.find(ObjectKind::kProgram, in.get<uint32_t>()));
+  link->event = std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
+  link->cookie = in.get<uint64_t>();
+  const auto order = in.get<uint64_t>();
+  *last_order = std::max(*last_order, order);
+  if (!link->program || !link->event) return Error{ENOENT, "recover link: its program or event is missing"};
+  link->event->by_link.push_back({link->program, link->cookie, link->id, order});
+  return std::shared_ptr<Object>(link);
+}
+
+}  // namespace
+
+Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
+  if (fds.empty()) return Error{EINVAL, "recover object: no descriptor"};
+  Reader in{ByteReader(record)};
+  const auto kind = in.get<ObjectKind>();
+  Result<std::shared_ptr<Object>> made = Error{EINVAL, "recover object: unknown kind"};
+  switch (kind) {
+    case ObjectKind::kBtf: {
+      auto btf = std::make_shared<Btf>();
+      get_common(in, *btf);
+      btf->blob = in.block();
+      made = std::shared_ptr<Object>(btf);
+      break;
+    }
+    case ObjectKind::kMap: made = recover_map(in, fds, objects_); break;
+    case ObjectKind::kProgram: made = recover_prog(in, objects_); break;
+    case ObjectKind::kPerfEvent: made = recover_event(in, fds, objects_, &attach_order_); break;
+    case ObjectKind::kLink: made = recover_link(in, objects_, &attach_order_); break;
+    case ObjectKind::kNone: break;
+  }
+  if (!made) return made.error();
+  if (!in.ok) return Error{EINVAL, "recover object: record is cut short"};
+  auto object = *made;
+  object->kind = kind;
+  object->fd = std::move(fds[0]);
+  auto inode = inode_of(object->fd.get());
+  if (!inode) return inode.error();
+  object->inode = *inode;
+  if (kind == ObjectKind::kMap) {
+    const auto& map = static_cast<const Map&>(*object);
+    next_map_address_ = std::max(next_map_address_, map.address + maps::memory_size(map.spec) + kPageSize);
+  }
+  return objects_.insert(std::move(object));
+}
+
+}  // namespace bpftime::kernel

@@ -1,0 +1,211 @@
+// Several processes at once, with totals that must come out exactly.
+#include <set>
+#include <vector>
+
+#include "maps/hash_user.h"
+#include "maps/program_side.h"
+#include "maps/test_support.h"
+
+namespace bpftime::maps::test {
+namespace {
+
+constexpr int kProcesses = 4;
+
+void run_processes(const std::function<int(int)>& body) {
+  std::vector<pid_t> children;
+  for (int i = 0; i < kProcesses; i++) children.push_back(start_child([&] { return body(i); }));
+  for (pid_t pid : children) EXPECT_EQ(wait_child(pid), 0);
+}
+
+TEST(Stress, CountersInHashValuesAreExact) {
+  MapSpec spec = {kTypeHash, 4, 8, 64, 0, 2};
+  SharedMap shared(spec);
+  const uint64_t rounds = test_rounds(200000);
+  uint64_t seed = test_seed();
+  // Every process counts keys it finds or inserts, as counting programs do, while keys of others come and go.
+  run_processes([&](int process) {
+    std::mt19937_64 random(seed + static_cast<uint64_t>(process));
+    MapView map = shared.view();
+    for (uint64_t i = 0; i < rounds; i++) {
+      uint32_t key = static_cast<uint32_t>(random() % 24), passing = 100 + static_cast<uint32_t>(random() % 40);
+      uint64_t zero = 0;
+      void* value = lookup(map, &key);
+      if (value == nullptr) {
+        int64_t error = update(map, &key, &zero, BPF_NOEXIST, 0, static_cast<uint32_t>(process + 1));
+        if (error != 0 && error != -EEXIST) return 1;
+        value = lookup(map, &key);
+        if (value == nullptr) return 2;
+      }
+      __atomic_fetch_add(static_cast<uint64_t*>(value), 1, __ATOMIC_RELAXED);
+      if (random() % 2 == 0) {
+        int64_t error = update(map, &passing, &zero, BPF_ANY, 0, static_cast<uint32_t>(process + 1));
+        if (error != 0 && error != -E2BIG) return 3;
+      } else {
+        int64_t error = remove(map, &passing);
+        if (error != 0 && error != -ENOENT) return 4;
+      }
+    }
+    return 0;
+  });
+  uint64_t total = 0;
+  for (uint32_t key = 0; key < 24; key++) {
+    uint64_t value = 0;
+    EXPECT_EQ(user_lookup(shared.view(), &key, &value, 0), 0);
+    total += value;
+  }
+  EXPECT_EQ(total, rounds * kProcesses);
+}
+
+TEST(Stress, CapacityAndUniquenessAreExact) {
+  MapSpec spec = {kTypeHash, 8, 8, 100, 0, 2};
+  for (uint64_t round = 0; round < test_rounds(50); round++) {
+    SharedMap shared(spec);
+    Shared<uint64_t> inserted;
+    run_processes([&](int process) {
+      for (uint64_t i = 0; i < 60; i++) {
+        // Half of the keys are everybody's: of those only one may win.
+        uint64_t key = i % 2 == 0 ? i : 1000 * static_cast<uint64_t>(process + 1) + i;
+        int64_t error = update(shared.view(), &key, &key, BPF_NOEXIST, 0, static_cast<uint32_t>(process + 1));
+        if (error == 0) __atomic_fetch_add(&*inserted, 1, __ATOMIC_RELAXED);
+        if (error != 0 && error != -EEXIST && error != -E2BIG) return 1;
+      }
+      return 0;
+    });
+    std::set<uint64_t> keys;
+    uint64_t key = 0;
+    int64_t error = user_next_key(shared.view(), nullptr, &key);
+    for (; error == 0; error = user_next_key(shared.view(), &key, &key)) EXPECT_TRUE(keys.insert(key).second);
+    EXPECT_EQ(error, -ENOENT);
+    EXPECT_EQ(keys.size(), 100u);
+    EXPECT_EQ(*inserted, 100u);
+  }
+}
+
+TEST(Stress, ReplacedValuesAreSeenWholeAndAlways) {
+  struct Value {
+    uint64_t words[16];
+  };
+  MapSpec spec = {kTypeHash, 4, sizeof(Value), 4, 0, 2};
+  SharedMap shared(spec);
+  for (uint32_t key = 0; key < 4; key++) {
+    Value value = {};
+    ASSERT_EQ(user_update(shared.view(), &key, &value, 0), 0);
+  }
+  // The map is full: replacing must work, and the key must never be missing in between.
+  const uint64_t rounds = test_rounds(100000);
+  run_processes([&](int process) {
+    for (uint64_t i = 0; i < rounds; i++) {
+      uint32_t key = static_cast<uint32_t>(i % 4);
+      Value value;
+      if (process < 2) {
+        for (uint64_t& word : value.words) word = i * 2 + static_cast<uint64_t>(process);
+        if (update(shared.view(), &key, &value, BPF_EXIST, 0, static_cast<uint32_t>(process + 1)) != 0) return 1;
+        continue;
+      }
+      if (lookup(shared.view(), &key) == nullptr) return 2;
+      int64_t error = user_lookup(shared.view(), &key, &value, 0);
+      if (error == -EBUSY) continue;  // written to faster than it can be copied
+      if (error != 0) return 3;
+      for (uint64_t word : value.words) {
+        if (word != value.words[0]) return 4;
+      }
+    }
+    return 0;
+  });
+}
+
+TEST(Stress, RingKeepsEveryProducersOrder) {
+  MapSpec spec = {kTypeRingbuf, 0, 0, 16384, 0, 2};
+  SharedMap shared(spec);
+  MapView map = shared.view();
+  struct Record {
+    uint64_t process, number;
+    uint64_t filler[6];
+  };
+  const uint64_t rounds = test_rounds(200000);
+  std::vector<pid_t> producers;
+  for (uint64_t process = 0; process < kProcesses; process++) {
+    producers.push_back(start_child([&] {
+      for (uint64_t i = 0, tried = ~uint64_t{0}; i < rounds;) {
+        if (tried == i) sched_yield();  // full: let the others run
+        tried = i;
+        uint64_t size = 16 + i % 6 * 8;
+        Record record = {process, i, {}};
+        bool wake;
+        if (i % 2 == 0) {
+          if (ring_output(map, &record, size, 0, static_cast<uint32_t>(process + 1), &wake) == 0) i++;
+        } else if (void* place = ring_reserve(map, size, 0, static_cast<uint32_t>(process + 1)); place != nullptr) {
+          memcpy(place, &record, size);
+          ring_commit(map, place, 0, i % 7 == 0);
+          i++;
+        }
+      }
+      return 0;
+    }));
+  }
+  uint64_t next[kProcesses] = {}, received = 0;
+  for (uint64_t process = 0, left = kProcesses; left > 0;) {
+    Record record;
+    int64_t size = ring_consume(map, &record, sizeof(record));
+    if (size == -EAGAIN) {
+      if (waitpid(producers[process], nullptr, WNOHANG) > 0) process++, left--;
+      sched_yield();
+      continue;
+    }
+    ASSERT_GE(size, 16);
+    ASSERT_LT(record.process, uint64_t{kProcesses});
+    uint64_t& expected = next[record.process];
+    while (expected % 2 == 1 && expected % 7 == 0) expected++;  // discarded
+    ASSERT_EQ(record.number, expected);
+    ASSERT_EQ(static_cast<uint64_t>(size), 16 + record.number % 6 * 8);
+    expected++;
+    received++;
+  }
+  Record record;
+  while (ring_consume(map, &record, sizeof(record)) >= 0) received++;
+  uint64_t kept = 0;
+  for (uint64_t i = 0; i < rounds; i++) kept += i % 2 == 1 && i % 7 == 0 ? 0 : 1;
+  EXPECT_EQ(received, kept * kProcesses);
+}
+
+// Sleeping consumers are woken: no record is left lying while its consumer sleeps.
+TEST(Stress, NoWakeUpIsLost) {
+  MapSpec spec = {kTypeRingbuf, 0, 0, 4096, 0, 2};
+  SharedMap shared(spec);
+  MapView map = shared.view();
+  const uint64_t rounds = test_rounds(20000);
+  auto futex = [&](int operation, uint32_t value, const timespec* timeout) {
+    return syscall(SYS_futex, ring_wake_word(map), operation, value, timeout, nullptr, 0);
+  };
+  constexpr int kFutexWait = 0, kFutexWake = 1;
+  std::vector<pid_t> producers;
+  for (uint32_t process = 1; process <= 2; process++) {
+    producers.push_back(start_child([&] {
+      for (uint64_t i = 0; i < rounds;) {
+        bool wake = false;
+        if (ring_output(map, &i, 8, 0, process, &wake) == 0) i++;
+        if (wake) futex(kFutexWake, 1, nullptr);
+      }
+      return 0;
+    }));
+  }
+  uint64_t received = 0, sleeps = 0;
+  while (received < 2 * rounds) {
+    uint64_t record;
+    if (ring_consume(map, &record, 8) == 8) {
+      received++;
+      continue;
+    }
+    bool has_data;
+    uint32_t word = ring_prepare_wait(map, &has_data);
+    if (has_data) continue;
+    timespec deadline = {20, 0};
+    sleeps++;
+    ASSERT_FALSE(futex(kFutexWait, word, &deadline) < 0 && errno == ETIMEDOUT) << "slept on after " << received << " records";
+  }
+  for (pid_t pid : producers) EXPECT_EQ(wait_child(pid), 0);
+  printf("%llu sleeps\n", static_cast<unsigned long long>(sleeps));
+}
+
+}  // namespace
+}  // namespace bpftime::maps::test

@@ -1,0 +1,186 @@
+#include "target/process.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <map>
+
+#include "target/proc_files.h"
+
+namespace bpftime::target {
+namespace {
+
+// Bound on one read(): a mistake in a size must not take the daemon's memory.
+constexpr uint64_t kReadBytesMax = 256u << 20;
+
+Error missing_or_forbidden(pid_t pid, int code) {
+  if (code == ENOENT || code == ESRCH) return process_error(pid, ESRCH, "no such process; try `ps -e` for the right pid");
+  if (code == EACCES || code == EPERM) {
+    return process_error(pid, EPERM, "it belongs to someone else; try as its user or as root");
+  }
+  return process_error(pid, code, std::strerror(code));
+}
+
+std::string map_files_path(pid_t pid, const MappedRegion& region) {
+  char name[64];
+  std::snprintf(name, sizeof(name), "/map_files/%llx-%llx", static_cast<unsigned long long>(region.start),
+                static_cast<unsigned long long>(region.end));
+  return proc_path(pid, name);
+}
+
+// Replaces the superblock's device of maps by the one stat(2) gives: they differ on btrfs and overlayfs. Needs
+// CAP_CHECKPOINT_RESTORE; without it the kernel's numbers stay. One stat per file, not per region.
+void correct_devices(pid_t pid, std::vector<MappedRegion>& regions) {
+  std::map<std::pair<uint64_t, uint64_t>, uint64_t> device_of;
+  for (MappedRegion& region : regions) {
+    if (region.inode == 0) continue;
+    const auto key = std::make_pair(region.device, region.inode);
+    auto known = device_of.find(key);
+    if (known == device_of.end()) {
+      struct stat st;
+      const bool found = ::stat(map_files_path(pid, region).c_str(), &st) == 0 && st.st_ino == region.inode;
+      if (!found && errno == EPERM) return;
+      known = device_of.emplace(key, found ? st.st_dev : region.device).first;
+    }
+    region.device = known->second;
+  }
+}
+
+// Same file? By inode always, by device when both sides come from the same source.
+bool opened_the_region(int fd, const MappedRegion& region) {
+  struct stat st;
+  return ::fstat(fd, &st) == 0 && st.st_ino == region.inode && S_ISREG(st.st_mode);
+}
+
+}  // namespace
+
+Result<Process> Process::open(pid_t pid) {
+  if (pid <= 0) return process_error(pid, ESRCH, "not a process id");
+  Process process;
+  process.pid_ = pid;
+  // The pidfd comes first: if it is still alive after /proc/PID was read, both speak of the same process.
+  process.pidfd_ = Fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!process.pidfd_) {
+    // EINVAL: the number is a thread's, not a process's.
+    if (errno == EINVAL || errno == ENOENT) {
+      return process_error(pid, ESRCH, "a thread's id, not a process's; try the process's own");
+    }
+    return missing_or_forbidden(pid, errno);
+  }
+  auto text = read_proc_file(proc_path(pid, "/stat"));
+  if (!text) return missing_or_forbidden(pid, text.error().code);
+  const auto stat = parse_stat(*text);
+  if (!stat) return process_error(pid, EINVAL, "/proc/PID/stat is malformed");
+  if (stat->state == 'Z' || stat->state == 'X' || !process.alive()) {
+    // A zombie leader with living threads still has tasks that are not zombies.
+    auto tasks = numeric_entries(proc_path(pid, "/task"));
+    if (!tasks || tasks->size() < 2) return process_error(pid, ESRCH, "it has exited");
+  }
+  process.start_time_ = stat->start_time;
+  return process;
+}
+
+bool Process::alive() const {
+  // A pidfd becomes readable when the process (all its threads) has terminated.
+  pollfd poll{pidfd_.get(), POLLIN, 0};
+  return pidfd_.valid() && ::poll(&poll, 1, 0) == 0;
+}
+
+Result<std::vector<MappedRegion>> Process::regions() const {
+  auto text = read_proc_file(proc_path(pid_, "/maps"));
+  if (!text) return missing_or_forbidden(pid_, text.error().code);
+  std::vector<MappedRegion> regions = parse_maps(*text);
+  correct_devices(pid_, regions);
+  if (!alive()) return process_error(pid_, ESRCH, "it has exited");
+  return regions;
+}
+
+Result<Status> Process::status() const {
+  auto text = read_proc_file(proc_path(pid_, "/status"));
+  if (!text) return missing_or_forbidden(pid_, text.error().code);
+  auto status = parse_status(*text);
+  if (!status) return process_error(pid_, EINVAL, "/proc/PID/status is malformed");
+  if (!alive()) return process_error(pid_, ESRCH, "it has exited");
+  return *status;
+}
+
+Result<std::vector<pid_t>> Process::threads() const {
+  auto threads = numeric_entries(proc_path(pid_, "/task"));
+  if (!threads) return missing_or_forbidden(pid_, threads.error().code);
+  if (!alive()) return process_error(pid_, ESRCH, "it has exited");
+  return threads;
+}
+
+Result<Fd> Process::open_mapped_file(const MappedRegion& region) const {
+  if (region.inode == 0) return process_error(pid_, EINVAL, "an anonymous mapping has no file");
+  // O_NONBLOCK and no O_NOCTTY games: only regular files pass opened_the_region, but open itself must not hang on a FIFO.
+  constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  Fd by_range(::open(map_files_path(pid_, region).c_str(), kFlags));
+  if (by_range && opened_the_region(by_range.get(), region)) return by_range;
+  if (region.path.empty() || region.path.front() != '/') {
+    return process_error(pid_, ENOENT, "mapped file has no path: " + region.path);
+  }
+  const std::string path = proc_path(pid_, "/root" + region.path);
+  Fd by_path(::open(path.c_str(), kFlags));
+  if (!by_path) return Error::from_errno("process " + std::to_string(pid_) + ": open " + region.path);
+  if (!opened_the_region(by_path.get(), region)) {
+    return process_error(pid_, ESTALE, region.path + " has been replaced since it was mapped; try restarting the process");
+  }
+  return by_path;
+}
+
+Result<std::vector<uint8_t>> Process::read(uint64_t address, uint64_t size) const {
+  if (size > kReadBytesMax) return process_error(pid_, E2BIG, "read of more than 256 MiB");
+  std::vector<uint8_t> bytes(size);
+  if (size == 0) return bytes;
+  iovec local{bytes.data(), bytes.size()};
+  iovec remote{reinterpret_cast<void*>(address), bytes.size()};
+  if (::process_vm_readv(pid_, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(size)) {
+    if (!alive()) return process_error(pid_, ESRCH, "it has exited");
+    return bytes;
+  }
+  Fd memory(::open(proc_path(pid_, "/mem").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!memory) return missing_or_forbidden(pid_, errno);
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t count = ::pread(memory.get(), bytes.data() + done, size - done, static_cast<off_t>(address + done));
+    if (count <= 0) {
+      char where[32];
+      std::snprintf(where, sizeof(where), "0x%llx", static_cast<unsigned long long>(address + done));
+      return process_error(pid_, EFAULT, std::string("memory at ") + where + " is not readable");
+    }
+    done += count;
+  }
+  return bytes;
+}
+
+Result<std::vector<pid_t>> find_processes_mapping(const std::string& memfd_name, uint64_t address) {
+  auto pids = numeric_entries("/proc");
+  if (!pids) return pids.error();
+  char needle[32];
+  std::snprintf(needle, sizeof(needle), "%08llx-", static_cast<unsigned long long>(address));
+  const std::string path = "/memfd:" + memfd_name;
+  std::vector<pid_t> found;
+  for (const pid_t pid : *pids) {
+    // Kernel threads have an empty maps file, strangers' are not readable, others may be gone: none is an error.
+    auto text = read_proc_file(proc_path(pid, "/maps"));
+    if (!text) continue;
+    const size_t at = text->starts_with(needle) ? 0 : text->find("\n" + std::string(needle));
+    if (at == std::string::npos) continue;
+    const size_t line_start = at == 0 && text->starts_with(needle) ? 0 : at + 1;
+    const std::string_view all(*text);
+    const auto region = parse_maps_line(all.substr(line_start, all.find('\n', line_start) - line_start));
+    if (region && region->start == address && (region->path == path || region->path == path + " (deleted)")) {
+      found.push_back(pid);
+    }
+  }
+  return found;
+}
+
+}  // namespace bpftime::target

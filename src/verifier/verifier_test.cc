@@ -1,0 +1,285 @@
+#include "verifier/verifier.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "program/testing/conformance.h"
+#include "verifier/shadow_maps.h"
+
+namespace bpftime::verifier {
+namespace {
+
+using ::testing::HasSubstr;
+using program::Insn;
+using program::testing::assemble;
+
+constexpr uint32_t kRdonlyProg = BPF_F_RDONLY_PROG;
+
+class VerifierTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!kernel_verifier_usable()) GTEST_SKIP() << "bpf(2) loads nothing here: not root, or the kernel has none";
+  }
+};
+
+Request make_request(const char* assembly) {
+  Request request;
+  request.program.name = "under_test";
+  request.program.type = BPF_PROG_TYPE_KPROBE;
+  request.program.insns = *assemble(assembly);
+  request.license = "Dual MIT/GPL";
+  return request;
+}
+
+MapConstraint make_map(uint32_t type, uint32_t key, uint32_t value, uint32_t entries, uint32_t flags = 0) {
+  MapConstraint map;
+  map.name = "map";
+  map.spec = {type, key, value, entries, flags, 1};
+  return map;
+}
+
+// Puts `r<reg> = map[index]` (or its first value) in front of the rest.
+void prepend_map(Request& request, uint8_t reg, uint32_t index, bool value) {
+  const uint8_t kind = value ? BPF_PSEUDO_MAP_VALUE : BPF_PSEUDO_MAP_FD;
+  const std::vector<Insn> load = {{BPF_LD | BPF_IMM | BPF_DW, reg, kind, 0, static_cast<int32_t>(index)}, {}};
+  request.program.insns.insert(request.program.insns.begin(), load.begin(), load.end());
+}
+
+size_t open_descriptors() {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
+  return count;
+}
+
+TEST_F(VerifierTest, AcceptsAGoodProgram) {
+  const auto verdict = verify(make_request("mov %r0, 0\nexit"));
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+  EXPECT_EQ(verdict->verified_insns, 2u);
+  EXPECT_EQ(verdict->log, "");
+}
+
+TEST_F(VerifierTest, RefusesABadOneInTheKernelsWords) {
+  Request request = make_request("ldxdw %r0, [%r2]\nexit");
+  request.log_level = 1;
+  request.log_size_max = 1 << 20;
+  const auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, EACCES);
+  EXPECT_THAT(verdict->log, HasSubstr("R2 !read_ok"));
+  EXPECT_THAT(verdict->log, HasSubstr("processed 1 insns"));
+  EXPECT_EQ(verdict->verified_insns, 0u);
+}
+
+TEST_F(VerifierTest, SaysWhenTheLogDoesNotFit) {
+  Request request = make_request("mov %r0, 0\nexit");
+  request.log_level = 2;
+  request.log_size_max = 1 << 20;
+  const auto whole = verify(request);
+  ASSERT_TRUE(whole.ok());
+  EXPECT_EQ(whole->error, 0);
+  EXPECT_GT(whole->log.size(), 40u);
+  request.log_size_max = 40;
+  const auto cut = verify(request);
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->error, ENOSPC);
+  EXPECT_LT(cut->log.size(), 40u);
+  if (whole->log_true_size != 0) {  // Linux 6.4 and newer
+    EXPECT_EQ(whole->log_true_size, whole->log.size() + 1);
+    EXPECT_EQ(cut->log_true_size, whole->log_true_size);
+  }
+}
+
+// Needs more than the first buffer: asked again with a bigger one.
+TEST_F(VerifierTest, GrowsTheLogBuffer) {
+  std::string assembly = "mov %r0, 0\n";
+  for (int i = 0; i < 4000; ++i) assembly += "add %r0, 1\n";
+  Request request = make_request((assembly + "exit").c_str());
+  request.log_level = 2;
+  request.log_size_max = UINT32_MAX;
+  const auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, 0);
+  EXPECT_GT(verdict->log.size(), 64u << 10);
+}
+
+// `if (constant) poisoned_call()`: what CO-RE leaves behind for fields and kernels that are not there.
+Request poisoned_branch() {
+  Request request = make_request(
+      "ldxw %r1, [%r1]\n"
+      "jeq %r1, 0, +1\n"
+      "call 195896080\n"
+      "mov %r0, 0\n"
+      "exit");
+  prepend_map(request, 1, 0, true);
+  request.maps = {make_map(BPF_MAP_TYPE_ARRAY, 4, 64, 1, kRdonlyProg)};
+  request.maps[0].frozen = true;
+  request.maps[0].contents.assign(64, 0);
+  request.log_level = 1;
+  request.log_size_max = 1 << 16;
+  return request;
+}
+
+TEST_F(VerifierTest, AcceptsAPoisonedCallBehindAFalseConstant) {
+  const auto verdict = verify(poisoned_branch());
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0) << verdict->log;
+}
+
+TEST_F(VerifierTest, RefusesAPoisonedCallThatMayRun) {
+  Request other_constant = poisoned_branch();
+  other_constant.maps[0].contents[0] = 1;
+  Request not_frozen = poisoned_branch();
+  not_frozen.maps[0].frozen = false;
+  Request unknown_contents = poisoned_branch();
+  unknown_contents.maps[0].contents.clear();
+  for (const Request& request : {other_constant, not_frozen, unknown_contents}) {
+    const auto verdict = verify(request);
+    ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+    EXPECT_EQ(verdict->error, EINVAL);
+    EXPECT_THAT(verdict->log, HasSubstr("invalid func unknown#195896080"));
+  }
+}
+
+// Lookup with a key on the stack, then a read from the value at `offset`.
+Request lookup(uint32_t type, uint32_t value_size, int offset) {
+  Request request = make_request(("mov %r2, %r10\nadd %r2, -4\nstw [%r10-4], 0\ncall 1\njne %r0, 0, +1\nexit\nldxb %r0, [%r0+" +
+                                  std::to_string(offset) + "]\nmov %r0, 0\nexit")
+                                     .c_str());
+  prepend_map(request, 1, 0, false);
+  request.maps = {make_map(type, 4, value_size, 1)};
+  request.log_level = 1;
+  request.log_size_max = 1 << 16;
+  return request;
+}
+
+TEST_F(VerifierTest, KnowsTheMapsGeometry) {
+  for (const uint32_t type : {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_HASH}) {
+    const auto inside = verify(lookup(type, 16, 15));
+    ASSERT_TRUE(inside.ok()) << inside.error().message;
+    EXPECT_EQ(inside->error, 0) << inside->log;
+    const auto outside = verify(lookup(type, 16, 16));
+    ASSERT_TRUE(outside.ok());
+    EXPECT_EQ(outside->error, EACCES);
+    EXPECT_THAT(outside->log, HasSubstr("invalid access to map value"));
+  }
+}
+
+TEST_F(VerifierTest, MakesNoHugeShadows) {
+  Request request = lookup(BPF_MAP_TYPE_HASH, 4096, 0);
+  request.maps[0].spec.max_entries = 100'000'000;  // 400 GB if made as asked
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+  request = lookup(BPF_MAP_TYPE_ARRAY, 4096, 0);
+  request.maps[0].spec.max_entries = 100'000'000;
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+}
+
+TEST(ShadowSpec, KeepsWhatDecidesVerdicts) {
+  const auto array_of = [](uint32_t entries) {
+    return shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 8, entries, 0, 1}).max_entries;
+  };
+  EXPECT_EQ(array_of(1), 1u);
+  EXPECT_EQ(array_of(2), 2u);
+  EXPECT_EQ(array_of(100'000), 100'000u);
+  EXPECT_EQ(array_of(UINT32_MAX), (16u << 20) / 8);
+  // However large a value is, several entries never become one: one would allow direct access and constant folding.
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 1u << 30, 1000, 0, 1}).max_entries, 2u);
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, UINT32_MAX, 1000, 0, 1}).max_entries, 2u);
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_NO_PREALLOC, 1}).flags, uint32_t{BPF_F_NO_PREALLOC});
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_RDONLY, 1}).flags, 0u);
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 8, 1, kRdonlyProg, 1}).flags, kRdonlyProg);
+}
+
+TEST_F(VerifierTest, RefusesMapIndexesOutOfRange) {
+  for (const uint32_t index : {1u, UINT32_MAX}) {
+    Request request = make_request("mov %r0, 0\nexit");
+    prepend_map(request, 1, index, false);
+    request.maps = {make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1)};
+    const auto verdict = verify(request);
+    ASSERT_FALSE(verdict.ok());
+    EXPECT_EQ(verdict.error().code, EINVAL);
+  }
+}
+
+TEST_F(VerifierTest, NamesTheMapThatHasNoShadow) {
+  Request request = make_request("mov %r0, 0\nexit");
+  prepend_map(request, 1, 0, false);
+  request.maps = {make_map(BPF_MAP_TYPE_ARRAY, 3, 8, 1)};  // array keys have four bytes
+  const auto verdict = verify(request);
+  ASSERT_FALSE(verdict.ok());
+  EXPECT_EQ(verdict.error().code, EINVAL);
+  EXPECT_THAT(verdict.error().message, HasSubstr("map map"));
+  EXPECT_THAT(verdict.error().message, HasSubstr("--unsafe-unverified"));
+}
+
+TEST_F(VerifierTest, PassesFlagsAndAttachTypes) {
+  // Sleepable is refused for what cannot sleep, and allowed for uprobes.
+  Request request = make_request("mov %r0, 0\nexit");
+  request.flags = BPF_F_SLEEPABLE;
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, 0);
+  request.program.type = BPF_PROG_TYPE_SOCKET_FILTER;
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, EINVAL);
+  request.flags = 0;
+  request.expected_attach_type = 4711;
+  request.program.type = BPF_PROG_TYPE_CGROUP_SKB;
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, EINVAL);
+}
+
+TEST_F(VerifierTest, ChecksTheLicense) {
+  Request request = make_request("mov %r1, %r10\nadd %r1, -8\nmov %r2, 8\nmov %r3, 0\ncall 113\nmov %r0, 0\nexit");
+  auto verdict = verify(request);  // probe_read_kernel is for GPL programs
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, 0);
+  request.license = "proprietary";
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, EINVAL);
+}
+
+TEST_F(VerifierTest, LeavesNoDescriptorOpen) {
+  const size_t before = open_descriptors();
+  Request request = poisoned_branch();
+  ASSERT_TRUE(verify(request).ok());
+  request.maps[0].contents[0] = 1;
+  ASSERT_TRUE(verify(request).ok());
+  request.maps[0].spec.key_size = 3;
+  ASSERT_FALSE(verify(request).ok());
+  EXPECT_EQ(open_descriptors(), before);
+}
+
+void verify_as_nobody() {
+  if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(2);
+  const auto verdict = verify(make_request("mov %r0, 0\nexit"));
+  const bool right = !verdict.ok() && verdict.error().code == EPERM &&
+                     verdict.error().message ==
+                         "program under_test: not verified: bpf(2) is not permitted here; try `bpftime load "
+                         "--unsafe-unverified`";
+  _exit(right ? 0 : verdict.ok() ? 3 : 1);
+}
+
+// In a process of its own: the answer of kernel_verifier_usable() is remembered per process.
+TEST(VerifierDeathTest, SaysWhenNobodyCanBeAsked) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(verify_as_nobody(),
+              [](int status) {
+                // 3: unprivileged users may load programs here (kernel.unprivileged_bpf_disabled=0)
+                return WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3);
+              },
+              "");
+}
+
+}  // namespace
+}  // namespace bpftime::verifier
