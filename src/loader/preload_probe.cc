@@ -88,6 +88,22 @@ int ring() {
   return 0;
 }
 
+// A vfork child closes the ring in its own table; the parent's watch must live on.
+int vforking() {
+  const int fd = bpf_map_create(BPF_MAP_TYPE_RINGBUF, "events", 0, 0, 8192, nullptr);
+  struct ring_buffer* buffer = ring_buffer__new(fd, on_record, nullptr, nullptr);
+  if (buffer == nullptr) return 1;
+  const pid_t child = ::vfork();
+  if (child == 0) {
+    ::close(fd);
+    ::_exit(0);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  std::printf("child %d polled %d\n", status, ring_buffer__poll(buffer, 20000));
+  return 0;
+}
+
 void on_sample(void*, int cpu, void* data, uint32_t) { std::printf("sample %d %.5s\n", cpu, static_cast<const char*>(data)); }
 
 int perf() {
@@ -172,7 +188,7 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     int (*run)();
-  } verbs[] = {{"maps", maps}, {"fork", forking}, {"closing", closing}, {"ring", ring},       {"perf", perf},
+  } verbs[] = {{"maps", maps}, {"fork", forking}, {"closing", closing}, {"ring", ring}, {"vfork", vforking}, {"perf", perf},
                {"load", load}, {"uprobe", uprobe}, {"threads", threads}, {"memlock", memlock}};
   for (const auto& entry : verbs)
     if (std::strcmp(entry.name, verb) == 0) return entry.run();

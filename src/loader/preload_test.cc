@@ -293,6 +293,11 @@ TEST(Preload, RingBufferThroughLibbpf) {
   EXPECT_EQ(probe(daemon, "ring"), "record hello\npolled 1\nagain 0\n");
 }
 
+TEST(Preload, VforkChildLeavesTheParentsWatchesAlone) {
+  FakeDaemon daemon;
+  EXPECT_EQ(probe(daemon, "vfork"), "record hello\nchild 0 polled 1\n");
+}
+
 TEST(Preload, PerfBufferThroughLibbpf) {
   FakeDaemon daemon;
   EXPECT_EQ(probe(daemon, "perf"), "sample 0 hello\npolled 1\npoll 0\n");
