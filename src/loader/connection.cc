@@ -89,7 +89,8 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
     why = answer.error();
     if (why.code == EMSGSIZE || why.code == EMFILE) return why;
   }
-  complain_once(why.message);
+  const bool has_advice = why.message.find("; try ") != std::string::npos;
+  complain_once(has_advice ? why.message : why.message + "; try `bpftime daemon restart`");
   return Error{EIO, why.message};
 }
 

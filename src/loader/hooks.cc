@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <exception>
 
 #include "loader/calls.h"
@@ -45,8 +46,13 @@ std::optional<int64_t> try_open(const char* path, int flags) {
   return guarded([&] { return open_virtual_file(path, flags); });
 }
 
+// A vfork child (python's subprocess, posix_spawn actions) closes descriptors of its own table, but runs in its
+// parent's memory: it must not take the parent's watches apart. It has another pid and ran no fork handler.
+std::atomic<long> process_id{0};
+bool owns_memory() { return raw_syscall(SYS_getpid) == process_id.load(std::memory_order_relaxed); }
+
 void forget(int fd) {
-  if (inside() || !any_object_seen()) return;
+  if (inside() || !any_object_seen() || !owns_memory()) return;
   (void)guarded([&]() -> std::optional<int> {
     readiness_forget_descriptor(fd);
     forget_descriptor(fd);
@@ -110,9 +116,13 @@ void after_fork_in_child() {
   objects_after_fork();
   readiness_after_fork();
   connection_after_fork_in_child();
+  process_id = raw_syscall(SYS_getpid);
 }
 
-__attribute__((constructor)) void install() { (void)::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+__attribute__((constructor)) void install() {
+  process_id = raw_syscall(SYS_getpid);
+  (void)::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
 
 }  // namespace
 }  // namespace bpftime::loader
@@ -252,7 +262,7 @@ int hook_dup3(int from, int to, int flags) {
 
 namespace {
 void forget_everything() {
-  if (inside() || !any_object_seen()) return;
+  if (inside() || !any_object_seen() || !owns_memory()) return;
   (void)guarded([&]() -> std::optional<int> {
     readiness_forget_all();
     forget_all_objects();
