@@ -54,7 +54,9 @@ Result<std::string> find_in_path(const std::string& name) {
     begin = end + 1;
     auto error = not_executable(candidate);
     if (!error) return candidate;
-    if (error->code == EACCES && !found_but) found_but = error;
+    // As shells do: a folder of PATH that may not be searched counts as empty.
+    struct stat st;
+    if (!found_but && ::stat(candidate.c_str(), &st) == 0) found_but = error;
   }
   if (found_but) return *found_but;
   return cannot_run(ENOENT, name, "not found in PATH");

@@ -1,6 +1,7 @@
 // bpftime version.
 #include <fmt/core.h>
 
+#include "base/version.h"
 #include "cli/exit_codes.h"
 #include "cli/printers.h"
 #include "cli/verbs.h"
@@ -13,9 +14,9 @@ void add_version(CLI::App& app, CommandLine& line) {
   verb->callback([&line] {
     line.run = [&line]() -> int {
       if (line.json) {
-        print_json(Json{{"version", BPFTIME_VERSION}, {"abi_version", wire::kAbiVersion}});
+        print_json(Json{{"version", kVersion}, {"abi_version", wire::kAbiVersion}});
       } else {
-        fmt::print("bpftime {} (protocol {})\n", BPFTIME_VERSION, wire::kAbiVersion);
+        fmt::print("bpftime {} (protocol {})\n", kVersion, wire::kAbiVersion);
       }
       return kOk;
     };
