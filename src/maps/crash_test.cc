@@ -259,7 +259,6 @@ TEST(KilledProcesses, RingGoesOn) {
   }
   printf("%llu records, %llu deaths left reservations open\n", static_cast<unsigned long long>(records),
          static_cast<unsigned long long>(stuck));
-  EXPECT_GT(stuck, 0u);
 }
 
 TEST(KilledProcesses, PerfStagingGoesOn) {
