@@ -28,7 +28,9 @@ const char* helper_name(uint32_t id) {
 const char* size_name(uint8_t code, bool is_signed = false) {
   static const char* const kUnsigned[] = {"u32", "u16", "u8", "u64"};  // by BPF_SIZE >> 3
   static const char* const kSigned[] = {"s32", "s16", "s8", "s64"};
-  return (is_signed ? kSigned : kUnsigned)[BPF_SIZE(code) >> 3];
+  const size_t index = BPF_SIZE(code) >> 3;
+  return is_signed ? kSigned[index]
+                   : kUnsigned[index];  // g++ 12 with -fsanitize=bounds drops the index of (a ? b : c)[i]
 }
 
 // "+=", "s/=" …
