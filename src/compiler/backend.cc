@@ -27,7 +27,8 @@ namespace {
 
 constexpr char kTriple[] = "x86_64-unknown-linux-gnu";
 constexpr char kCpu[] = "x86-64";
-// General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing returns in xmm0.
+// General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing returns in
+// xmm0.
 constexpr char kFeatures[] = "+cx8,-x87,-mmx,-sse,-sse2,-avx,+soft-float";
 // Longer copies become calls: the backend would unroll up to 8 moves and then use string instructions.
 constexpr uint64_t kUnrolledCopyMax = 64;
@@ -48,8 +49,8 @@ llvm::TargetMachine* target_machine(std::string& why) {
     options.EmitStackSizeSection = true;
     options.EnableIPRA = false;
     return std::unique_ptr<llvm::TargetMachine>(
-        target->createTargetMachine(kTriple, kCpu, kFeatures, options, llvm::Reloc::PIC_, llvm::CodeModel::Small,
-                                    llvm::CodeGenOptLevel::Default));
+        target->createTargetMachine(kTriple, kCpu, kFeatures, options, llvm::Reloc::PIC_,
+                                    llvm::CodeModel::Small, llvm::CodeGenOptLevel::Default));
   }();
   return machine.get();
 }
@@ -74,8 +75,8 @@ void set_attributes(llvm::Module& module) {
   }
 }
 
-// Everything but the entry, and what the runtime's object refers to, is private to the program. What stays undefined the
-// linker finds in that object, or refuses.
+// Everything but the entry, and what the runtime's object refers to, is private to the program. What stays
+// undefined the linker finds in that object, or refuses.
 void internalize(llvm::Module& module) {
   for (llvm::GlobalObject& object : module.global_objects()) {
     if (!object.hasLocalLinkage()) object.setVisibility(llvm::GlobalValue::HiddenVisibility);  // no GOT
@@ -130,7 +131,8 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
 llvm::FunctionCallee copy_function(llvm::Module& module, const char* name, llvm::Type* second) {
   auto* pointer = llvm::PointerType::get(module.getContext(), 0);
   auto* word = llvm::Type::getInt64Ty(module.getContext());
-  auto callee = module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
+  auto callee =
+      module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
   llvm::cast<llvm::Function>(callee.getCallee())->setVisibility(llvm::GlobalValue::HiddenVisibility);
   return callee;
 }
@@ -193,7 +195,8 @@ std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std:
   auto module = std::make_unique<llvm::Module>(name, context);
   module->setTargetTriple(kTriple);
   std::string why;
-  if (const llvm::TargetMachine* machine = target_machine(why)) module->setDataLayout(machine->createDataLayout());
+  if (const llvm::TargetMachine* machine = target_machine(why))
+    module->setDataLayout(machine->createDataLayout());
   return module;
 }
 

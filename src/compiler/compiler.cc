@@ -29,8 +29,9 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   auto linked = link_image(objects, kEntrySymbol);
   if (!linked) return linked.error();
   if (linked->stack_bytes > wire::kProgramStackMax) {
-    return Error{E2BIG, "compile: program " + program.name + ": needs " + std::to_string(linked->stack_bytes) +
-                            " bytes of stack, at most " + std::to_string(wire::kProgramStackMax) +
+    return Error{E2BIG, "compile: program " + program.name + ": needs " +
+                            std::to_string(linked->stack_bytes) + " bytes of stack, at most " +
+                            std::to_string(wire::kProgramStackMax) +
                             " are allowed; use smaller local variables or fewer nested calls"};
   }
   MachineCode code;

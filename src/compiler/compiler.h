@@ -19,27 +19,30 @@ struct MapBinding {
 };
 
 struct CompileOptions {
-  uint64_t context_address = 0;     // wire::TargetContext in every target (wire::window_address)
-  const MapBinding* trace_ring = nullptr;  // where bpf_trace_printk writes; required when the program calls it
-  // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead of an Invocation.
+  uint64_t context_address = 0;  // wire::TargetContext in every target (wire::window_address)
+  const MapBinding* trace_ring =
+      nullptr;  // where bpf_trace_printk writes; required when the program calls it
+  // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead of an
+  // Invocation.
   bool bare = false;
 };
 
-// Position-independent, fully linked, general registers only, no calls or references outside itself except the constant
-// addresses above. Entry: wire/invocation.h.
+// Position-independent, fully linked, general registers only, no calls or references outside itself except
+// the constant addresses above. Entry: wire/invocation.h.
 struct MachineCode {
-  std::vector<uint8_t> image;       // text and read-only data; copy to any 16-byte aligned executable address
+  std::vector<uint8_t> image;  // text and read-only data; copy to any 16-byte aligned executable address
   uint32_t entry_offset = 0;
-  uint32_t text_size = 0;           // bytes of instructions at the image's start; what follows is data
-  uint32_t stack_bytes = 0;         // deepest use of the stack, return addresses included (not what vDSO and agent use)
+  uint32_t text_size = 0;  // bytes of instructions at the image's start; what follows is data
+  uint32_t stack_bytes =
+      0;  // deepest use of the stack, return addresses included (not what vDSO and agent use)
   bool makes_system_calls = false;  // calls a helper that may enter the kernel (helpers::Helper::system_call)
   bool repairs_faults = false;      // needs the agent's safe_copy
 };
 
 // `maps[i]` is what index i of the program's map references means. Program must be valid.
-// A call to a helper id this build does not know compiles to "return 0 from the program": it was proved dead, or nothing was.
-// Errors: EINVAL naming the instruction; E2BIG when it needs more stack than wire::kProgramStackMax; ENOMEM.
-// Safe from several threads (they take turns).
+// A call to a helper id this build does not know compiles to "return 0 from the program": it was proved dead,
+// or nothing was. Errors: EINVAL naming the instruction; E2BIG when it needs more stack than
+// wire::kProgramStackMax; ENOMEM. Safe from several threads (they take turns).
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
 

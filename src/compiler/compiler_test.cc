@@ -22,7 +22,8 @@ TEST(Compile, ReturnsAConstant) {
 }
 
 TEST(Compile, PassesBothArguments) {
-  const auto code = Code::compile_bare({raw(BPF_ALU64 | BPF_MOV | BPF_X, 0, 1), raw(BPF_ALU64 | BPF_ADD | BPF_X, 0, 2), exit_insn()});
+  const auto code = Code::compile_bare(
+      {raw(BPF_ALU64 | BPF_MOV | BPF_X, 0, 1), raw(BPF_ALU64 | BPF_ADD | BPF_X, 0, 2), exit_insn()});
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->run(40, 2), 42u);
 }
@@ -45,20 +46,23 @@ TEST(Compile, RefusesToFallOffTheEnd) {
 }
 
 TEST(Compile, RefusesRecursion) {
-  const auto code = Code::compile_bare({raw(BPF_JMP | BPF_CALL, 0, 1, 0, 1), exit_insn(),
-                                        raw(BPF_JMP | BPF_CALL, 0, 1, 0, -1), exit_insn()});
+  const auto code = Code::compile_bare(
+      {raw(BPF_JMP | BPF_CALL, 0, 1, 0, 1), exit_insn(), raw(BPF_JMP | BPF_CALL, 0, 1, 0, -1), exit_insn()});
   ASSERT_FALSE(code.ok());
   EXPECT_NE(code.error().message.find("calls itself"), std::string::npos) << code.error().message;
 }
 
 TEST(Compile, RefusesAMapThatIsNotThere) {
-  EXPECT_FALSE(Code::compile_bare({raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 0), raw(0, 0, 0), mov(0, 0), exit_insn()}).ok());
+  EXPECT_FALSE(Code::compile_bare({raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 0), raw(0, 0, 0),
+                                   mov(0, 0), exit_insn()})
+                   .ok());
 }
 
 TEST(Compile, AnUnknownHelperEndsTheProgramWithZero) {
   for (const uint32_t id : {0xbad2310u, 2001000000u, 12u, 9999u}) {
-    const auto code = Code::compile_bare(
-        {mov(0, 7), raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1, 1), raw(BPF_JMP | BPF_CALL, 0, 0, 0, static_cast<int32_t>(id)), exit_insn()});
+    const auto code =
+        Code::compile_bare({mov(0, 7), raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1, 1),
+                            raw(BPF_JMP | BPF_CALL, 0, 0, 0, static_cast<int32_t>(id)), exit_insn()});
     ASSERT_TRUE(code.ok()) << code.error().message;
     EXPECT_EQ(code->run(0, 0), 0u);
     EXPECT_EQ(code->run(1, 0), 7u);  // the branch was dead
@@ -67,8 +71,8 @@ TEST(Compile, AnUnknownHelperEndsTheProgramWithZero) {
 
 TEST(Compile, AnEndlessLoopStaysOne) {
   // r0 = 0; loop: if *r1 != 0 goto out; goto loop. With *r1 set it ends; the loop itself must not vanish.
-  const auto code = Code::compile_bare({mov(0, 5), raw(BPF_JMP | BPF_JNE | BPF_K, 1, 0, 1, 0),
-                                        raw(BPF_JMP | BPF_JA, 0, 0, -2), exit_insn()});
+  const auto code = Code::compile_bare(
+      {mov(0, 5), raw(BPF_JMP | BPF_JNE | BPF_K, 1, 0, 1, 0), raw(BPF_JMP | BPF_JA, 0, 0, -2), exit_insn()});
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->run(1, 0), 5u);
   EXPECT_NE(code->disassembly().find("jmp"), std::string::npos) << code->disassembly();
@@ -82,8 +86,10 @@ std::vector<program::Insn> nested_functions(int depth) {
     insns.push_back(mov_reg(1, 10));
     insns.push_back(add(1, -512));
     insns.push_back(mov_reg(6, 10));
-    if (i + 1 < depth) insns.push_back(raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 3));
-    else insns.push_back(mov(0, 1));
+    if (i + 1 < depth)
+      insns.push_back(raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 3));
+    else
+      insns.push_back(mov(0, 1));
     insns.push_back(raw(BPF_LDX | BPF_MEM | BPF_DW, 1, 6, -512));
     insns.push_back(raw(BPF_ALU64 | BPF_ADD | BPF_X, 0, 1));
     insns.push_back(exit_insn());
@@ -98,12 +104,13 @@ TEST(Compile, RefusesMoreStackThanAllowed) {
   const auto large = Code::compile_bare(nested_functions(9));
   ASSERT_FALSE(large.ok());
   EXPECT_EQ(large.error().code, E2BIG);
-  EXPECT_NE(large.error().message.find("bytes of stack, at most 4096"), std::string::npos) << large.error().message;
+  EXPECT_NE(large.error().message.find("bytes of stack, at most 4096"), std::string::npos)
+      << large.error().message;
 }
 
 TEST(Compile, StackNotUsedIsNotTaken) {
-  const auto code = Code::compile_bare({raw(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -8, 5), mov_reg(2, 10), add(2, -8),
-                                        raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 2, 0), exit_insn()});
+  const auto code = Code::compile_bare({raw(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -8, 5), mov_reg(2, 10),
+                                        add(2, -8), raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 2, 0), exit_insn()});
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->run(0, 0), 5u);
   EXPECT_LE(code->machine_code().stack_bytes, 64u);

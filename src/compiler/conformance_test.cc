@@ -1,16 +1,17 @@
 // Every vector the reference interpreter runs, compiled.
+#include "program/testing/conformance.h"
+
 #include <gtest/gtest.h>
 
 #include "compiler/testing.h"
-#include "program/testing/conformance.h"
 
 namespace bpftime::compiler {
 namespace {
 
 namespace vectors = program::testing;
 
-// Vectors call helper 5 as "the identity", one of them by register (opcode 0x8d, which Linux refuses); to us it is
-// bpf_ktime_get_ns. Rewritten here to `r0 = r1`.
+// Vectors call helper 5 as "the identity", one of them by register (opcode 0x8d, which Linux refuses); to us
+// it is bpf_ktime_get_ns. Rewritten here to `r0 = r1`.
 void replace_identity_helper(program::Program& program) {
   for (program::Insn& insn : program.insns) {
     const bool direct = insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm == 5;
@@ -26,7 +27,8 @@ std::string run(vectors::Vector vector) {
   options.bare = true;
   const auto code = testing::Code::compile(vector.program, {}, options);
   if (!code) return "compiler: " + code.error().message;
-  if (const std::string bad = code->forbidden_instruction(); !bad.empty()) return "forbidden instruction: " + bad;
+  if (const std::string bad = code->forbidden_instruction(); !bad.empty())
+    return "forbidden instruction: " + bad;
   std::vector<uint8_t> memory = vector.memory;
   const auto address = memory.empty() ? 0 : reinterpret_cast<uint64_t>(memory.data());
   const uint64_t r0 = code->run(address, memory.size());

@@ -1,5 +1,5 @@
-// Random programs, interpreted and compiled: same r0, same memory. The seed is printed; BPFTIME_SEED repeats a run and
-// BPFTIME_DIFFERENTIAL_COUNT sets how many programs it tries.
+// Random programs, interpreted and compiled: same r0, same memory. The seed is printed; BPFTIME_SEED repeats
+// a run and BPFTIME_DIFFERENTIAL_COUNT sets how many programs it tries.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -30,7 +30,8 @@ class Generator {
     emit(mov_reg(kStackRegister, 10));
     emit(add(kStackRegister, -8 * pick(1, kStackBytes / 8)));
     stack_base_ = insns_.back().imm;
-    for (int offset = -kStackBytes; offset < 0; offset += 8) emit(store_imm(BPF_DW, 10, offset, interesting()));
+    for (int offset = -kStackBytes; offset < 0; offset += 8)
+      emit(store_imm(BPF_DW, 10, offset, interesting()));
     for (int reg = 0; reg < kValueRegisters; reg++) emit(load_imm(reg, interesting64()));
     const bool loops = pick(0, 2) == 0;
     if (loops) emit(store_imm(BPF_DW, 10, kCounterOffset, pick(1, 5)));
@@ -61,7 +62,8 @@ class Generator {
     return pick(0, 1) == 0 ? kValues[pick(0, std::size(kValues) - 1)] : static_cast<int32_t>(random_());
   }
   uint64_t interesting64() {
-    constexpr uint64_t kValues[] = {0, 1, ~0ull, 1ull << 63, (1ull << 63) - 1, 0xffffffff, 0x100000000, 0x80000000};
+    constexpr uint64_t kValues[] = {0,          1,           ~0ull,     1ull << 63, (1ull << 63) - 1,
+                                    0xffffffff, 0x100000000, 0x80000000};
     return pick(0, 1) == 0 ? kValues[pick(0, std::size(kValues) - 1)] : random_();
   }
   int value_register() { return pick(0, kValueRegisters - 1); }
@@ -81,10 +83,14 @@ class Generator {
     for (int i = 0; i < count; i++) {
       starts.push_back(insns_.size());
       const int kind = pick(0, 19);
-      if (kind < 9) make_alu();
-      else if (kind < 13) make_memory();
-      else if (kind < 15) make_atomic();
-      else if (kind < 16) make_call();
+      if (kind < 9)
+        make_alu();
+      else if (kind < 13)
+        make_memory();
+      else if (kind < 15)
+        make_atomic();
+      else if (kind < 16)
+        make_call();
       else {
         jumps.push_back(insns_.size());
         make_jump();
@@ -98,13 +104,15 @@ class Generator {
       }
       const auto target = targets[static_cast<size_t>(pick(0, static_cast<int>(targets.size()) - 1))];
       const auto offset = static_cast<int>(target - jump) - 1;
-      if (insns_[jump].code == (BPF_JMP32 | BPF_JA)) insns_[jump].imm = offset;
-      else insns_[jump].off = static_cast<int16_t>(offset);
+      if (insns_[jump].code == (BPF_JMP32 | BPF_JA))
+        insns_[jump].imm = offset;
+      else
+        insns_[jump].off = static_cast<int16_t>(offset);
     }
   }
 
   void make_alu() {
-    constexpr int kOps[] = {BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_MOD, BPF_OR,  BPF_AND,
+    constexpr int kOps[] = {BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV,  BPF_MOD, BPF_OR,  BPF_AND,
                             BPF_XOR, BPF_LSH, BPF_RSH, BPF_ARSH, BPF_MOV, BPF_NEG, BPF_END};
     const int op = kOps[pick(0, std::size(kOps) - 1)];
     const int cls = pick(0, 1) == 0 ? BPF_ALU : BPF_ALU64;
@@ -133,9 +141,12 @@ class Generator {
   std::pair<int, int> place(int size, bool aligned) {
     const int step = aligned ? size : 1;
     switch (pick(0, 2)) {
-      case 0: return {10, -kStackBytes + step * pick(0, (kStackBytes - size) / step)};
-      case 1: return {kStackRegister, -kStackBytes + step * pick(0, (kStackBytes - size) / step) - stack_base_};
-      default: return {kMemoryRegister, step * pick(0, (kMemoryBytes - size) / step)};
+      case 0:
+        return {10, -kStackBytes + step * pick(0, (kStackBytes - size) / step)};
+      case 1:
+        return {kStackRegister, -kStackBytes + step * pick(0, (kStackBytes - size) / step) - stack_base_};
+      default:
+        return {kMemoryRegister, step * pick(0, (kMemoryBytes - size) / step)};
     }
   }
 
@@ -143,25 +154,37 @@ class Generator {
     const int width = size();
     const auto [base, offset] = place(bytes(width), false);
     switch (pick(0, 3)) {
-      case 0: return emit(load(width, value_register(), base, offset));
+      case 0:
+        return emit(load(width, value_register(), base, offset));
       case 1:
         if (width == BPF_DW) return emit(load(width, value_register(), base, offset));
         return emit(raw(BPF_LDX | 0x80 | width, value_register(), base, offset));  // sign-extending
-      case 2: return emit(store_imm(width, base, offset, interesting()));
-      default: return emit(store(width, base, offset, value_register()));
+      case 2:
+        return emit(store_imm(width, base, offset, interesting()));
+      default:
+        return emit(store(width, base, offset, value_register()));
     }
   }
 
   void make_atomic() {
-    constexpr int kOps[] = {BPF_ADD, BPF_OR, BPF_AND, BPF_XOR, BPF_ADD | BPF_FETCH, BPF_OR | BPF_FETCH,
-                            BPF_AND | BPF_FETCH, BPF_XOR | BPF_FETCH, BPF_XCHG, BPF_CMPXCHG};
+    constexpr int kOps[] = {BPF_ADD,
+                            BPF_OR,
+                            BPF_AND,
+                            BPF_XOR,
+                            BPF_ADD | BPF_FETCH,
+                            BPF_OR | BPF_FETCH,
+                            BPF_AND | BPF_FETCH,
+                            BPF_XOR | BPF_FETCH,
+                            BPF_XCHG,
+                            BPF_CMPXCHG};
     const int width = pick(0, 1) == 0 ? BPF_W : BPF_DW;
     const auto [base, offset] = place(bytes(width), true);
-    emit(raw(BPF_STX | BPF_ATOMIC | width, base, value_register(), offset, kOps[pick(0, std::size(kOps) - 1)]));
+    emit(raw(BPF_STX | BPF_ATOMIC | width, base, value_register(), offset,
+             kOps[pick(0, std::size(kOps) - 1)]));
   }
 
   void make_jump() {
-    constexpr int kOps[] = {BPF_JEQ, BPF_JNE, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE,
+    constexpr int kOps[] = {BPF_JEQ,  BPF_JNE,  BPF_JGT,  BPF_JGE,  BPF_JLT,  BPF_JLE,
                             BPF_JSGT, BPF_JSGE, BPF_JSLT, BPF_JSLE, BPF_JSET, BPF_JA};
     const int op = kOps[pick(0, std::size(kOps) - 1)];
     const int cls = pick(0, 1) == 0 ? BPF_JMP : BPF_JMP32;
@@ -206,7 +229,8 @@ uint64_t number_from(const char* name, uint64_t otherwise) {
 TEST(Differential, RandomProgramsDoTheSameCompiled) {
   const uint64_t seed = number_from("BPFTIME_SEED", std::random_device{}());
   const uint64_t count = number_from("BPFTIME_DIFFERENTIAL_COUNT", 300);
-  printf("BPFTIME_SEED=%llu, %llu programs\n", static_cast<unsigned long long>(seed), static_cast<unsigned long long>(count));
+  printf("BPFTIME_SEED=%llu, %llu programs\n", static_cast<unsigned long long>(seed),
+         static_cast<unsigned long long>(count));
   alignas(16) static uint8_t memory[kMemoryBytes];
   const auto address = reinterpret_cast<uint64_t>(memory);
   for (uint64_t i = 0; i < count; i++) {
@@ -226,9 +250,11 @@ TEST(Differential, RandomProgramsDoTheSameCompiled) {
     ASSERT_TRUE(code.ok()) << "seed " << seed + i << ": " << code.error().message;
     ASSERT_EQ(code->forbidden_instruction(), "") << "seed " << seed + i;
     std::copy(initial.begin(), initial.end(), memory);
-    ASSERT_EQ(code->run(address, 0), *expected) << "seed " << seed + i << "\n" << program::disassemble(program);
+    ASSERT_EQ(code->run(address, 0), *expected) << "seed " << seed + i << "\n"
+                                                << program::disassemble(program);
     ASSERT_EQ(std::vector<uint8_t>(memory, memory + kMemoryBytes), expected_memory)
-        << "seed " << seed + i << "\n" << program::disassemble(program);
+        << "seed " << seed + i << "\n"
+        << program::disassemble(program);
   }
 }
 
@@ -243,10 +269,19 @@ TEST(Differential, MangledProgramsGetAnAnswer) {
     for (int change = 0; change < 3; change++) {
       Insn& insn = program.insns[random() % program.insns.size()];
       switch (random() % 4) {
-        case 0: insn.code = static_cast<uint8_t>(random()); break;
-        case 1: insn.off = static_cast<int16_t>(random()); break;
-        case 2: insn.imm = static_cast<int32_t>(random() % 256); break;
-        default: insn.dst_reg = random() & 15; insn.src_reg = random() & 15; break;
+        case 0:
+          insn.code = static_cast<uint8_t>(random());
+          break;
+        case 1:
+          insn.off = static_cast<int16_t>(random());
+          break;
+        case 2:
+          insn.imm = static_cast<int32_t>(random() % 256);
+          break;
+        default:
+          insn.dst_reg = random() & 15;
+          insn.src_reg = random() & 15;
+          break;
       }
     }
     CompileOptions options;

@@ -40,14 +40,16 @@ class Helpers : public ::testing::Test {
 TEST_F(Helpers, EveryRowOfTheTableCompilesToGeneralRegistersOnly) {
   target_.use_trace_ring(target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096));
   for (const helpers::Helper& helper : helpers::all()) {
-    const auto code = target_.compile(Sequence() << mov(1, 0) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
-                                                 << call(static_cast<int32_t>(helper.id)) << exit_insn());
+    const auto code =
+        target_.compile(Sequence() << mov(1, 0) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
+                                   << call(static_cast<int32_t>(helper.id)) << exit_insn());
     ASSERT_TRUE(code.ok()) << helper.name << ": " << code.error().message;
     EXPECT_EQ(code->forbidden_instruction(), "") << helper.name;
     EXPECT_EQ(code->machine_code().makes_system_calls, helper.system_call) << helper.name;
     EXPECT_EQ(code->machine_code().repairs_faults, helper.repairs_faults) << helper.name;
     const bool enters_kernel = code->disassembly().find("syscall") != std::string::npos;
-    EXPECT_FALSE(enters_kernel && !helper.system_call) << helper.name << " makes system calls the table does not know";
+    EXPECT_FALSE(enters_kernel && !helper.system_call)
+        << helper.name << " makes system calls the table does not know";
   }
 }
 
@@ -56,7 +58,9 @@ TEST_F(Helpers, EveryRowOfTheTableCompilesToGeneralRegistersOnly) {
 TEST_F(Helpers, PidTgidOfEveryThread) {
   const auto code = target_.compile(Sequence() << call(BPF_FUNC_get_current_pid_tgid) << exit_insn());
   ASSERT_TRUE(code.ok()) << code.error().message;
-  const auto expected = [] { return static_cast<uint64_t>(getpid()) << 32 | static_cast<uint64_t>(gettid()); };
+  const auto expected = [] {
+    return static_cast<uint64_t>(getpid()) << 32 | static_cast<uint64_t>(gettid());
+  };
   EXPECT_EQ(code->run(0, 0), expected());
   EXPECT_EQ(target_.identity()->tgid, static_cast<uint32_t>(getpid()));  // remembered
   std::thread([&] { EXPECT_EQ(code->run(0, 0), expected()); }).join();
@@ -78,11 +82,13 @@ TEST_F(Helpers, PidTgidOfAForkedChild) {
 
 TEST_F(Helpers, PidTgidWithoutSystemCallsOrTidOffset) {
   forbid_system_calls();
-  EXPECT_EQ(call_only(BPF_FUNC_get_current_pid_tgid), static_cast<uint64_t>(gettid()) << 32 | static_cast<uint64_t>(gettid()));
+  EXPECT_EQ(call_only(BPF_FUNC_get_current_pid_tgid),
+            static_cast<uint64_t>(gettid()) << 32 | static_cast<uint64_t>(gettid()));
   EXPECT_EQ(target_.identity()->tgid, 0u);  // a guess is not remembered
   target_.context()->flags = 0;
   target_.context()->tid_offset = 0;
-  EXPECT_EQ(call_only(BPF_FUNC_get_current_pid_tgid), static_cast<uint64_t>(getpid()) << 32 | static_cast<uint64_t>(gettid()));
+  EXPECT_EQ(call_only(BPF_FUNC_get_current_pid_tgid),
+            static_cast<uint64_t>(getpid()) << 32 | static_cast<uint64_t>(gettid()));
 }
 
 TEST_F(Helpers, UidGidAreAskedEachTime) {
@@ -96,7 +102,9 @@ TEST_F(Helpers, Comm) {
   for (const int32_t size : {1, 4, 16, 32}) {
     char buffer[40];
     memset(buffer, 'x', sizeof(buffer));
-    EXPECT_EQ(target_.run(Sequence() << mov(2, size) << call(BPF_FUNC_get_current_comm) << exit_insn(), buffer), 0u);
+    EXPECT_EQ(
+        target_.run(Sequence() << mov(2, size) << call(BPF_FUNC_get_current_comm) << exit_insn(), buffer),
+        0u);
     std::string expected = std::string("fifteen-letters").substr(0, static_cast<size_t>(size) - 1);
     expected.resize(static_cast<size_t>(size), '\0');
     EXPECT_EQ(std::string(buffer, static_cast<size_t>(size)), expected);
@@ -104,7 +112,9 @@ TEST_F(Helpers, Comm) {
   }
   forbid_system_calls();
   char buffer[16] = "xxxxxxxxxxxxxxx";
-  EXPECT_EQ(static_cast<int64_t>(target_.run(Sequence() << mov(2, 16) << call(BPF_FUNC_get_current_comm) << exit_insn(), buffer)), -EPERM);
+  EXPECT_EQ(static_cast<int64_t>(target_.run(
+                Sequence() << mov(2, 16) << call(BPF_FUNC_get_current_comm) << exit_insn(), buffer)),
+            -EPERM);
   EXPECT_EQ(std::string(buffer, 16), std::string(16, '\0'));
 }
 
@@ -142,20 +152,27 @@ TEST_F(Helpers, RandomNumbersDiffer) {
 
 TEST_F(Helpers, CookieAndFuncIpComeFromTheInvocation) {
   const wire::Invocation invocation{0x1122334455667788, 0x99aabbccddeeff00, 1, 0};
-  EXPECT_EQ(target_.run(Sequence() << call(BPF_FUNC_get_attach_cookie) << exit_insn(), nullptr, invocation), invocation.cookie);
-  EXPECT_EQ(target_.run(Sequence() << call(BPF_FUNC_get_func_ip) << exit_insn(), nullptr, invocation), invocation.func_ip);
+  EXPECT_EQ(target_.run(Sequence() << call(BPF_FUNC_get_attach_cookie) << exit_insn(), nullptr, invocation),
+            invocation.cookie);
+  EXPECT_EQ(target_.run(Sequence() << call(BPF_FUNC_get_func_ip) << exit_insn(), nullptr, invocation),
+            invocation.func_ip);
 }
 
 TEST_F(Helpers, CookieIsKnownInLocalFunctions) {
   const wire::Invocation invocation{77, 0, 1, 0};
   EXPECT_EQ(target_.run(Sequence() << raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 1) << exit_insn()
-                                   << call(BPF_FUNC_get_attach_cookie) << exit_insn(), nullptr, invocation), 77u);
+                                   << call(BPF_FUNC_get_attach_cookie) << exit_insn(),
+                        nullptr, invocation),
+            77u);
 }
 
 // ---- time ----
 
 TEST_F(Helpers, ClocksAgreeWithTheKernels) {
-  const struct { int32_t helper; clockid_t clock; } clocks[] = {
+  const struct {
+    int32_t helper;
+    clockid_t clock;
+  } clocks[] = {
       {BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC}, {125, CLOCK_BOOTTIME}, {160, CLOCK_MONOTONIC_COARSE}};
   const uint64_t vdso = target_.context()->vdso_clock_gettime;
   EXPECT_NE(vdso, 0u) << "no vDSO: only the system call was tested";
@@ -175,20 +192,26 @@ TEST_F(Helpers, ClocksAgreeWithTheKernels) {
 // ---- probe_read ----
 
 std::vector<program::Insn> read_program(int32_t helper, int32_t size, const void* address) {
-  return Sequence() << mov(2, size) << load_imm(3, reinterpret_cast<uint64_t>(address)) << call(helper) << exit_insn();
+  return Sequence() << mov(2, size) << load_imm(3, reinterpret_cast<uint64_t>(address)) << call(helper)
+                    << exit_insn();
 }
 
 TEST_F(Helpers, ProbeReadCopiesOrZeroes) {
   const char source[8] = {'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'};
-  const void* bad[] = {nullptr, reinterpret_cast<void*>(0x10), reinterpret_cast<void*>(0x7ffffffffff0),
-                       reinterpret_cast<void*>(0x7fffffffeffc), reinterpret_cast<void*>(0x800000000000), reinterpret_cast<void*>(~uint64_t{0} - 3)};
+  const void* bad[] = {nullptr,
+                       reinterpret_cast<void*>(0x10),
+                       reinterpret_cast<void*>(0x7ffffffffff0),
+                       reinterpret_cast<void*>(0x7fffffffeffc),
+                       reinterpret_cast<void*>(0x800000000000),
+                       reinterpret_cast<void*>(~uint64_t{0} - 3)};
   for (const int32_t helper : {4, 112, 113}) {
     char buffer[9] = "xxxxxxxx";
     EXPECT_EQ(target_.run(read_program(helper, 8, source), buffer), 0u);
     EXPECT_EQ(std::string(buffer, 8), "abcdefgh");
     for (const void* address : bad) {
       memset(buffer, 'x', 9);
-      EXPECT_EQ(static_cast<int64_t>(target_.run(read_program(helper, 8, address), buffer)), -EFAULT) << address;
+      EXPECT_EQ(static_cast<int64_t>(target_.run(read_program(helper, 8, address), buffer)), -EFAULT)
+          << address;
       EXPECT_EQ(std::string(buffer, 9), std::string(8, '\0') + "x");
     }
     memset(buffer, 'x', 9);
@@ -208,7 +231,8 @@ TEST_F(Helpers, ProbeReadWithoutTheAgentFails) {
 }
 
 TEST_F(Helpers, ProbeReadStrCountsItsNul) {
-  auto* page = static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* page =
+      static_cast<char*>(mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   mprotect(page + 4096, 4096, PROT_NONE);
   char* at_end = page + 4096 - 6;
   memcpy(at_end, "hello", 6);
@@ -248,12 +272,13 @@ TEST_F(Helpers, AMapIsUpdatedLookedUpAndDeletedFrom) {
                      << call(BPF_FUNC_map_update_elem) << exit_insn()));
     };
     const auto read = [&](int32_t key) {
-      return static_cast<int64_t>(target_.run(lookup(map, key) << jump_eq(0, 0, 2) << load(BPF_DW, 0, 0, 0) << exit_insn()
-                                                               << mov(0, -1) << exit_insn()));
+      return static_cast<int64_t>(target_.run(lookup(map, key) << jump_eq(0, 0, 2) << load(BPF_DW, 0, 0, 0)
+                                                               << exit_insn() << mov(0, -1) << exit_insn()));
     };
     const auto remove = [&](int32_t key) {
-      return static_cast<int64_t>(target_.run(Sequence() << store_imm(BPF_W, 10, -4, key) << load_map(1, map) << mov_reg(2, 10)
-                                                         << add(2, -4) << call(BPF_FUNC_map_delete_elem) << exit_insn()));
+      return static_cast<int64_t>(target_.run(Sequence() << store_imm(BPF_W, 10, -4, key) << load_map(1, map)
+                                                         << mov_reg(2, 10) << add(2, -4)
+                                                         << call(BPF_FUNC_map_delete_elem) << exit_insn()));
     };
     const bool hash = type == BPF_MAP_TYPE_HASH;
     EXPECT_EQ(read(3), hash ? -1 : 0);
@@ -290,8 +315,8 @@ TEST_F(Helpers, PerCpuArrayCountsInThisCpusSlot) {
 TEST_F(Helpers, GlobalDataIsAConstantAddress) {
   const uint32_t map = target_.add_map(BPF_MAP_TYPE_ARRAY, 4, 64, 1);
   Sequence program;
-  program << raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, static_cast<int32_t>(map)) << raw(0, 0, 0, 0, 16)
-          << store_imm(BPF_W, 1, 4, 0x55) << mov(0, 0) << exit_insn();
+  program << raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, static_cast<int32_t>(map))
+          << raw(0, 0, 0, 0, 16) << store_imm(BPF_W, 1, 4, 0x55) << mov(0, 0) << exit_insn();
   EXPECT_EQ(target_.run(program), 0u);
   EXPECT_EQ(target_.map(map).base[20], 0x55);
 }
@@ -302,32 +327,38 @@ TEST_F(Helpers, RingbufReserveSubmitDiscardOutputQuery) {
   const uint32_t ring = target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096);
   target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 8192);  // a second one to tell apart
   const auto reserve = [&](int32_t then) {
-    return target_.run(Sequence() << load_map(1, ring) << mov(2, 16) << mov(3, 0) << call(131) << jump_eq(0, 0, 5)
-                                  << store_imm(BPF_DW, 0, 0, 7) << store_imm(BPF_DW, 0, 8, then) << mov_reg(1, 0) << mov(2, 0)
-                                  << call(then) << mov(0, 0) << exit_insn());
+    return target_.run(Sequence() << load_map(1, ring) << mov(2, 16) << mov(3, 0) << call(131)
+                                  << jump_eq(0, 0, 5) << store_imm(BPF_DW, 0, 0, 7)
+                                  << store_imm(BPF_DW, 0, 8, then) << mov_reg(1, 0) << mov(2, 0) << call(then)
+                                  << mov(0, 0) << exit_insn());
   };
   EXPECT_EQ(reserve(132), 0u);
   EXPECT_EQ(reserve(133), 0u);
-  EXPECT_EQ(target_.run(Sequence() << store_imm(BPF_DW, 10, -8, 99) << load_map(1, ring) << mov_reg(2, 10) << add(2, -8)
-                                   << mov(3, 8) << mov(4, 0) << call(130) << exit_insn()), 0u);
+  EXPECT_EQ(target_.run(Sequence() << store_imm(BPF_DW, 10, -8, 99) << load_map(1, ring) << mov_reg(2, 10)
+                                   << add(2, -8) << mov(3, 8) << mov(4, 0) << call(130) << exit_insn()),
+            0u);
   EXPECT_EQ(target_.run(Sequence() << load_map(1, ring) << mov(2, 1) << call(134) << exit_insn()), 4096u);
   uint64_t record[2] = {};
   EXPECT_EQ(maps::ring_consume(target_.map(ring), record, sizeof(record)), 16);
   EXPECT_EQ(record[0], 7u);
   EXPECT_EQ(record[1], 132u);
-  EXPECT_EQ(maps::ring_consume(target_.map(ring), record, sizeof(record)), 8);  // the discarded one is passed over
+  EXPECT_EQ(maps::ring_consume(target_.map(ring), record, sizeof(record)),
+            8);  // the discarded one is passed over
   EXPECT_EQ(record[0], 99u);
   EXPECT_EQ(maps::ring_consume(target_.map(ring), record, sizeof(record)), -EAGAIN);
   // Too large for the ring: NULL.
-  EXPECT_EQ(target_.run(Sequence() << load_map(1, ring) << mov(2, 4096) << mov(3, 0) << call(131) << jump_eq(0, 0, 3)
-                                   << mov_reg(1, 0) << mov(2, 0) << call(133) << mov(0, 5) << exit_insn()), 5u);
+  EXPECT_EQ(target_.run(Sequence() << load_map(1, ring) << mov(2, 4096) << mov(3, 0) << call(131)
+                                   << jump_eq(0, 0, 3) << mov_reg(1, 0) << mov(2, 0) << call(133) << mov(0, 5)
+                                   << exit_insn()),
+            5u);
   EXPECT_EQ(maps::ring_consume(target_.map(ring), record, sizeof(record)), -EAGAIN);
 }
 
 TEST_F(Helpers, RingbufWakesASleepingConsumer) {
   const uint32_t ring = target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096);
-  const auto code = target_.compile(Sequence() << store_imm(BPF_DW, 10, -8, 1) << load_map(1, ring) << mov_reg(2, 10) << add(2, -8)
-                                               << mov(3, 8) << mov(4, 0) << call(130) << exit_insn());
+  const auto code =
+      target_.compile(Sequence() << store_imm(BPF_DW, 10, -8, 1) << load_map(1, ring) << mov_reg(2, 10)
+                                 << add(2, -8) << mov(3, 8) << mov(4, 0) << call(130) << exit_insn());
   ASSERT_TRUE(code.ok()) << code.error().message;
   bool has_data = true;
   const uint32_t value = maps::ring_prepare_wait(target_.map(ring), &has_data);
@@ -336,7 +367,8 @@ TEST_F(Helpers, RingbufWakesASleepingConsumer) {
   std::thread consumer([&] {
     const timespec deadline{20, 0};
     // EAGAIN: the producer came first; the word has changed, so we do not sleep.
-    const long result = syscall(SYS_futex, maps::ring_wake_word(target_.map(ring)), FUTEX_WAIT, value, &deadline, nullptr, 0);
+    const long result =
+        syscall(SYS_futex, maps::ring_wake_word(target_.map(ring)), FUTEX_WAIT, value, &deadline, nullptr, 0);
     woken = result == 0 || errno == EAGAIN;
   });
   EXPECT_EQ(code->run(0, 0), 0u);
@@ -346,7 +378,8 @@ TEST_F(Helpers, RingbufWakesASleepingConsumer) {
 }
 
 TEST_F(Helpers, PerfEventOutput) {
-  const uint32_t map = target_.add_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_CONF)));
+  const uint32_t map = target_.add_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4,
+                                       static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_CONF)));
   const auto output = [&](uint64_t flags) {
     return static_cast<int64_t>(target_.run(
         Sequence() << store_imm(BPF_DW, 10, -8, 321) << mov_reg(4, 10) << add(4, -8) << load_map(2, map)
@@ -354,7 +387,8 @@ TEST_F(Helpers, PerfEventOutput) {
   };
   EXPECT_EQ(output(BPF_F_CURRENT_CPU), -ENOENT);
   EXPECT_EQ(output(10'000), -E2BIG);
-  for (uint32_t slot = 0; slot < target_.binding(map).spec.max_entries; slot++) maps::perf_set_slot(target_.map(map), slot, true);
+  for (uint32_t slot = 0; slot < target_.binding(map).spec.max_entries; slot++)
+    maps::perf_set_slot(target_.map(map), slot, true);
   EXPECT_EQ(output(BPF_F_CURRENT_CPU), 0);
   EXPECT_EQ(output(uint64_t{1} << 40), -EINVAL);
   uint8_t buffer[64] = {};
@@ -383,7 +417,8 @@ class TracePrintk : public Helpers {
     Sequence program;
     program << load_imm(1, reinterpret_cast<uint64_t>(format.c_str()))
             << mov(2, static_cast<int32_t>(size != 0 ? size : format.size() + 1));
-    for (size_t i = 0; i < 3; i++) program << load_imm(static_cast<int>(3 + i), i < arguments.size() ? arguments[i] : 0);
+    for (size_t i = 0; i < 3; i++)
+      program << load_imm(static_cast<int>(3 + i), i < arguments.size() ? arguments[i] : 0);
     return static_cast<int64_t>(target_.run(program << call(BPF_FUNC_trace_printk) << exit_insn()));
   }
 
@@ -436,8 +471,8 @@ TEST_F(TracePrintk, FormatsAsTheKernelDoes) {
 }
 
 TEST_F(TracePrintk, RefusesWhatTheKernelRefuses) {
-  for (const char* format : {"%", "%f", "%n", "%5", "%.3d", "%lld %lld %lld %lld", "%hd", "%pz", "%sx", "%llls", "%*d",
-                             "\x01", "\xc3\xa4"}) {
+  for (const char* format : {"%", "%f", "%n", "%5", "%.3d", "%lld %lld %lld %lld", "%hd", "%pz", "%sx",
+                             "%llls", "%*d", "\x01", "\xc3\xa4"}) {
     EXPECT_EQ(print(format, {0, 0, 0}), -EINVAL) << format;
     EXPECT_FALSE(maps::ring_has_data(target_.map(ring_))) << format;
   }
@@ -466,8 +501,8 @@ TEST_F(TracePrintk, LongTextIsCutButCounted) {
 
 TEST_F(TracePrintk, AFullRingDropsTheLine) {
   int64_t printed = 0;
-  const auto code = target_.compile(Sequence() << load_imm(1, word("0123456789")) << mov(2, 11) << call(BPF_FUNC_trace_printk)
-                                               << exit_insn());
+  const auto code = target_.compile(Sequence() << load_imm(1, word("0123456789")) << mov(2, 11)
+                                               << call(BPF_FUNC_trace_printk) << exit_insn());
   ASSERT_TRUE(code.ok()) << code.error().message;
   for (int i = 0; i < 1000; i++) EXPECT_EQ(code->run(0, 0), 10u);
   while (!next_line().text.empty()) printed++;

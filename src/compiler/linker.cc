@@ -24,7 +24,7 @@ struct Section {
   bool live = false;
   bool visiting = false;
 
-  uint32_t symbol_base = 0;      // where its object's symbols start in the common table
+  uint32_t symbol_base = 0;  // where its object's symbols start in the common table
 
   bool executable() const { return (header.sh_flags & SHF_EXECINSTR) != 0; }
 };
@@ -47,8 +47,8 @@ class Linker {
       object_ = object;
       first_section_ = sections_.size();
       first_symbol_ = symbols_.size();
-      for (const auto step :
-           {&Linker::read_sections, &Linker::read_symbols, &Linker::read_relocations, &Linker::read_stack_sizes}) {
+      for (const auto step : {&Linker::read_sections, &Linker::read_symbols, &Linker::read_relocations,
+                              &Linker::read_stack_sizes}) {
         if (Result<void> done = (this->*step)(); !done) return done.error();
       }
     }
@@ -64,13 +64,15 @@ class Linker {
 
   Result<void> read_sections() {
     const auto header = read_at<Elf64_Ehdr>(object_, 0);
-    if (!header || header->e_type != ET_REL || header->e_machine != EM_X86_64) return error("not an x86-64 object");
+    if (!header || header->e_type != ET_REL || header->e_machine != EM_X86_64)
+      return error("not an x86-64 object");
     const auto zeroth = read_at<Elf64_Shdr>(object_, header->e_shoff);
     if (!zeroth) return error("section table out of range");
     // More than 65279 sections: the count and the name table's index move to section 0.
     const uint64_t count = header->e_shnum != 0 ? header->e_shnum : zeroth->sh_size;
     const uint64_t names = header->e_shstrndx != SHN_XINDEX ? header->e_shstrndx : zeroth->sh_link;
-    if (count > object_.size() / sizeof(Elf64_Shdr) || names >= count) return error("section table out of range");
+    if (count > object_.size() / sizeof(Elf64_Shdr) || names >= count)
+      return error("section table out of range");
     sections_.resize(first_section_ + count);
     for (uint64_t i = 0; i < count; i++) {
       const auto section = read_at<Elf64_Shdr>(object_, header->e_shoff + i * sizeof(Elf64_Shdr));
@@ -129,7 +131,8 @@ class Linker {
     return {};
   }
 
-  // One entry per section: 8 bytes of address (a relocation), then the size as ULEB128; sh_link names the function's.
+  // One entry per section: 8 bytes of address (a relocation), then the size as ULEB128; sh_link names the
+  // function's.
   Result<void> read_stack_sizes() {
     for (size_t at = 0; at < own_sections(); at++) {
       const Section& section = own(at);
@@ -199,7 +202,8 @@ class Linker {
       for (Section& section : sections_) {
         if (!section.live || section.executable() != executable) continue;
         const uint64_t align = std::max<uint64_t>(section.header.sh_addralign, 1);
-        if (align > 4096 || (align & (align - 1)) != 0) return error("alignment of " + std::string(section.name));
+        if (align > 4096 || (align & (align - 1)) != 0)
+          return error("alignment of " + std::string(section.name));
         size = (size + align - 1) & ~(align - 1);
         section.offset = size;
         size += section.contents.size();
@@ -212,8 +216,9 @@ class Linker {
     }
     result_.image.assign(size, 0xcc);  // int3 between functions: nothing falls through
     for (const Section& section : sections_) {
-      if (section.live) std::copy(section.contents.begin(), section.contents.end(),
-                                  result_.image.begin() + static_cast<int64_t>(section.offset));
+      if (section.live)
+        std::copy(section.contents.begin(), section.contents.end(),
+                  result_.image.begin() + static_cast<int64_t>(section.offset));
     }
     result_.entry_offset = static_cast<uint32_t>(sections_[entry_section_].offset + entry_value_);
     return {};
@@ -249,7 +254,8 @@ class Linker {
     return {};
   }
 
-  // Bytes of stack below the caller's frame; nullopt on recursion. Depth is bounded by the number of live functions.
+  // Bytes of stack below the caller's frame; nullopt on recursion. Depth is bounded by the number of live
+  // functions.
   std::optional<uint64_t> chain_bytes(uint32_t index, uint32_t depth) {
     Section& section = sections_[index];
     if (section.visiting || depth > 256) return std::nullopt;
@@ -279,7 +285,7 @@ class Linker {
   std::string_view entry_name_;
   std::vector<Section> sections_;  // of all objects, one after the other
   std::vector<Symbol> symbols_;
-  Bytes object_;                   // being read, and where its sections and symbols start
+  Bytes object_;  // being read, and where its sections and symbols start
   size_t first_section_ = 0, first_symbol_ = 0;
   uint32_t entry_section_ = 0;
   uint64_t entry_value_ = 0;

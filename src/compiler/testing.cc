@@ -44,7 +44,8 @@ Code::~Code() {
 #if defined(__clang__)
 __attribute__((no_sanitize("undefined")))
 #endif
-uint64_t Code::run(uint64_t first, uint64_t second) const {
+uint64_t
+Code::run(uint64_t first, uint64_t second) const {
   const auto entry = reinterpret_cast<uint64_t>(memory_) + machine_code_.entry_offset;
   return reinterpret_cast<uint64_t (*)(uint64_t, uint64_t)>(entry)(first, second);
 }

@@ -27,7 +27,8 @@ constexpr program::Insn exit_insn() { return raw(BPF_JMP | BPF_EXIT); }
 class Code {
  public:
   static Result<Code> compile_bare(std::vector<program::Insn> insns);
-  static Result<Code> compile(const program::Program& program, std::span<const MapBinding> maps, const CompileOptions& options);
+  static Result<Code> compile(const program::Program& program, std::span<const MapBinding> maps,
+                              const CompileOptions& options);
 
   Code(Code&& other) noexcept;
   Code& operator=(Code&&) = delete;

@@ -56,8 +56,8 @@ struct ProgramScope {
   const CompileOptions& options;
   llvm::Module& module;
   TranslationFacts facts;
-  std::map<uint32_t, llvm::Function*> subprograms;  // by first instruction
-  std::vector<llvm::GlobalVariable*> map_globals = {};   // by index into `maps`, made on first use
+  std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
+  std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
 
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
@@ -80,7 +80,8 @@ struct ProgramScope {
            {spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags, spec.cpu_count}) {
         fields.push_back(llvm::ConstantInt::get(u32, field));
       }
-      auto* base = llvm::ConstantExpr::getIntToPtr(llvm::ConstantInt::get(word(), binding->address), pointer());
+      auto* base =
+          llvm::ConstantExpr::getIntToPtr(llvm::ConstantInt::get(word(), binding->address), pointer());
       value = llvm::ConstantStruct::get(type, {base, llvm::ConstantStruct::get(spec_type, fields)});
     }
     return constant(name, value);
@@ -105,7 +106,11 @@ struct ProgramScope {
 class FunctionTranslator {
  public:
   FunctionTranslator(ProgramScope& scope, uint32_t start, uint32_t end)
-      : scope_(scope), start_(start), end_(end), function_(scope.subprograms.at(start)), builder_(scope.context()) {}
+      : scope_(scope),
+        start_(start),
+        end_(end),
+        function_(scope.subprograms.at(start)),
+        builder_(scope.context()) {}
 
   Result<void> run() {
     if (Result<void> found = make_blocks(); !found) return found;
@@ -165,8 +170,8 @@ class FunctionTranslator {
     Value* size = word_of(kFrameSize);
     frame_top_ = llvm::GetElementPtrInst::Create(builder_.getInt8Ty(), frame_, {size}, "frame_top",
                                                  builder_.GetInsertBlock());
-    // Programs may read stack they never wrote (the verifier allows it): unknown bytes, not LLVM's undef, which would
-    // let it delete the branches that depend on them.
+    // Programs may read stack they never wrote (the verifier allows it): unknown bytes, not LLVM's undef,
+    // which would let it delete the branches that depend on them.
     auto* type = llvm::FunctionType::get(builder_.getVoidTy(), {scope_.pointer()}, false);
     builder_.CreateCall(llvm::InlineAsm::get(type, "", "r,~{memory}", /*hasSideEffects=*/true), {frame_});
   }
@@ -212,7 +217,8 @@ class FunctionTranslator {
     whole_frame_ |= frame_offset(reg).has_value();
     return get_argument(reg);
   }
-  // The same for who only goes up from there, if it is a frame address: a helper, which gets a buffer's start.
+  // The same for who only goes up from there, if it is a frame address: a helper, which gets a buffer's
+  // start.
   Value* get_argument(uint32_t reg) {
     if (const auto offset = frame_offset(reg)) return builder_.CreatePtrToInt(frame_pointer(*offset), word());
     return builder_.CreateLoad(word(), registers_[reg]);
@@ -232,10 +238,14 @@ class FunctionTranslator {
   }
   llvm::IntegerType* size_type(uint8_t code) {
     switch (BPF_SIZE(code)) {
-      case BPF_B: return builder_.getInt8Ty();
-      case BPF_H: return builder_.getInt16Ty();
-      case BPF_W: return builder_.getInt32Ty();
-      default: return builder_.getInt64Ty();
+      case BPF_B:
+        return builder_.getInt8Ty();
+      case BPF_H:
+        return builder_.getInt16Ty();
+      case BPF_W:
+        return builder_.getInt32Ty();
+      default:
+        return builder_.getInt64Ty();
     }
   }
   // The second operand of an ALU or jump instruction: src register or sign-extended immediate, in `type`.
@@ -251,13 +261,18 @@ class FunctionTranslator {
     }
     switch (BPF_CLASS(insn.code)) {
       case BPF_ALU:
-      case BPF_ALU64: return alu(index, insn);
+      case BPF_ALU64:
+        return alu(index, insn);
       case BPF_JMP:
-      case BPF_JMP32: return jump(index, insn);
-      case BPF_LDX: return load(index, insn);
+      case BPF_JMP32:
+        return jump(index, insn);
+      case BPF_LDX:
+        return load(index, insn);
       case BPF_ST:
-      case BPF_STX: return store(index, insn);
-      default: return is_wide(insn) ? load_constant(index, insn) : unknown(index, insn);
+      case BPF_STX:
+        return store(index, insn);
+      default:
+        return is_wide(insn) ? load_constant(index, insn) : unknown(index, insn);
     }
   }
 
@@ -280,24 +295,47 @@ class FunctionTranslator {
     Value* right = operand(insn, type);
     Value* result = nullptr;
     switch (op) {
-      case BPF_ADD: result = builder_.CreateAdd(left, right); break;
-      case BPF_SUB: result = builder_.CreateSub(left, right); break;
-      case BPF_MUL: result = builder_.CreateMul(left, right); break;
-      case BPF_OR: result = builder_.CreateOr(left, right); break;
-      case BPF_AND: result = builder_.CreateAnd(left, right); break;
-      case BPF_XOR: result = builder_.CreateXor(left, right); break;
-      case BPF_LSH: result = builder_.CreateShl(left, shift_count(right, type)); break;
-      case BPF_RSH: result = builder_.CreateLShr(left, shift_count(right, type)); break;
-      case BPF_ARSH: result = builder_.CreateAShr(left, shift_count(right, type)); break;
+      case BPF_ADD:
+        result = builder_.CreateAdd(left, right);
+        break;
+      case BPF_SUB:
+        result = builder_.CreateSub(left, right);
+        break;
+      case BPF_MUL:
+        result = builder_.CreateMul(left, right);
+        break;
+      case BPF_OR:
+        result = builder_.CreateOr(left, right);
+        break;
+      case BPF_AND:
+        result = builder_.CreateAnd(left, right);
+        break;
+      case BPF_XOR:
+        result = builder_.CreateXor(left, right);
+        break;
+      case BPF_LSH:
+        result = builder_.CreateShl(left, shift_count(right, type));
+        break;
+      case BPF_RSH:
+        result = builder_.CreateLShr(left, shift_count(right, type));
+        break;
+      case BPF_ARSH:
+        result = builder_.CreateAShr(left, shift_count(right, type));
+        break;
       case BPF_DIV:
-      case BPF_MOD: result = divide(left, right, type, op == BPF_MOD, insn.off == 1); break;
+      case BPF_MOD:
+        result = divide(left, right, type, op == BPF_MOD, insn.off == 1);
+        break;
       case BPF_MOV:
         if (insn.off != 0 && insn.off != 8 && insn.off != 16 && insn.off != 32) return unknown(index, insn);
-        result = insn.off == 0 ? right
-                               : builder_.CreateSExt(
-                                     builder_.CreateTrunc(right, builder_.getIntNTy(static_cast<unsigned>(insn.off))), type);
+        result =
+            insn.off == 0
+                ? right
+                : builder_.CreateSExt(
+                      builder_.CreateTrunc(right, builder_.getIntNTy(static_cast<unsigned>(insn.off))), type);
         break;
-      default: return unknown(index, insn);
+      default:
+        return unknown(index, insn);
     }
     set(insn.dst_reg, result);
     return {};
@@ -314,7 +352,8 @@ class FunctionTranslator {
     const auto base = frame_offset(insn.dst_reg);
     if (!base || BPF_SRC(insn.code) != BPF_K || (op != BPF_ADD && op != BPF_SUB)) return false;
     const int64_t offset = *base + (op == BPF_ADD ? int64_t{insn.imm} : -int64_t{insn.imm});
-    if (offset < -int64_t{kFrameSize} || offset > 0) return false;  // an address outside the frame stays a number
+    if (offset < -int64_t{kFrameSize} || offset > 0)
+      return false;  // an address outside the frame stays a number
     set_frame_address(insn.dst_reg, offset);
     return true;
   }
@@ -323,13 +362,14 @@ class FunctionTranslator {
     return builder_.CreateAnd(count, llvm::ConstantInt::get(type, type->getBitWidth() - 1));
   }
 
-  // x / 0 = 0, x % 0 = x, and the most negative number divided by -1 wraps. The unused quotient of a guarded division
-  // is computed with a divisor that cannot trap.
+  // x / 0 = 0, x % 0 = x, and the most negative number divided by -1 wraps. The unused quotient of a guarded
+  // division is computed with a divisor that cannot trap.
   Value* divide(Value* left, Value* right, llvm::IntegerType* type, bool modulo, bool is_signed) {
     auto* zero = llvm::ConstantInt::get(type, 0);
     auto* one = llvm::ConstantInt::get(type, 1);
     Value* by_zero = builder_.CreateICmpEQ(right, zero);
-    Value* by_minus_one = is_signed ? builder_.CreateICmpEQ(right, llvm::ConstantInt::getSigned(type, -1)) : nullptr;
+    Value* by_minus_one =
+        is_signed ? builder_.CreateICmpEQ(right, llvm::ConstantInt::getSigned(type, -1)) : nullptr;
     Value* guarded = is_signed ? builder_.CreateOr(by_zero, by_minus_one) : by_zero;
     Value* divisor = builder_.CreateSelect(guarded, one, right);
     Value* result = nullptr;
@@ -347,7 +387,8 @@ class FunctionTranslator {
     if (insn.imm != 16 && insn.imm != 32 && insn.imm != 64) return unknown(index, insn);
     // BPF_ALU: to little endian truncates, to big endian swaps; BPF_ALU64: swaps.
     const bool swaps = BPF_CLASS(insn.code) == BPF_ALU64 || BPF_SRC(insn.code) == BPF_TO_BE;
-    Value* value = builder_.CreateTrunc(get(insn.dst_reg), builder_.getIntNTy(static_cast<unsigned>(insn.imm)));
+    Value* value =
+        builder_.CreateTrunc(get(insn.dst_reg), builder_.getIntNTy(static_cast<unsigned>(insn.imm)));
     if (swaps) value = builder_.CreateUnaryIntrinsic(llvm::Intrinsic::bswap, value);
     set(insn.dst_reg, value);
     return {};
@@ -357,7 +398,8 @@ class FunctionTranslator {
     if (insn.dst_reg == kFramePointer) return error_at(index, "r10 is read-only");
     const uint8_t mode = BPF_MODE(insn.code);
     if (mode != BPF_MEM && mode != kMemsx) return unknown(index, insn);
-    Value* value = builder_.CreateAlignedLoad(size_type(insn.code), address(insn.src_reg, insn.off), llvm::Align(1));
+    Value* value =
+        builder_.CreateAlignedLoad(size_type(insn.code), address(insn.src_reg, insn.off), llvm::Align(1));
     set(insn.dst_reg, mode == kMemsx ? builder_.CreateSExt(value, word()) : value);
     return {};
   }
@@ -399,12 +441,23 @@ class FunctionTranslator {
     }
     llvm::AtomicRMWInst::BinOp op = llvm::AtomicRMWInst::BAD_BINOP;
     switch (insn.imm & ~BPF_FETCH) {
-      case BPF_ADD: op = llvm::AtomicRMWInst::Add; break;
-      case BPF_OR: op = llvm::AtomicRMWInst::Or; break;
-      case BPF_AND: op = llvm::AtomicRMWInst::And; break;
-      case BPF_XOR: op = llvm::AtomicRMWInst::Xor; break;
-      case BPF_XCHG & ~BPF_FETCH: op = llvm::AtomicRMWInst::Xchg; break;
-      default: return error_at(index, "unknown atomic operation");
+      case BPF_ADD:
+        op = llvm::AtomicRMWInst::Add;
+        break;
+      case BPF_OR:
+        op = llvm::AtomicRMWInst::Or;
+        break;
+      case BPF_AND:
+        op = llvm::AtomicRMWInst::And;
+        break;
+      case BPF_XOR:
+        op = llvm::AtomicRMWInst::Xor;
+        break;
+      case BPF_XCHG & ~BPF_FETCH:
+        op = llvm::AtomicRMWInst::Xchg;
+        break;
+      default:
+        return error_at(index, "unknown atomic operation");
     }
     Value* old = builder_.CreateAtomicRMW(op, place, value, align, kOrder);
     if ((insn.imm & BPF_FETCH) != 0) set(insn.src_reg, old);
@@ -416,22 +469,27 @@ class FunctionTranslator {
     const auto second = static_cast<uint32_t>(this->insn(index + 1).imm);
     const auto first = static_cast<uint32_t>(insn.imm);
     switch (insn.src_reg) {
-      case 0: set(insn.dst_reg, word_of(uint64_t{second} << 32 | first)); return {};
+      case 0:
+        set(insn.dst_reg, word_of(uint64_t{second} << 32 | first));
+        return {};
       case BPF_PSEUDO_MAP_FD:
-      case BPF_PSEUDO_MAP_VALUE: break;
+      case BPF_PSEUDO_MAP_VALUE:
+        break;
       case BPF_PSEUDO_FUNC: {
         const auto target = scope_.subprograms.find(static_cast<uint32_t>(int64_t{index} + 1 + insn.imm));
         if (target == scope_.subprograms.end()) return error_at(index, "no function there");
         set(insn.dst_reg, builder_.CreatePtrToInt(target->second, word()));
         return {};
       }
-      default: return error_at(index, "unsupported kind of 64-bit constant " + std::to_string(insn.src_reg));
+      default:
+        return error_at(index, "unsupported kind of 64-bit constant " + std::to_string(insn.src_reg));
     }
     if (first >= scope_.maps.size()) return error_at(index, "no map with index " + std::to_string(first));
     if (insn.src_reg == BPF_PSEUDO_MAP_FD) {
       set(insn.dst_reg, builder_.CreatePtrToInt(scope_.map_global(first), word()));
     } else {
-      set(insn.dst_reg, word_of(scope_.maps[first].address + second));  // values start at offset 0 (wire/object.h)
+      set(insn.dst_reg,
+          word_of(scope_.maps[first].address + second));  // values start at offset 0 (wire/object.h)
     }
     return {};
   }
@@ -465,18 +523,30 @@ class FunctionTranslator {
 
   Value* condition(uint8_t op, Value* left, Value* right) {
     switch (op) {
-      case BPF_JEQ: return builder_.CreateICmpEQ(left, right);
-      case BPF_JNE: return builder_.CreateICmpNE(left, right);
-      case BPF_JGT: return builder_.CreateICmpUGT(left, right);
-      case BPF_JGE: return builder_.CreateICmpUGE(left, right);
-      case BPF_JLT: return builder_.CreateICmpULT(left, right);
-      case BPF_JLE: return builder_.CreateICmpULE(left, right);
-      case BPF_JSGT: return builder_.CreateICmpSGT(left, right);
-      case BPF_JSGE: return builder_.CreateICmpSGE(left, right);
-      case BPF_JSLT: return builder_.CreateICmpSLT(left, right);
-      case BPF_JSLE: return builder_.CreateICmpSLE(left, right);
-      case BPF_JSET: return builder_.CreateIsNotNull(builder_.CreateAnd(left, right));
-      default: return nullptr;
+      case BPF_JEQ:
+        return builder_.CreateICmpEQ(left, right);
+      case BPF_JNE:
+        return builder_.CreateICmpNE(left, right);
+      case BPF_JGT:
+        return builder_.CreateICmpUGT(left, right);
+      case BPF_JGE:
+        return builder_.CreateICmpUGE(left, right);
+      case BPF_JLT:
+        return builder_.CreateICmpULT(left, right);
+      case BPF_JLE:
+        return builder_.CreateICmpULE(left, right);
+      case BPF_JSGT:
+        return builder_.CreateICmpSGT(left, right);
+      case BPF_JSGE:
+        return builder_.CreateICmpSGE(left, right);
+      case BPF_JSLT:
+        return builder_.CreateICmpSLT(left, right);
+      case BPF_JSLE:
+        return builder_.CreateICmpSLE(left, right);
+      case BPF_JSET:
+        return builder_.CreateIsNotNull(builder_.CreateAnd(left, right));
+      default:
+        return nullptr;
     }
   }
 
@@ -496,7 +566,8 @@ class FunctionTranslator {
         open_ = false;
         return {};
       }
-      if (helper->id == BPF_FUNC_trace_printk && scope_.options.trace_ring == nullptr && !scope_.options.bare) {
+      if (helper->id == BPF_FUNC_trace_printk && scope_.options.trace_ring == nullptr &&
+          !scope_.options.bare) {
         return error_at(index, "bpf_trace_printk without a trace ring");
       }
       scope_.facts.makes_system_calls |= helper->system_call;
@@ -525,7 +596,7 @@ class FunctionTranslator {
   llvm::GetElementPtrInst* frame_top_ = nullptr;  // r10
   int64_t lowest_offset_ = 0;                     // of all frame addresses made
   bool whole_frame_ = false;                      // there may be others
-  bool open_ = false;  // the current block has no terminator yet
+  bool open_ = false;                             // the current block has no terminator yet
 };
 
 // First instructions of all functions, ascending; and that calls lead somewhere and never in a circle.
@@ -544,7 +615,8 @@ Result<std::vector<uint32_t>> find_subprograms(const program::Program& program) 
     }
     if (wide) i++;
   }
-  if (starts.size() > kSubprogramsMax) return Error{E2BIG, "compile: program " + program.name + ": too many functions"};
+  if (starts.size() > kSubprogramsMax)
+    return Error{E2BIG, "compile: program " + program.name + ": too many functions"};
   std::map<uint32_t, std::set<uint32_t>> callees;
   for (const auto& [at, target] : calls) callees[*std::prev(starts.upper_bound(at))].insert(target);
   // Remove functions that call nobody until none is left; what stays calls in a circle.
@@ -572,17 +644,18 @@ void make_entry(ProgramScope& scope) {
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
   Value* zero = builder.getInt64(0);
   Value* no_invocation = llvm::ConstantPointerNull::get(scope.pointer());
-  Value* result = builder.CreateCall(scope.subprograms.at(0),
-                                     {entry->getArg(0), bare ? entry->getArg(1) : zero, zero, zero, zero,
-                                      bare ? no_invocation : entry->getArg(1)});
+  Value* result =
+      builder.CreateCall(scope.subprograms.at(0), {entry->getArg(0), bare ? entry->getArg(1) : zero, zero,
+                                                   zero, zero, bare ? no_invocation : entry->getArg(1)});
   builder.CreateRet(result);
 }
 
-// const MapRef* bpftime_ring_of(const void* record): submit and discard name a record but not its ring, and only the
-// program's own rings can be meant.
+// const MapRef* bpftime_ring_of(const void* record): submit and discard name a record but not its ring, and
+// only the program's own rings can be meant.
 void make_ring_of(ProgramScope& scope) {
   auto* type = llvm::FunctionType::get(scope.pointer(), {scope.pointer()}, false);
-  auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, "bpftime_ring_of", scope.module);
+  auto* function =
+      llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, "bpftime_ring_of", scope.module);
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", function));
   Value* record = builder.CreatePtrToInt(function->getArg(0), scope.word());
   Value* result = llvm::ConstantPointerNull::get(scope.pointer());
@@ -607,7 +680,8 @@ void make_environment(ProgramScope& scope) {
 Result<TranslationFacts> translate(const program::Program& program, std::span<const MapBinding> maps,
                                    const CompileOptions& options, llvm::Module& module) {
   if (program.insns.empty()) return Error{EINVAL, "compile: program " + program.name + ": no instructions"};
-  if (program.insns.size() > program::kInsnsMax) return Error{E2BIG, "compile: program " + program.name + ": too long"};
+  if (program.insns.size() > program::kInsnsMax)
+    return Error{E2BIG, "compile: program " + program.name + ": too long"};
   const auto starts = find_subprograms(program);
   if (!starts) return starts.error();
 

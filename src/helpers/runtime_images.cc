@@ -1,6 +1,7 @@
 #include "helpers/runtime_images.h"
 
-extern "C" const uint8_t bpftime_inlined_begin[], bpftime_inlined_end[], bpftime_called_begin[], bpftime_called_end[];
+extern "C" const uint8_t bpftime_inlined_begin[], bpftime_inlined_end[], bpftime_called_begin[],
+    bpftime_called_end[];
 
 namespace bpftime::helpers {
 

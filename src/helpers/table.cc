@@ -10,9 +10,10 @@ constexpr auto kRows = [] {
   using enum ArgType;
   using enum RetType;
   std::array rows{
-#define BPFTIME_HELPER(id, name, ret, a1, a2, a3, a4, a5, system_call, repairs_faults, differs)           \
-  Helper{id,  "bpf_" #name, "bpftime_helper_" #name, ret, {a1, a2, a3, a4, a5}, system_call, repairs_faults, \
-         differs},
+#define BPFTIME_HELPER(id, name, ret, a1, a2, a3, a4, a5, system_call, repairs_faults, differs)              \
+  Helper{                                                                                                    \
+      id,     "bpf_" #name, "bpftime_helper_" #name, ret, {a1, a2, a3, a4, a5}, system_call, repairs_faults, \
+      differs},
 #include "helpers/helpers.def"
 #undef BPFTIME_HELPER
   };
@@ -21,7 +22,8 @@ constexpr auto kRows = [] {
 }();
 
 static_assert(std::adjacent_find(kRows.begin(), kRows.end(),
-                                 [](const Helper& a, const Helper& b) { return a.id == b.id; }) == kRows.end(),
+                                 [](const Helper& a, const Helper& b) { return a.id == b.id; }) ==
+                  kRows.end(),
               "two rows with one id");
 
 }  // namespace
@@ -29,8 +31,9 @@ static_assert(std::adjacent_find(kRows.begin(), kRows.end(),
 std::span<const Helper> all() { return kRows; }
 
 const Helper* find(uint32_t id) {
-  const auto* row = std::lower_bound(kRows.begin(), kRows.end(), id,
-                                     [](const Helper& helper, uint32_t wanted) { return helper.id < wanted; });
+  const auto* row =
+      std::lower_bound(kRows.begin(), kRows.end(), id,
+                       [](const Helper& helper, uint32_t wanted) { return helper.id < wanted; });
   return row != kRows.end() && row->id == id ? row : nullptr;
 }
 

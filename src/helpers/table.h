@@ -8,17 +8,32 @@
 
 namespace bpftime::helpers {
 
-// Argument and result kinds, as the kernel's enum bpf_arg_type / bpf_return_type name them (the subset in use).
+// Argument and result kinds, as the kernel's enum bpf_arg_type / bpf_return_type name them (the subset in
+// use).
 enum class ArgType : uint8_t {
-  kNone, kAnything, kConstMap, kMapKey, kMapValue, kUninitMapValue, kMem, kMemReadOnly, kUninitMem, kSize, kSizeOrZero,
-  kConstSizeOrZero, kContext, kRingbufMemory, kConstAllocSize, kConstString,
+  kNone,
+  kAnything,
+  kConstMap,
+  kMapKey,
+  kMapValue,
+  kUninitMapValue,
+  kMem,
+  kMemReadOnly,
+  kUninitMem,
+  kSize,
+  kSizeOrZero,
+  kConstSizeOrZero,
+  kContext,
+  kRingbufMemory,
+  kConstAllocSize,
+  kConstString,
 };
 enum class RetType : uint8_t { kInteger, kVoid, kMapValueOrNull, kRingbufMemoryOrNull };
 
 struct Helper {
-  uint32_t id;               // BPF_FUNC_*
-  std::string_view name;     // "bpf_map_lookup_elem"
-  std::string_view symbol;   // function in the runtime bitcode: "bpftime_helper_map_lookup_elem"
+  uint32_t id;              // BPF_FUNC_*
+  std::string_view name;    // "bpf_map_lookup_elem"
+  std::string_view symbol;  // function in the runtime bitcode: "bpftime_helper_map_lookup_elem"
   RetType ret;
   ArgType args[5];
   bool system_call;          // may enter the kernel in the target

@@ -11,7 +11,9 @@ inline maps::MapView view(const MapRef* map) { return {map->base, &map->spec}; }
 inline maps::MapView view(uint64_t map) { return view(pointer<const MapRef>(map)); }
 
 // Asked for only by the type that needs it: with a constant map the test is gone.
-inline uint32_t cpu_for(maps::MapView map) { return map.spec->type == maps::kTypePercpuArray ? current_cpu() : 0; }
+inline uint32_t cpu_for(maps::MapView map) {
+  return map.spec->type == maps::kTypePercpuArray ? current_cpu() : 0;
+}
 
 }  // namespace
 
@@ -31,7 +33,7 @@ BPFTIME_HELPER_FUNCTION(map_update_elem) {
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
   if (map.spec->type == maps::kTypeHash) return bpftime_hash_remove(pointer<const MapRef>(r1), pointer(r2));
-  return core::remove(map, pointer(r2));
+  return core::remove(map, pointer(r2), /*owner=*/0);
 }
 
 BPFTIME_HELPER_FUNCTION(ringbuf_reserve) {
@@ -44,7 +46,8 @@ inline void commit(uint64_t record, uint64_t flags, bool discard) {
   const MapRef* ring = bpftime_ring_of(pointer(record));
   if (ring == nullptr) return;  // never in a verified program
   const maps::MapView map = view(ring);
-  if (__builtin_expect(core::ring_commit(map, pointer(record), flags, discard), 0)) bpftime_wake(core::ring_wake_word(map));
+  if (__builtin_expect(core::ring_commit(map, pointer(record), flags, discard), 0))
+    bpftime_wake(core::ring_wake_word(map));
 }
 
 }  // namespace

@@ -17,7 +17,9 @@ int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* valu
   return maps::hash_update(view(map), key, value, flags, current_tgid());
 }
 
-int64_t bpftime_hash_remove(const MapRef* map, const void* key) { return maps::hash_remove(view(map), key, nullptr); }
+int64_t bpftime_hash_remove(const MapRef* map, const void* key) {
+  return maps::hash_remove(view(map), key, nullptr, current_tgid());
+}
 
 void bpftime_wake(uint32_t* word) {
   constexpr uint64_t kFutexWake = 1, kEveryone = 0x7fffffff;  // not PRIVATE: the consumer is another process
@@ -30,7 +32,8 @@ void bpftime_wake(uint32_t* word) {
 BPFTIME_HELPER_FUNCTION(perf_event_output) {
   const maps::MapView map = view(pointer<const MapRef>(r2));
   bool must_wake = false;
-  const int64_t result = core::perf_output(map, r3, pointer(r4), r5, current_cpu(), current_tgid(), &must_wake);
+  const int64_t result =
+      core::perf_output(map, r3, pointer(r4), r5, current_cpu(), current_tgid(), &must_wake);
   if (__builtin_expect(must_wake, 0)) bpftime_wake(core::ring_wake_word(map));
   return result;
 }

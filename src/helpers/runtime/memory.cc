@@ -38,7 +38,8 @@ void* bpftime_memmove(void* destination, const void* source, uint64_t size) {
 void* bpftime_memset(void* destination, int value, uint64_t size) {
   auto* to = static_cast<uint8_t*>(destination);
   const uint64_t word = 0x0101010101010101u * static_cast<uint8_t>(value);
-  for (; size >= sizeof(Word); size -= sizeof(Word), to += sizeof(Word)) reinterpret_cast<Word*>(to)->value = word;
+  for (; size >= sizeof(Word); size -= sizeof(Word), to += sizeof(Word))
+    reinterpret_cast<Word*>(to)->value = word;
   for (; size > 0; size--) *to++ = static_cast<uint8_t>(value);
   return destination;
 }

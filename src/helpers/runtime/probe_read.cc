@@ -1,4 +1,5 @@
-// Reads of addresses the program made up. The agent's copy routines repair the faults; without them nothing is read.
+// Reads of addresses the program made up. The agent's copy routines repair the faults; without them nothing
+// is read.
 #include "helpers/runtime/runtime.h"
 
 namespace bpftime::runtime {
@@ -37,8 +38,12 @@ int64_t read_string(char* destination, uint64_t size, uint64_t address) {
 BPFTIME_HELPER_FUNCTION(probe_read) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_user) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
-BPFTIME_HELPER_FUNCTION(probe_read_str) { return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3); }
-BPFTIME_HELPER_FUNCTION(probe_read_user_str) { return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(probe_read_str) {
+  return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
+}
+BPFTIME_HELPER_FUNCTION(probe_read_user_str) {
+  return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
+}
 BPFTIME_HELPER_FUNCTION(probe_read_kernel_str) {
   return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
 }

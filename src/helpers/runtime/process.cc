@@ -4,15 +4,16 @@
 namespace bpftime::runtime {
 namespace {
 
-// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per program is
-// right for a thread id, and for the CPU too (the kernel does not migrate running programs).
+// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
+// program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
 inline uint32_t thread_word(int64_t offset) {
   uint32_t value;
   asm("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
   return value;
 }
 
-// The CPU number as the vDSO's getcpu finds it: the limit of a GDT entry the kernel keeps per CPU (cpu | node << 12).
+// The CPU number as the vDSO's getcpu finds it: the limit of a GDT entry the kernel keeps per CPU (cpu | node
+// << 12).
 inline uint32_t segment_limit_cpu() {
   constexpr uint32_t kCpuNodeSelector = 15 * 8 + 3;
   uint32_t limit = 0;
@@ -28,7 +29,8 @@ inline uint32_t known_tid() {
 }  // namespace
 
 uint32_t current_cpu() {
-  constexpr uint32_t kCpusPossible = 8192;  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
+  constexpr uint32_t kCpusPossible =
+      8192;  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
   const int64_t rseq = context()->rseq_offset;
   if (rseq != 0) {
     const uint32_t cpu = thread_word(rseq + 4);  // struct rseq::cpu_id
@@ -64,7 +66,8 @@ BPFTIME_HELPER_FUNCTION(get_smp_processor_id) { return current_cpu(); }
 
 BPFTIME_HELPER_FUNCTION(get_current_pid_tgid) { return uint64_t{current_tgid()} << 32 | current_tid(); }
 
-// Asked anew each time: set*id changes them under us, and a wrong answer is a security bug in somebody's policy.
+// Asked anew each time: set*id changes them under us, and a wrong answer is a security bug in somebody's
+// policy.
 BPFTIME_HELPER_FUNCTION(get_current_uid_gid) {
   if (!may_call_system()) return ~uint64_t{0};
   const auto gid = static_cast<uint32_t>(system_call(kSysGetgid));
@@ -83,7 +86,8 @@ BPFTIME_HELPER_FUNCTION(get_current_comm) {
   return error;
 }
 
-// splitmix64 over a counter all threads share without care: a lost step repeats a number, which the thread id parts.
+// splitmix64 over a counter all threads share without care: a lost step repeats a number, which the thread id
+// parts.
 BPFTIME_HELPER_FUNCTION(get_prandom_u32) {
   uint64_t state = context()->random_state + 0x9e3779b97f4a7c15u;
   context()->random_state = state;

@@ -1,11 +1,15 @@
-// What a helper may use. inlined.cc becomes LLVM bitcode that is optimised with each program, called.cc an object that is
-// linked to it.
+// What a helper may use. inlined.cc becomes LLVM bitcode that is optimised with each program, called.cc an
+// object that is linked to it.
 //
 // Rules for whoever edits src/helpers/runtime:
-//  1. It runs inside strangers' processes, on their stacks, at any instruction: general registers only, no libc, no
-//     locks, no globals but the constants below, little stack (wire::kProgramStackMax covers program and helpers).
-//  2. A helper is `BPFTIME_HELPER_FUNCTION(name)`: r1..r5 as the program passed them and the Invocation; r0 comes back.
-//     Pointers to BPF stack, maps and read-only data were proved good by the verifier. Everything else is hostile.
+//  1. It runs inside strangers' processes, on their stacks, at any instruction: general registers only, no
+//  libc, no
+//     locks, no globals but the constants below, little stack (wire::kProgramStackMax covers program and
+//     helpers).
+//  2. A helper is `BPFTIME_HELPER_FUNCTION(name)`: r1..r5 as the program passed them and the Invocation; r0
+//  comes back.
+//     Pointers to BPF stack, maps and read-only data were proved good by the verifier. Everything else is
+//     hostile.
 //  3. No system call unless may_call_system(); the target may have a seccomp filter that kills.
 //  4. Whatever the target's context says may be stale, never wrong enough to fault: the daemon checked it.
 #pragma once
@@ -19,7 +23,8 @@
 
 namespace bpftime::runtime {
 
-// A map as compiled code sees it: the address of one of these constants, which the optimiser folds into the code.
+// A map as compiled code sees it: the address of one of these constants, which the optimiser folds into the
+// code.
 struct MapRef {
   uint8_t* base;
   wire::MapSpec spec;
@@ -31,15 +36,16 @@ struct MapRef {
 // Defined by the compiler, per program.
 extern "C" {
 extern const uint64_t bpftime_context_address;
-extern const MapRef bpftime_trace_ring;        // base == nullptr: none
-const MapRef* bpftime_ring_of(const void* record);  // which ring of the program's a reserved record lies in, or nullptr
+extern const MapRef bpftime_trace_ring;  // base == nullptr: none
+const MapRef* bpftime_ring_of(
+    const void* record);  // which ring of the program's a reserved record lies in, or nullptr
 }
 
-#define BPFTIME_HELPER_FUNCTION(name)                                                                       \
-  extern "C" uint64_t bpftime_helper_##name(                                                                \
-      [[maybe_unused]] uint64_t r1, [[maybe_unused]] uint64_t r2, [[maybe_unused]] uint64_t r3,             \
-      [[maybe_unused]] uint64_t r4, [[maybe_unused]] uint64_t r5,                                           \
-      [[maybe_unused]] const bpftime::wire::Invocation* invocation)
+#define BPFTIME_HELPER_FUNCTION(name)                                                                   \
+  extern "C" uint64_t bpftime_helper_##name([[maybe_unused]] uint64_t r1, [[maybe_unused]] uint64_t r2, \
+                                            [[maybe_unused]] uint64_t r3, [[maybe_unused]] uint64_t r4, \
+                                            [[maybe_unused]] uint64_t r5,                               \
+                                            [[maybe_unused]] const bpftime::wire::Invocation* invocation)
 
 inline constexpr int64_t kEperm = 1, kEfault = 14, kEinval = 22;
 
@@ -59,14 +65,11 @@ inline bool may_call_system() { return (context()->flags & wire::kNoSystemCalls)
 
 inline int64_t system_call(int64_t number, uint64_t a1 = 0, uint64_t a2 = 0, uint64_t a3 = 0) {
   int64_t result;
-  asm volatile("syscall"
-               : "=a"(result)
-               : "a"(number), "D"(a1), "S"(a2), "d"(a3)
-               : "rcx", "r11", "memory");
+  asm volatile("syscall" : "=a"(result) : "a"(number), "D"(a1), "S"(a2), "d"(a3) : "rcx", "r11", "memory");
   return result;
 }
-inline constexpr int64_t kSysGetpid = 39, kSysGetuid = 102, kSysGetgid = 104, kSysPrctl = 157, kSysGettid = 186,
-                         kSysFutex = 202, kSysClockGettime = 228;
+inline constexpr int64_t kSysGetpid = 39, kSysGetuid = 102, kSysGetgid = 104, kSysPrctl = 157,
+                         kSysGettid = 186, kSysFutex = 202, kSysClockGettime = 228;
 
 uint32_t current_cpu();
 uint32_t current_tid();
@@ -83,7 +86,8 @@ extern "C" {
 int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
 int64_t bpftime_hash_remove(const MapRef* map, const void* key);
 void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
-// What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become here.
+// What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become
+// here.
 void* bpftime_memcpy(void* destination, const void* source, uint64_t size);
 void* bpftime_memmove(void* destination, const void* source, uint64_t size);
 void* bpftime_memset(void* destination, int value, uint64_t size);

@@ -13,7 +13,8 @@ constexpr int kMonotonic = 1, kMonotonicCoarse = 6, kBoottime = 7;
 
 }  // namespace
 
-// Not inlined: a program that reads the clock twice should not carry it twice, and the call is noise beside the rdtsc.
+// Not inlined: a program that reads the clock twice should not carry it twice, and the call is noise beside
+// the rdtsc.
 __attribute__((noinline)) uint64_t clock_ns(int clock) {
   TimeSpec time{};
   const auto vdso = reinterpret_cast<ClockGettime>(context()->vdso_clock_gettime);

@@ -1,7 +1,7 @@
 // bpf_trace_printk: the kernel's subset of printf, formatted here into a record of the trace ring.
-// The text is made twice: once to count it (a ring record's size must be known when it is reserved, and a kilobyte of
-// the host's stack is too much to ask), once into the record. Memory that %s reads may change in between; the second
-// run is cut at, and padded to, what the first counted.
+// The text is made twice: once to count it (a ring record's size must be known when it is reserved, and a
+// kilobyte of the host's stack is too much to ask), once into the record. Memory that %s reads may change in
+// between; the second run is cut at, and padded to, what the first counted.
 #include "helpers/runtime/runtime.h"
 #include "helpers/trace_record.h"
 #include "maps/program_side.h"
@@ -14,11 +14,12 @@ using helpers::kTraceTextOffset;
 using helpers::TraceRecord;
 
 constexpr uint32_t kTraceArgs = 3;
-constexpr uint64_t kFormatMax = 4096;  // bytes of format looked at; more than the verifier's stack and most rodata hold
+constexpr uint64_t kFormatMax =
+    4096;  // bytes of format looked at; more than the verifier's stack and most rodata hold
 
 struct Sink {
-  char* text;        // nullptr: only count
-  uint32_t capacity; // characters beyond are counted, not stored
+  char* text;         // nullptr: only count
+  uint32_t capacity;  // characters beyond are counted, not stored
   uint32_t length;
 
   void put(char c) {
@@ -42,8 +43,8 @@ inline bool is_alnum(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (
 inline bool is_punct(char c) { return is_print(c) && c != ' ' && !is_alnum(c); }
 inline bool ends_specifier(char c) { return c == '\0' || is_space(c) || is_punct(c); }
 
-__attribute__((noinline)) void put_number(Sink& sink, const Spec& spec, uint64_t value, uint32_t base, bool upper,
-                                          char sign) {
+__attribute__((noinline)) void put_number(Sink& sink, const Spec& spec, uint64_t value, uint32_t base,
+                                          bool upper, char sign) {
   char digits[20];
   uint32_t count = 0;
   do {
@@ -92,12 +93,15 @@ __attribute__((noinline)) void put_string(Sink& sink, const Spec& spec, uint64_t
   if (spec.left && spec.width > used) sink.fill(' ', spec.width - used);
 }
 
-// A reader of the format that never leaves it: the format may lie in a map, where a peer can remove its NUL meanwhile.
+// A reader of the format that never leaves it: the format may lie in a map, where a peer can remove its NUL
+// meanwhile.
 struct Format {
   const char* at;
   const char* end;
 
-  char operator[](uint32_t offset) const { return offset < static_cast<uint64_t>(end - at) ? at[offset] : '\0'; }
+  char operator[](uint32_t offset) const {
+    return offset < static_cast<uint64_t>(end - at) ? at[offset] : '\0';
+  }
   char operator*() const { return (*this)[0]; }
   void skip(uint32_t count) { at = count < static_cast<uint64_t>(end - at) ? at + count : end; }
 };
@@ -107,7 +111,8 @@ struct Arguments {
   uint32_t used = 0;
 };
 
-// One specifier; `at` stands behind its flags and width and is left behind it. False: not one the kernel takes.
+// One specifier; `at` stands behind its flags and width and is left behind it. False: not one the kernel
+// takes.
 bool put_specifier(Sink& sink, Spec spec, Format& at, uint64_t value) {
   if (*at == 'p') {
     at.skip(1);
@@ -147,13 +152,17 @@ bool put_specifier(Sink& sink, Spec spec, Format& at, uint64_t value) {
   at.skip(1);
   switch (kind) {
     case 'd':
-    case 'i': put_signed(sink, spec, wide ? static_cast<int64_t>(value) : static_cast<int32_t>(value)); return true;
+    case 'i':
+      put_signed(sink, spec, wide ? static_cast<int64_t>(value) : static_cast<int32_t>(value));
+      return true;
     case 'u':
     case 'x':
     case 'X':
-      put_number(sink, spec, wide ? value : static_cast<uint32_t>(value), kind == 'u' ? 10 : 16, kind == 'X', '\0');
+      put_number(sink, spec, wide ? value : static_cast<uint32_t>(value), kind == 'u' ? 10 : 16, kind == 'X',
+                 '\0');
       return true;
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -161,11 +170,16 @@ bool put_specifier(Sink& sink, Spec spec, Format& at, uint64_t value) {
 Spec read_spec(Format& at) {
   Spec spec;
   for (;; at.skip(1)) {
-    if (*at == '0') spec.zero = true;
-    else if (*at == '-') spec.left = true;
-    else if (*at == '+') spec.plus = true;
-    else if (*at == ' ') spec.space = true;
-    else break;
+    if (*at == '0')
+      spec.zero = true;
+    else if (*at == '-')
+      spec.left = true;
+    else if (*at == '+')
+      spec.plus = true;
+    else if (*at == ' ')
+      spec.space = true;
+    else
+      break;
   }
   for (; is_digit(*at); at.skip(1)) {
     if (spec.width <= kTraceTextMax) spec.width = spec.width * 10 + static_cast<uint32_t>(*at - '0');
@@ -230,7 +244,8 @@ BPFTIME_HELPER_FUNCTION(trace_printk) {
   Sink sink{static_cast<char*>(memory) + kTraceTextOffset, stored, 0};
   format_text(sink, format, arguments);
   while (sink.length < stored) sink.put(' ');
-  if (maps::program_side::ring_commit(ring, memory, 0, false)) bpftime_wake(maps::program_side::ring_wake_word(ring));
+  if (maps::program_side::ring_commit(ring, memory, 0, false))
+    bpftime_wake(maps::program_side::ring_wake_word(ring));
   return length;
 }
 
