@@ -236,6 +236,14 @@ long bpftime_agent_remove_guard() {
   return 0;
 }
 
+// Where, from a thread's thread pointer (fs base), lies the uint32_t of guarded signals its host believes to
+// have blocked (bit = signal - 1). For threads found with them really blocked: the daemon, which holds them
+// stopped, stores the bits there and clears them in the mask (PTRACE_SETSIGMASK); the reverse before
+// remove_guard.
+long bpftime_agent_host_masked_offset() {
+  return static_cast<long>(reinterpret_cast<uint64_t>(&bpftime_thread.host_masked) - thread_pointer());
+}
+
 // In place of libc's sigaction.
 int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* old) {
   if (!installed || signal < 1 || signal > kSignals)

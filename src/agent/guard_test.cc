@@ -280,6 +280,22 @@ TEST(Guard, MaskedByTheHostStaysRepairable) {
   });
 }
 
+TEST(Guard, TheDaemonMayTakeOverAMask) {
+  expect_fine([] {
+    guard_all();
+    // What the daemon does by ptrace on a thread it found masked.
+    uint64_t thread_pointer;
+    asm("mov %%fs:0, %0" : "=r"(thread_pointer));
+    const long offset = TestAgent::get().symbol<long (*)()>("bpftime_agent_host_masked_offset")();
+    *reinterpret_cast<uint32_t*>(thread_pointer + offset) = kGuardedSignals;
+    sigset_t mask;
+    REQUIRE(pthread_sigmask(SIG_BLOCK, nullptr, &mask) == 0);
+    REQUIRE(sigismember(&mask, SIGSEGV) == 1 && sigismember(&mask, SIGBUS) == 1 &&
+            sigismember(&mask, SIGUSR1) == 0);
+    REQUIRE(repairs());
+  });
+}
+
 TEST(Guard, SentSignalsWaitWhileMasked) {
   expect_fine([] {
     guard_all();

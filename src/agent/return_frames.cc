@@ -156,7 +156,7 @@ void adopt(uint64_t self) {
 
 // Chunks of threads whose thread pointer no longer points to itself: that memory is gone or something else.
 void take_from_finished_threads(uint64_t self) {
-  for (uint32_t chunk = 0; chunk < kChunks; ++chunk) {
+  for (uint32_t chunk = 0; chunk < kChunks && bpftime_thread.chunk_count < kChunksPerThread; ++chunk) {
     const uint64_t owner = load(chunk_owner[chunk]);
     const uint64_t pointer = owner & kPointerMask;
     if (pointer <= 1 || pointer == self) continue;
@@ -184,31 +184,55 @@ bool in_chain(const ReturnFrame* youngest, const ReturnFrame& frame) {
   return true;
 }
 
-// Rule A for some stack pointers at a time: the youngest frame of each. Bounded memory; who finds no room is
-// not judged.
+// Rule A: finds the youngest frame of each stack pointer. A hash table laid into the `youngest` words of the
+// thread's own frames, so there is always room. A signal handler that does the same meanwhile may scramble
+// it: an answer is checked against the frames themselves before it counts.
 class Youngest {
  public:
-  void see(const ReturnFrame& frame, uint64_t state) {
-    Entry& entry = entry_for(frame.stack_pointer);
-    if (entry.frame == nullptr) {
-      entry = {frame.stack_pointer, state, &frame};
-    } else if (entry.stack_pointer == frame.stack_pointer && state > entry.state) {
-      entry = {frame.stack_pointer, state, &frame};
+  explicit Youngest(uint64_t self) {
+    const uint32_t used = __atomic_load_n(&chunks_used, __ATOMIC_ACQUIRE);
+    for (uint32_t chunk = 0; chunk < used && chunk < kChunks && count_ < kChunksPerThread; ++chunk) {
+      if ((load(chunk_owner[chunk]) & kPointerMask) == self) chunks_[count_++] = static_cast<uint16_t>(chunk);
+    }
+    for (uint32_t i = 0; i < count_ * kFramesPerChunk; ++i) word(i) = 0;
+  }
+
+  void see(ReturnFrame& frame, uint64_t state) {
+    if (count_ == 0) return;
+    for (uint32_t probe = 0; probe < kProbes; ++probe) {
+      uint64_t& at = word(slot(frame.stack_pointer, probe));
+      const ReturnFrame* other = frame_at(at);
+      if (other == nullptr || (other->stack_pointer == frame.stack_pointer && load(other->state) < state)) {
+        at = reinterpret_cast<uint64_t>(&frame);
+        return;
+      }
+      if (other->stack_pointer == frame.stack_pointer) return;
     }
   }
+
   bool proves_dead(const ReturnFrame& frame, uint64_t state) {
-    const Entry& entry = entry_for(frame.stack_pointer);
-    return entry.frame != nullptr && entry.stack_pointer == frame.stack_pointer && state < entry.state &&
-           !in_chain(entry.frame, frame);
+    if (count_ == 0) return false;
+    for (uint32_t probe = 0; probe < kProbes; ++probe) {
+      const ReturnFrame* youngest = frame_at(word(slot(frame.stack_pointer, probe)));
+      if (youngest == nullptr) return false;
+      const uint64_t its_state = load(youngest->state);
+      if (youngest->stack_pointer != frame.stack_pointer) continue;
+      return (its_state & 3) == kInBody && state < its_state && !in_chain(youngest, frame);
+    }
+    return false;
   }
 
  private:
-  struct Entry {
-    uint64_t stack_pointer, state;
-    const ReturnFrame* frame;
-  };
-  Entry& entry_for(uint64_t stack_pointer) { return entries_[(stack_pointer * 0x9e3779b97f4a7c15u) >> 58]; }
-  Entry entries_[64] = {};
+  static constexpr uint32_t kProbes = 64;
+  uint32_t slot(uint64_t stack_pointer, uint32_t probe) const {
+    const uint32_t hash = static_cast<uint32_t>((stack_pointer * 0x9e3779b97f4a7c15u) >> 32);
+    return (hash + probe) % (count_ * kFramesPerChunk);
+  }
+  uint64_t& word(uint32_t index) const {
+    return pool[chunks_[index / kFramesPerChunk] * kFramesPerChunk + index % kFramesPerChunk].youngest;
+  }
+  uint16_t chunks_[kChunksPerThread];
+  uint32_t count_ = 0;
 };
 
 bool reading_is_safe() {
@@ -231,7 +255,7 @@ bool slot_gone(const ReturnFrame& frame) {
 void reclaim(uint64_t self, uint64_t stack_pointer, uint64_t rbx) {
   const bool tail_call = *reinterpret_cast<const uint64_t*>(stack_pointer) == slot_address();
   const bool can_read = reading_is_safe();
-  Youngest youngest;
+  Youngest youngest(self);
   for_own_frames(self, [&](ReturnFrame& frame) {
     const uint64_t state = load(frame.state);
     if ((state & 3) == kInBody) youngest.see(frame, state);
@@ -280,7 +304,7 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
   }
   if (ReturnFrame* frame = take_new_chunk(self)) return frame;
   reclaim(self, stack_pointer, rbx);
-  if (thread.chunk_count < kChunksPerThread && reading_is_safe()) take_from_finished_threads(self);
+  if (reading_is_safe()) take_from_finished_threads(self);
   if (ReturnFrame* frame = relink(self)) return frame;
   thread.misses_to_skip = kMissesToSkip;
   thread.missed_at = stack_pointer;

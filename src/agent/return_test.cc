@@ -383,6 +383,40 @@ TEST_F(Return, SignalHandlersThatHitProbes) {
   EXPECT_EQ(missed(), 0u);
 }
 
+sigjmp_buf signal_escape;
+volatile sig_atomic_t escapable, escapes;
+
+TEST_F(Return, SignalHandlersThatJumpOutAnywhere) {
+  auto a = probe(return_add, true), b = probe(return_tail), c = probe(return_deep);
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    if (return_add(20, 3) != 23) abort();
+    if (escapable == 0) return;
+    escapable = 0;
+    escapes = escapes + 1;
+    siglongjmp(signal_escape, 1);
+  };
+  sigaction(SIGALRM, &action, nullptr);
+  const itimerspec interval = {{0, 40000}, {0, 40000}};
+  timer_t timer;
+  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer), 0);
+  timer_settime(timer, 0, &interval, nullptr);
+  static int round;
+  for (round = 0; round < 5000; ++round) {
+    if (sigsetjmp(signal_escape, 1) == 0) {
+      escapable = 1;
+      for (int i = 0; i < 100; ++i) {
+        if (return_add(i, 1) != i + 1 || return_tail(i) != i + 1 || return_deep(3) != 3) abort();
+      }
+    }
+    escapable = 0;
+  }
+  timer_delete(timer);
+  signal(SIGALRM, SIG_DFL);
+  EXPECT_GT(escapes, 0);
+  EXPECT_EQ(missed(), 0u);
+}
+
 ucontext_t main_context, coroutine_context[8];
 int coroutine_turns;
 PROBED int return_yield(int which) {

@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "compiler/translator.h"
-#include "helpers/runtime_bitcode.h"
+#include "helpers/runtime_images.h"
 
 namespace bpftime::compiler {
 namespace {
@@ -74,10 +74,14 @@ void set_attributes(llvm::Module& module) {
   }
 }
 
-// Everything but the entry is private to the image. Declarations are left: the linker refuses what stays undefined.
+// Everything but the entry, and what the runtime's object refers to, is private to the program. What stays undefined the
+// linker finds in that object, or refuses.
 void internalize(llvm::Module& module) {
   for (llvm::GlobalObject& object : module.global_objects()) {
-    if (object.isDeclaration() || object.getName() == kEntrySymbol) continue;
+    if (!object.hasLocalLinkage()) object.setVisibility(llvm::GlobalValue::HiddenVisibility);  // no GOT
+    const llvm::StringRef name = object.getName();
+    const bool exported = name == kEntrySymbol || name == kContextSymbol || name == kTraceRingSymbol;
+    if (object.isDeclaration() || exported) continue;
     object.setVisibility(llvm::GlobalValue::DefaultVisibility);
     object.setLinkage(llvm::GlobalValue::InternalLinkage);
     object.setComdat(nullptr);
@@ -97,8 +101,6 @@ Result<void> link_runtime(llvm::Module& module) {
   }
   // Flags like "uwtable" would bring unwind tables back.
   if (auto* flags = module.getModuleFlagsMetadata()) module.eraseNamedMetadata(flags);
-  set_attributes(module);
-  internalize(module);
   return {};
 }
 
@@ -106,6 +108,7 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
   llvm::PipelineTuningOptions tuning;
   tuning.LoopVectorization = false;  // no vector registers to use
   tuning.SLPVectorization = false;
+  tuning.LoopUnrolling = false;
   llvm::LoopAnalysisManager loops;
   llvm::FunctionAnalysisManager functions;
   llvm::CGSCCAnalysisManager components;
@@ -127,11 +130,13 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
 llvm::FunctionCallee copy_function(llvm::Module& module, const char* name, llvm::Type* second) {
   auto* pointer = llvm::PointerType::get(module.getContext(), 0);
   auto* word = llvm::Type::getInt64Ty(module.getContext());
-  return module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
+  auto callee = module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
+  llvm::cast<llvm::Function>(callee.getCallee())->setVisibility(llvm::GlobalValue::HiddenVisibility);
+  return callee;
 }
 
-// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax. True if there are any.
-bool lower_copies(llvm::Module& module) {
+// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax.
+void lower_copies(llvm::Module& module) {
   std::vector<llvm::MemIntrinsic*> copies;
   for (llvm::Function& function : module) {
     for (llvm::Instruction& instruction : llvm::instructions(function)) {
@@ -155,7 +160,6 @@ bool lower_copies(llvm::Module& module) {
     builder.CreateCall(copy_function(module, name, second->getType()), {copy->getRawDest(), second, length});
     copy->eraseFromParent();
   }
-  return !copies.empty();
 }
 
 Result<void> verify(const llvm::Module& module, const char* when) {
@@ -199,10 +203,10 @@ Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics
   if (machine == nullptr) return Error{ENOTSUP, "compile: LLVM has no x86-64 backend: " + why};
   if (Result<void> good = verify(module, "before optimisation"); !good) return good.error();
   if (Result<void> linked = link_runtime(module); !linked) return linked.error();
+  set_attributes(module);
+  internalize(module);
   optimize(module, *machine);
-  if (lower_copies(module)) {  // the copy functions come optimised from clang: only now, so that O2 skips them
-    if (Result<void> linked = link_runtime(module); !linked) return linked.error();
-  }
+  lower_copies(module);
   if (Result<void> good = verify(module, "after optimisation"); !good) return good.error();
 
   llvm::SmallVector<char, 0> object;

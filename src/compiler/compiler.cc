@@ -7,6 +7,7 @@
 #include "compiler/backend.h"
 #include "compiler/linker.h"
 #include "compiler/translator.h"
+#include "helpers/runtime_images.h"
 #include "wire/invocation.h"
 
 namespace bpftime::compiler {
@@ -23,7 +24,9 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   if (!facts) return facts.error();
   const auto object = emit_object(*module, diagnostics);
   if (!object) return object.error();
-  auto linked = link_image(Bytes(reinterpret_cast<const uint8_t*>(object->data()), object->size()), kEntrySymbol);
+  const Bytes objects[] = {Bytes(reinterpret_cast<const uint8_t*>(object->data()), object->size()),
+                           helpers::runtime_object()};
+  auto linked = link_image(objects, kEntrySymbol);
   if (!linked) return linked.error();
   if (linked->stack_bytes > wire::kProgramStackMax) {
     return Error{E2BIG, "compile: program " + program.name + ": needs " + std::to_string(linked->stack_bytes) +

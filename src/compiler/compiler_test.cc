@@ -8,9 +8,11 @@ namespace bpftime::compiler {
 namespace {
 
 using program::Program;
+using testing::add;
 using testing::Code;
 using testing::exit_insn;
 using testing::mov;
+using testing::mov_reg;
 using testing::raw;
 
 TEST(Compile, ReturnsAConstant) {
@@ -70,6 +72,75 @@ TEST(Compile, AnEndlessLoopStaysOne) {
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->run(1, 0), 5u);
   EXPECT_NE(code->disassembly().find("jmp"), std::string::npos) << code->disassembly();
+}
+
+// A chain of `depth` functions, each with 512 bytes of stack that its callee fills, so that none may vanish.
+std::vector<program::Insn> nested_functions(int depth) {
+  std::vector<program::Insn> insns;
+  for (int i = 0; i < depth; i++) {
+    insns.push_back(raw(BPF_STX | BPF_MEM | BPF_DW, 10, 1, -512));
+    insns.push_back(mov_reg(1, 10));
+    insns.push_back(add(1, -512));
+    insns.push_back(mov_reg(6, 10));
+    if (i + 1 < depth) insns.push_back(raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 3));
+    else insns.push_back(mov(0, 1));
+    insns.push_back(raw(BPF_LDX | BPF_MEM | BPF_DW, 1, 6, -512));
+    insns.push_back(raw(BPF_ALU64 | BPF_ADD | BPF_X, 0, 1));
+    insns.push_back(exit_insn());
+  }
+  return insns;
+}
+
+TEST(Compile, RefusesMoreStackThanAllowed) {
+  const auto small = Code::compile_bare(nested_functions(4));
+  ASSERT_TRUE(small.ok()) << small.error().message;
+  EXPECT_GE(small->machine_code().stack_bytes, 4u * 512);
+  const auto large = Code::compile_bare(nested_functions(9));
+  ASSERT_FALSE(large.ok());
+  EXPECT_EQ(large.error().code, E2BIG);
+  EXPECT_NE(large.error().message.find("bytes of stack, at most 4096"), std::string::npos) << large.error().message;
+}
+
+TEST(Compile, StackNotUsedIsNotTaken) {
+  const auto code = Code::compile_bare({raw(BPF_ST | BPF_MEM | BPF_DW, 10, 0, -8, 5), mov_reg(2, 10), add(2, -8),
+                                        raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 2, 0), exit_insn()});
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  EXPECT_EQ(code->run(0, 0), 5u);
+  EXPECT_LE(code->machine_code().stack_bytes, 64u);
+}
+
+TEST(Compile, TheImageRunsAnywhere) {
+  // A jump table or constant in the image must be reached relative to the code: same bytes, two places.
+  std::vector<program::Insn> insns;
+  for (int i = 0; i < 24; i++) {
+    insns.push_back(raw(BPF_JMP | BPF_JNE | BPF_K, 1, 0, 2, i));
+    insns.push_back(mov(0, 1000 + i * i * 7));
+    insns.push_back(exit_insn());
+  }
+  insns.push_back(mov(0, 0));
+  insns.push_back(exit_insn());
+  const auto one = Code::compile_bare(insns);
+  const auto two = Code::compile_bare(insns);
+  ASSERT_TRUE(one.ok() && two.ok());
+  EXPECT_EQ(one->machine_code().image, two->machine_code().image);  // and compiling is deterministic
+  for (uint64_t i = 0; i < 26; i++) {
+    const uint64_t expected = i < 24 ? 1000 + i * i * 7 : 0;
+    EXPECT_EQ(one->run(i, 0), expected);
+    EXPECT_EQ(two->run(i, 0), expected);
+  }
+}
+
+TEST(Compile, RefusesTooManyFunctions) {
+  std::vector<program::Insn> insns;
+  for (int i = 0; i < 300; i++) insns.push_back(raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 300 + i));
+  insns.push_back(exit_insn());
+  for (int i = 0; i < 300; i++) {
+    insns.push_back(mov(0, i));
+    insns.push_back(exit_insn());
+  }
+  const auto code = Code::compile_bare(insns);
+  ASSERT_FALSE(code.ok());
+  EXPECT_EQ(code.error().code, E2BIG);
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
 // Helpers as compiled programs call them, in this very process.
 #include <gtest/gtest.h>
 #include <linux/futex.h>
-#include <llvm/Bitcode/BitcodeReader.h>
-#include <llvm/IR/LLVMContext.h>
-#include <llvm/IR/Module.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -16,8 +13,8 @@
 #include <thread>
 
 #include "compiler/testing_target.h"
-#include "helpers/runtime_bitcode.h"
 #include "helpers/table.h"
+#include "helpers/trace_record.h"
 
 namespace bpftime::compiler {
 namespace {
@@ -39,24 +36,19 @@ class Helpers : public ::testing::Test {
   Target target_;
 };
 
-TEST(RuntimeBitcode, DefinesEveryHelperOfTheTable) {
-  llvm::LLVMContext context;
-  const auto bitcode = helpers::runtime_bitcode();
-  auto module = llvm::getLazyBitcodeModule(
-      llvm::MemoryBufferRef(llvm::StringRef(reinterpret_cast<const char*>(bitcode.data()), bitcode.size()), "runtime"),
-      context);
-  ASSERT_TRUE(static_cast<bool>(module));
-  std::set<std::string> defined;
-  for (const llvm::Function& function : **module) {
-    if (function.getName().starts_with("bpftime_helper_")) defined.insert(function.getName().str());
-  }
+// A missing function would be an undefined reference, which the linker refuses.
+TEST_F(Helpers, EveryRowOfTheTableCompilesToGeneralRegistersOnly) {
+  target_.use_trace_ring(target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096));
   for (const helpers::Helper& helper : helpers::all()) {
-    EXPECT_EQ(defined.erase(std::string(helper.symbol)), 1u) << helper.symbol << " is missing";
-    const llvm::Function* function = (*module)->getFunction(std::string(helper.symbol));
-    ASSERT_NE(function, nullptr);
-    EXPECT_EQ(function->arg_size(), 6u) << helper.symbol;
+    const auto code = target_.compile(Sequence() << mov(1, 0) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
+                                                 << call(static_cast<int32_t>(helper.id)) << exit_insn());
+    ASSERT_TRUE(code.ok()) << helper.name << ": " << code.error().message;
+    EXPECT_EQ(code->forbidden_instruction(), "") << helper.name;
+    EXPECT_EQ(code->machine_code().makes_system_calls, helper.system_call) << helper.name;
+    EXPECT_EQ(code->machine_code().repairs_faults, helper.repairs_faults) << helper.name;
+    const bool enters_kernel = code->disassembly().find("syscall") != std::string::npos;
+    EXPECT_FALSE(enters_kernel && !helper.system_call) << helper.name << " makes system calls the table does not know";
   }
-  EXPECT_TRUE(defined.empty()) << *defined.begin() << " has no row in helpers.def";
 }
 
 // ---- who and where ----
@@ -370,6 +362,123 @@ TEST_F(Helpers, PerfEventOutput) {
   const auto header = read_at<maps::PerfRecordHeader>(buffer, 0);
   EXPECT_EQ(header->size, 8u);
   EXPECT_EQ(*read_at<uint64_t>(buffer, 8), 321u);
+}
+
+// ---- trace_printk ----
+
+struct TraceLine {
+  helpers::TraceRecord record{};
+  std::string text;
+};
+
+class TracePrintk : public Helpers {
+ protected:
+  void SetUp() override {
+    Helpers::SetUp();
+    ring_ = target_.add_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 8192);
+    target_.use_trace_ring(ring_);
+  }
+
+  int64_t print(const std::string& format, const std::vector<uint64_t>& arguments, uint32_t size = 0) {
+    Sequence program;
+    program << load_imm(1, reinterpret_cast<uint64_t>(format.c_str()))
+            << mov(2, static_cast<int32_t>(size != 0 ? size : format.size() + 1));
+    for (size_t i = 0; i < 3; i++) program << load_imm(static_cast<int>(3 + i), i < arguments.size() ? arguments[i] : 0);
+    return static_cast<int64_t>(target_.run(program << call(BPF_FUNC_trace_printk) << exit_insn()));
+  }
+
+  TraceLine next_line() {
+    uint8_t buffer[2048] = {};
+    TraceLine line;
+    const int64_t size = maps::ring_consume(target_.map(ring_), buffer, sizeof(buffer));
+    if (size < helpers::kTraceTextOffset) return line;
+    memcpy(&line.record, buffer, helpers::kTraceTextOffset);
+    EXPECT_EQ(line.record.text_length, size - helpers::kTraceTextOffset);
+    line.text.assign(reinterpret_cast<char*>(buffer) + helpers::kTraceTextOffset, line.record.text_length);
+    return line;
+  }
+
+  uint32_t ring_ = 0;
+};
+
+uint64_t word(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
+
+TEST_F(TracePrintk, FormatsAsTheKernelDoes) {
+  const char* text = "bpftime";
+  const struct {
+    const char* format;
+    std::vector<uint64_t> arguments;
+    std::string expected;
+  } cases[] = {
+      {"plain", {}, "plain"},
+      {"malloc called from pid %d\n", {1234}, "malloc called from pid 1234\n"},
+      {"%d %i %u", {~0ull, 0x80000000, 0xffffffff}, "-1 -2147483648 4294967295"},
+      {"%d", {0x1'0000'0005}, "5"},
+      {"%ld %lld", {~0ull, 0x8000000000000000}, "-1 -9223372036854775808"},
+      {"%lu %llu", {~0ull, 0}, "18446744073709551615 0"},
+      {"%x %X %lx", {0xbeef, 0xbeef, 0xdeadbeefcafe}, "beef BEEF deadbeefcafe"},
+      {"%5d|%-5d|%05d", {42, 42, 42}, "   42|42   |00042"},
+      {"%05d|%+d|% d", {static_cast<uint64_t>(-42), 42, 42}, "-0042|+42| 42"},
+      {"%08x|%2u|%-08x|", {0xab, 12345, 0xcd}, "000000ab|12345|cd      |"},
+      {"%p %px", {0x1234, 0xffffffffffffffff}, "0000000000001234 ffffffffffffffff"},
+      {"%s", {word(text)}, "bpftime"},
+      {"%pks,%pus;", {word(text), word(text)}, "bpftime,bpftime;"},
+      {"[%10s][%-10s][%2s]", {word(text), word(text), word(text)}, "[   bpftime][bpftime   ][bpftime]"},
+      {"<%s>", {16}, "<>"},  // unreadable
+      {"%c%c%c", {'a', 'b', 'c'}, "abc"},
+      {"100%% of %d%%", {5}, "100% of 5%"},
+      {"", {}, ""},
+  };
+  for (const auto& [format, arguments, expected] : cases) {
+    EXPECT_EQ(print(format, arguments), static_cast<int64_t>(expected.size())) << format;
+    EXPECT_EQ(next_line().text, expected) << format;
+  }
+}
+
+TEST_F(TracePrintk, RefusesWhatTheKernelRefuses) {
+  for (const char* format : {"%", "%f", "%n", "%5", "%.3d", "%lld %lld %lld %lld", "%hd", "%pz", "%sx", "%llls", "%*d",
+                             "\x01", "\xc3\xa4"}) {
+    EXPECT_EQ(print(format, {0, 0, 0}), -EINVAL) << format;
+    EXPECT_FALSE(maps::ring_has_data(target_.map(ring_))) << format;
+  }
+  EXPECT_EQ(print("not terminated", {}, 3), -EINVAL);
+}
+
+TEST_F(TracePrintk, RecordsWhoWhenAndWhere) {
+  prctl(PR_SET_NAME, "tracer");
+  const uint64_t before = now(CLOCK_MONOTONIC);
+  EXPECT_EQ(print("x", {}), 1);
+  const TraceLine line = next_line();
+  EXPECT_LE(before, line.record.time_ns);
+  EXPECT_LE(line.record.time_ns, now(CLOCK_MONOTONIC));
+  EXPECT_EQ(line.record.lineage, 4711u);
+  EXPECT_EQ(line.record.tgid, static_cast<uint32_t>(getpid()));
+  EXPECT_EQ(line.record.tid, static_cast<uint32_t>(gettid()));
+  EXPECT_STREQ(line.record.comm, "tracer");
+  EXPECT_LT(line.record.cpu, sysconf(_SC_NPROCESSORS_CONF));
+}
+
+TEST_F(TracePrintk, LongTextIsCutButCounted) {
+  const std::string text(3000, 'y');
+  EXPECT_GE(print("%s", {word(text.c_str())}), 1023);
+  EXPECT_EQ(next_line().text, std::string(1023, 'y'));
+}
+
+TEST_F(TracePrintk, AFullRingDropsTheLine) {
+  int64_t printed = 0;
+  const auto code = target_.compile(Sequence() << load_imm(1, word("0123456789")) << mov(2, 11) << call(BPF_FUNC_trace_printk)
+                                               << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  for (int i = 0; i < 1000; i++) EXPECT_EQ(code->run(0, 0), 10u);
+  while (!next_line().text.empty()) printed++;
+  EXPECT_GT(printed, 50);
+  EXPECT_LT(printed, 1000);
+}
+
+TEST_F(Helpers, TracePrintkNeedsATraceRing) {
+  const auto code = target_.compile(Sequence() << mov(2, 1) << call(BPF_FUNC_trace_printk) << exit_insn());
+  ASSERT_FALSE(code.ok());
+  EXPECT_EQ(code.error().code, EINVAL);
 }
 
 }  // namespace

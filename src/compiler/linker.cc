@@ -3,6 +3,7 @@
 #include <elf.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -23,16 +24,35 @@ struct Section {
   bool live = false;
   bool visiting = false;
 
+  uint32_t symbol_base = 0;      // where its object's symbols start in the common table
+
   bool executable() const { return (header.sh_flags & SHF_EXECINSTR) != 0; }
+};
+
+constexpr uint32_t kNowhere = ~uint32_t{0};
+
+struct Symbol {
+  std::string_view name;
+  uint64_t value = 0;
+  uint32_t section = kNowhere;  // in the common table
+  bool global = false;
 };
 
 class Linker {
  public:
-  Linker(Bytes object, std::string_view entry) : object_(object), entry_name_(entry) {}
+  Linker(std::span<const Bytes> objects, std::string_view entry) : objects_(objects), entry_name_(entry) {}
 
   Result<LinkedImage> run() {
-    for (const auto step : {&Linker::read_sections, &Linker::read_symbols, &Linker::read_relocations,
-                            &Linker::read_stack_sizes, &Linker::find_entry, &Linker::mark_live, &Linker::place,
+    for (const Bytes object : objects_) {
+      object_ = object;
+      first_section_ = sections_.size();
+      first_symbol_ = symbols_.size();
+      for (const auto step :
+           {&Linker::read_sections, &Linker::read_symbols, &Linker::read_relocations, &Linker::read_stack_sizes}) {
+        if (Result<void> done = (this->*step)(); !done) return done.error();
+      }
+    }
+    for (const auto step : {&Linker::resolve_symbols, &Linker::find_entry, &Linker::mark_live, &Linker::place,
                             &Linker::relocate, &Linker::measure_stack}) {
       if (Result<void> done = (this->*step)(); !done) return done.error();
     }
@@ -51,49 +71,59 @@ class Linker {
     const uint64_t count = header->e_shnum != 0 ? header->e_shnum : zeroth->sh_size;
     const uint64_t names = header->e_shstrndx != SHN_XINDEX ? header->e_shstrndx : zeroth->sh_link;
     if (count > object_.size() / sizeof(Elf64_Shdr) || names >= count) return error("section table out of range");
-    sections_.resize(count);
+    sections_.resize(first_section_ + count);
     for (uint64_t i = 0; i < count; i++) {
       const auto section = read_at<Elf64_Shdr>(object_, header->e_shoff + i * sizeof(Elf64_Shdr));
       if (!section) return error("section table out of range");
-      sections_[i].header = *section;
+      own(i).header = *section;
+      own(i).symbol_base = static_cast<uint32_t>(first_symbol_);
       if (section->sh_type == SHT_NOBITS || section->sh_type == SHT_NULL) continue;
       ByteReader reader(object_);
       if (!reader.seek(section->sh_offset)) return error("section out of range");
       const auto contents = reader.read_bytes(section->sh_size);
       if (!contents) return error("section out of range");
-      sections_[i].contents = *contents;
+      own(i).contents = *contents;
     }
-    for (Section& section : sections_) {
-      section.name = string_at(sections_[names].contents, section.header.sh_name).value_or("");
+    for (uint64_t i = 0; i < count; i++) {
+      own(i).name = string_at(own(names).contents, own(i).header.sh_name).value_or("");
     }
     return {};
   }
 
   Result<void> read_symbols() {
-    for (const Section& section : sections_) {
+    for (size_t i = 0; i < own_sections(); i++) {
+      const Section& section = own(i);
       if (section.header.sh_type == SHT_SYMTAB_SHNDX) return error("too many sections");
       if (section.header.sh_type != SHT_SYMTAB) continue;
-      if (section.header.sh_link >= sections_.size()) return error("symbol table without names");
-      symbol_names_ = sections_[section.header.sh_link].contents;
+      if (section.header.sh_link >= own_sections()) return error("symbol table without names");
+      const Bytes names = own(section.header.sh_link).contents;
       ByteReader reader(section.contents);
-      while (const auto symbol = reader.read<Elf64_Sym>()) symbols_.push_back(*symbol);
+      while (const auto raw = reader.read<Elf64_Sym>()) {
+        Symbol symbol;
+        symbol.name = string_at(names, raw->st_name).value_or("?");
+        symbol.value = raw->st_value;
+        symbol.global = ELF64_ST_BIND(raw->st_info) != STB_LOCAL;
+        if (raw->st_shndx != SHN_UNDEF && raw->st_shndx < own_sections()) {
+          symbol.section = static_cast<uint32_t>(first_section_) + raw->st_shndx;
+        }
+        symbols_.push_back(symbol);
+      }
     }
     return {};
   }
 
-  std::string name_of(const Elf64_Sym& symbol) const {
-    return std::string(string_at(symbol_names_, symbol.st_name).value_or("?"));
-  }
-
   Result<void> read_relocations() {
-    for (const Section& section : sections_) {
+    for (size_t i = 0; i < own_sections(); i++) {
+      const Section& section = own(i);
       if (section.header.sh_type == SHT_REL) return error("relocations without addends");
       if (section.header.sh_type != SHT_RELA) continue;
-      if (section.header.sh_info >= sections_.size()) return error("relocations of no section");
+      if (section.header.sh_info >= own_sections()) return error("relocations of no section");
       ByteReader reader(section.contents);
       while (const auto relocation = reader.read<Elf64_Rela>()) {
-        if (ELF64_R_SYM(relocation->r_info) >= symbols_.size()) return error("relocation against no symbol");
-        sections_[section.header.sh_info].relocations.push_back(*relocation);
+        if (ELF64_R_SYM(relocation->r_info) >= symbols_.size() - first_symbol_) {
+          return error("relocation against no symbol");
+        }
+        own(section.header.sh_info).relocations.push_back(*relocation);
       }
     }
     return {};
@@ -101,25 +131,40 @@ class Linker {
 
   // One entry per section: 8 bytes of address (a relocation), then the size as ULEB128; sh_link names the function's.
   Result<void> read_stack_sizes() {
-    for (const Section& section : sections_) {
-      if (section.name != ".stack_sizes" || section.header.sh_link >= sections_.size()) continue;
+    for (size_t at = 0; at < own_sections(); at++) {
+      const Section& section = own(at);
+      if (section.name != ".stack_sizes" || section.header.sh_link >= own_sections()) continue;
       uint64_t size = 0;
       int shift = 0;
       for (size_t i = 8; i < section.contents.size() && shift < 63; i++, shift += 7) {
         size |= uint64_t{section.contents[i] & 0x7fu} << shift;
         if ((section.contents[i] & 0x80) == 0) break;
       }
-      sections_[section.header.sh_link].stack_bytes = size;
+      own(section.header.sh_link).stack_bytes = size;
+    }
+    return {};
+  }
+
+  // Undefined names take the definition of the first object that has one.
+  Result<void> resolve_symbols() {
+    std::map<std::string_view, const Symbol*> defined;
+    for (const Symbol& symbol : symbols_) {
+      if (symbol.global && symbol.section != kNowhere) defined.emplace(symbol.name, &symbol);
+    }
+    for (Symbol& symbol : symbols_) {
+      const auto definition = defined.find(symbol.name);
+      if (symbol.section != kNowhere || definition == defined.end()) continue;
+      symbol.section = definition->second->section;
+      symbol.value = definition->second->value;
     }
     return {};
   }
 
   Result<void> find_entry() {
-    for (const Elf64_Sym& symbol : symbols_) {
-      if (symbol.st_shndx == SHN_UNDEF || symbol.st_shndx >= sections_.size()) continue;
-      if (string_at(symbol_names_, symbol.st_name) != entry_name_) continue;
-      entry_section_ = symbol.st_shndx;
-      entry_value_ = symbol.st_value;
+    for (const Symbol& symbol : symbols_) {
+      if (symbol.section == kNowhere || symbol.name != entry_name_) continue;
+      entry_section_ = symbol.section;
+      entry_value_ = symbol.value;
       return {};
     }
     return error("no symbol " + std::string(entry_name_));
@@ -136,13 +181,13 @@ class Linker {
       if ((section.header.sh_flags & (SHF_WRITE | SHF_TLS)) != 0) return error("writable section " + name);
       if (section.header.sh_type == SHT_NOBITS) return error("section without contents " + name);
       for (const Elf64_Rela& relocation : section.relocations) {
-        const Elf64_Sym& symbol = symbols_[ELF64_R_SYM(relocation.r_info)];
-        if (symbol.st_shndx == SHN_UNDEF || symbol.st_shndx >= sections_.size()) {
-          return error("reference to " + name_of(symbol) + ", which lies outside");
+        const Symbol& symbol = symbol_of(section, relocation);
+        if (symbol.section == kNowhere) {
+          return error("reference to " + std::string(symbol.name) + ", which lies outside");
         }
-        if (sections_[symbol.st_shndx].live) continue;
-        sections_[symbol.st_shndx].live = true;
-        queue.push_back(symbol.st_shndx);
+        if (sections_[symbol.section].live) continue;
+        sections_[symbol.section].live = true;
+        queue.push_back(symbol.section);
       }
     }
     return {};
@@ -178,18 +223,18 @@ class Linker {
     for (const Section& section : sections_) {
       if (!section.live) continue;
       for (const Elf64_Rela& relocation : section.relocations) {
-        const Elf64_Sym& symbol = symbols_[ELF64_R_SYM(relocation.r_info)];
+        const Symbol& symbol = symbol_of(section, relocation);
         const uint32_t type = ELF64_R_TYPE(relocation.r_info);
         const uint32_t width = type == R_X86_64_PC64 ? 8 : 4;
         if (type != R_X86_64_PC32 && type != R_X86_64_PLT32 && type != R_X86_64_PC64) {
-          return error("relocation type " + std::to_string(type) + " against " + name_of(symbol));
+          return error("relocation type " + std::to_string(type) + " against " + std::string(symbol.name));
         }
         if (section.contents.size() < width || relocation.r_offset > section.contents.size() - width) {
           return error("relocation out of range");
         }
         // S + A - P; distances inside an image of at most 64 MiB fit 32 bits.
         const uint64_t place = section.offset + relocation.r_offset;
-        const uint64_t value = sections_[symbol.st_shndx].offset + symbol.st_value +
+        const uint64_t value = sections_[symbol.section].offset + symbol.value +
                                static_cast<uint64_t>(relocation.r_addend) - place;
         std::memcpy(result_.image.data() + place, &value, width);
       }
@@ -212,7 +257,7 @@ class Linker {
     section.visiting = true;
     uint64_t deepest = 0;
     for (const Elf64_Rela& relocation : section.relocations) {
-      const uint32_t callee = symbols_[ELF64_R_SYM(relocation.r_info)].st_shndx;
+      const uint32_t callee = symbol_of(section, relocation).section;
       if (callee == index || !sections_[callee].executable()) continue;
       const auto bytes = chain_bytes(callee, depth + 1);
       if (!bytes) return std::nullopt;
@@ -223,11 +268,19 @@ class Linker {
     return section.chain_bytes;
   }
 
-  Bytes object_;
+  // Sections of the object being read.
+  Section& own(uint64_t index) { return sections_[first_section_ + index]; }
+  size_t own_sections() const { return sections_.size() - first_section_; }
+  const Symbol& symbol_of(const Section& section, const Elf64_Rela& relocation) const {
+    return symbols_[section.symbol_base + ELF64_R_SYM(relocation.r_info)];
+  }
+
+  std::span<const Bytes> objects_;
   std::string_view entry_name_;
-  std::vector<Section> sections_;
-  std::vector<Elf64_Sym> symbols_;
-  Bytes symbol_names_;
+  std::vector<Section> sections_;  // of all objects, one after the other
+  std::vector<Symbol> symbols_;
+  Bytes object_;                   // being read, and where its sections and symbols start
+  size_t first_section_ = 0, first_symbol_ = 0;
   uint32_t entry_section_ = 0;
   uint64_t entry_value_ = 0;
   LinkedImage result_;
@@ -235,6 +288,8 @@ class Linker {
 
 }  // namespace
 
-Result<LinkedImage> link_image(Bytes object, std::string_view entry) { return Linker(object, entry).run(); }
+Result<LinkedImage> link_image(std::span<const Bytes> objects, std::string_view entry) {
+  return Linker(objects, entry).run();
+}
 
 }  // namespace bpftime::compiler

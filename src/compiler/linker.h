@@ -1,7 +1,8 @@
-// The last step: an ELF object as LLVM wrote it becomes one position-independent image of text and read-only data.
+// The last step: ELF objects as LLVM wrote them become one position-independent image of text and read-only data.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +20,9 @@ struct LinkedImage {
 
 inline constexpr uint64_t kImageSizeMax = 64u << 20;
 
-// `object`: a relocatable x86-64 ELF with one function per section and .stack_sizes. Keeps what `entry` reaches.
-// Errors (EINVAL): a reference outside the object, a relocation that depends on the load address, writable data.
-Result<LinkedImage> link_image(Bytes object, std::string_view entry);
+// `objects`: relocatable x86-64 ELFs with one function per section and .stack_sizes. Keeps what `entry` reaches; a name
+// two objects define means the first.
+// Errors (EINVAL): a reference outside the objects, a relocation that depends on the load address, writable data.
+Result<LinkedImage> link_image(std::span<const Bytes> objects, std::string_view entry);
 
 }  // namespace bpftime::compiler

@@ -8,8 +8,8 @@ namespace {
 
 TEST(LinkImage, RefusesWhatIsNoObject) {
   const std::vector<uint8_t> none, zeroes(4096);
-  EXPECT_FALSE(link_image(none, "x").ok());
-  EXPECT_FALSE(link_image(zeroes, "x").ok());
+  EXPECT_FALSE(link_image({}, "x").ok());
+  for (const Bytes object : {Bytes(none), Bytes(zeroes)}) EXPECT_FALSE(link_image({&object, 1}, "x").ok());
 }
 
 TEST(LinkImage, RefusesASectionTableOutOfRange) {
@@ -19,7 +19,8 @@ TEST(LinkImage, RefusesASectionTableOutOfRange) {
   for (const uint64_t offset : {uint64_t{0}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{0} - 63}) {
     header.e_shoff = offset;
     header.e_shnum = 0xff00 - 1;
-    EXPECT_FALSE(link_image(as_bytes(header), "x").ok());
+    const Bytes object = as_bytes(header);
+    EXPECT_FALSE(link_image({&object, 1}, "x").ok());
   }
 }
 

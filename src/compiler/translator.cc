@@ -4,6 +4,7 @@
 #include <llvm/IR/InlineAsm.h>
 #include <llvm/IR/Intrinsics.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
@@ -116,6 +117,7 @@ class FunctionTranslator {
       if (is_wide(insn(index))) index++;
     }
     if (open_) return error_at(end_ - 1, "control falls off the end of a function");
+    shrink_frame();
     return {};
   }
 
@@ -157,16 +159,37 @@ class FunctionTranslator {
       uses_frame |= insn(i).dst_reg == kFramePointer || insn(i).src_reg == kFramePointer;
     }
     if (!uses_frame) return;
-    frame_ = builder_.CreateAlloca(llvm::ArrayType::get(builder_.getInt8Ty(), kFrameSize), nullptr, "frame");
+    frame_ = builder_.CreateAlloca(builder_.getInt8Ty(), word_of(kFrameSize), "frame");
     frame_->setAlignment(llvm::Align(16));
+    // Made by hand: the builder would fold a constant index, and shrink_frame changes it.
+    Value* size = word_of(kFrameSize);
+    frame_top_ = llvm::GetElementPtrInst::Create(builder_.getInt8Ty(), frame_, {size}, "frame_top",
+                                                 builder_.GetInsertBlock());
     // Programs may read stack they never wrote (the verifier allows it): unknown bytes, not LLVM's undef, which would
     // let it delete the branches that depend on them.
     auto* type = llvm::FunctionType::get(builder_.getVoidTy(), {scope_.pointer()}, false);
     builder_.CreateCall(llvm::InlineAsm::get(type, "", "r,~{memory}", /*hasSideEffects=*/true), {frame_});
   }
 
+  // Gives back what lies below the lowest address ever made, as long as all are known.
+  void shrink_frame() {
+    if (frame_ == nullptr || whole_frame_) return;
+    const auto size = word_of(static_cast<uint64_t>(-lowest_offset_ + 15) & ~uint64_t{15});
+    frame_->setOperand(0, size);
+    frame_top_->setOperand(1, size);
+  }
+
+  // A frame address that outlives its block may be moved down where nobody looks.
+  void leave_block() {
+    for (const auto& offset : frame_offsets_) whole_frame_ |= offset.has_value();
+    open_ = false;
+  }
+
   void enter_block(BasicBlock* block) {
-    if (open_) builder_.CreateBr(block);
+    if (open_) {
+      builder_.CreateBr(block);
+      leave_block();
+    }
     builder_.SetInsertPoint(block);
     open_ = true;
     frame_offsets_.fill(std::nullopt);
@@ -181,10 +204,16 @@ class FunctionTranslator {
     return reg == kFramePointer ? std::optional<int64_t>(0) : frame_offsets_[reg];
   }
   Value* frame_pointer(int64_t offset) {
-    return builder_.CreateGEP(builder_.getInt8Ty(), frame_,
-                              word_of(static_cast<uint64_t>(static_cast<int64_t>(kFrameSize) + offset)));
+    lowest_offset_ = std::min(lowest_offset_, offset);
+    return builder_.CreateGEP(builder_.getInt8Ty(), frame_top_, word_of(static_cast<uint64_t>(offset)));
   }
+  // A register's value, for whatever purpose.
   Value* get(uint32_t reg) {
+    whole_frame_ |= frame_offset(reg).has_value();
+    return get_argument(reg);
+  }
+  // The same for who only goes up from there, if it is a frame address: a helper, which gets a buffer's start.
+  Value* get_argument(uint32_t reg) {
     if (const auto offset = frame_offset(reg)) return builder_.CreatePtrToInt(frame_pointer(*offset), word());
     return builder_.CreateLoad(word(), registers_[reg]);
   }
@@ -413,14 +442,14 @@ class FunctionTranslator {
       if (BPF_CLASS(insn.code) != BPF_JMP || BPF_SRC(insn.code) != BPF_K) return unknown(index, insn);
       if (op == BPF_CALL) return call(index, insn);
       builder_.CreateRet(get(BPF_REG_0));
-      open_ = false;
+      open_ = false;  // nothing follows
       return {};
     }
     BasicBlock* target = blocks_.at(static_cast<uint32_t>(*jump_target(insn, index)));
     if (op == BPF_JA) {
       if (BPF_SRC(insn.code) != BPF_K) return unknown(index, insn);
       builder_.CreateBr(target);
-      open_ = false;
+      leave_block();
       return {};
     }
     if (index + 1 >= end_) return error_at(index, "control falls off the end of a function");
@@ -430,7 +459,7 @@ class FunctionTranslator {
     Value* taken = condition(op, left, right);
     if (taken == nullptr) return unknown(index, insn);
     builder_.CreateCondBr(taken, target, blocks_.at(index + 1));
-    open_ = false;
+    leave_block();
     return {};
   }
 
@@ -476,9 +505,11 @@ class FunctionTranslator {
           scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.call_type()).getCallee());
     }
     std::array<Value*, 6> arguments{};
-    for (uint32_t i = 0; i < 5; i++) arguments[i] = get(i + 1);
+    // A local function may move the pointers it gets.
+    for (uint32_t i = 0; i < 5; i++) arguments[i] = is_local_call(insn) ? get(i + 1) : get_argument(i + 1);
     arguments[kInvocationArgument] = function_->getArg(kInvocationArgument);
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
+    for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
   }
 
@@ -491,12 +522,16 @@ class FunctionTranslator {
   std::array<llvm::AllocaInst*, kRegisters> registers_{};
   std::array<std::optional<int64_t>, kRegisters> frame_offsets_;  // from r10, where this block knows it
   llvm::AllocaInst* frame_ = nullptr;
+  llvm::GetElementPtrInst* frame_top_ = nullptr;  // r10
+  int64_t lowest_offset_ = 0;                     // of all frame addresses made
+  bool whole_frame_ = false;                      // there may be others
   bool open_ = false;  // the current block has no terminator yet
 };
 
 // First instructions of all functions, ascending; and that calls lead somewhere and never in a circle.
 Result<std::vector<uint32_t>> find_subprograms(const program::Program& program) {
   const auto& insns = program.insns;
+  constexpr size_t kSubprogramsMax = 256;  // BPF_MAX_SUBPROGS
   std::set<uint32_t> starts{0};
   std::vector<std::pair<uint32_t, uint32_t>> calls;  // instruction, target
   for (uint32_t i = 0; i < insns.size(); i++) {
@@ -509,6 +544,7 @@ Result<std::vector<uint32_t>> find_subprograms(const program::Program& program) 
     }
     if (wide) i++;
   }
+  if (starts.size() > kSubprogramsMax) return Error{E2BIG, "compile: program " + program.name + ": too many functions"};
   std::map<uint32_t, std::set<uint32_t>> callees;
   for (const auto& [at, target] : calls) callees[*std::prev(starts.upper_bound(at))].insert(target);
   // Remove functions that call nobody until none is left; what stays calls in a circle.
@@ -562,8 +598,8 @@ void make_ring_of(ProgramScope& scope) {
 
 // The constants src/helpers/runtime/runtime.h declares.
 void make_environment(ProgramScope& scope) {
-  scope.constant("bpftime_context_address", llvm::ConstantInt::get(scope.word(), scope.options.context_address));
-  scope.map_ref(scope.options.trace_ring, "bpftime_trace_ring");
+  scope.constant(kContextSymbol, llvm::ConstantInt::get(scope.word(), scope.options.context_address));
+  scope.map_ref(scope.options.trace_ring, kTraceRingSymbol);
 }
 
 }  // namespace

@@ -16,6 +16,9 @@
 namespace bpftime::compiler {
 
 inline constexpr char kEntrySymbol[] = "bpftime_program";
+// Constants that helpers read (src/helpers/runtime/runtime.h).
+inline constexpr char kContextSymbol[] = "bpftime_context_address";
+inline constexpr char kTraceRingSymbol[] = "bpftime_trace_ring";
 
 struct TranslationFacts {
   bool makes_system_calls = false;

@@ -408,11 +408,10 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, c
 
 // Finds the agent in the process, or has it loaded. Returns its load address.
 Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
-  struct stat st;
-  if (::stat(config_.agent_path.c_str(), &st) != 0)
+  if (::access(config_.agent_path.c_str(), R_OK) != 0)
     return Error{ENOENT, "agent " + config_.agent_path + ": " + std::strerror(errno) + "; try `make install` again"};
   for (const auto& region : regions)
-    if (region.inode == st.st_ino && region.device == st.st_dev && region.offset == 0) return region.start;
+    if (region.offset == 0 && is_agent(region)) return region.start;
   return target::load_library(target.process, config_.agent_path);
 }
 
@@ -544,7 +543,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   }
   if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
   publish(target, sites);
-  return guard_wanted ? Result<void>() : remove_guard(stopped, registry);
+  return guard_wanted ? Result<void>() : remove_guard(stopped, registry, regions);
 }
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {

@@ -18,8 +18,6 @@
 
 namespace bpftime::daemon {
 
-inline constexpr uint64_t kAgentSizeMax = 8u << 20;  // mapped bytes of the agent, its pool of return frames included
-
 struct ProgramReport {
   uint32_t id;
   std::string name;
@@ -124,8 +122,10 @@ class Attacher {
   Result<void> record_agent(target::StoppedProcess& stopped, target::Registry& registry, uint64_t base);
   Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                              const std::vector<target::MappedRegion>& regions);
+  bool is_agent(const target::MappedRegion& region) const;
   Result<uint64_t> agent_symbol(const target::Registry& registry, const std::string& name);
-  Result<void> remove_guard(target::StoppedProcess& stopped, target::Registry& registry);
+  Result<void> remove_guard(target::StoppedProcess& stopped, target::Registry& registry,
+                            const std::vector<target::MappedRegion>& regions);
 };
 
 }  // namespace bpftime::daemon

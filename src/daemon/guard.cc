@@ -1,6 +1,7 @@
 // The signal guard of targets whose programs read memory that may fault: puts it in and takes it out.
 // What it does is in src/agent/guard.cc; here is how it gets there.
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -31,6 +32,11 @@ bool is_guard(const wire::PatchRecord& record) {
 }
 
 }  // namespace
+
+bool Attacher::is_agent(const MappedRegion& region) const {
+  struct stat st;
+  return ::stat(config_.agent_path.c_str(), &st) == 0 && region.inode == st.st_ino && region.device == st.st_dev;
+}
 
 Result<uint64_t> Attacher::agent_symbol(const Registry& registry, const std::string& name) {
   auto elf = symbols::ElfFile::open(config_.agent_path);
@@ -97,14 +103,16 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
 }
 
 // EAGAIN while a thread stands in our code: it may be about to read what faults.
-Result<void> Attacher::remove_guard(StoppedProcess& stopped, Registry& registry) {
+Result<void> Attacher::remove_guard(StoppedProcess& stopped, Registry& registry, const std::vector<MappedRegion>& regions) {
   std::vector<uint64_t> sites;
   for (const auto& record : registry.patches)
     if (is_guard(record)) sites.push_back(record.address);
   if (sites.empty()) return {};
   const auto& header = registry.header;
   for (const auto& thread : stopped.threads()) {
-    bool inside = thread.pc - header.agent_base < kAgentSizeMax;
+    bool inside = std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& r) {
+      return thread.pc >= r.start && thread.pc < r.end && is_agent(r);
+    });
     for (uint32_t i = 0; i < std::min(header.arena_count, wire::kArenasMax); ++i)
       inside |= thread.pc - header.arenas[i].address < header.arenas[i].size;
     if (inside) return Error{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};

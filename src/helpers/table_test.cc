@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include "helpers/runtime_bitcode.h"
+#include "helpers/runtime_images.h"
 
 namespace bpftime::helpers {
 namespace {
@@ -31,12 +31,16 @@ TEST(Table, ArgumentsHaveNoGaps) {
   }
 }
 
-TEST(RuntimeBitcode, IsBitcode) {
+TEST(RuntimeImages, AreBitcodeAndElf) {
   const auto bitcode = runtime_bitcode();
   ASSERT_GT(bitcode.size(), 1000u);
   EXPECT_EQ(bitcode[0], 'B');
   EXPECT_EQ(bitcode[1], 'C');
   EXPECT_EQ(bitcode.size() % 4, 0u);
+  const auto object = runtime_object();
+  ASSERT_GT(object.size(), 1000u);
+  EXPECT_EQ(object[0], 0x7f);
+  EXPECT_EQ(object[1], 'E');
 }
 
 }  // namespace

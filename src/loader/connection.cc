@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <new>
@@ -24,6 +25,8 @@ struct State {
   std::mutex mutex;
   std::optional<wire::Client> client;
   std::optional<InodeId> socket;  // what client->descriptor() was when we opened it
+  long owner = 0;                 // the process that opened it: raw clone runs no fork handler
+  std::atomic<int> descriptor{-1};  // for the close hook's first glance
 };
 
 // Never destroyed, see objects.cc.
@@ -56,6 +59,8 @@ Result<void> connect(State& s) {
   if (!inode) return inode.error();
   s.client.emplace(std::move(*client));
   s.socket = *inode;
+  s.owner = raw_syscall(SYS_getpid);
+  s.descriptor.store(s.client->descriptor());
   return {};
 }
 
@@ -65,6 +70,7 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
   State& s = state();
   const std::lock_guard lock(s.mutex);
   drop_if_stolen(s);
+  if (s.client && s.owner != raw_syscall(SYS_getpid)) s.client.reset();  // closes the child's copy only
   Error why;
   // A fresh connection that fails is not tried again: only an old one may have died of a daemon's restart.
   for (bool fresh = false; !fresh;) {
@@ -83,7 +89,8 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
     why = answer.error();
     if (why.code == EMSGSIZE || why.code == EMFILE) return why;
   }
-  complain_once(why.message);
+  const bool has_advice = why.message.find("; try ") != std::string::npos;
+  complain_once(has_advice ? why.message : why.message + "; try `bpftime daemon restart`");
   return Error{EIO, why.message};
 }
 
@@ -98,6 +105,7 @@ void connection_after_fork_in_child() {
 
 bool is_connection_descriptor(int fd) {
   State& s = state();
+  if (s.descriptor.load(std::memory_order_relaxed) != fd) return false;
   // Not worth waiting for: while a request runs, a host that closes all its descriptors gets no protection.
   const std::unique_lock lock(s.mutex, std::try_to_lock);
   if (!lock.owns_lock() || !s.client || s.client->descriptor() != fd) return false;

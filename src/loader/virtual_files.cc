@@ -4,11 +4,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cstring>
 #include <string_view>
 
 #include "loader/calls.h"
 #include "loader/real.h"
+#include "loader/user_memory.h"
 #include "wire/messages.h"
 
 namespace bpftime::loader {
@@ -29,9 +29,11 @@ constexpr VirtualFile kFiles[] = {
 static_assert(wire::kUprobePmuType == 25200);
 
 const VirtualFile* find_file(const char* path) {
-  if (path == nullptr || std::strncmp(path, kDevices.data(), kDevices.size()) != 0) return nullptr;
+  // A bad pointer is the kernel's to refuse.
+  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kDevices.size() + 32);
+  if (!name || name->compare(0, kDevices.size(), kDevices) != 0) return nullptr;
   for (const VirtualFile& file : kFiles)
-    if (file.path == path + kDevices.size()) return &file;
+    if (file.path == std::string_view(*name).substr(kDevices.size())) return &file;
   return nullptr;
 }
 

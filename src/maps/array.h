@@ -1,5 +1,5 @@
-// BPF_MAP_TYPE_ARRAY: max_entries values from file offset 0, each rounded up to 8 bytes, so that clients can mmap them.
-// Nothing else lies in the map: any byte a peer writes is a value.
+// BPF_MAP_TYPE_ARRAY: max_entries values from file offset 0, each rounded up to 8 bytes, so that clients can
+// mmap them. Nothing else lies in the map: any byte a peer writes is a value.
 #pragma once
 
 #include "maps/memory.h"
@@ -17,7 +17,8 @@ struct MapView {
 
 // What ARRAY, PERCPU_ARRAY and PERF_EVENT_ARRAY refuse alike (kernel: array_map_alloc_check).
 inline int64_t array_like_check(const MapSpec& spec) {
-  constexpr uint32_t kAllowed = kFlagNumaNode | kFlagMmapable | kFlagsAccess | kFlagPreserveElements | kFlagInnerMap;
+  constexpr uint32_t kAllowed =
+      kFlagNumaNode | kFlagMmapable | kFlagsAccess | kFlagPreserveElements | kFlagInnerMap;
   constexpr uint32_t kBothProgram = kFlagReadOnlyProgram | kFlagWriteOnlyProgram;
   if (spec.max_entries == 0 || spec.key_size != 4 || spec.value_size == 0) return -kErrInvalid;
   if ((spec.flags & ~kAllowed) != 0 || (spec.flags & kBothProgram) == kBothProgram) return -kErrInvalid;
@@ -28,8 +29,8 @@ inline int64_t array_like_check(const MapSpec& spec) {
   return 0;
 }
 
-// Flags of updates and the index, in the kernel's order of refusal (array_map_update_elem). A spin lock in the value
-// is not supported here, so BPF_F_LOCK is refused as for any map without one.
+// Flags of updates and the index, in the kernel's order of refusal (array_map_update_elem). A spin lock in
+// the value is not supported here, so BPF_F_LOCK is refused as for any map without one.
 BPFTIME_MAPS_FOLD int64_t array_update_check(const MapSpec& spec, uint32_t index, uint64_t flags) {
   if (flags > kUpdateExist) return -kErrInvalid;
   if (index >= spec.max_entries) return -kErrTooBig;

@@ -1,4 +1,5 @@
-// Processes killed in the middle of operations, a thousand times: nothing is lost, nobody is blocked, counts are right.
+// Processes killed in the middle of operations, a thousand times: nothing is lost, nobody is blocked, counts
+// are right.
 #include <sys/ptrace.h>
 
 #include <csignal>
@@ -31,14 +32,16 @@ bool hash_step(MapView map, std::mt19937_64& random, uint32_t owner) {
   Proof proof = make_proof(key, random());
   int64_t result;
   switch (random() % 8) {
-    case 0: case 1: case 2:
-      result = remove(map, &key);
+    case 0:
+    case 1:
+    case 2:
+      result = remove(map, &key, owner);
       return result == 0 || result == -ENOENT;
     case 3:
       result = user_lookup(map, &key, &proof, 0);
       return result == -ENOENT || result == -EBUSY || (result == 0 && is_whole(proof) && proof.key == key);
     case 4:
-      result = user_lookup_and_delete(map, &key, &proof, 0);
+      result = user_lookup_and_delete(map, &key, &proof, 0, owner);
       return result == -ENOENT || (result == 0 && is_whole(proof) && proof.key == key);
     default:
       result = update(map, &key, &proof, random() % 3, 0, owner);
@@ -74,7 +77,7 @@ void check_hash(MapView map) {
 
 // Fills to capacity: exactly max_entries fit. Then leaves every other key.
 void check_capacity(MapView map) {
-  for (uint64_t key = 0; key < kEntries + 8; key++) remove(map, &key);
+  for (uint64_t key = 0; key < kEntries + 8; key++) remove(map, &key, 1);
   uint64_t inserted = 0;
   for (uint64_t key = 0; key < kEntries + 8; key++) {
     Proof proof = make_proof(key, key);
@@ -82,7 +85,7 @@ void check_capacity(MapView map) {
     ASSERT_EQ(result, inserted < kEntries ? 0 : -E2BIG);
     if (result == 0) inserted++;
   }
-  for (uint64_t key = 0; key < kEntries + 8; key += 2) remove(map, &key);
+  for (uint64_t key = 0; key < kEntries + 8; key += 2) remove(map, &key, 1);
 }
 
 // Waits a random while without sleeping, so that kills land anywhere, very early moments included.
@@ -97,9 +100,10 @@ void kill_child(pid_t pid) {
   ASSERT_EQ(wait_child(pid), 1000 + SIGKILL) << "a child ended by itself";
 }
 
-// Starts a child that runs `body(random, pid)` until it is killed; it ends by itself only on a wrong answer. Returns
-// once the child has begun.
-pid_t start_hammer(uint64_t seed, uint32_t* started, const std::function<bool(std::mt19937_64&, uint32_t)>& body) {
+// Starts a child that runs `body(random, pid)` until it is killed; it ends by itself only on a wrong answer.
+// Returns once the child has begun.
+pid_t start_hammer(uint64_t seed, uint32_t* started,
+                   const std::function<bool(std::mt19937_64&, uint32_t)>& body) {
   uint32_t before = __atomic_load_n(started, __ATOMIC_ACQUIRE);
   pid_t pid = start_child([&] {
     std::mt19937_64 random(seed);
@@ -151,7 +155,8 @@ TEST(KilledProcesses, DeathsLeaveTracesForRepairToFind) {
   std::vector<pid_t> dead;
   auto deadline = Clock::now() + std::chrono::seconds(30);
   while (!hash_in_flight(map, g) && Clock::now() < deadline) {
-    dead.push_back(start_hammer(random(), &*started, [&](auto& r, uint32_t self) { return hash_step(map, r, self); }));
+    dead.push_back(
+        start_hammer(random(), &*started, [&](auto& r, uint32_t self) { return hash_step(map, r, self); }));
     spin(random() % 300000);
     kill_child(dead.back());
   }
@@ -165,7 +170,8 @@ struct Payload {
   uint64_t length, nonce, check;
 };
 
-// Reserves and commits records of random length, several open at once, in any order. False on a corrupt answer.
+// Reserves and commits records of random length, several open at once, in any order. False on a corrupt
+// answer.
 bool ring_step(MapView map, std::mt19937_64& random, uint32_t owner) {
   Payload* open[3] = {};
   for (Payload*& record : open) {
@@ -190,7 +196,8 @@ bool drain(MapView map, uint64_t* records) {
   while ((size = ring_consume(map, buffer, sizeof(buffer))) >= 0) {
     Payload payload;
     memcpy(&payload, buffer, sizeof(payload));
-    if (payload.check != (payload.length ^ payload.nonce) || static_cast<int64_t>(payload.length) != size) return false;
+    if (payload.check != (payload.length ^ payload.nonce) || static_cast<int64_t>(payload.length) != size)
+      return false;
     ++*records;
   }
   return size == -EAGAIN;
@@ -199,7 +206,9 @@ bool drain(MapView map, uint64_t* records) {
 // Whether `owner` has a reservation that it never committed.
 bool holds_open(const Ring& ring, uint32_t owner) {
   for (uint32_t i = 0; i < ring.window; i++) {
-    if (ring.table[i].low != 0 && !(ring.table[i].low & kDone) && static_cast<uint32_t>(ring.table[i].high) == owner) return true;
+    if (ring.table[i].low != 0 && !(ring.table[i].low & kDone) &&
+        static_cast<uint32_t>(ring.table[i].high) == owner)
+      return true;
   }
   WordPair control = ring_read_control(ring);
   return last_owner(control.high) == owner && !(ring_entry(ring, last_ticket(control.high))->low & kDone);
@@ -222,7 +231,8 @@ TEST(KilledProcesses, RingGoesOn) {
       while (Clock::now() < end) ASSERT_TRUE(drain(map, &records));
       // Killed while being drained: in a full ring there would be no moment between reserve and commit.
       kill(victim, SIGKILL);
-      for (siginfo_t info = {}; info.si_pid == 0; waitid(P_PID, static_cast<id_t>(victim), &info, WEXITED | WNOHANG | WNOWAIT)) {
+      for (siginfo_t info = {}; info.si_pid == 0;
+           waitid(P_PID, static_cast<id_t>(victim), &info, WEXITED | WNOHANG | WNOWAIT)) {
         ASSERT_TRUE(drain(map, &records));
       }
       kill_child(victim);
@@ -289,8 +299,8 @@ TEST(KilledProcesses, PerfStagingGoesOn) {
 
 // ---- death at every single instruction ----
 
-// Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at this very
-// place would leave it. Returns the number of instructions, 0 when tracing is not allowed here.
+// Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at
+// this very place would leave it. Returns the number of instructions, 0 when tracing is not allowed here.
 uint64_t step_through(const SharedMap& shared, const std::function<void(uint32_t)>& operation,
                       const std::function<void(MapView, uint32_t)>& examine) {
   pid_t pid = start_child([&] {
@@ -329,8 +339,8 @@ TEST(DeathAtEveryInstruction, HashIsRepaired) {
     auto operation = [&](uint32_t self) {
       Proof proof = make_proof(key, 999);
       if (kind <= 1) update(shared.view(), &key, &proof, 0, 0, self);
-      if (kind == 2) remove(shared.view(), &key);
-      if (kind == 3) user_lookup_and_delete(shared.view(), &key, &proof, 0);
+      if (kind == 2) remove(shared.view(), &key, self);
+      if (kind == 3) user_lookup_and_delete(shared.view(), &key, &proof, 0, self);
     };
     uint64_t steps = step_through(shared, operation, [&](MapView copy, uint32_t self) {
       examined++;
@@ -388,7 +398,8 @@ TEST(DeathAtEveryInstruction, RingIsRepaired) {
       EXPECT_EQ(ring.producer->position, ring.producer->control.low);
     });
     if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
-    printf("%llu instructions, %llu states\n", static_cast<unsigned long long>(steps), static_cast<unsigned long long>(examined));
+    printf("%llu instructions, %llu states\n", static_cast<unsigned long long>(steps),
+           static_cast<unsigned long long>(examined));
     EXPECT_GE(examined, 10u);
   }
 }

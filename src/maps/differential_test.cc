@@ -25,16 +25,18 @@ struct Pair {
   Statistics& statistics;
 };
 
-void compare(const Pair& pair, const char* what, int64_t ours, int64_t kernel, const Bytes& a, const Bytes& b, bool at_capacity) {
+void compare(const Pair& pair, const char* what, int64_t ours, int64_t kernel, const Bytes& a, const Bytes& b,
+             bool at_capacity) {
   Statistics& s = pair.statistics;
   s.operations++;
   if (kernel < 0 || at_capacity) s.hard++;
   if (ours == kernel && (kernel < 0 || a == b)) return;
   if (s.mismatches++ == 0) {
     const MapSpec& spec = pair.ours.spec();
-    snprintf(s.first_mismatch, sizeof(s.first_mismatch), "%s: ours %lld, kernel %lld, values %s; type %u key %u value %u entries %u flags %#x",
-             what, static_cast<long long>(ours), static_cast<long long>(kernel), a == b ? "equal" : "differ", spec.type,
-             spec.key_size, spec.value_size, spec.max_entries, spec.flags);
+    snprintf(s.first_mismatch, sizeof(s.first_mismatch),
+             "%s: ours %lld, kernel %lld, values %s; type %u key %u value %u entries %u flags %#x", what,
+             static_cast<long long>(ours), static_cast<long long>(kernel), a == b ? "equal" : "differ",
+             spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags);
   }
 }
 
@@ -56,7 +58,8 @@ Bytes random_key(const MapSpec& spec, std::mt19937_64& random) {
   Bytes key(spec.key_size);
   // A universe a little larger than the map, so that it is full half of the time.
   uint32_t number = static_cast<uint32_t>(random() % (spec.max_entries + spec.max_entries / 3 + 2));
-  for (size_t i = 0; i < key.size(); i++) key[i] = static_cast<uint8_t>(i < 4 ? number >> (8 * i) : number * 31 + i);
+  for (size_t i = 0; i < key.size(); i++)
+    key[i] = static_cast<uint8_t>(i < 4 ? number >> (8 * i) : number * 31 + i);
   if (spec.type != kTypeHash && random() % 50 == 0) std::fill(key.begin(), key.end(), 0xff);
   return key;
 }
@@ -82,25 +85,35 @@ void step(const Pair& pair, std::mt19937_64& random) {
   MapView map = pair.ours.view();
   Bytes key = random_key(spec, random);
   Bytes a(user_value_size(spec), 0xaa), b(user_value_size(spec), 0xaa);
-  bool full = spec.type == kTypeHash && static_cast<uint32_t>(*reinterpret_cast<uint64_t*>(map.base)) == spec.max_entries;
+  bool full = spec.type == kTypeHash &&
+              static_cast<uint32_t>(*reinterpret_cast<uint64_t*>(map.base)) == spec.max_entries;
   uint64_t flags = random() % 16 == 0 ? random_flags(random) : 0;
   switch (random() % 16) {
     default:
       return update_both(pair, random, key, full);
-    case 0: case 1: case 2: case 3: {
+    case 0:
+    case 1:
+    case 2:
+    case 3: {
       int64_t ours = user_lookup(map, key.data(), a.data(), flags);
-      return compare(pair, "lookup", ours, kernel_element(BPF_MAP_LOOKUP_ELEM, pair.kernel, key.data(), b.data(), flags), a, b, full);
+      return compare(pair, "lookup", ours,
+                     kernel_element(BPF_MAP_LOOKUP_ELEM, pair.kernel, key.data(), b.data(), flags), a, b,
+                     full);
     }
-    case 4: case 5: case 6:
+    case 4:
+    case 5:
+    case 6:
       return compare(pair, "delete", user_delete(map, key.data()),
                      kernel_element(BPF_MAP_DELETE_ELEM, pair.kernel, key.data(), nullptr, 0), {}, {}, full);
     case 7: {
       int64_t ours = user_lookup_and_delete(map, key.data(), a.data(), flags);
       return compare(pair, "lookup_and_delete", ours,
-                     kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, pair.kernel, key.data(), b.data(), flags), a, b, full);
+                     kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, pair.kernel, key.data(), b.data(), flags),
+                     a, b, full);
     }
     case 8: {
-      if (spec.type != kTypeHash || random() % 8 != 0) {  // arrays: the very key; hashes: their order is their own
+      if (spec.type != kTypeHash ||
+          random() % 8 != 0) {  // arrays: the very key; hashes: their order is their own
         Bytes next_a(spec.key_size), next_b(spec.key_size);
         int64_t ours = user_next_key(map, key.data(), next_a.data());
         int64_t kernel = kernel_element(BPF_MAP_GET_NEXT_KEY, pair.kernel, key.data(), next_b.data(), 0);
@@ -157,7 +170,12 @@ class Differential : public testing::TestWithParam<uint32_t> {
 };
 
 MapSpec random_good_spec(uint32_t type, std::mt19937_64& random) {
-  MapSpec spec = {type, 4, static_cast<uint32_t>(1 + random() % 90), static_cast<uint32_t>(1 + random() % 40), 0, possible_cpus()};
+  MapSpec spec = {type,
+                  4,
+                  static_cast<uint32_t>(1 + random() % 90),
+                  static_cast<uint32_t>(1 + random() % 40),
+                  0,
+                  possible_cpus()};
   if (type == kTypeHash) {
     static const uint32_t kKeys[] = {4, 8, 16, 1, 3, 5, 12, 23, 64};
     spec.key_size = kKeys[random() % std::size(kKeys)];
@@ -182,7 +200,8 @@ TEST_P(Differential, EveryResultEqualsTheKernels) {
   std::mt19937_64 random(seed);
   Shared<Statistics> statistics;
   int perf_fd = GetParam() == kTypePerfEventArray ? open_event() : -1;
-  if (GetParam() == kTypePerfEventArray && perf_fd < 0) GTEST_SKIP() << "perf_event_open: " << strerror(errno);
+  if (GetParam() == kTypePerfEventArray && perf_fd < 0)
+    GTEST_SKIP() << "perf_event_open: " << strerror(errno);
   for (uint64_t round = 0; statistics->operations < test_rounds(60000); round++) {
     MapSpec spec = random_good_spec(GetParam(), random);
     ASSERT_EQ(check_spec(spec), 0);
@@ -195,7 +214,8 @@ TEST_P(Differential, EveryResultEqualsTheKernels) {
   }
   if (perf_fd >= 0) close(perf_fd);
   printf("%llu operations, %llu at capacity or failing, %llu in the second process\n",
-         static_cast<unsigned long long>(statistics->operations), static_cast<unsigned long long>(statistics->hard),
+         static_cast<unsigned long long>(statistics->operations),
+         static_cast<unsigned long long>(statistics->hard),
          static_cast<unsigned long long>(statistics->second_process));
   EXPECT_GE(statistics->operations, 50000u);
   EXPECT_GE(statistics->hard * 5, statistics->operations);
@@ -205,17 +225,23 @@ TEST_P(Differential, EveryResultEqualsTheKernels) {
 // Attributes around every limit. What both would accept stays small: the kernel really allocates.
 MapSpec random_spec(uint32_t type, std::mt19937_64& random) {
   static const uint32_t kKeys[] = {0, 1, 3, 4, 4, 4, 4, 8, 512, 5000, 4u << 20, (4u << 20) - 60, 0xffffffff};
-  static const uint32_t kValues[] = {0, 1, 4, 4, 8, 32760, 32768, 32769, 4u << 20, (4u << 20) - 60, 0x7fffffff, 0x80000000, 0xffffffff};
+  static const uint32_t kValues[] = {
+      0, 1, 4, 4, 8, 32760, 32768, 32769, 4u << 20, (4u << 20) - 60, 0x7fffffff, 0x80000000, 0xffffffff};
   static const uint32_t kEntries[] = {0, 1, 2, 3, 4096, 8192, 12288, 100, 0x80000000, 0xffffffff};
-  MapSpec spec = {type, kKeys[random() % std::size(kKeys)], kValues[random() % std::size(kValues)],
-                  kEntries[random() % std::size(kEntries)], 0, possible_cpus()};
+  MapSpec spec = {type,
+                  kKeys[random() % std::size(kKeys)],
+                  kValues[random() % std::size(kValues)],
+                  kEntries[random() % std::size(kEntries)],
+                  0,
+                  possible_cpus()};
   if (random() % 4 == 0) spec.key_size = (4u << 20) - 64 + static_cast<uint32_t>(random() % 32);
   if (random() % 4 == 0) spec.value_size = 1 + static_cast<uint32_t>(random() % 24);
   if (random() % 3 == 0) spec.key_size = spec.value_size = 0;
   if (random() % 2 == 0) spec.key_size = 4;
-  // Each flag that one of the types knows, and some that none does. Those that only say how an object is found or
-  // accounted (tokens, BTF, path flags) belong to the caller.
-  static const uint32_t kFlags[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 1u << 14, 1u << 20, 1u << 31};
+  // Each flag that one of the types knows, and some that none does. Those that only say how an object is
+  // found or accounted (tokens, BTF, path flags) belong to the caller.
+  static const uint32_t kFlags[] = {1,   2,    4,    8,    16,   32,       64,       128,     256,
+                                    512, 1024, 2048, 4096, 8192, 1u << 14, 1u << 20, 1u << 31};
   for (uint64_t i = random() % 4; i > 0; i--) spec.flags |= kFlags[random() % std::size(kFlags)];
   return spec;
 }
@@ -231,15 +257,17 @@ TEST_P(Differential, CreationIsRefusedAsByTheKernel) {
     int64_t kernel = kernel_create(spec);
     if (kernel >= 0) close(static_cast<int>(kernel));
     (kernel >= 0 ? created : refused)++;
-    ASSERT_EQ(ours, kernel >= 0 ? 0 : kernel) << "type " << spec.type << " key " << spec.key_size << " value " << spec.value_size
-                                              << " entries " << spec.max_entries << " flags " << spec.flags;
+    ASSERT_EQ(ours, kernel >= 0 ? 0 : kernel)
+        << "type " << spec.type << " key " << spec.key_size << " value " << spec.value_size << " entries "
+        << spec.max_entries << " flags " << spec.flags;
   }
   printf("%d created, %d refused\n", created, refused);
   EXPECT_GT(created, 20);
   EXPECT_GT(refused, 500);
 }
 
-INSTANTIATE_TEST_SUITE_P(Maps, Differential, testing::Values(kTypeHash, kTypeArray, kTypePercpuArray, kTypePerfEventArray));
+INSTANTIATE_TEST_SUITE_P(Maps, Differential,
+                         testing::Values(kTypeHash, kTypeArray, kTypePercpuArray, kTypePerfEventArray));
 
 class DifferentialRing : public Differential {};
 TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
@@ -251,8 +279,8 @@ TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
     if (ours == -ENOMEM || (ours == 0 && memory_size(spec) > (32u << 20))) continue;
     int64_t kernel = kernel_create(spec);
     if (kernel >= 0) close(static_cast<int>(kernel));
-    ASSERT_EQ(ours, kernel >= 0 ? 0 : kernel) << "key " << spec.key_size << " value " << spec.value_size << " entries "
-                                              << spec.max_entries << " flags " << spec.flags;
+    ASSERT_EQ(ours, kernel >= 0 ? 0 : kernel) << "key " << spec.key_size << " value " << spec.value_size
+                                              << " entries " << spec.max_entries << " flags " << spec.flags;
   }
 }
 
@@ -263,11 +291,15 @@ TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
   ASSERT_GE(kernel, 0);
   uint64_t key = 0, value = 0;
   MapView map = ours.view();
-  EXPECT_EQ(user_lookup(map, &key, &value, 0), kernel_element(BPF_MAP_LOOKUP_ELEM, kernel, nullptr, &value, 0));
-  EXPECT_EQ(user_update(map, &key, &value, 0), kernel_element(BPF_MAP_UPDATE_ELEM, kernel, nullptr, &value, 0));
+  EXPECT_EQ(user_lookup(map, &key, &value, 0),
+            kernel_element(BPF_MAP_LOOKUP_ELEM, kernel, nullptr, &value, 0));
+  EXPECT_EQ(user_update(map, &key, &value, 0),
+            kernel_element(BPF_MAP_UPDATE_ELEM, kernel, nullptr, &value, 0));
   EXPECT_EQ(user_delete(map, &key), kernel_element(BPF_MAP_DELETE_ELEM, kernel, nullptr, nullptr, 0));
-  EXPECT_EQ(user_next_key(map, nullptr, &key), kernel_element(BPF_MAP_GET_NEXT_KEY, kernel, nullptr, &key, 0));
-  EXPECT_EQ(user_lookup_and_delete(map, &key, &value, 0), kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, kernel, nullptr, &value, 0));
+  EXPECT_EQ(user_next_key(map, nullptr, &key),
+            kernel_element(BPF_MAP_GET_NEXT_KEY, kernel, nullptr, &key, 0));
+  EXPECT_EQ(user_lookup_and_delete(map, &key, &value, 0),
+            kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, kernel, nullptr, &value, 0));
   close(static_cast<int>(kernel));
 }
 INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf));

@@ -1,24 +1,35 @@
-// BPF_MAP_TYPE_HASH: per bucket a linked list sorted by (hash, key), changed by CAS on link words; nobody ever waits.
+// BPF_MAP_TYPE_HASH: per bucket a linked list sorted by (hash, key), changed by CAS on link words; nobody
+// ever waits.
 //
 // Rules for whoever edits this file (the algorithm is Michael's list with tags, element links being indexes):
-//  1. A link word is {mark:1, tag:31, index:32}. Every change of a word raises its tag, through all lives of its element:
-//     a CAS that expects an old word fails. The mark in an element's own `next` says that the element is deleted.
-//  2. The index is an element number, or kEnd | bucket: a walker carried into another bucket notices and restarts.
+//  1. A link word is {mark:1, tag:31, index:32}. Every change of a word raises its tag, through all lives of
+//  its element:
+//     a CAS that expects an old word fails. The mark in an element's own `next` says that the element is
+//     deleted.
+//  2. The index is an element number, or kEnd | bucket: a walker carried into another bucket notices and
+//  restarts.
 //     In a bucket's head 0 means the end too, so that zeroed memory is an empty map.
-//  3. A walker has an anchor: the last unmarked link it passed, and the word it read there. What it then reads of the
+//  3. A walker has an anchor: the last unmarked link it passed, and the word it read there. What it then
+//  reads of the
 //     elements behind (marked ones included) counts only if the anchor still holds that word afterwards.
-//  4. Deleting: CAS the mark in (decides who deleted), lower the count, unlink, make sure by a walk that it is
-//     unreachable, free. Replacing: one CAS on old.next marks old and links new, so readers find the one or the other.
-//  5. Inserting: allocate, fill, raise the count (never above max_entries), link, say kLinked. A process may die after
+//  4. Deleting: CAS the mark in (decides who deleted), take the element (then the count is ours to lower; if
+//  the repairer
+//     was faster, it is his), lower the count, unlink, make sure by a walk that it is unreachable, free.
+//     Replacing: one CAS on old.next marks old and links new, so readers find the one or the other.
+//  5. Inserting: allocate, fill, raise the count (never above max_entries), link, say kLinked. A process may
+//  die after
 //     any step: everybody goes on, and hash_repair finds what the dead left by owner, mark and reachability.
-//  6. All loops draw from one budget of steps that depends only on the geometry: a hostile peer's cycle costs -EBUSY.
+//     While somebody owes the count a change, an element shows it: held by a process, or linked and marked.
+//  6. All loops draw from one budget of steps that depends only on the geometry: a hostile peer's cycle costs
+//  -EBUSY.
 #pragma once
 
 #include "maps/hash_pool.h"
 
 namespace bpftime::maps {
 
-inline constexpr uint64_t kKmallocMax = 4u << 20, kKernelElementSize = 48;  // KMALLOC_MAX_SIZE, sizeof(struct htab_elem)
+inline constexpr uint64_t kKmallocMax = 4u << 20,
+                          kKernelElementSize = 48;       // KMALLOC_MAX_SIZE, sizeof(struct htab_elem)
 inline constexpr uint32_t kStepsBeyondElements = 65536;  // budget of one operation: 4 × elements + this
 inline constexpr uint32_t kCountTriesMax = 4096;
 inline constexpr uint32_t kUserCopyTriesMax = 64;
@@ -57,11 +68,14 @@ BPFTIME_MAPS_FOLD bool is_end(const HashBucket& bucket, const uint64_t* link, ui
   return index == bucket.end || (index == 0 && link == bucket.head);
 }
 BPFTIME_MAPS_FOLD bool is_element(const HashGeometry& g, uint32_t index) { return index - 1 < g.elements; }
-BPFTIME_MAPS_FOLD uint32_t step_budget(const HashGeometry& g) { return g.elements * 4 + kStepsBeyondElements; }
+BPFTIME_MAPS_FOLD uint32_t step_budget(const HashGeometry& g) {
+  return g.elements * 4 + kStepsBeyondElements;
+}
 
 // ---- lookup: no stores ----
 // Number of the element with this key, 0 when there is none (or the budget ran out).
-BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g, const void* key, uint32_t hash) {
+BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g, const void* key,
+                                              uint32_t hash) {
   HashBucket bucket = hash_bucket(map, hash & (g.buckets - 1));
   uint64_t* anchor = bucket.head;
   uint64_t anchor_word = load_acquire(anchor);
@@ -76,7 +90,8 @@ BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g
       Element* element = element_at(map, g, index);
       uint64_t next = load_acquire(&element->next);
       uint64_t element_hash = load_acquire(&element->hash);
-      int order = element_hash != hash ? (element_hash < hash ? -1 : 1) : compare_key(element_key(element), key, g.key_size);
+      int order = element_hash != hash ? (element_hash < hash ? -1 : 1)
+                                       : compare_key(element_key(element), key, g.key_size);
       __atomic_thread_fence(__ATOMIC_ACQUIRE);
       if (load_acquire(anchor) != anchor_word) {
         restart = true;
@@ -104,10 +119,10 @@ BPFTIME_MAPS_FOLD void* hash_lookup(MapView map, const void* key) {
 
 // ---- the writers' walk: unlinks marked elements on its way ----
 struct HashSpot {
-  uint64_t* link;   // unmarked link before the place of the key
-  uint64_t word;    // what it held
-  uint32_t index;   // element with the key (found), or what follows
-  uint64_t next;    // found: its next word, unmarked
+  uint64_t* link;  // unmarked link before the place of the key
+  uint64_t word;   // what it held
+  uint32_t index;  // element with the key (found), or what follows
+  uint64_t next;   // found: its next word, unmarked
   bool found;
 };
 
@@ -134,7 +149,8 @@ inline bool hash_find(MapView map, const HashGeometry& g, const void* key, uint3
       uint64_t element_hash = load_acquire(&element->hash);
       int order = -1;
       if (target == 0) {
-        order = element_hash != hash ? (element_hash < hash ? -1 : 1) : compare_key(element_key(element), key, g.key_size);
+        order = element_hash != hash ? (element_hash < hash ? -1 : 1)
+                                     : compare_key(element_key(element), key, g.key_size);
       } else if (index == target) {
         order = 0;
       }
@@ -161,8 +177,11 @@ inline bool hash_find(MapView map, const HashGeometry& g, const void* key, uint3
   return false;
 }
 
-// ---- the count of live elements: {sequence:32 high, count:32 low}; the sequence tells the repairer of any change ----
+// ---- the count of live elements: {sequence:32 high, count:32 low}; the sequence tells the repairer of any
+// change ----
 BPFTIME_MAPS_FOLD uint64_t* hash_count_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base); }
+// Nonzero: a repair met an element of the dead, so the count may be off until it has been reconciled.
+BPFTIME_MAPS_FOLD uint64_t* hash_doubt_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base) + 1; }
 inline bool hash_count_raise(MapView map, uint32_t limit, bool* busy) {
   for (uint32_t attempt = 0; attempt < kCountTriesMax; attempt++) {
     uint64_t word = load_acquire(hash_count_word(map));
@@ -181,8 +200,8 @@ inline void hash_count_lower(MapView map) {
 }
 
 // After the mark: unlink, make sure, free. When the budget runs out the element is left to the repairer.
-inline void hash_retire(MapView map, const HashGeometry& g, const HashSpot& spot, uint32_t generation, const void* key,
-                        uint32_t hash, uint32_t successor, uint32_t* budget) {
+inline void hash_retire(MapView map, const HashGeometry& g, const HashSpot& spot, uint32_t generation,
+                        const void* key, uint32_t hash, uint32_t successor, uint32_t* budget) {
   bool unlinked = compare_exchange(spot.link, spot.word, link_after(spot.word, successor, false));
   HashSpot ignored;
   if (!unlinked && !hash_find(map, g, key, hash, 0, budget, &ignored)) return;
@@ -190,8 +209,8 @@ inline void hash_retire(MapView map, const HashGeometry& g, const HashSpot& spot
 }
 
 // An element filled with key and value, held by `owner`; 0 when there is none left.
-inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, const void* value, uint32_t hash,
-                          uint32_t owner) {
+inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, const void* value,
+                          uint32_t hash, uint32_t owner) {
   uint32_t number = pool_allocate(map, g, owner);
   if (number == 0) return 0;
   Element* element = element_at(map, g, number);
@@ -202,8 +221,8 @@ inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, c
 }
 
 // One attempt of an update at `spot`. Returns 1: the list changed meanwhile, walk again.
-inline int64_t hash_replace(MapView map, const HashGeometry& g, const HashSpot& spot, uint32_t number, const void* key,
-                            uint32_t hash, uint32_t* budget) {
+inline int64_t hash_replace(MapView map, const HashGeometry& g, const HashSpot& spot, uint32_t number,
+                            const void* key, uint32_t hash, uint32_t* budget) {
   Element* old = element_at(map, g, spot.index);
   Element* element = element_at(map, g, number);
   uint32_t generation = control_generation(load_acquire(&old->control));
@@ -215,7 +234,8 @@ inline int64_t hash_replace(MapView map, const HashGeometry& g, const HashSpot& 
 
 BPFTIME_MAPS_FOLD void hash_say_linked(MapView map, const HashGeometry& g, uint32_t number, uint64_t filled) {
   // Fails when a remover or the repairer already moved the element on; then there is nothing to say.
-  compare_exchange(&element_at(map, g, number)->control, filled, make_control(control_generation(filled), kLinked));
+  compare_exchange(&element_at(map, g, number)->control, filled,
+                   make_control(control_generation(filled), kLinked));
 }
 
 inline int64_t hash_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
@@ -247,7 +267,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
       number = hash_fill(map, g, key, value, hash, owner);
       if (number == 0) break;
       filled = load_acquire(&element_at(map, g, number)->control);
-      // Filling a large value takes long: the spot is likely to hold still, and the CAS below finds out if not.
+      // Filling a large value takes long: the spot is likely to hold still, and the CAS below finds out if
+      // not.
     }
     if (spot.found) {
       if (hash_replace(map, g, spot, number, key, hash, &budget) != 0) continue;
@@ -262,8 +283,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
       if (!compare_exchange(spot.link, spot.word, link_after(spot.word, number, false))) continue;
       counted = false;  // the count is the list's now
     }
-    hash_say_linked(map, g, number, filled);
     if (counted) hash_count_lower(map);
+    hash_say_linked(map, g, number, filled);
     return 0;
   }
   if (number != 0) {
@@ -273,8 +294,19 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
   return result;
 }
 
+// After the mark: the element becomes ours. False when the repairer has taken it, and with it the duty to the
+// count.
+inline bool hash_take_deleted(Element* element, uint32_t generation, uint32_t owner) {
+  for (uint32_t attempt = 0; attempt < 4; attempt++) {  // its inserter may say "linked" once meanwhile
+    uint64_t control = load_acquire(&element->control);
+    if (control_generation(control) != generation || control_owner(control) == kFree) return false;
+    if (compare_exchange(&element->control, control, make_control(generation, owner))) return true;
+  }
+  return false;
+}
+
 // `value` may be null; else it receives what was deleted.
-inline int64_t hash_remove(MapView map, const void* key, void* value) {
+inline int64_t hash_remove(MapView map, const void* key, void* value, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t hash = hash_key(key, g.key_size);
   uint32_t budget = step_budget(g);
@@ -286,7 +318,9 @@ inline int64_t hash_remove(MapView map, const void* key, void* value) {
     uint32_t generation = control_generation(load_acquire(&element->control));
     // Copied before the mark: as long as it is not marked the element cannot be recycled under the copy.
     if (value != nullptr) copy_out(value, element_value(g, element), g.value_size);
-    if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true))) continue;
+    if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true)))
+      continue;
+    if (!hash_take_deleted(element, generation, owner)) return 0;
     hash_count_lower(map);
     hash_retire(map, g, spot, generation, key, hash, link_index(spot.next), &budget);
     return 0;

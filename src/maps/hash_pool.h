@@ -1,13 +1,15 @@
 // The preallocated elements of a hash map, and who holds each.
 //
 // Rules for whoever edits this file:
-//  1. An element's `control` word {generation:32, owner:32} is the only authority on who holds it. Owner is kFree,
-//     kLinked (reachable, or marked and about to be freed), or the id of the process that is filling or linking it.
-//     All changes of owner are CAS on the whole word; the generation rises with every allocation, so a process that
-//     slept through an element's death can never change its next life.
-//  2. The bitmaps are hints, idempotent to set and clear: level 0 has a bit per element (1: taken), level n+1 a bit per
-//     full word of level n. A stale hint costs a failed CAS on `control`, nothing else. So nothing is lost when a
-//     process dies between two steps: the repairer makes the hints agree with the control words again.
+//  1. An element's `control` word {generation:32, owner:32} is the only authority on who holds it. Owner is
+//  kFree,
+//     kLinked (reachable, or marked and about to be freed), or the id of the process that is filling or
+//     linking it. All changes of owner are CAS on the whole word; the generation rises with every allocation,
+//     so a process that slept through an element's death can never change its next life.
+//  2. The bitmaps are hints, idempotent to set and clear: level 0 has a bit per element (1: taken), level n+1
+//  a bit per
+//     full word of level n. A stale hint costs a failed CAS on `control`, nothing else. So nothing is lost
+//     when a process dies between two steps: the repairer makes the hints agree with the control words again.
 //  3. Zeroed memory is an empty pool: pages of elements never used are never touched.
 #pragma once
 
@@ -17,8 +19,8 @@ namespace bpftime::maps {
 
 // Taken at once beyond max_entries: replacing a value needs a second element, as the kernel's extra elements.
 inline constexpr uint32_t kSpareElements = 64;
-inline constexpr uint32_t kPoolLevels = 5;             // 64^5 elements
-inline constexpr uint32_t kAllocateTriesMax = 256;     // stale hints met before giving up with -EBUSY
+inline constexpr uint32_t kPoolLevels = 5;          // 64^5 elements
+inline constexpr uint32_t kAllocateTriesMax = 256;  // stale hints met before giving up with -EBUSY
 inline constexpr uint32_t kFree = 0, kLinked = 0xffffffff;
 
 struct Element {
@@ -31,7 +33,7 @@ inline constexpr uint32_t kElementHeaderSize = sizeof(Element);
 
 // Offsets within the map, all computed from the trusted spec.
 struct HashGeometry {
-  uint32_t buckets;   // power of two
+  uint32_t buckets;  // power of two
   uint32_t elements;
   uint32_t key_size, value_size;
   uint32_t value_offset;  // from the element
@@ -40,7 +42,7 @@ struct HashGeometry {
   uint64_t elements_offset;
   uint64_t size;
 };
-inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word
+inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word and the doubt word
 
 constexpr uint32_t level_words(uint32_t bits) { return bits / 64 + (bits % 64 != 0); }
 
@@ -83,7 +85,9 @@ BPFTIME_MAPS_FOLD uint64_t make_control(uint32_t generation, uint32_t owner) {
   return uint64_t{generation} << 32 | owner;
 }
 BPFTIME_MAPS_FOLD uint32_t control_owner(uint64_t control) { return static_cast<uint32_t>(control); }
-BPFTIME_MAPS_FOLD uint32_t control_generation(uint64_t control) { return static_cast<uint32_t>(control >> 32); }
+BPFTIME_MAPS_FOLD uint32_t control_generation(uint64_t control) {
+  return static_cast<uint32_t>(control >> 32);
+}
 
 // One level of the hint bitmaps: `bits` meaningful bits, then ones.
 struct PoolLevel {
@@ -128,7 +132,7 @@ inline void pool_hint_free(MapView map, const HashGeometry& g, uint32_t number) 
   for (uint32_t level = 0; level < kPoolLevels; level++) {
     PoolLevel here = pool_level(map, g, level);
     uint64_t bit = uint64_t{1} << (index % 64);
-    if (level == 0 || (load_acquire(&here.words[index / 64]) & bit) != 0) {
+    if ((load_acquire(&here.words[index / 64]) & bit) != 0) {
       __atomic_fetch_and(&here.words[index / 64], ~bit, __ATOMIC_SEQ_CST);
     }
     index /= 64;
@@ -158,8 +162,13 @@ inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner
       Element* element = element_at(map, g, number);
       uint64_t control = load_acquire(&element->control);
       if (control_owner(control) != kFree) break;
-      if (compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner))) return number;
-      break;
+      if (!compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner)))
+        break;
+      // A repairer may have taken the bit back before the element was ours; what is in use must be found by
+      // its bit.
+      if ((load_acquire(&here.words[word]) & taken) == 0)
+        __atomic_fetch_or(&here.words[word], taken, __ATOMIC_SEQ_CST);
+      return number;
     }
     // A hint above a full word was stale: correct it and start again. At the top there is nothing to correct.
     if (level < kPoolLevels - 1 && level != 0xffffffff) pool_mark_full(map, g, level, word);

@@ -1,4 +1,5 @@
-// What bpf(2) calls do to a hash map, and its repair. Host only: daemon and loader, never compiled into programs.
+// What bpf(2) calls do to a hash map, and its repair. Host only: daemon and loader, never compiled into
+// programs.
 #pragma once
 
 #include "maps/hash.h"
@@ -11,8 +12,9 @@ inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
   for (uint32_t attempt = 0; attempt < kUserCopyTriesMax; attempt++) {
     uint32_t number = hash_lookup_number(map, g, key, hash);
     if (number == 0) return -kErrNoEntry;
-    // The generation is that of the element reachable under this key if a second lookup, after reading it, still finds
-    // it. An allocation changes it before the first byte of a new value: unchanged after the copy, the copy is whole.
+    // The generation is that of the element reachable under this key if a second lookup, after reading it,
+    // still finds it. An allocation changes it before the first byte of a new value: unchanged after the
+    // copy, the copy is whole.
     Element* element = element_at(map, g, number);
     uint32_t generation = control_generation(load_acquire(&element->control));
     if (hash_lookup_number(map, g, key, hash) != number) continue;
@@ -23,8 +25,8 @@ inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
   return -kErrBusy;
 }
 
-// First unmarked element at or behind `word` in its bucket; 0 at the end. Tolerates concurrent change: the key copied
-// out is one that was in the map, which is all BPF_MAP_GET_NEXT_KEY promises.
+// First unmarked element at or behind `word` in its bucket; 0 at the end. Tolerates concurrent change: the
+// key copied out is one that was in the map, which is all BPF_MAP_GET_NEXT_KEY promises.
 inline uint32_t hash_first_from(MapView map, const HashGeometry& g, uint64_t word, uint32_t* budget) {
   for (; *budget > 0; --*budget) {
     uint32_t index = link_index(word);
@@ -58,17 +60,42 @@ inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_ke
 
 // ---- repair ----
 
+// Calls visit(number) for all elements of the groups of 64 that have a used one; ends when it returns false.
+// Elements of free groups are not touched: reading them would make their pages resident.
+template <typename Visit>
+inline bool hash_each_used(MapView map, const HashGeometry& g, Visit visit) {
+  PoolLevel level = pool_level(map, g, 0);
+  for (uint32_t word = 0; word < level_words(level.bits); word++) {
+    bool used = load_acquire(&level.words[word]) != 0;
+    for (uint32_t number = word * 64 + 1; used && number <= word * 64 + 64 && number <= g.elements;
+         number++) {
+      if (!visit(number)) return false;
+    }
+    if (!used) pool_hint_free(map, g, word * 64 + 1);
+  }
+  return true;
+}
+
 // One element, if `owner` died holding it or somebody died after marking it.
 inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t number, uint32_t owner) {
   Element* element = element_at(map, g, number);
   uint64_t control = load_acquire(&element->control);
   uint32_t holder = control_owner(control);
-  if (holder == kFree) return pool_hint_free(map, g, number);
+  if (holder == kFree) {
+    pool_hint_free(map, g, number);
+    // The living may have allocated it meanwhile: then the bit must stay (pool_allocate looks from its side).
+    if (control_owner(load_acquire(&element->control)) != kFree) {
+      uint64_t* word = pool_level(map, g, 0).words + (number - 1) / 64;
+      __atomic_fetch_or(word, uint64_t{1} << ((number - 1) % 64), __ATOMIC_SEQ_CST);
+    }
+    return;
+  }
   bool deleted = link_marked(load_acquire(&element->next));
   if (holder == kLinked ? !deleted : holder != owner) return;
   uint32_t hash = static_cast<uint32_t>(load_acquire(&element->hash));
   uint32_t budget = step_budget(g);
   HashSpot spot;
+  store_relaxed(hash_doubt_word(map), uint64_t{1});
   if (!hash_find(map, g, nullptr, hash, number, &budget, &spot)) return;
   if (spot.found) {  // in the list, unmarked: the dead had linked it
     compare_exchange(&element->control, control, make_control(control_generation(control), kLinked));
@@ -77,19 +104,19 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
   }
 }
 
-// Whether an operation is under way somewhere that has changed the list but not yet the count, or the reverse.
+// Whether an operation is under way somewhere that has changed the list but not yet the count, or the
+// reverse.
 inline bool hash_in_flight(MapView map, const HashGeometry& g) {
-  for (uint32_t number = 1; number <= g.elements; number++) {
+  return !hash_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
     uint32_t holder = control_owner(load_acquire(&element->control));
-    if (holder == kFree) continue;
-    if (holder != kLinked || link_marked(load_acquire(&element->next))) return true;
-  }
-  return false;
+    return holder == kFree || (holder == kLinked && !link_marked(load_acquire(&element->next)));
+  });
 }
 
 // Elements of one bucket, counted at one moment; false when the list kept changing.
-inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucket, uint32_t* budget, uint32_t* count) {
+inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucket, uint32_t* budget,
+                              uint32_t* count) {
   HashBucket list = hash_bucket(map, bucket);
   uint64_t first = load_acquire(list.head), word = first;
   *count = 0;
@@ -102,8 +129,8 @@ inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucke
   return false;
 }
 
-// Sets the count to what the lists hold, if for one whole pass nobody was under way (count word unchanged, no element in
-// flight before and after). Under unbroken traffic it gives up: the next repair tries again.
+// Sets the count to what the lists hold, if for one whole pass nobody was under way (count word unchanged, no
+// element in flight before and after). Under unbroken traffic it gives up: the next repair tries again.
 inline bool hash_reconcile(MapView map, const HashGeometry& g) {
   for (uint32_t attempt = 0; attempt < kReconcileTriesMax; attempt++) {
     uint64_t word = load_acquire(hash_count_word(map));
@@ -126,10 +153,14 @@ inline void hash_repair(MapView map, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   // An owner id that means a state must not be taken for a process.
   if (owner == kFree || owner == kLinked) owner = kLinked - 1;
-  for (uint32_t number = 1; number <= g.elements; number++) hash_repair_element(map, g, number, owner);
-  // A level's bits that say "full" of a word that is not: clearing them again is what pool_hint_free does for each free
-  // element above, so the hints are right now.
-  hash_reconcile(map, g);
+  hash_each_used(map, g, [&](uint32_t number) {
+    hash_repair_element(map, g, number, owner);
+    return true;
+  });
+  // Bits that say "full" of a word that is not were cleared by pool_hint_free for each free element: the
+  // hints are right.
+  if (load_relaxed(hash_doubt_word(map)) != 0 && hash_reconcile(map, g))
+    store_relaxed(hash_doubt_word(map), uint64_t{0});
 }
 
 }  // namespace bpftime::maps

@@ -16,24 +16,36 @@ int64_t check_attributes(const MapSpec& spec) {
   constexpr uint32_t kBothUser = kFlagReadOnly | kFlagWriteOnly;
   if ((spec.flags & kBothUser) == kBothUser) return -kErrInvalid;
   switch (spec.type) {
-    case kTypeHash: return hash_check(spec);
-    case kTypeArray: return array_like_check(spec);
-    case kTypePercpuArray: return percpu_array_check(spec);
-    case kTypeRingbuf: return ringbuf_check(spec);
-    case kTypePerfEventArray: return perf_event_array_check(spec);
-    default: return -kErrInvalid;
+    case kTypeHash:
+      return hash_check(spec);
+    case kTypeArray:
+      return array_like_check(spec);
+    case kTypePercpuArray:
+      return percpu_array_check(spec);
+    case kTypeRingbuf:
+      return ringbuf_check(spec);
+    case kTypePerfEventArray:
+      return perf_event_array_check(spec);
+    default:
+      return -kErrInvalid;
   }
 }
 
 // Bytes before the trailer, unrounded. No overflow: every product of two 32-bit numbers below 2^63.
 uint64_t content_size(const MapSpec& spec) {
   switch (spec.type) {
-    case kTypeHash: return hash_geometry(spec).size;
-    case kTypeArray: return array_size(spec);
-    case kTypePercpuArray: return percpu_array_size(spec);
-    case kTypeRingbuf: return ring_memory(spec.max_entries);
-    case kTypePerfEventArray: return perf_event_array_size(spec);
-    default: return 0;
+    case kTypeHash:
+      return hash_geometry(spec).size;
+    case kTypeArray:
+      return array_size(spec);
+    case kTypePercpuArray:
+      return percpu_array_size(spec);
+    case kTypeRingbuf:
+      return ring_memory(spec.max_entries);
+    case kTypePerfEventArray:
+      return perf_event_array_size(spec);
+    default:
+      return 0;
   }
 }
 
@@ -43,7 +55,8 @@ int64_t check_spec(const MapSpec& spec) {
   int64_t error = check_attributes(spec);
   if (error != 0) return error;
   uint64_t size = memory_size(spec);
-  uint64_t memory = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  uint64_t memory =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   bool lazy = spec.type == kTypeHash && (spec.flags & kFlagNoPrealloc) != 0;
   if (size == 0 || size >= wire::kWindowSize || (!lazy && size > memory)) return -kErrNoMemory;
   return 0;
@@ -59,11 +72,14 @@ uint64_t memory_size(const MapSpec& spec) {
 void initialize(MapView) {}
 
 void* lookup(MapView map, const void* key) { return program_side::lookup(map, key); }
-void* lookup_percpu(MapView map, const void* key, uint32_t cpu) { return program_side::lookup_percpu(map, key, cpu); }
-int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner) {
+void* lookup_percpu(MapView map, const void* key, uint32_t cpu) {
+  return program_side::lookup_percpu(map, key, cpu);
+}
+int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu,
+               uint32_t owner) {
   return program_side::update(map, key, value, flags, cpu, owner);
 }
-int64_t remove(MapView map, const void* key) { return program_side::remove(map, key); }
+int64_t remove(MapView map, const void* key, uint32_t owner) { return program_side::remove(map, key, owner); }
 
 uint64_t user_value_size(const MapSpec& spec) {
   return spec.type == kTypePercpuArray ? array_stride(spec) * spec.cpu_count : spec.value_size;
@@ -72,41 +88,56 @@ uint64_t user_value_size(const MapSpec& spec) {
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
   if (flags != 0) return -kErrInvalid;
   switch (map.spec->type) {
-    case kTypeHash: return hash_user_lookup(map, key, value);
-    case kTypeArray: return array_user_lookup(map, key, value);
-    case kTypePercpuArray: return percpu_array_user_lookup(map, key, value);
-    default: return -kErrNotSupported;
+    case kTypeHash:
+      return hash_user_lookup(map, key, value);
+    case kTypeArray:
+      return array_user_lookup(map, key, value);
+    case kTypePercpuArray:
+      return percpu_array_user_lookup(map, key, value);
+    default:
+      return -kErrNotSupported;
   }
 }
 
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
   switch (map.spec->type) {
-    case kTypeHash: return hash_update(map, key, value, flags, owner);
-    case kTypeArray: return array_update(map, key, value, flags);
-    case kTypePercpuArray: return percpu_array_user_update(map, key, value, flags);
-    case kTypePerfEventArray: return perf_event_user_update(map, key, flags);
-    default: return -kErrNotSupported;
+    case kTypeHash:
+      return hash_update(map, key, value, flags, owner);
+    case kTypeArray:
+      return array_update(map, key, value, flags);
+    case kTypePercpuArray:
+      return percpu_array_user_update(map, key, value, flags);
+    case kTypePerfEventArray:
+      return perf_event_user_update(map, key, flags);
+    default:
+      return -kErrNotSupported;
   }
 }
 
-int64_t user_delete(MapView map, const void* key) {
+int64_t user_delete(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
-    case kTypePerfEventArray: return perf_event_user_delete(map, key);
-    case kTypeRingbuf: return -kErrNotSupported;
-    default: return remove(map, key);
+    case kTypePerfEventArray:
+      return perf_event_user_delete(map, key);
+    case kTypeRingbuf:
+      return -kErrNotSupported;
+    default:
+      return remove(map, key, owner);
   }
 }
 
-int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags) {
+int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags, uint32_t owner) {
   if (flags != 0) return -kErrInvalid;
-  return map.spec->type == kTypeHash ? hash_remove(map, key, value) : -kErrNotSupported;
+  return map.spec->type == kTypeHash ? hash_remove(map, key, value, owner) : -kErrNotSupported;
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
   switch (map.spec->type) {
-    case kTypeHash: return hash_next_key(map, key_or_null, next_key);
-    case kTypeRingbuf: return -kErrNotSupported;
-    default: return array_next_key(*map.spec, key_or_null, next_key);
+    case kTypeHash:
+      return hash_next_key(map, key_or_null, next_key);
+    case kTypeRingbuf:
+      return -kErrNotSupported;
+    default:
+      return array_next_key(*map.spec, key_or_null, next_key);
   }
 }
 
@@ -116,7 +147,8 @@ void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
 bool ring_commit(MapView map, void* record, uint64_t flags, bool discard) {
   return program_side::ring_commit(map, record, flags, discard);
 }
-int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags, uint32_t owner, bool* wake) {
+int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags, uint32_t owner,
+                    bool* wake) {
   return program_side::ring_output(map, data, size, flags, owner, wake);
 }
 uint64_t ring_query(MapView map, uint64_t flags) { return program_side::ring_query(map, flags); }
@@ -129,7 +161,8 @@ uint32_t ring_prepare_wait(MapView map, bool* has_data) {
   return ring_prepare_wait_at(program_side::ring_of(map), has_data);
 }
 
-int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu, uint32_t owner, bool* wake) {
+int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
+                    uint32_t owner, bool* wake) {
   return program_side::perf_output(map, flags, data, size, cpu, owner, wake);
 }
 void perf_set_slot(MapView map, uint32_t slot, bool present) { perf_event_set_slot(map, slot, present); }
@@ -137,10 +170,13 @@ uint64_t perf_take_lost(MapView map, uint32_t slot) { return perf_event_take_los
 
 void repair(MapView map, uint32_t owner) {
   switch (map.spec->type) {
-    case kTypeHash: return hash_repair(map, owner);
+    case kTypeHash:
+      return hash_repair(map, owner);
     case kTypeRingbuf:
-    case kTypePerfEventArray: return ring_repair_at(program_side::ring_of(map), owner);
-    default: return;  // arrays hold nothing half done
+    case kTypePerfEventArray:
+      return ring_repair_at(program_side::ring_of(map), owner);
+    default:
+      return;  // arrays hold nothing half done
   }
 }
 

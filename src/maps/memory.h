@@ -1,27 +1,32 @@
-// The few memory primitives of the map core: word-wise copies and compares, relaxed and ordered atomics, 16-byte CAS.
-// Freestanding: no libc, general registers only.
+// The few memory primitives of the map core: word-wise copies and compares, relaxed and ordered atomics,
+// 16-byte CAS. Freestanding: no libc, general registers only.
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
-// On what programs call and a constant MapSpec folds to a few instructions: must be inlined into each program.
+// On what programs call and a constant MapSpec folds to a few instructions: must be inlined into each
+// program.
 #define BPFTIME_MAPS_FOLD inline __attribute__((always_inline))
 
 namespace bpftime::maps {
 
 // Linux errno numbers; the core cannot include <errno.h> everywhere it is compiled.
 inline constexpr int64_t kErrNoEntry = 2, kErrTooBig = 7, kErrAgain = 11, kErrNoMemory = 12, kErrBusy = 16,
-                         kErrExists = 17, kErrInvalid = 22, kErrNoSpace = 28, kErrBadMessage = 74, kErrOpNotSupported = 95,
+                         kErrExists = 17, kErrInvalid = 22, kErrNoSpace = 28, kErrBadMessage = 74,
+                         kErrOpNotSupported = 95,
                          kErrNotSupported = 524;  // the kernel's own ENOTSUPP, which bpf(2) lets through
 
 // enum bpf_map_type, update flags and map flags of <linux/bpf.h>, those in use here.
-inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypePerfEventArray = 4, kTypePercpuArray = 6, kTypeRingbuf = 27;
+inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypePerfEventArray = 4, kTypePercpuArray = 6,
+                          kTypeRingbuf = 27;
 inline constexpr uint64_t kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2, kUpdateLock = 4;
-inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNumaNode = 1u << 2, kFlagReadOnly = 1u << 3, kFlagWriteOnly = 1u << 4,
-                          kFlagZeroSeed = 1u << 6, kFlagReadOnlyProgram = 1u << 7, kFlagWriteOnlyProgram = 1u << 8,
-                          kFlagMmapable = 1u << 10, kFlagPreserveElements = 1u << 11, kFlagInnerMap = 1u << 12;
-inline constexpr uint32_t kFlagsAccess = kFlagReadOnly | kFlagWriteOnly | kFlagReadOnlyProgram | kFlagWriteOnlyProgram;
+inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNumaNode = 1u << 2, kFlagReadOnly = 1u << 3,
+                          kFlagWriteOnly = 1u << 4, kFlagZeroSeed = 1u << 6, kFlagReadOnlyProgram = 1u << 7,
+                          kFlagWriteOnlyProgram = 1u << 8, kFlagMmapable = 1u << 10,
+                          kFlagPreserveElements = 1u << 11, kFlagInnerMap = 1u << 12;
+inline constexpr uint32_t kFlagsAccess =
+    kFlagReadOnly | kFlagWriteOnly | kFlagReadOnlyProgram | kFlagWriteOnlyProgram;
 
 inline constexpr uint64_t kPage = 4096;
 
@@ -32,15 +37,24 @@ constexpr uint64_t power_of_two_at_least(uint64_t value) {
   return power;
 }
 
-// ---- atomics: every access to shared words goes through these, so that a racing peer means a stale value, not UB ----
+// ---- atomics: every access to shared words goes through these, so that a racing peer means a stale value,
+// not UB ----
 template <typename T>
-BPFTIME_MAPS_FOLD T load_relaxed(const T* at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+BPFTIME_MAPS_FOLD T load_relaxed(const T* at) {
+  return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
 template <typename T>
-BPFTIME_MAPS_FOLD T load_acquire(const T* at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+BPFTIME_MAPS_FOLD T load_acquire(const T* at) {
+  return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
 template <typename T>
-BPFTIME_MAPS_FOLD void store_relaxed(T* at, T value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
+BPFTIME_MAPS_FOLD void store_relaxed(T* at, T value) {
+  __atomic_store_n(at, value, __ATOMIC_RELAXED);
+}
 template <typename T>
-BPFTIME_MAPS_FOLD void store_release(T* at, T value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+BPFTIME_MAPS_FOLD void store_release(T* at, T value) {
+  __atomic_store_n(at, value, __ATOMIC_RELEASE);
+}
 template <typename T>
 BPFTIME_MAPS_FOLD bool compare_exchange(T* at, T expected, T desired) {
   return __atomic_compare_exchange_n(at, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
@@ -51,7 +65,8 @@ struct alignas(16) WordPair {
   uint64_t low;
   uint64_t high;
 };
-// Returns true when `*at` was `expected` and is now `desired`; else `expected` receives what was there (one atomic read).
+// Returns true when `*at` was `expected` and is now `desired`; else `expected` receives what was there (one
+// atomic read).
 BPFTIME_MAPS_FOLD bool compare_exchange_pair(WordPair* at, WordPair& expected, WordPair desired) {
   bool done;
   __asm__ __volatile__("lock cmpxchg16b %1"
@@ -61,7 +76,8 @@ BPFTIME_MAPS_FOLD bool compare_exchange_pair(WordPair* at, WordPair& expected, W
   return done;
 }
 
-// ---- copies. The map's side is 8-byte aligned and padded to words; the caller's side may be unaligned and exact ----
+// ---- copies. The map's side is 8-byte aligned and padded to words; the caller's side may be unaligned and
+// exact ----
 BPFTIME_MAPS_FOLD uint64_t read_word(const void* from) {
   uint64_t word;
   __builtin_memcpy(&word, from, 8);
@@ -97,7 +113,8 @@ BPFTIME_MAPS_FOLD void copy_in_padded(uint64_t* to, const void* from, uint32_t s
   if (size % 8 != 0) store_relaxed(&to[words], read_tail(bytes + uint64_t{words} * 8, size % 8));
 }
 
-// The same between buffers that both are exactly `size` bytes (ring payloads, array values: bytes behind are not ours).
+// The same between buffers that both are exactly `size` bytes (ring payloads, array values: bytes behind are
+// not ours).
 BPFTIME_MAPS_FOLD void copy_bytes(void* to, const void* from, uint64_t size) {
   uint8_t* out = static_cast<uint8_t*>(to);
   const uint8_t* in = static_cast<const uint8_t*>(from);
@@ -141,7 +158,8 @@ BPFTIME_MAPS_FOLD int compare_key(const uint64_t* stored, const void* key, uint3
   return 0;
 }
 
-// Multiply-and-fold over the key's words (the mixing step of wyhash); 4, 8 and 16 byte keys cost one to two multiplies.
+// Multiply-and-fold over the key's words (the mixing step of wyhash); 4, 8 and 16 byte keys cost one to two
+// multiplies.
 BPFTIME_MAPS_FOLD uint64_t mix(uint64_t a, uint64_t b) {
   unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);

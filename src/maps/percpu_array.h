@@ -1,12 +1,14 @@
-// BPF_MAP_TYPE_PERCPU_ARRAY: one array of values per possible CPU. Each CPU's values lie together, apart from the
-// others' cache lines; the stride between CPUs is a power of two while small, so that the address is shift and add.
+// BPF_MAP_TYPE_PERCPU_ARRAY: one array of values per possible CPU. Each CPU's values lie together, apart from
+// the others' cache lines; the stride between CPUs is a power of two while small, so that the address is
+// shift and add.
 #pragma once
 
 #include "maps/array.h"
 
 namespace bpftime::maps {
 
-inline constexpr uint64_t kPercpuValueMax = 32768;  // PCPU_MIN_UNIT_SIZE: the kernel's limit for one per-CPU value
+inline constexpr uint64_t kPercpuValueMax =
+    32768;  // PCPU_MIN_UNIT_SIZE: the kernel's limit for one per-CPU value
 
 inline int64_t percpu_array_check(const MapSpec& spec) {
   int64_t error = array_like_check(spec);
@@ -20,10 +22,17 @@ BPFTIME_MAPS_FOLD uint64_t percpu_array_cpu_stride(const MapSpec& spec) {
   uint64_t bytes = array_stride(spec) * spec.max_entries;
   if (bytes > kPage) return align_up(bytes, 128);
   // power_of_two_at_least(max(bytes, 128)), unrolled so that it folds at -O1.
-  return bytes <= 128 ? 128 : bytes <= 256 ? 256 : bytes <= 512 ? 512 : bytes <= 1024 ? 1024 : bytes <= 2048 ? 2048 : 4096;
+  return bytes <= 128    ? 128
+         : bytes <= 256  ? 256
+         : bytes <= 512  ? 512
+         : bytes <= 1024 ? 1024
+         : bytes <= 2048 ? 2048
+                         : 4096;
 }
 
-inline uint64_t percpu_array_size(const MapSpec& spec) { return percpu_array_cpu_stride(spec) * spec.cpu_count; }
+inline uint64_t percpu_array_size(const MapSpec& spec) {
+  return percpu_array_cpu_stride(spec) * spec.cpu_count;
+}
 
 // `cpu` comes from memory the application can write (rseq), hence the clamp.
 BPFTIME_MAPS_FOLD void* percpu_array_lookup(MapView map, const void* key, uint32_t cpu) {
@@ -33,7 +42,8 @@ BPFTIME_MAPS_FOLD void* percpu_array_lookup(MapView map, const void* key, uint32
   return map.base + cpu * percpu_array_cpu_stride(*map.spec) + index * array_stride(*map.spec);
 }
 
-BPFTIME_MAPS_FOLD int64_t percpu_array_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu) {
+BPFTIME_MAPS_FOLD int64_t percpu_array_update(MapView map, const void* key, const void* value, uint64_t flags,
+                                              uint32_t cpu) {
   int64_t error = array_update_check(*map.spec, array_index(key), flags);
   if (error != 0) return error;
   copy_bytes(percpu_array_lookup(map, key, cpu), value, map.spec->value_size);
@@ -54,7 +64,8 @@ inline int64_t percpu_array_user_update(MapView map, const void* key, const void
   if (error != 0) return error;
   uint64_t stride = array_stride(*map.spec);
   for (uint32_t cpu = 0; cpu < map.spec->cpu_count; cpu++) {
-    copy_bytes(percpu_array_lookup(map, key, cpu), static_cast<const uint8_t*>(values) + cpu * stride, stride);
+    copy_bytes(percpu_array_lookup(map, key, cpu), static_cast<const uint8_t*>(values) + cpu * stride,
+               stride);
   }
   return 0;
 }

@@ -1,5 +1,5 @@
-// BPF_MAP_TYPE_PERF_EVENT_ARRAY: which slots have an event (the daemon maintains that), and a staging ring that takes the
-// records of all slots. The daemon moves them from there into the clients' perf rings.
+// BPF_MAP_TYPE_PERF_EVENT_ARRAY: which slots have an event (the daemon maintains that), and a staging ring
+// that takes the records of all slots. The daemon moves them from there into the clients' perf rings.
 //
 //   +0      a ring (ring.h) of perf_ring_size() bytes, records: PerfRecordHeader, data
 //   then    PerfSlot[max_entries]
@@ -20,7 +20,8 @@ struct PerfSlot {
 
 inline int64_t perf_event_array_check(const MapSpec& spec) {
   // fd_array_map_alloc_check: values are descriptors, programs cannot be kept from them.
-  if (spec.value_size != 4 || (spec.flags & (kFlagReadOnlyProgram | kFlagWriteOnlyProgram)) != 0) return -kErrInvalid;
+  if (spec.value_size != 4 || (spec.flags & (kFlagReadOnlyProgram | kFlagWriteOnlyProgram)) != 0)
+    return -kErrInvalid;
   return array_like_check(spec);
 }
 
@@ -37,8 +38,8 @@ BPFTIME_MAPS_FOLD PerfSlot* perf_slot(MapView map, uint32_t slot) {
   return reinterpret_cast<PerfSlot*>(map.base + ring_memory(perf_ring_size(*map.spec))) + slot;
 }
 
-BPFTIME_MAPS_FOLD int64_t perf_event_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
-                                            uint32_t owner, bool* wake) {
+BPFTIME_MAPS_FOLD int64_t perf_event_output(MapView map, uint64_t flags, const void* data, uint64_t size,
+                                            uint32_t cpu, uint32_t owner, bool* wake) {
   *wake = false;
   if ((flags & ~kPerfIndexMask) != 0) return -kErrInvalid;
   uint32_t slot = static_cast<uint32_t>(flags);
@@ -67,7 +68,8 @@ inline uint64_t perf_event_take_lost(MapView map, uint32_t slot) {
   return __atomic_exchange_n(&perf_slot(map, slot)->lost, 0u, __ATOMIC_RELAXED);
 }
 
-// bpf(2) on a slot. That the value is a descriptor of an event is the caller's to check (-EBADF, -EINVAL) after these.
+// bpf(2) on a slot. That the value is a descriptor of an event is the caller's to check (-EBADF, -EINVAL)
+// after these.
 inline int64_t perf_event_user_update(MapView map, const void* key, uint64_t flags) {
   if (flags != kUpdateAny) return -kErrInvalid;
   if (array_index(key) >= map.spec->max_entries) return -kErrTooBig;
@@ -76,7 +78,9 @@ inline int64_t perf_event_user_update(MapView map, const void* key, uint64_t fla
 }
 inline int64_t perf_event_user_delete(MapView map, const void* key) {
   if (array_index(key) >= map.spec->max_entries) return -kErrTooBig;
-  return __atomic_exchange_n(&perf_slot(map, array_index(key))->present, 0u, __ATOMIC_ACQ_REL) != 0 ? 0 : -kErrNoEntry;
+  return __atomic_exchange_n(&perf_slot(map, array_index(key))->present, 0u, __ATOMIC_ACQ_REL) != 0
+             ? 0
+             : -kErrNoEntry;
 }
 
 }  // namespace bpftime::maps

@@ -1,7 +1,8 @@
-// What programs call, as inline functions: the one switch over map types on the program's side. With a constant spec the
-// compiler folds it to the type's own code (an array lookup becomes a compare and an address).
-// Freestanding; include this, not map.h, in code that becomes LLVM bitcode. Semantics: map.h, same names there.
-// A new map type: one file, and one case in each switch here and in map.cc where it does more than refuse.
+// What programs call, as inline functions: the one switch over map types on the program's side. With a
+// constant spec the compiler folds it to the type's own code (an array lookup becomes a compare and an
+// address). Freestanding; include this, not map.h, in code that becomes LLVM bitcode. Semantics: map.h, same
+// names there. A new map type: one file, and one case in each switch here and in map.cc where it does more
+// than refuse.
 #pragma once
 
 #include "maps/array.h"
@@ -14,30 +15,43 @@ namespace bpftime::maps::program_side {
 
 BPFTIME_MAPS_FOLD void* lookup_percpu(MapView map, const void* key, uint32_t cpu) {
   switch (map.spec->type) {
-    case kTypeHash: return hash_lookup(map, key);
-    case kTypeArray: return array_lookup(map, key);
-    case kTypePercpuArray: return percpu_array_lookup(map, key, cpu);
-    default: return nullptr;
-  }
-}
-BPFTIME_MAPS_FOLD void* lookup(MapView map, const void* key) { return program_side::lookup_percpu(map, key, 0); }
-
-BPFTIME_MAPS_FOLD int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu,
-                                 uint32_t owner) {
-  switch (map.spec->type) {
-    case kTypeHash: return hash_update(map, key, value, flags, owner);
-    case kTypeArray: return array_update(map, key, value, flags);
-    case kTypePercpuArray: return percpu_array_update(map, key, value, flags, cpu);
-    default: return -kErrOpNotSupported;
-  }
-}
-
-BPFTIME_MAPS_FOLD int64_t remove(MapView map, const void* key) {
-  switch (map.spec->type) {
-    case kTypeHash: return hash_remove(map, key, nullptr);
+    case kTypeHash:
+      return hash_lookup(map, key);
     case kTypeArray:
-    case kTypePercpuArray: return -kErrInvalid;  // array_map_delete_elem
-    default: return -kErrOpNotSupported;
+      return array_lookup(map, key);
+    case kTypePercpuArray:
+      return percpu_array_lookup(map, key, cpu);
+    default:
+      return nullptr;
+  }
+}
+BPFTIME_MAPS_FOLD void* lookup(MapView map, const void* key) {
+  return program_side::lookup_percpu(map, key, 0);
+}
+
+BPFTIME_MAPS_FOLD int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
+                                 uint32_t cpu, uint32_t owner) {
+  switch (map.spec->type) {
+    case kTypeHash:
+      return hash_update(map, key, value, flags, owner);
+    case kTypeArray:
+      return array_update(map, key, value, flags);
+    case kTypePercpuArray:
+      return percpu_array_update(map, key, value, flags, cpu);
+    default:
+      return -kErrOpNotSupported;
+  }
+}
+
+BPFTIME_MAPS_FOLD int64_t remove(MapView map, const void* key, uint32_t owner) {
+  switch (map.spec->type) {
+    case kTypeHash:
+      return hash_remove(map, key, nullptr, owner);
+    case kTypeArray:
+    case kTypePercpuArray:
+      return -kErrInvalid;  // array_map_delete_elem
+    default:
+      return -kErrOpNotSupported;
   }
 }
 
@@ -50,8 +64,8 @@ BPFTIME_MAPS_FOLD void* ring_reserve(MapView map, uint64_t size, uint64_t flags,
 BPFTIME_MAPS_FOLD bool ring_commit(MapView map, void* record, uint64_t flags, bool discard) {
   return ring_commit_at(ring_of(map), record, flags, discard);
 }
-BPFTIME_MAPS_FOLD int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags, uint32_t owner,
-                                      bool* wake) {
+BPFTIME_MAPS_FOLD int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags,
+                                      uint32_t owner, bool* wake) {
   *wake = false;
   if ((flags & ~(kRingNoWakeup | kRingForceWakeup)) != 0) return -kErrInvalid;
   void* record = program_side::ring_reserve(map, size, 0, owner);
@@ -60,10 +74,12 @@ BPFTIME_MAPS_FOLD int64_t ring_output(MapView map, const void* data, uint64_t si
   *wake = program_side::ring_commit(map, record, flags, false);
   return 0;
 }
-BPFTIME_MAPS_FOLD uint64_t ring_query(MapView map, uint64_t flags) { return ring_query_at(ring_of(map), flags); }
+BPFTIME_MAPS_FOLD uint64_t ring_query(MapView map, uint64_t flags) {
+  return ring_query_at(ring_of(map), flags);
+}
 BPFTIME_MAPS_FOLD uint32_t* ring_wake_word(MapView map) { return &ring_of(map).producer->wake_word; }
-BPFTIME_MAPS_FOLD int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
-                                      uint32_t owner, bool* wake) {
+BPFTIME_MAPS_FOLD int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size,
+                                      uint32_t cpu, uint32_t owner, bool* wake) {
   return perf_event_output(map, flags, data, size, cpu, owner, wake);
 }
 

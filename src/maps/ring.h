@@ -3,23 +3,32 @@
 //   +0          consumer page   u64 consumer position (clients map it read-write)
 //   +4096       producer page   RingProducer; clients map from here on read-only: page, data, copy of data
 //   +8192       data            `size` bytes
-//   +8192+size  copy            where a record that reaches the end of the data is simply continued: the kernel maps
-//                               the data twice, a memfd cannot, and a consumer that reads on past the end sees the same
+//   +8192+size  copy            where a record that reaches the end of the data is simply continued: the
+//   kernel maps
+//                               the data twice, a memfd cannot, and a consumer that reads on past the end
+//                               sees the same
 //   then        reservations    Reservation[window]
 //
 // Rules for whoever edits this file:
-//  1. Positions are byte counts since creation, multiples of 8, and only rise. Offset in the data: position & (size-1).
-//  2. Reserving is one cmpxchg16b on `control` = {reserved position, last reservation: its size, owner, ticket}.
-//     Before that CAS the previous reservation stands in the reservation table (written by its owner, else by us): so at
-//     any moment every reservation's size and owner is known, whoever died where.
-//  3. The table is indexed by ticket. An entry is reused only when the reservation in it is published. Its owner writes
-//     it by plain stores; anyone else by cmpxchg16b from an older entry, which a late helper cannot repeat. Nobody but
-//     the owner (or the repairer, for the dead) ever writes to the data.
-//  4. The producer position, which consumers read, passes a reservation only when its entry says kDone: its header and
-//     payload are final. Whoever finishes the oldest open reservation publishes the finished ones behind it. So
-//     consumers never meet a hole or a busy record, and a dead producer delays them until repair, as a busy one.
-//  5. Committing stores kDone, then CASes the producer position (a full barrier on both sides): of two producers
-//     finishing neighbouring records at least one sees the other.
+//  1. Positions are byte counts since creation, multiples of 8, and only rise. Offset in the data: position &
+//  (size-1).
+//  2. Reserving is one cmpxchg16b on `control` = {reserved position, last reservation: its size, owner,
+//  ticket}.
+//     Before that CAS the previous reservation stands in the reservation table (written by its owner, else by
+//     us): so at any moment every reservation's size and owner is known, whoever died where.
+//  3. The table is indexed by ticket. An entry is reused only when the reservation in it is published. Its
+//  owner writes
+//     it by plain stores; anyone else by cmpxchg16b from an older entry, which a late helper cannot repeat.
+//     Nobody but the owner (or the repairer, for the dead) ever writes to the data.
+//  4. The producer position, which consumers read, passes a reservation only when its entry says kDone: its
+//  header and
+//     payload are final. Whoever finishes the oldest open reservation publishes the finished ones behind it.
+//     So consumers never meet a hole or a busy record, and a dead producer delays them until repair, as a
+//     busy one.
+//  5. Committing stores kDone, then CASes the producer position (a full barrier on both sides): of two
+//  producers
+//     finishing neighbouring records at least one sees the other. Others may finish records as fast as one
+//     publishes them; after kPublishMax it leaves the rest to whoever commits next (`handover`).
 #pragma once
 
 #include "maps/array.h"
@@ -30,17 +39,22 @@ inline constexpr uint32_t kRecordBusy = 1u << 31, kRecordDiscarded = 1u << 30;
 inline constexpr uint32_t kRecordHeaderSize = 8;
 inline constexpr uint32_t kRecordSizeMax = 0xffffffffu / 4;
 inline constexpr uint64_t kRingNoWakeup = 1, kRingForceWakeup = 2;
-inline constexpr uint64_t kRingQueryAvailable = 0, kRingQuerySize = 1, kRingQueryConsumer = 2, kRingQueryProducer = 3;
+inline constexpr uint64_t kRingQueryAvailable = 0, kRingQuerySize = 1, kRingQueryConsumer = 2,
+                          kRingQueryProducer = 3;
 inline constexpr uint32_t kRingWindowMax = 4096;  // reservations open at once (a power of two)
 inline constexpr uint32_t kRingTriesMax = 4096;   // lost races of one reservation before it reports "full"
+inline constexpr uint32_t kPublishMax = 65536;    // records one commit publishes for others
+inline constexpr uint32_t kHandover = 1u << 31;
 inline constexpr uint32_t kTicketBits = 15, kOwnerBits = 22;  // PID_MAX_LIMIT is 2^22
 
 struct RingProducer {
-  uint64_t position;        // published; read by consumers
+  uint64_t position;  // published; read by consumers
   uint64_t padding[7];
-  WordPair control;         // low: reserved position; high: last reservation, see pack_last
+  WordPair control;  // low: reserved position; high: last reservation, see pack_last
   uint64_t padding2[6];
-  uint32_t wake_word;       // bit 0: a consumer sleeps; the rest counts wake-ups
+  uint32_t wake_word;  // bit 0: a consumer sleeps; the rest counts wake-ups
+  uint32_t
+      handover;  // kHandover | ticket of the record at `position`: whoever commits next publishes on from it
 };
 static_assert(offsetof(RingProducer, control) == 64 && offsetof(RingProducer, wake_word) == 128);
 
@@ -57,7 +71,9 @@ struct Ring {
   uint32_t window;  // entries of the table; power of two
 };
 
-constexpr uint32_t ring_window(uint32_t size) { return size / 8 < kRingWindowMax ? size / 8 : kRingWindowMax; }
+constexpr uint32_t ring_window(uint32_t size) {
+  return size / 8 < kRingWindowMax ? size / 8 : kRingWindowMax;
+}
 constexpr uint64_t ring_memory(uint32_t size) {
   return 2 * kPage + 2 * uint64_t{size} + align_up(ring_window(size) * sizeof(Reservation), kPage);
 }
@@ -78,7 +94,9 @@ BPFTIME_MAPS_FOLD uint64_t pack_last(uint64_t total, uint32_t owner, uint32_t ti
          (ticket & ((1u << kTicketBits) - 1));
 }
 BPFTIME_MAPS_FOLD uint64_t last_total(uint64_t last) { return (last >> (kTicketBits + kOwnerBits)) * 8; }
-BPFTIME_MAPS_FOLD uint32_t last_owner(uint64_t last) { return (last >> kTicketBits) & ((1u << kOwnerBits) - 1); }
+BPFTIME_MAPS_FOLD uint32_t last_owner(uint64_t last) {
+  return (last >> kTicketBits) & ((1u << kOwnerBits) - 1);
+}
 BPFTIME_MAPS_FOLD uint32_t last_ticket(uint64_t last) { return last & ((1u << kTicketBits) - 1); }
 
 BPFTIME_MAPS_FOLD Reservation* ring_entry(const Ring& ring, uint32_t ticket) {
@@ -92,8 +110,10 @@ inline void ring_enter_last(const Ring& ring, WordPair control) {
   uint64_t start = control.low - last_total(control.high);
   Reservation* entry = ring_entry(ring, last_ticket(control.high));
   Reservation expected = {load_acquire(&entry->low), load_acquire(&entry->high)};
-  if ((expected.low & ~uint64_t{7}) >= start + 8) return;  // entered; or the table moved on, and so did `control`
-  compare_exchange_pair(entry, expected, {start + 8, last_total(control.high) << 32 | last_owner(control.high)});
+  if ((expected.low & ~uint64_t{7}) >= start + 8)
+    return;  // entered; or the table moved on, and so did `control`
+  compare_exchange_pair(entry, expected,
+                        {start + 8, last_total(control.high) << 32 | last_owner(control.high)});
 }
 
 // One atomic read of both words.
@@ -120,7 +140,8 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
       continue;
     }
     Reservation* previous = ring_entry(ring, last_ticket(control.high));
-    if (control.high != 0 && (load_acquire(&previous->low) & ~uint64_t{7}) != start - last_total(control.high) + 8) {
+    if (control.high != 0 &&
+        (load_acquire(&previous->low) & ~uint64_t{7}) != start - last_total(control.high) + 8) {
       WordPair now = ring_read_control(ring);
       if (now.low != control.low || now.high != control.high) {
         control = now;
@@ -133,11 +154,13 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
     uint64_t occupant = load_acquire(&entry->low);
     if (occupant != 0 && entry_start(occupant) >= load_acquire(&producer->position)) {
       WordPair now = ring_read_control(ring);
-      if (now.low == control.low && now.high == control.high) return nullptr;  // too many reservations are open
+      if (now.low == control.low && now.high == control.high)
+        return nullptr;  // too many reservations are open
       control = now;
       continue;
     }
-    if (!compare_exchange_pair(&producer->control, control, {start + total, pack_last(total, owner, ticket)})) continue;
+    if (!compare_exchange_pair(&producer->control, control, {start + total, pack_last(total, owner, ticket)}))
+      continue;
     uint8_t* header = ring.data + (start & (ring.size - 1));
     store_relaxed(&entry->high, total << 32 | (owner & ((1u << kOwnerBits) - 1)));
     store_release(&entry->low, start + 8);
@@ -151,9 +174,14 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
 
 // Publishes the finished reservations from `start` (held by `ticket`) on, if `start` is the oldest open one.
 // Returns the position behind the last one published; `start` when nothing was.
-BPFTIME_MAPS_FOLD uint64_t ring_publish(const Ring& ring, uint64_t start, uint32_t ticket) {
+BPFTIME_MAPS_FOLD uint64_t ring_publish(const Ring& ring, uint64_t start, uint32_t ticket,
+                                        uint32_t limit = kPublishMax) {
   uint64_t position = start;
-  for (uint32_t count = 0; count < ring.window; count++) {
+  for (uint32_t count = 0;; count++) {
+    if (count == limit) {
+      store_release(&ring.producer->handover, kHandover | ((ticket + count) & (ring.window - 1)));
+      return position;
+    }
     Reservation* entry = ring_entry(ring, ticket + count);
     if (load_acquire(&entry->low) != ((position + 8) | kDone)) return position;
     uint64_t total = load_relaxed(&entry->high) >> 32 & ~uint64_t{7};
@@ -180,9 +208,18 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
   uint64_t start = entry_start(low);
   store_release(&entry->low, low | kDone);
   uint64_t end = ring_publish(ring, start, ticket);
+  if (load_relaxed(&ring.producer->handover) != 0) {
+    uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
+    uint64_t from = load_acquire(&ring.producer->position);
+    // A stale ticket does no harm: the entry is not of this position then, and its owner publishes it.
+    uint64_t to = word != 0 ? ring_publish(ring, from, word & ~kHandover) : from;
+    if (to != from && end == start) start = from;
+    if (to != from) end = to;
+  }
   if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
-  // As Linux: only when the consumer had read everything before what became visible now. (The CAS that published is
-  // the barrier between that and this read; a consumer announces itself before it looks at the position.)
+  // As Linux: only when the consumer had read everything before what became visible now. (The CAS that
+  // published is the barrier between that and this read; a consumer announces itself before it looks at the
+  // position.)
   if ((flags & kRingNoWakeup) || load_acquire(ring.consumer) - start >= end - start) return false;
   return ring_take_wake(ring.producer);
 }
@@ -208,7 +245,8 @@ inline uint32_t ring_prepare_wait_at(const Ring& ring, bool* has_data) {
   return word;
 }
 
-// Every number below is hostile until it has been compared with `available`, which is at most the ring's size.
+// Every number below is hostile until it has been compared with `available`, which is at most the ring's
+// size.
 inline int64_t ring_consume_at(const Ring& ring, void* buffer, uint64_t capacity) {
   uint64_t published = load_acquire(&ring.producer->position);
   uint64_t position = load_relaxed(ring.consumer);
@@ -230,7 +268,8 @@ inline int64_t ring_consume_at(const Ring& ring, void* buffer, uint64_t capacity
   return -kErrBadMessage;
 }
 
-// After the death of `owner`: its open reservations become discarded records, and what is finished is published.
+// After the death of `owner`: its open reservations become discarded records, and what is finished is
+// published.
 inline void ring_repair_at(const Ring& ring, uint32_t owner) {
   owner &= (1u << kOwnerBits) - 1;
   WordPair control = ring_read_control(ring);

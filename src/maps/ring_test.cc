@@ -1,5 +1,5 @@
-// Ring buffers: against a model, with a consumer that reads as libbpf does, and against the kernel's own ring buffer fed
-// by a program (BPF_PROG_TEST_RUN).
+// Ring buffers: against a model, with a consumer that reads as libbpf does, and against the kernel's own ring
+// buffer fed by a program (BPF_PROG_TEST_RUN).
 #include <sys/socket.h>
 
 #include <vector>
@@ -10,10 +10,10 @@
 namespace bpftime::maps::test {
 namespace {
 
-// What libbpf's ringbuf_process_ring does with its two mappings: consumer page, and producer page with the data behind.
-// Returns the payloads seen; `limit` records at most.
-std::vector<std::vector<uint8_t>> consume_as_libbpf(uint8_t* consumer_page, const uint8_t* producer_page, uint64_t mask,
-                                                    size_t limit) {
+// What libbpf's ringbuf_process_ring does with its two mappings: consumer page, and producer page with the
+// data behind. Returns the payloads seen; `limit` records at most.
+std::vector<std::vector<uint8_t>> consume_as_libbpf(uint8_t* consumer_page, const uint8_t* producer_page,
+                                                    uint64_t mask, size_t limit) {
   std::vector<std::vector<uint8_t>> records;
   auto* consumer = reinterpret_cast<uint64_t*>(consumer_page);
   auto* producer = reinterpret_cast<const uint64_t*>(producer_page);
@@ -51,16 +51,25 @@ struct Model {
 
 class ModelRun {
  public:
-  ModelRun(const SharedMap& shared, Model& model) : map_(shared.view()), size_(shared.spec().max_entries), model_(model) {}
+  ModelRun(const SharedMap& shared, Model& model)
+      : map_(shared.view()), size_(shared.spec().max_entries), model_(model) {}
 
   void step(std::mt19937_64& random) {
     model_.operations++;
     switch (random() % 8) {
-      case 0: case 1: case 2: return reserve(random);
-      case 3: case 4: return commit(random);
-      case 5: return output(random);
-      case 6: return consume(random);
-      default: return random() % 2 ? query(random) : prepare();
+      case 0:
+      case 1:
+      case 2:
+        return reserve(random);
+      case 3:
+      case 4:
+        return commit(random);
+      case 5:
+        return output(random);
+      case 6:
+        return consume(random);
+      default:
+        return random() % 2 ? query(random) : prepare();
     }
   }
 
@@ -81,10 +90,14 @@ class ModelRun {
   }
   uint64_t random_length(std::mt19937_64& random) const {
     switch (random() % 16) {
-      case 0: return random() % (2 * size_);
-      case 1: return size_ - random() % 24;
-      case 2: return uint64_t{1} << (random() % 64);
-      default: return random() % (size_ / 8);
+      case 0:
+        return random() % (2 * size_);
+      case 1:
+        return size_ - random() % 24;
+      case 2:
+        return uint64_t{1} << (random() % 64);
+      default:
+        return random() % (size_ / 8);
     }
   }
   ModelRecord& push(uint64_t length, uint64_t offset, uint8_t fill, State state) {
@@ -102,7 +115,8 @@ class ModelRun {
 
   void reserve(std::mt19937_64& random) {
     uint64_t length = random_length(random), flags = random() % 16 == 0 ? random() % 4 : 0;
-    auto* record = static_cast<uint8_t*>(ring_reserve(map_, length, flags, static_cast<uint32_t>(1 + random() % 3)));
+    auto* record =
+        static_cast<uint8_t*>(ring_reserve(map_, length, flags, static_cast<uint32_t>(1 + random() % 3)));
     bool possible = flags == 0 && fits(length);
     expect((record != nullptr) == possible, "reserve", record != nullptr, possible);
     if (!possible) model_.hard++;
@@ -156,12 +170,14 @@ class ModelRun {
       }
     }
     size_t taken = 0;
-    // A consumer that stops at its limit has not looked at what follows; one that found too little took discards too.
+    // A consumer that stops at its limit has not looked at what follows; one that found too little took
+    // discards too.
     while (model_.first < model_.last && at(model_.first).state != State::kOpen && taken < limit) {
       const ModelRecord& record = at(model_.first++);
       model_.consumed = record.start + (record.length + 15) / 8 * 8;
       if (record.state == State::kDiscarded) continue;
-      bool same = taken < records.size() && records[taken] == std::vector<uint8_t>(record.length, record.fill);
+      bool same =
+          taken < records.size() && records[taken] == std::vector<uint8_t>(record.length, record.fill);
       expect(same, "record", taken, records.size());
       taken++;
     }
@@ -222,8 +238,9 @@ TEST(RingBuffer, BehavesAsTheModel) {
       if (second) model->second_process += 100;
     });
     ASSERT_EQ(model->failures, 0u) << model->failure << ", ring of " << size;
-    printf("%llu operations, %llu failing, %llu in the second process\n", static_cast<unsigned long long>(model->operations),
-           static_cast<unsigned long long>(model->hard), static_cast<unsigned long long>(model->second_process));
+    printf("%llu operations, %llu failing, %llu in the second process\n",
+           static_cast<unsigned long long>(model->operations), static_cast<unsigned long long>(model->hard),
+           static_cast<unsigned long long>(model->second_process));
     EXPECT_GE(model->hard * 5, model->operations);
   }
 }
@@ -248,7 +265,8 @@ bpf_insn instruction(uint8_t code, uint8_t dst, uint8_t src, int16_t offset, int
 
 // A program that does what the request in the only value of an array map says.
 int64_t load_ring_program(int64_t map_fd, int64_t request_fd) {
-  constexpr uint8_t kMov = BPF_ALU64 | BPF_MOV | BPF_X, kLoad = BPF_LDX | BPF_MEM | BPF_DW, kStore = BPF_STX | BPF_MEM | BPF_DW;
+  constexpr uint8_t kMov = BPF_ALU64 | BPF_MOV | BPF_X, kLoad = BPF_LDX | BPF_MEM | BPF_DW,
+                    kStore = BPF_STX | BPF_MEM | BPF_DW;
   constexpr int kOutput = 130, kQuery = 134;
   bpf_insn program[] = {
       instruction(BPF_LD | BPF_IMM | BPF_DW, 6, BPF_PSEUDO_MAP_VALUE, 0, static_cast<int32_t>(request_fd)),
@@ -306,8 +324,10 @@ TEST(RingBuffer, OutputQueryAndRecordsEqualTheKernels) {
   Request& request = *static_cast<Request*>(mapped);
   int64_t program = load_ring_program(kernel, request_map);
   ASSERT_GE(program, 0) << strerror(static_cast<int>(-program));
-  auto* consumer = static_cast<uint8_t*>(mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, static_cast<int>(kernel), 0));
-  auto* producer = static_cast<uint8_t*>(mmap(nullptr, 4096 + 2 * kSize, PROT_READ, MAP_SHARED, static_cast<int>(kernel), 4096));
+  auto* consumer = static_cast<uint8_t*>(
+      mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, static_cast<int>(kernel), 0));
+  auto* producer = static_cast<uint8_t*>(
+      mmap(nullptr, 4096 + 2 * kSize, PROT_READ, MAP_SHARED, static_cast<int>(kernel), 4096));
   ASSERT_TRUE(consumer != MAP_FAILED && producer != MAP_FAILED);
   SharedMap ours(spec);
   MapView map = ours.view();
@@ -317,17 +337,23 @@ TEST(RingBuffer, OutputQueryAndRecordsEqualTheKernels) {
     const char* what = nullptr;
     if (random() % 5 == 0) {
       size_t limit = random() % 6;
-      if (consume_as_libbpf(map.base, map.base + 4096, kSize - 1, limit) != consume_as_libbpf(consumer, producer, kSize - 1, limit)) {
+      if (consume_as_libbpf(map.base, map.base + 4096, kSize - 1, limit) !=
+          consume_as_libbpf(consumer, producer, kSize - 1, limit)) {
         what = "records";
       }
     } else {
-      request = {random() % 8 == 0, random() % (sizeof(Request::data) + 1), random() % 4 == 0 ? random() % 6 : 0, 0, {}};
+      request = {random() % 8 == 0,
+                 random() % (sizeof(Request::data) + 1),
+                 random() % 4 == 0 ? random() % 6 : 0,
+                 0,
+                 {}};
       for (uint8_t& byte : request.data) byte = static_cast<uint8_t>(random());
       union bpf_attr attr = {};
       attr.test.prog_fd = static_cast<uint32_t>(program);
       bool wake;
-      int64_t result = request.kind == 0 ? ring_output(map, request.data, request.size, request.flags, 1, &wake)
-                                         : static_cast<int64_t>(ring_query(map, request.flags));
+      int64_t result = request.kind == 0
+                           ? ring_output(map, request.data, request.size, request.flags, 1, &wake)
+                           : static_cast<int64_t>(ring_query(map, request.flags));
       int64_t error = kernel_bpf(BPF_PROG_TEST_RUN, &attr);
       if (error < 0) {
         what = "BPF_PROG_TEST_RUN failed";
@@ -336,7 +362,8 @@ TEST(RingBuffer, OutputQueryAndRecordsEqualTheKernels) {
       }
       if (result < 0) statistics->hard++;
     }
-    if (what != nullptr && statistics->failures++ == 0) snprintf(statistics->failure, sizeof(statistics->failure), "%s", what);
+    if (what != nullptr && statistics->failures++ == 0)
+      snprintf(statistics->failure, sizeof(statistics->failure), "%s", what);
   };
   alternate(static_cast<int>(test_rounds(600)), [&](int number, bool second) {
     std::mt19937_64 random(seed * 1000003 + static_cast<uint64_t>(number));
@@ -344,8 +371,10 @@ TEST(RingBuffer, OutputQueryAndRecordsEqualTheKernels) {
     if (second) statistics->second_process += 100;
   });
   EXPECT_EQ(statistics->failures, 0u) << statistics->failure;
-  printf("%llu operations, %llu failing, %llu in the second process\n", static_cast<unsigned long long>(statistics->operations),
-         static_cast<unsigned long long>(statistics->hard), static_cast<unsigned long long>(statistics->second_process));
+  printf("%llu operations, %llu failing, %llu in the second process\n",
+         static_cast<unsigned long long>(statistics->operations),
+         static_cast<unsigned long long>(statistics->hard),
+         static_cast<unsigned long long>(statistics->second_process));
   EXPECT_GE(statistics->hard * 5, statistics->operations);
   munmap(consumer, 4096);
   munmap(producer, 4096 + 2 * kSize);
@@ -370,6 +399,23 @@ TEST(RingBuffer, ManyOpenReservationsReportFullInsteadOfForgetting) {
   while (ring_consume(map, &value, 8) == 8) received++;
   EXPECT_EQ(received, accepted);
   EXPECT_EQ(ring_output(map, &value, 8, 0, 2, &wake), 0);
+}
+
+TEST(RingBuffer, WhatOnePublisherLeavesTheNextCommitPublishes) {
+  SharedMap shared({kTypeRingbuf, 0, 0, 4096, 0, 2});
+  MapView map = shared.view();
+  Ring ring = program_side::ring_of(map);
+  auto* first = static_cast<uint8_t*>(ring_reserve(map, 8, 0, 1));
+  uint64_t value = 1;
+  bool wake;
+  for (int i = 0; i < 9; i++) ASSERT_EQ(ring_output(map, &value, 8, 0, 1, &wake), 0);
+  // Finish the first as ring_commit does, but with a publisher that gives up after four records.
+  *reinterpret_cast<uint64_t*>(first - 8) = 8;
+  ring.table[1].low |= kDone;
+  EXPECT_EQ(ring_publish(ring, 0, 1, 4), 4 * 16u);
+  EXPECT_EQ(ring.producer->position, 4 * 16u);
+  ASSERT_EQ(ring_output(map, &value, 8, 0, 1, &wake), 0);
+  EXPECT_EQ(ring.producer->position, 11 * 16u);
 }
 
 TEST(PerfEventArray, OutputAnswersAsBpfPerfEventOutput) {

@@ -1,4 +1,5 @@
-// What the map tests share: a map in a shared mapping between guard pages, child processes, seeds, the kernel's maps.
+// What the map tests share: a map in a shared mapping between guard pages, child processes, seeds, the
+// kernel's maps.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -27,7 +28,8 @@ class SharedMap {
   explicit SharedMap(const MapSpec& spec) : spec_(spec), size_(memory_size(spec)) {
     int fd = memfd_create("map-test", 0);
     EXPECT_EQ(ftruncate(fd, static_cast<off_t>(size_)), 0);
-    guarded_ = static_cast<uint8_t*>(mmap(nullptr, size_ + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    guarded_ = static_cast<uint8_t*>(
+        mmap(nullptr, size_ + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     mmap(guarded_ + 4096, size_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
     close(fd);
     initialize(view());
@@ -50,7 +52,9 @@ class SharedMap {
 template <typename T>
 class Shared {
  public:
-  Shared() : value_(static_cast<T*>(mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
+  Shared()
+      : value_(static_cast<T*>(
+            mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
   ~Shared() { munmap(value_, sizeof(T)); }
   T* operator->() const { return value_; }
   T& operator*() const { return *value_; }
@@ -73,11 +77,12 @@ inline uint64_t test_rounds(uint64_t usual) {
   return factor != nullptr ? usual * strtoull(factor, nullptr, 0) : usual;
 }
 
-// Runs `body` in a child, which exits with its result. Children die with a deadline instead of hanging the test.
+// Runs `body` in a child, which exits with its result. Children die with a deadline instead of hanging the
+// test.
 inline pid_t start_child(const std::function<int()>& body) {
   pid_t pid = fork();
   if (pid != 0) return pid;
-  alarm(100);
+  alarm(getenv("BPFTIME_TEST_ROUNDS") != nullptr ? 1500 : 100);
   _exit(body());
 }
 inline int wait_child(pid_t pid) {

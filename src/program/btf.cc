@@ -10,7 +10,9 @@ namespace {
 constexpr int kErrorNotSupported = 524;  // ENOTSUPP, which libc does not name
 constexpr uint32_t kNameOffsetMax = 0x00ffffff;
 
-Error header_error(const char* why, int code = EINVAL) { return Error{code, std::string("BTF: header: ") + why}; }
+Error header_error(const char* why, int code = EINVAL) {
+  return Error{code, std::string("BTF: header: ") + why};
+}
 
 struct Sections {
   Bytes types;

@@ -1,5 +1,5 @@
-// What records say about each other: nothing contains itself; type tags come first; targets exist and are of a kind that
-// makes sense. No sizes are computed.
+// What records say about each other: nothing contains itself; type tags come first; targets exist and are of
+// a kind that makes sense. No sizes are computed.
 #include "program/btf_types.h"
 
 namespace bpftime::program::btf {
@@ -8,8 +8,8 @@ namespace {
 constexpr uint32_t kModifierChainMax = 32;
 
 bool is_modifier(uint32_t kind) {
-  return kind == BTF_KIND_TYPEDEF || kind == BTF_KIND_VOLATILE || kind == BTF_KIND_CONST || kind == BTF_KIND_RESTRICT ||
-         kind == BTF_KIND_TYPE_TAG;
+  return kind == BTF_KIND_TYPEDEF || kind == BTF_KIND_VOLATILE || kind == BTF_KIND_CONST ||
+         kind == BTF_KIND_RESTRICT || kind == BTF_KIND_TYPE_TAG;
 }
 bool is_composite(uint32_t kind) { return kind == BTF_KIND_STRUCT || kind == BTF_KIND_UNION; }
 bool has_size(uint32_t kind) {
@@ -29,9 +29,9 @@ bool has_size(uint32_t kind) {
 }
 
 // Types that `type` refers to and a loop must not lead through; visit(id).
-// By pointer: through pointers and modifiers. Otherwise by value: through arrays and members. A loop by value that leads
-// through a modifier is wrong too, but Linux sees it only in some orders of records (a modifier once resolved through a
-// pointer is not followed again), and what Linux loads is not refused here.
+// By pointer: through pointers and modifiers. Otherwise by value: through arrays and members. A loop by value
+// that leads through a modifier is wrong too, but Linux sees it only in some orders of records (a modifier
+// once resolved through a pointer is not followed again), and what Linux loads is not refused here.
 template <typename Visit>
 void for_each_edge(const Type& type, bool by_pointer, Visit visit) {
   const uint32_t kind = type.kind();
@@ -100,8 +100,8 @@ class ReferenceChecker {
     for (uint32_t id = 0; id < types.records.size(); ++id) find_end(id);
   }
 
-  // Type tags come first in a chain of modifiers, and a chain is short. A chain that leads to a type already checked
-  // (a lower id) is not followed further, as in Linux.
+  // Type tags come first in a chain of modifiers, and a chain is short. A chain that leads to a type already
+  // checked (a lower id) is not followed further, as in Linux.
   Result<void> check_chain(uint32_t id) const {
     bool in_tags = kind(id) == BTF_KIND_TYPE_TAG;
     uint32_t left = kModifierChainMax;
@@ -124,7 +124,8 @@ class ReferenceChecker {
       case BTF_KIND_CONST:
       case BTF_KIND_RESTRICT:
       case BTF_KIND_TYPE_TAG:
-        return is_pointable(type.fixed.type) ? Result<void>() : type_error(id, "refers to an unsuitable type");
+        return is_pointable(type.fixed.type) ? Result<void>()
+                                             : type_error(id, "refers to an unsuitable type");
       case BTF_KIND_ARRAY:
         return check_array(id, type.element<btf_array>(0));
       case BTF_KIND_STRUCT:
@@ -141,7 +142,8 @@ class ReferenceChecker {
         return is_sized(type.fixed.type) ? Result<void>() : type_error(id, "variable without size");
       case BTF_KIND_DATASEC:
         for (uint32_t i = 0; i < type.vlen(); ++i) {
-          if (kind(type.element<btf_var_secinfo>(i).type) != BTF_KIND_VAR) return type_error(id, "entry is no variable");
+          if (kind(type.element<btf_var_secinfo>(i).type) != BTF_KIND_VAR)
+            return type_error(id, "entry is no variable");
         }
         return {};
       case BTF_KIND_DECL_TAG:
@@ -158,8 +160,11 @@ class ReferenceChecker {
   // Fills end_kinds_ for `id` and all on its chain; each record is passed once over all calls.
   void find_end(uint32_t id) {
     uint32_t end = id;
-    while (types_.exists(end) && end_kinds_[end] == kUnknown && is_modifier(kind(end))) end = types_.records[end].fixed.type;
-    const uint32_t found = !types_.exists(end) ? kMissing : end_kinds_[end] != kUnknown ? end_kinds_[end] : kind(end);
+    while (types_.exists(end) && end_kinds_[end] == kUnknown && is_modifier(kind(end)))
+      end = types_.records[end].fixed.type;
+    const uint32_t found = !types_.exists(end)           ? kMissing
+                           : end_kinds_[end] != kUnknown ? end_kinds_[end]
+                                                         : kind(end);
     for (uint32_t at = id; at != end; at = types_.records[at].fixed.type) end_kinds_[at] = found;
     if (types_.exists(end)) end_kinds_[end] = found;
   }
@@ -197,9 +202,10 @@ class ReferenceChecker {
     for (uint32_t i = 0; i < type.vlen(); ++i) {
       const auto parameter = type.element<btf_param>(i);
       const bool variadic = parameter.type == 0 && i + 1 == type.vlen();
-      if (variadic) return parameter.name_off == 0 ? Result<void>() : type_error(id, "named variadic parameter");
-      if (parameter.name_off != 0 && (!types_.name_in_range(parameter.name_off) ||
-                                      !is_identifier(types_.name(parameter.name_off)))) {
+      if (variadic)
+        return parameter.name_off == 0 ? Result<void>() : type_error(id, "named variadic parameter");
+      if (parameter.name_off != 0 &&
+          (!types_.name_in_range(parameter.name_off) || !is_identifier(types_.name(parameter.name_off)))) {
         return type_error(id, "invalid parameter name");
       }
       if (!is_sized(parameter.type)) return type_error(id, "invalid parameter type");
@@ -240,7 +246,8 @@ class ReferenceChecker {
 
 Result<void> check_references(const Types& types) {
   for (const bool by_pointer : {false, true}) {
-    if (const uint32_t id = LoopFinder(types, by_pointer).find()) return type_error(id, "contains itself", EEXIST);
+    if (const uint32_t id = LoopFinder(types, by_pointer).find())
+      return type_error(id, "contains itself", EEXIST);
   }
   const ReferenceChecker checker(types);
   for (uint32_t id = 1; id < types.records.size(); ++id) {

@@ -153,7 +153,10 @@ TEST(Btf, ChecksWhatReferencesName) {
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_PTR, 0, 0, 0); }), 0);
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_PTR, 0, 0, 3); }), 0);
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_CONST, 0, 0, 3); }), 0);
-  EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_VAR, 0, b.name("v"), 1, {0}), b.add(BTF_KIND_CONST, 0, 0, 4); }), EINVAL);
+  EXPECT_EQ(refused([](Builder& b) {
+              b.add(BTF_KIND_VAR, 0, b.name("v"), 1, {0}), b.add(BTF_KIND_CONST, 0, 0, 4);
+            }),
+            EINVAL);
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_PTR, 0, 0, 99); }), EINVAL);
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_FUNC, 0, b.name("g"), 1); }), EINVAL);
   EXPECT_EQ(refused([](Builder& b) { b.add(BTF_KIND_FUNC, 2, b.name("g"), 2); }), EINVAL);
@@ -174,7 +177,9 @@ TEST(Btf, ChecksWhatReferencesName) {
 Blob btf_section(const Blob& object) {
   const auto elf = read_at<Elf64_Ehdr>(object, 0);
   if (!elf) return {};
-  const auto section = [&](uint64_t index) { return read_at<Elf64_Shdr>(object, elf->e_shoff + index * sizeof(Elf64_Shdr)); };
+  const auto section = [&](uint64_t index) {
+    return read_at<Elf64_Shdr>(object, elf->e_shoff + index * sizeof(Elf64_Shdr));
+  };
   const auto names = section(elf->e_shstrndx);
   for (uint64_t i = 0; i < elf->e_shnum; ++i) {
     const auto header = section(i);
@@ -193,9 +198,9 @@ void fix_sections(Blob& blob) {
   while (at < header.hdr_len + header.type_len) {
     const uint32_t info = *word(at + 4);
     const size_t vlen = BTF_INFO_VLEN(info);
-    static const std::map<uint32_t, size_t> kPerElement = {{BTF_KIND_STRUCT, 12},     {BTF_KIND_UNION, 12}, {BTF_KIND_ENUM, 8},
-                                                           {BTF_KIND_FUNC_PROTO, 8},  {BTF_KIND_DATASEC, 12},
-                                                           {BTF_KIND_ENUM64, 12}};
+    static const std::map<uint32_t, size_t> kPerElement = {{BTF_KIND_STRUCT, 12},  {BTF_KIND_UNION, 12},
+                                                           {BTF_KIND_ENUM, 8},     {BTF_KIND_FUNC_PROTO, 8},
+                                                           {BTF_KIND_DATASEC, 12}, {BTF_KIND_ENUM64, 12}};
     static const std::map<uint32_t, size_t> kFixed = {
         {BTF_KIND_INT, 4}, {BTF_KIND_ARRAY, 12}, {BTF_KIND_VAR, 4}, {BTF_KIND_DECL_TAG, 4}};
     if (BTF_INFO_KIND(info) == BTF_KIND_DATASEC) {
@@ -207,7 +212,8 @@ void fix_sections(Blob& blob) {
       *word(at + 8) = end;
     }
     at += 12;
-    if (const auto found = kPerElement.find(BTF_INFO_KIND(info)); found != kPerElement.end()) at += found->second * vlen;
+    if (const auto found = kPerElement.find(BTF_INFO_KIND(info)); found != kPerElement.end())
+      at += found->second * vlen;
     if (const auto found = kFixed.find(BTF_INFO_KIND(info)); found != kFixed.end()) at += found->second;
   }
 }
@@ -237,13 +243,15 @@ TEST(Btf, AcceptsTheKernelsOwn) {
   EXPECT_TRUE(ours.ok()) << ours.error().message;
 }
 
-// Whatever the kernel accepts we accept. The other way round sizes are not resolved here, so the share is printed.
+// Whatever the kernel accepts we accept. The other way round sizes are not resolved here, so the share is
+// printed.
 TEST(Btf, AgreesWithTheKernelOnMutants) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   const Blob original = compiled_sample();
   if (original.empty()) GTEST_SKIP() << "BPFTIME_BTF_SAMPLE names no compiled sample";
   const char* given = std::getenv("BPFTIME_SEED");
-  const auto seed = given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 0)) : std::random_device()();
+  const auto seed =
+      given != nullptr ? static_cast<uint32_t>(std::strtoul(given, nullptr, 0)) : std::random_device()();
   printf("BPFTIME_SEED=%u\n", seed);
   std::mt19937 random(seed);
   const auto header = *read_at<btf_header>(original, 0);
@@ -289,9 +297,10 @@ TEST(Btf, AgreesWithTheKernelOnMutants) {
       ++missed[text.substr(text.rfind(' ', text.rfind(' ') - 1) + 1)];
     }
   }
-  printf("kernel: %d accepted, %d refused; of these we refuse %d (%.1f %%), same errno %d\n", accepted, refused, both,
-         100.0 * both / refused, same_errno);
-  for (const auto& [why, count] : missed) printf("  only the kernel refuses, %d times: …%s\n", count, why.c_str());
+  printf("kernel: %d accepted, %d refused; of these we refuse %d (%.1f %%), same errno %d\n", accepted,
+         refused, both, 100.0 * both / refused, same_errno);
+  for (const auto& [why, count] : missed)
+    printf("  only the kernel refuses, %d times: …%s\n", count, why.c_str());
   EXPECT_GT(accepted, 100);
   EXPECT_GT(both, refused * 8 / 10);
 }

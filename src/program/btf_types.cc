@@ -7,11 +7,11 @@
 namespace bpftime::program::btf {
 namespace {
 
-constexpr uint32_t kTypesMax = 0x000fffff;      // BTF_MAX_TYPE
-constexpr uint32_t kInfoMask = 0x9f00ffff;      // kind flag, kind, vlen
-constexpr uint32_t kIntMask = 0x0fffffff;       // encoding, offset, bits
+constexpr uint32_t kTypesMax = 0x000fffff;  // BTF_MAX_TYPE
+constexpr uint32_t kInfoMask = 0x9f00ffff;  // kind flag, kind, vlen
+constexpr uint32_t kIntMask = 0x0fffffff;   // encoding, offset, bits
 constexpr uint32_t kIntBitsMax = 128;
-constexpr size_t kNameLengthMax = 511;          // KSYM_NAME_LEN - 1
+constexpr size_t kNameLengthMax = 511;  // KSYM_NAME_LEN - 1
 constexpr int kErrorNotSupported = 524;
 
 struct Refusal {
@@ -120,7 +120,8 @@ class RecordChecker {
     const uint32_t bits = BTF_INT_BITS(data) + BTF_INT_OFFSET(data);
     if (bits > kIntBitsMax || (bits + 7) / 8 > fixed_.size) return refuse("integer bits exceed its size");
     const uint32_t encoding = BTF_INT_ENCODING(data);
-    if (encoding != 0 && !std::has_single_bit(encoding)) return refuse("unknown integer encoding", kErrorNotSupported);
+    if (encoding != 0 && !std::has_single_bit(encoding))
+      return refuse("unknown integer encoding", kErrorNotSupported);
     return encoding > BTF_INT_BOOL ? refuse("unknown integer encoding", kErrorNotSupported) : kFine;
   }
 
@@ -139,7 +140,8 @@ class RecordChecker {
   }
 
   Check array() const {
-    if (fixed_.name_off != 0 || !is_plain() || fixed_.size != 0) return refuse("array with name, count, flag or size");
+    if (fixed_.name_off != 0 || !is_plain() || fixed_.size != 0)
+      return refuse("array with name, count, flag or size");
     const auto array = type_.element<btf_array>(0);
     return usable_id(array.type) && usable_id(array.index_type) ? kFine : refuse("invalid type id");
   }
@@ -150,7 +152,8 @@ class RecordChecker {
     for (uint32_t i = 0; i < type_.vlen(); ++i) {
       const auto member = type_.element<btf_member>(i);
       if (!types_.name_in_range(member.name_off)) return refuse("invalid member name offset");
-      if (member.name_off != 0 && !is_identifier(types_.name(member.name_off))) return refuse("invalid member name");
+      if (member.name_off != 0 && !is_identifier(types_.name(member.name_off)))
+        return refuse("invalid member name");
       if (!usable_id(member.type)) return refuse("invalid member type id");
       // With the kind flag the upper eight bits are a bit field's width.
       const uint32_t offset = type_.kflag() ? BTF_MEMBER_BIT_OFFSET(member.offset) : member.offset;
@@ -168,7 +171,8 @@ class RecordChecker {
     if (!nameless_or_identifier()) return refuse("invalid name");
     for (uint32_t i = 0; i < type_.vlen(); ++i) {
       const uint32_t name_off = type_.element<Enumerator>(i).name_off;
-      if (!types_.name_in_range(name_off) || !is_identifier(types_.name(name_off))) return refuse("invalid value name");
+      if (!types_.name_in_range(name_off) || !is_identifier(types_.name(name_off)))
+        return refuse("invalid value name");
     }
     return kFine;
   }

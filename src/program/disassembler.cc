@@ -1,4 +1,5 @@
-// Text in the notation of `bpftool prog dump xlated` and the verifier's log, so that users compare them by eye or by diff.
+// Text in the notation of `bpftool prog dump xlated` and the verifier's log, so that users compare them by
+// eye or by diff.
 #include <cstdarg>
 #include <cstdio>
 
@@ -32,7 +33,8 @@ const char* size_name(uint8_t code, bool is_signed = false) {
 
 // "+=", "s/=" …
 std::string arithmetic_sign(const Insn& insn) {
-  static const char* const kSigns[] = {"+=", "-=", "*=", "/=", "|=", "&=", "<<=", ">>=", "neg", "%=", "^=", "=", "s>>="};
+  static const char* const kSigns[] = {
+      "+=", "-=", "*=", "/=", "|=", "&=", "<<=", ">>=", "neg", "%=", "^=", "=", "s>>="};
   const size_t index = BPF_OP(insn.code) >> 4;
   if (index >= std::size(kSigns)) return "?";
   const bool is_signed = insn.off == 1 && (BPF_OP(insn.code) == BPF_DIV || BPF_OP(insn.code) == BPF_MOD);
@@ -68,7 +70,8 @@ std::string atomic(const Insn& insn) {
   if (insn.imm == BPF_CMPXCHG) {
     return format("r0 = atomic%s_cmpxchg((%s *)(r%d %+d), r0, r%d)", width, size, dst, off, src);
   }
-  if (insn.imm == BPF_XCHG) return format("r%d = atomic%s_xchg((%s *)(r%d %+d), r%d)", src, width, size, dst, off, src);
+  if (insn.imm == BPF_XCHG)
+    return format("r%d = atomic%s_xchg((%s *)(r%d %+d), r%d)", src, width, size, dst, off, src);
   const char* sign = "?";
   const char* name = "?";
   switch (insn.imm & ~BPF_FETCH) {
@@ -95,7 +98,8 @@ std::string memory(const Insn& insn) {
   const int dst = insn.dst_reg, src = insn.src_reg, off = insn.off;
   switch (BPF_CLASS(insn.code)) {
     case BPF_LDX:
-      return format("r%d = *(%s *)(r%d %+d)", dst, size_name(insn.code, BPF_MODE(insn.code) == kModeMemSx), src, off);
+      return format("r%d = *(%s *)(r%d %+d)", dst, size_name(insn.code, BPF_MODE(insn.code) == kModeMemSx),
+                    src, off);
     case BPF_ST:
       return format("*(%s *)(r%d %+d) = %d", size_name(insn.code), dst, off, insn.imm);
     default:  // BPF_STX
@@ -116,7 +120,8 @@ std::string call(const Insn& insn) {
 }
 
 std::string jump(const Insn& insn) {
-  static const char* const kSigns[] = {"?", "==", ">", ">=", "&", "!=", "s>", "s>=", "?", "?", "<", "<=", "s<", "s<=", "?", "?"};
+  static const char* const kSigns[] = {
+      "?", "==", ">", ">=", "&", "!=", "s>", "s>=", "?", "?", "<", "<=", "s<", "s<=", "?", "?"};
   const char prefix = BPF_CLASS(insn.code) == BPF_JMP ? 'r' : 'w';
   switch (BPF_OP(insn.code)) {
     case BPF_CALL:
@@ -132,7 +137,8 @@ std::string jump(const Insn& insn) {
   if (BPF_SRC(insn.code) == BPF_X) {
     return format("if %c%d %s %c%d goto pc%+d", prefix, insn.dst_reg, sign, prefix, insn.src_reg, insn.off);
   }
-  return format("if %c%d %s 0x%x goto pc%+d", prefix, insn.dst_reg, sign, static_cast<uint32_t>(insn.imm), insn.off);
+  return format("if %c%d %s 0x%x goto pc%+d", prefix, insn.dst_reg, sign, static_cast<uint32_t>(insn.imm),
+                insn.off);
 }
 
 std::string load_imm64(const Insn& insn, uint32_t upper) {
@@ -166,7 +172,8 @@ std::string line(const Insn& insn, uint32_t upper) {
       return memory(insn);
     default:
       if (is_load_imm64(insn)) return load_imm64(insn, upper);
-      if (BPF_MODE(insn.code) == BPF_ABS) return format("r0 = *(%s *)skb[%d]", size_name(insn.code), insn.imm);
+      if (BPF_MODE(insn.code) == BPF_ABS)
+        return format("r0 = *(%s *)skb[%d]", size_name(insn.code), insn.imm);
       return format("r0 = *(%s *)skb[r%d + %d]", size_name(insn.code), insn.src_reg, insn.imm);
   }
 }

@@ -81,7 +81,8 @@ std::string output_of(const std::string& command) {
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return {};
   std::array<char, 4096> buffer;
-  for (size_t count; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) output.append(buffer.data(), count);
+  for (size_t count; (count = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    output.append(buffer.data(), count);
   pclose(pipe);
   return output;
 }
@@ -97,15 +98,20 @@ uint32_t program_id(int fd) {
   return syscall(__NR_bpf, BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof(attr)) == 0 ? info.id : 0;
 }
 
-// No division (the kernel rewrites it) and no helper (it prints addresses): what is left, xlated shows as it was loaded.
+// No division (the kernel rewrites it) and no helper (it prints addresses): what is left, xlated shows as it
+// was loaded.
 TEST(Disassembler, AgreesWithBpftool) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   if (output_of("bpftool version 2>/dev/null").empty()) GTEST_SKIP() << "no bpftool";
   const char* const kPrograms[] = {
-      "mov %r0, 1\nadd %r0, -5\nmul32 %r0, 3\nxor %r0, 0x7fffffff\nlsh %r0, 3\narsh32 %r0, 2\nneg %r0\nbe32 %r0\nle16 %r0\nexit",
-      "mov %r2, 7\nstxdw [%r10-8], %r2\nstw [%r10-16], 5\nlock add [%r10-8], %r2\nlock fetch xor [%r10-8], %r2\n"
-      "lock xchg [%r10-8], %r2\nmov %r0, 0\nlock cmpxchg [%r10-8], %r2\nldxb %r0, [%r10-8]\nldxw %r3, [%r10-16]\nexit",
-      "ldxw %r0, [%r1]\njsgt %r0, 5, +1\nja +1\nmov32 %r0, 2\njset32 %r0, 0x10, +1\nadd %r0, 1\nlddw %r3, 0x1122334455667788\nexit",
+      "mov %r0, 1\nadd %r0, -5\nmul32 %r0, 3\nxor %r0, 0x7fffffff\nlsh %r0, 3\narsh32 %r0, 2\nneg %r0\nbe32 "
+      "%r0\nle16 %r0\nexit",
+      ("mov %r2, 7\nstxdw [%r10-8], %r2\nstw [%r10-16], 5\nlock add [%r10-8], %r2\nlock fetch xor [%r10-8], "
+       "%r2\n"
+       "lock xchg [%r10-8], %r2\nmov %r0, 0\nlock cmpxchg [%r10-8], %r2\nldxb %r0, [%r10-8]\nldxw %r3, "
+       "[%r10-16]\nexit"),
+      "ldxw %r0, [%r1]\njsgt %r0, 5, +1\nja +1\nmov32 %r0, 2\njset32 %r0, 0x10, +1\nadd %r0, 1\nlddw %r3, "
+      "0x1122334455667788\nexit",
   };
   for (const char* assembly : kPrograms) {
     Program program;

@@ -60,7 +60,8 @@ RegisterUse register_use(const Insn& insn) {
     default:  // BPF_LD
       if (is_load_imm64(insn)) return {.writes = 1u << insn.dst_reg};
       // Packet loads read the sk_buff from r6 and put the value into r0.
-      return {.reads = 1u << 6 | (BPF_MODE(insn.code) == BPF_IND ? 1u << insn.src_reg : 0), .writes = 1u << 0};
+      return {.reads = 1u << 6 | (BPF_MODE(insn.code) == BPF_IND ? 1u << insn.src_reg : 0),
+              .writes = 1u << 0};
   }
 }
 

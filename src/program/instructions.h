@@ -24,14 +24,16 @@ inline bool is_local_call(const Insn& insn) {
   return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == BPF_PSEUDO_CALL;
 }
 
-// Where a local call or a function reference at `index` leads; nullopt for every other instruction. May be out of range.
+// Where a local call or a function reference at `index` leads; nullopt for every other instruction. May be
+// out of range.
 inline std::optional<int64_t> call_target(const Insn& insn, size_t index) {
   const bool reference = is_load_imm64(insn) && insn.src_reg == BPF_PSEUDO_FUNC;
   if (!is_local_call(insn) && !reference) return std::nullopt;
   return static_cast<int64_t>(index) + 1 + insn.imm;
 }
 
-// Where a jump (conditional or not) at `index` leads; nullopt for every other instruction. May be out of range.
+// Where a jump (conditional or not) at `index` leads; nullopt for every other instruction. May be out of
+// range.
 inline std::optional<int64_t> jump_target(const Insn& insn, size_t index) {
   const uint8_t code_class = BPF_CLASS(insn.code);
   if (code_class != BPF_JMP && code_class != BPF_JMP32) return std::nullopt;
@@ -42,17 +44,20 @@ inline std::optional<int64_t> jump_target(const Insn& insn, size_t index) {
 
 // Whether control never reaches the following instruction.
 inline bool ends_flow(const Insn& insn) {
-  return insn.code == (BPF_JMP | BPF_EXIT) || insn.code == (BPF_JMP | BPF_JA) || insn.code == (BPF_JMP32 | BPF_JA);
+  return insn.code == (BPF_JMP | BPF_EXIT) || insn.code == (BPF_JMP | BPF_JA) ||
+         insn.code == (BPF_JMP32 | BPF_JA);
 }
 
-// Registers an instruction reads and writes, as bit masks. Calls read nothing here: their arguments are the helper's matter.
+// Registers an instruction reads and writes, as bit masks. Calls read nothing here: their arguments are the
+// helper's matter.
 struct RegisterUse {
   uint32_t reads = 0;
   uint32_t writes = 0;
 };
 RegisterUse register_use(const Insn& insn);
 
-// Walks a program instruction by instruction, two-slot loads counting as one. Stops at the end even if the last is cut off.
+// Walks a program instruction by instruction, two-slot loads counting as one. Stops at the end even if the
+// last is cut off.
 class InsnCursor {
  public:
   explicit InsnCursor(const Program& program) : insns_(program.insns) {}

@@ -42,7 +42,8 @@ uint64_t sign_extend(uint64_t value, uint32_t bits) {
   return static_cast<uint64_t>(static_cast<int64_t>(value << shift) >> shift);
 }
 
-// Division by zero gives 0; INT_MIN / -1 gives INT_MIN. Modulo by zero leaves the dividend; INT_MIN % -1 gives 0.
+// Division by zero gives 0; INT_MIN / -1 gives INT_MIN. Modulo by zero leaves the dividend; INT_MIN % -1
+// gives 0.
 template <typename Unsigned>
 Unsigned divide(Unsigned a, Unsigned b, bool is_signed) {
   using Signed = std::make_signed_t<Unsigned>;
@@ -155,12 +156,14 @@ uint64_t combine(int32_t operation, uint64_t old_value, uint64_t operand) {
   }
 }
 
-// Read-modify-write of a naturally aligned T. A compare-and-exchange loop serves every operation: plain beats fast here.
+// Read-modify-write of a naturally aligned T. A compare-and-exchange loop serves every operation: plain beats
+// fast here.
 template <typename T>
 uint64_t atomic_update(uint64_t address, int32_t operation, uint64_t operand) {
   T* const cell = reinterpret_cast<T*>(address);
   T old_value = __atomic_load_n(cell, __ATOMIC_SEQ_CST);
-  while (!__atomic_compare_exchange_n(cell, &old_value, static_cast<T>(combine(operation, old_value, operand)), false,
+  while (!__atomic_compare_exchange_n(cell, &old_value,
+                                      static_cast<T>(combine(operation, old_value, operand)), false,
                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
   }
   return old_value;
@@ -214,7 +217,8 @@ class Machine {
     if (address >= live_begin && address < stack_end && size <= stack_end - address) return {};
     const bool touches_stack = address < stack_end && address + size > stack_begin && address + size >= size;
     if (touches_stack || (environment_.may_access && !environment_.may_access(address, size, write))) {
-      return fail(std::string("bad ") + (write ? "write" : "read") + " of " + std::to_string(size) + " bytes", EFAULT);
+      return fail(std::string("bad ") + (write ? "write" : "read") + " of " + std::to_string(size) + " bytes",
+                  EFAULT);
     }
     return {};
   }
@@ -370,11 +374,13 @@ class Machine {
     return {};
   }
 
-  static uint64_t immediate(const Insn& insn) { return static_cast<uint64_t>(static_cast<int64_t>(insn.imm)); }
+  static uint64_t immediate(const Insn& insn) {
+    return static_cast<uint64_t>(static_cast<int64_t>(insn.imm));
+  }
 
   const std::vector<Insn>& insns_;
   const InterpreterEnvironment& environment_;
-  alignas(16) std::array<uint8_t, kFramesMax * kFrameSize> stack_ = {};
+  alignas(16) std::array<uint8_t, kFramesMax* kFrameSize> stack_ = {};
   std::array<uint64_t, kRegisters> reg_ = {};
   std::array<Frame, kFramesMax> frames_ = {};
   size_t depth_ = 0;

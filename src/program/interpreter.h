@@ -1,5 +1,5 @@
-// Reference interpreter: the executable meaning of the instruction set, slow and plain. Used by tests (against compiled
-// code and the kernel) and never in a target.
+// Reference interpreter: the executable meaning of the instruction set, slow and plain. Used by tests
+// (against compiled code and the kernel) and never in a target.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +15,20 @@ struct InterpreterEnvironment {
   std::function<Result<uint64_t>(uint32_t id, const uint64_t args[5])> helper;
   // Value of an ld_imm64 that names a map (index, offset, true when BPF_PSEUDO_MAP_VALUE).
   std::function<uint64_t(uint32_t map_index, uint32_t offset, bool value)> map_address;
-  // Called before every access to memory outside the program's stack; false refuses it (EFAULT). Unset: all allowed.
+  // Called before every access to memory outside the program's stack; false refuses it (EFAULT). Unset: all
+  // allowed.
   std::function<bool(uint64_t address, uint32_t size, bool write)> may_access;
   uint64_t insns_max = 1u << 26;  // executed instructions before ELOOP
 };
 
 // Runs `program` (must be valid) with r1 = r1, r2 = r2. Returns r0.
-// Each of up to 8 frames has 512 bytes of stack, zeroed on entry. A function reference (BPF_PSEUDO_FUNC) is the instruction
-// index of its target. Registers no valid program reads (r1–r5 after a call) keep their values. callx is executed, with the
-// helper's id in its destination register, although validate() refuses it: the standard's vectors use it.
-// Errors: EFAULT for a refused access, ELOOP at the limit, EOPNOTSUPP for packet loads, kernel functions and variables,
-// EINVAL for misaligned atomics and missing helpers or maps, a helper's own error.
-Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2, const InterpreterEnvironment& environment);
+// Each of up to 8 frames has 512 bytes of stack, zeroed on entry. A function reference (BPF_PSEUDO_FUNC) is
+// the instruction index of its target. Registers no valid program reads (r1–r5 after a call) keep their
+// values. callx is executed, with the helper's id in its destination register, although validate() refuses
+// it: the standard's vectors use it. Errors: EFAULT for a refused access, ELOOP at the limit, EOPNOTSUPP for
+// packet loads, kernel functions and variables, EINVAL for misaligned atomics and missing helpers or maps, a
+// helper's own error.
+Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2,
+                           const InterpreterEnvironment& environment);
 
 }  // namespace bpftime::program

@@ -1,4 +1,5 @@
-// What the vectors cannot say: limits, refused accesses, references. Arithmetic is in testing/vectors and the corpus.
+// What the vectors cannot say: limits, refused accesses, references. Arithmetic is in testing/vectors and the
+// corpus.
 #include "program/interpreter.h"
 
 #include <gtest/gtest.h>
@@ -44,14 +45,16 @@ TEST(Interpreter, AsksBeforeEveryOtherAccess) {
   const auto address = reinterpret_cast<uint64_t>(&cell);
   EXPECT_EQ(*interpret(make("ldxdw %r0, [%r1]\nexit"), address, 0, environment), 5u);
   EXPECT_EQ(interpret(make("ldxb %r0, [%r1]\nexit"), address, 0, environment).error().code, EFAULT);
-  EXPECT_EQ(interpret(make("mov %r0, 0\nstxdw [%r1], %r0\nexit"), address, 0, environment).error().code, EFAULT);
+  EXPECT_EQ(interpret(make("mov %r0, 0\nstxdw [%r1], %r0\nexit"), address, 0, environment).error().code,
+            EFAULT);
   EXPECT_EQ(interpret(make("ldxdw %r0, [%r1]\nexit"), UINT64_MAX - 3, 0, environment).error().code, EFAULT);
   EXPECT_EQ(cell, 5u);
 }
 
 TEST(Interpreter, RefusesMisalignedAtomics) {
   InterpreterEnvironment environment;
-  EXPECT_EQ(interpret(make("mov %r0, 1\nlock add [%r10-12], %r0\nexit"), 0, 0, environment).error().code, EINVAL);
+  EXPECT_EQ(interpret(make("mov %r0, 1\nlock add [%r10-12], %r0\nexit"), 0, 0, environment).error().code,
+            EINVAL);
   EXPECT_TRUE(interpret(make("mov %r0, 1\nlock add32 [%r10-12], %r0\nexit"), 0, 0, environment).ok());
 }
 
@@ -68,7 +71,8 @@ TEST(Interpreter, PassesArgumentsToHelpers) {
 
 TEST(Interpreter, ResolvesMapReferences) {
   Program program;
-  program.insns = {{BPF_LD | BPF_IMM | BPF_DW, 0, BPF_PSEUDO_MAP_VALUE, 0, 3}, {0, 0, 0, 0, 16},
+  program.insns = {{BPF_LD | BPF_IMM | BPF_DW, 0, BPF_PSEUDO_MAP_VALUE, 0, 3},
+                   {0, 0, 0, 0, 16},
                    {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
   InterpreterEnvironment environment;
   environment.map_address = [](uint32_t index, uint32_t offset, bool value) -> uint64_t {
@@ -85,8 +89,10 @@ TEST(Interpreter, CallsEightFramesDeep) {
   EXPECT_EQ(*interpret(eight, 0, 0, {}), 8u);
   Program nine = eight;
   nine.insns = *testing::assemble(
-      "call local f1\nexit\nf1:\ncall local f2\nexit\nf2:\ncall local f3\nexit\nf3:\ncall local f4\nexit\nf4:\ncall local f5\n"
-      "exit\nf5:\ncall local f6\nexit\nf6:\ncall local f7\nexit\nf7:\ncall local f8\nexit\nf8:\nmov %r0, 9\nexit");
+      "call local f1\nexit\nf1:\ncall local f2\nexit\nf2:\ncall local f3\nexit\nf3:\ncall local "
+      "f4\nexit\nf4:\ncall local f5\n"
+      "exit\nf5:\ncall local f6\nexit\nf6:\ncall local f7\nexit\nf7:\ncall local f8\nexit\nf8:\nmov %r0, "
+      "9\nexit");
   EXPECT_EQ(validate(nine).error().code, E2BIG);
   EXPECT_EQ(interpret(nine, 0, 0, {}).error().code, EINVAL);
   EXPECT_EQ(subprogram_starts(nine).size(), 9u);

@@ -1,4 +1,5 @@
-// Our validator against the kernel's: what we refuse the kernel refuses, and what the kernel calls malformed we refuse.
+// Our validator against the kernel's: what we refuse the kernel refuses, and what the kernel calls malformed
+// we refuse.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -17,9 +18,11 @@ namespace {
 const char* known_difference(const Insn& insn) {
   const uint8_t code_class = BPF_CLASS(insn.code);
   const bool alu = code_class == BPF_ALU || code_class == BPF_ALU64;
-  if (insn.code == (BPF_JMP | BPF_EXIT) && insn.off != 0) return "exit with an offset: reserved by RFC 9669, ignored by Linux";
+  if (insn.code == (BPF_JMP | BPF_EXIT) && insn.off != 0)
+    return "exit with an offset: reserved by RFC 9669, ignored by Linux";
   if (insn.code == (BPF_JMP | 0xe0)) return "may_goto: its budget is the kernel's own";
-  if (code_class == BPF_STX && BPF_MODE(insn.code) == BPF_ATOMIC && (insn.imm == 0x100 || insn.imm == 0x110)) {
+  if (code_class == BPF_STX && BPF_MODE(insn.code) == BPF_ATOMIC &&
+      (insn.imm == 0x100 || insn.imm == 0x110)) {
     return "load-acquire and store-release: after v4";
   }
   if (alu && insn.off < 0) return "negative offset in arithmetic: Linux checks only for more than 1";
@@ -29,16 +32,25 @@ const char* known_difference(const Insn& insn) {
 // The kernel's words for what needs no type, map or path to see.
 bool is_structural(const testing::KernelAnswer& answer) {
   static const char* const kWords[] = {
-      "uses reserved fields",      "unknown opcode",      "jump out of range", "last insn is not an exit or jmp",
-      "invalid bpf_ld_imm64 insn", "frame pointer is read only",
-      "invalid BPF_ALU opcode",    "unrecognized bpf_ld_imm64 insn", "jump into the middle of ldimm64",
-      "call to invalid destination", "uses invalid atomic opcode", "invalid atomic operand size",
+      "uses reserved fields",
+      "unknown opcode",
+      "jump out of range",
+      "last insn is not an exit or jmp",
+      "invalid bpf_ld_imm64 insn",
+      "frame pointer is read only",
+      "invalid BPF_ALU opcode",
+      "unrecognized bpf_ld_imm64 insn",
+      "jump into the middle of ldimm64",
+      "call to invalid destination",
+      "uses invalid atomic opcode",
+      "invalid atomic operand size",
   };
   for (const char* words : kWords) {
     if (answer.log.find(words) != std::string::npos) return true;
   }
   // "R12 is invalid"
-  return answer.log.find("\nR1") != std::string::npos && answer.log.find(" is invalid\n") != std::string::npos;
+  return answer.log.find("\nR1") != std::string::npos &&
+         answer.log.find(" is invalid\n") != std::string::npos;
 }
 
 using testing::KernelAnswer;
@@ -48,14 +60,16 @@ std::string last_line(const std::string& log) {
   size_t end = log.find_last_not_of('\n');
   while (end != std::string::npos) {
     const size_t begin = log.rfind('\n', end);
-    line = log.substr(begin == std::string::npos ? 0 : begin + 1, end - (begin == std::string::npos ? 0 : begin + 1) + 1);
+    line = log.substr(begin == std::string::npos ? 0 : begin + 1,
+                      end - (begin == std::string::npos ? 0 : begin + 1) + 1);
     if (!line.starts_with("processed ") || begin == std::string::npos) break;
     end = begin == 0 ? std::string::npos : begin - 1;
   }
   return line;
 }
 
-// Every register is initialised and unknown, r1 points to an initialised part of the stack: most instructions are legal here.
+// Every register is initialised and unknown, r1 points to an initialised part of the stack: most instructions
+// are legal here.
 const char* const kPrologue = R"(
   call 7
   mov %r6, %r0
@@ -103,7 +117,8 @@ class Differential : public ::testing::Test {
     insn.dst_reg = random_() % 8 == 0 ? random_() % 16 : random_() % 10;
     insn.src_reg = random_() % 8 == 0 ? random_() % 16 : random_() % 2 == 0 ? 0 : random_() % 10;
     insn.off = pick<int16_t>({0, 0, 0, 0, 1, 1, -1, 2, 8, 8, 16, 32, -8, -16, 100, 24});
-    insn.imm = pick<int32_t>({0, 0, 0, 1, 1, 5, 7, 16, 32, 64, -1, 0x41, 0x51, 0xa1, 0xe1, 0xf1, 0xe0, 0x100, 0x20, 0x7fffffff});
+    insn.imm = pick<int32_t>(
+        {0, 0, 0, 1, 1, 5, 7, 16, 32, 64, -1, 0x41, 0x51, 0xa1, 0xe1, 0xf1, 0xe0, 0x100, 0x20, 0x7fffffff});
     // A loop costs the kernel's verifier a million steps: seldom.
     const bool jump = BPF_CLASS(insn.code) == BPF_JMP || BPF_CLASS(insn.code) == BPF_JMP32;
     if (jump && random_() % 256 != 0) {
@@ -121,10 +136,12 @@ class Differential : public ::testing::Test {
     const char* known = known_difference(mutated);
     if (!ours && theirs.error == 0) {
       ++differences_[known != nullptr ? known : "unknown"];
-      EXPECT_NE(known, nullptr) << "we refuse what Linux loads: " << ours.error().message << "\n" << disassemble(program);
+      EXPECT_NE(known, nullptr) << "we refuse what Linux loads: " << ours.error().message << "\n"
+                                << disassemble(program);
     }
     if (ours && theirs.error != 0 && is_structural(theirs)) {
-      ADD_FAILURE() << "we accept what Linux calls malformed: " << last_line(theirs.log) << "\n" << disassemble(program);
+      ADD_FAILURE() << "we accept what Linux calls malformed: " << last_line(theirs.log) << "\n"
+                    << disassemble(program);
     }
     if (!ours && theirs.error != 0) {
       ++both_refuse_;
@@ -133,8 +150,8 @@ class Differential : public ::testing::Test {
   }
 
   void report() {
-    printf("ours: %d accepted, %d refused; Linux: %d accepted; refused by both %d, same errno %d\n", ours_accept_,
-           ours_refuse_, theirs_accept_, both_refuse_, same_errno_);
+    printf("ours: %d accepted, %d refused; Linux: %d accepted; refused by both %d, same errno %d\n",
+           ours_accept_, ours_refuse_, theirs_accept_, both_refuse_, same_errno_);
     for (const auto& [why, count] : differences_) printf("difference, %d times: %s\n", count, why.c_str());
   }
 
@@ -161,7 +178,8 @@ TEST_F(Differential, OneRandomInstructionInAProgramThatReachesIt) {
   EXPECT_GT(both_refuse_, 1000);
 }
 
-// One field of a valid vector is changed. The vectors are not made for Linux's verifier, so mostly both refuse.
+// One field of a valid vector is changed. The vectors are not made for Linux's verifier, so mostly both
+// refuse.
 TEST_F(Differential, MutatedVectors) {
   std::string directory = testing::own_vectors_directory();
   if (directory.empty()) GTEST_SKIP() << "BPFTIME_SOURCE_DIR does not name the source tree";
@@ -189,7 +207,8 @@ TEST_F(Differential, MutatedVectors) {
         insn.imm = other.imm;
     }
     // Dead code: Linux checks reserved fields only where control comes by. Compare only what it walked over.
-    if (testing::kernel_load(program).error == 0 && !validate(program).ok() && known_difference(insn) == nullptr) {
+    if (testing::kernel_load(program).error == 0 && !validate(program).ok() &&
+        known_difference(insn) == nullptr) {
       ++differences_["malformed instruction in code the verifier proved dead"];
       continue;
     }
@@ -218,7 +237,10 @@ TEST_F(Differential, BothRefuseMalformedPrograms) {
       {"second slot cut off", {kZero, {BPF_LD | BPF_IMM | BPF_DW, 1, 0, 0, 1}}},
       {"second slot is an instruction", {{BPF_LD | BPF_IMM | BPF_DW, 0, 0, 0, 1}, kZero, kExit}},
       {"jump into the second slot",
-       {{BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1, 0}, {BPF_LD | BPF_IMM | BPF_DW, 0, 0, 0, 1}, {0, 0, 0, 0, 0}, kExit}},
+       {{BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1, 0},
+        {BPF_LD | BPF_IMM | BPF_DW, 0, 0, 0, 1},
+        {0, 0, 0, 0, 0},
+        kExit}},
       {"call past the end", {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 5}, kExit}},
       {"call before the start", {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, -9}, kExit}},
       {"call with offset", {{BPF_JMP | BPF_CALL, 0, 0, 1, 7}, kExit}},
@@ -229,7 +251,10 @@ TEST_F(Differential, BothRefuseMalformedPrograms) {
        {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 2}, {BPF_JMP | BPF_JA, 0, 0, 1, 0}, kExit, kZero, kExit}},
       {"function falls through", {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 0}, kZero, kExit}},
       {"recursion",
-       {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 1}, kExit, {BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, -1}, kExit}},
+       {{BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 1},
+        kExit,
+        {BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, -1},
+        kExit}},
       {"write to r10", {{BPF_ALU64 | BPF_MOV | BPF_K, 10, 0, 0, 0}, kZero, kExit}},
       {"load into r10", {{BPF_LDX | BPF_MEM | BPF_W, 10, 1, 0, 0}, kZero, kExit}},
       {"r11", {{BPF_ALU64 | BPF_MOV | BPF_K, 11, 0, 0, 0}, kZero, kExit}},
@@ -249,7 +274,8 @@ TEST_F(Differential, BothRefuseMalformedPrograms) {
       {"opcode 0", {kZero, {0, 0, 0, 0, 0}, kExit}},
       {"read of an unwritten register", {{BPF_ALU64 | BPF_MOV | BPF_X, 0, 7, 0, 0}, kExit}},
       {"return of an unwritten r0", {kExit}},
-      {"packet load in a uprobe", {{BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0}, {BPF_LD | BPF_ABS | BPF_B, 0, 0, 0, 0}, kExit}},
+      {"packet load in a uprobe",
+       {{BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0}, {BPF_LD | BPF_ABS | BPF_B, 0, 0, 0, 0}, kExit}},
   };
   for (const Case& test : kCases) {
     Program program;
@@ -272,9 +298,11 @@ TEST_F(Differential, BothRefuseMalformedPrograms) {
 TEST_F(Differential, BothAcceptUnusualPrograms) {
   const Case kCases[] = {
       {"smallest", {kZero, kExit}},
-      {"ends in a jump back", {{BPF_JMP | BPF_JA, 0, 0, 2, 0}, kZero, kExit, {BPF_JMP | BPF_JA, 0, 0, -3, 0}}},
+      {"ends in a jump back",
+       {{BPF_JMP | BPF_JA, 0, 0, 2, 0}, kZero, kExit, {BPF_JMP | BPF_JA, 0, 0, -3, 0}}},
       {"gotol", {{BPF_JMP32 | BPF_JA, 0, 0, 0, 0}, kZero, kExit}},
-      {"packet load", {{BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0}, {BPF_LD | BPF_ABS | BPF_B, 0, 0, 0, 0}, kExit}},
+      {"packet load",
+       {{BPF_ALU64 | BPF_MOV | BPF_X, 6, 1, 0, 0}, {BPF_LD | BPF_ABS | BPF_B, 0, 0, 0, 0}, kExit}},
       {"poisoned call in a dead branch",
        {kZero, {BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1, 0}, {BPF_JMP | BPF_CALL, 0, 0, 0, 195896080}, kExit}},
   };

@@ -1,10 +1,13 @@
-// The structural part of what BPF_PROG_LOAD checks, in the kernel's order of ideas: each instruction by itself, then where
-// jumps and calls lead. What needs types, maps or path knowledge is the verifier's.
+// The structural part of what BPF_PROG_LOAD checks, in the kernel's order of ideas: each instruction by
+// itself, then where jumps and calls lead. What needs types, maps or path knowledge is the verifier's.
 //
 // Rules for whoever edits this file:
-// 1. Whatever is refused here, Linux must refuse too; the exceptions are listed in kernel_differences_test.cc.
-// 2. An accepted instruction must have a meaning in the interpreter (legacy packet loads and kernel variables excepted).
-// 3. Division by an immediate zero and oversized immediate shifts have a meaning (RFC 9669) and are left to the verifier.
+// 1. Whatever is refused here, Linux must refuse too; the exceptions are listed in
+// kernel_differences_test.cc.
+// 2. An accepted instruction must have a meaning in the interpreter (legacy packet loads and kernel variables
+// excepted).
+// 3. Division by an immediate zero and oversized immediate shifts have a meaning (RFC 9669) and are left to
+// the verifier.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -45,7 +48,8 @@ Refusal check_mov(const Insn& insn) {
     if (insn.src_reg != 0 || insn.off != 0) return kReserved;
     return check_writable(insn.dst_reg);
   }
-  // movsx: the offset is the width that is sign-extended. Offset 1 is addr_space_cast, legal only with an arena map.
+  // movsx: the offset is the width that is sign-extended. Offset 1 is addr_space_cast, legal only with an
+  // arena map.
   const bool wide = BPF_CLASS(insn.code) == BPF_ALU64;
   const bool known_width = insn.off == 0 || insn.off == 8 || insn.off == 16 || (wide && insn.off == 32);
   if (!known_width || insn.imm != 0) return kReserved;
@@ -107,7 +111,8 @@ Refusal check_jump(const Insn& insn) {
     case BPF_JA:
       if (BPF_SRC(insn.code) != BPF_K) return kUnknownOpcode;
       // gotol (JMP32) carries its distance in imm, goto in off; the other field is reserved.
-      if (insn.dst_reg != 0 || insn.src_reg != 0 || (narrow ? insn.off != 0 : insn.imm != 0)) return kReserved;
+      if (insn.dst_reg != 0 || insn.src_reg != 0 || (narrow ? insn.off != 0 : insn.imm != 0))
+        return kReserved;
       return kAccepted;
     default:
       break;
@@ -164,7 +169,8 @@ Refusal check_memory(const Insn& insn) {
 
 // LD_ABS and LD_IND read an sk_buff: only these types have one.
 bool has_packet(uint32_t type) {
-  return type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_SCHED_CLS || type == BPF_PROG_TYPE_SCHED_ACT;
+  return type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_SCHED_CLS ||
+         type == BPF_PROG_TYPE_SCHED_ACT;
 }
 
 Refusal check_packet_load(const Insn& insn, uint32_t type) {
@@ -212,7 +218,8 @@ Refusal check_insn(const Insn& insn, const Insn* next, uint32_t type) {
       return check_memory(insn);
     default:  // BPF_LD
       if (is_load_imm64(insn)) return check_load_imm64(insn, next);
-      if (BPF_MODE(insn.code) == BPF_ABS || BPF_MODE(insn.code) == BPF_IND) return check_packet_load(insn, type);
+      if (BPF_MODE(insn.code) == BPF_ABS || BPF_MODE(insn.code) == BPF_IND)
+        return check_packet_load(insn, type);
       return kUnknownOpcode;
   }
 }
@@ -248,7 +255,8 @@ Result<void> check_call_targets(const Program& program) {
   return {};
 }
 
-// Jumps stay inside their subprogram and never enter a second slot; the last instruction of each does not fall through.
+// Jumps stay inside their subprogram and never enter a second slot; the last instruction of each does not
+// fall through.
 Result<void> check_flow(const Program& program, const std::vector<uint32_t>& starts) {
   const std::vector<Insn>& insns = program.insns;
   std::vector<bool> second_slot(insns.size(), false);
@@ -262,7 +270,8 @@ Result<void> check_flow(const Program& program, const std::vector<uint32_t>& sta
   for (InsnCursor at(program); !at.done(); at.advance()) {
     while (subprogram + 1 < starts.size() && starts[subprogram + 1] <= at.index()) ++subprogram;
     const int64_t begin = starts[subprogram];
-    const int64_t end = subprogram + 1 < starts.size() ? starts[subprogram + 1] : static_cast<int64_t>(insns.size());
+    const int64_t end =
+        subprogram + 1 < starts.size() ? starts[subprogram + 1] : static_cast<int64_t>(insns.size());
     const std::optional<int64_t> target = jump_target(at.insn(), at.index());
     if (target && (*target < begin || *target >= end)) {
       return insn_error(at.index(), "jump out of range to " + std::to_string(*target));
@@ -277,7 +286,8 @@ Result<void> check_flow(const Program& program, const std::vector<uint32_t>& sta
   return {};
 }
 
-// Longest chain of local calls, by depth-first search with memo; recursion has no end and is refused as too deep.
+// Longest chain of local calls, by depth-first search with memo; recursion has no end and is refused as too
+// deep.
 class CallDepth {
  public:
   CallDepth(const Program& program, const std::vector<uint32_t>& starts) : callees_(starts.size()) {
@@ -292,8 +302,8 @@ class CallDepth {
     }
   }
 
-  // Frames needed from `subprogram` on, or kCallFramesMax + 1 when that is too many. Recursion depth here is bounded by
-  // `budget`, so a hostile call graph cannot exhaust our own stack.
+  // Frames needed from `subprogram` on, or kCallFramesMax + 1 when that is too many. Recursion depth here is
+  // bounded by `budget`, so a hostile call graph cannot exhaust our own stack.
   uint32_t frames(uint32_t subprogram, uint32_t budget) {
     if (depth_[subprogram] != kUnknown) return depth_[subprogram];
     if (budget == 0) return kCallFramesMax + 1;
@@ -316,21 +326,23 @@ Result<void> check_call_depth(const Program& program, const std::vector<uint32_t
   CallDepth depth(program, starts);
   for (uint32_t i = 0; i < starts.size(); ++i) {
     if (depth.frames(i, kCallFramesMax) > kCallFramesMax) {
-      return insn_error(starts[i], "the call stack from this subprogram is too deep (8 frames at most, no recursion)",
+      return insn_error(starts[i],
+                        "the call stack from this subprogram is too deep (8 frames at most, no recursion)",
                         E2BIG);
     }
   }
   return {};
 }
 
-// In the straight line from the entry, a register nobody wrote must not be read. The verifier proves this for all paths;
-// here it is free and catches programs that were assembled wrongly. r1 and r2 hold arguments.
+// In the straight line from the entry, a register nobody wrote must not be read. The verifier proves this for
+// all paths; here it is free and catches programs that were assembled wrongly. r1 and r2 hold arguments.
 Result<void> check_entry_reads(const Program& program) {
   uint32_t written = 1u << 1 | 1u << 2 | 1u << kFrameRegister;
   for (InsnCursor at(program); !at.done(); at.advance()) {
     const RegisterUse use = register_use(at.insn());
     if (const uint32_t unwritten = use.reads & ~written) {
-      return insn_error(at.index(), "reads r" + std::to_string(std::countr_zero(unwritten)) + " before it is written",
+      return insn_error(at.index(),
+                        "reads r" + std::to_string(std::countr_zero(unwritten)) + " before it is written",
                         EACCES);
     }
     written |= use.writes;
@@ -357,7 +369,8 @@ Result<void> validate(const Program& program) {
 std::vector<uint32_t> subprogram_starts(const Program& program) {
   std::vector<uint32_t> starts = {0};
   for (InsnCursor at(program); !at.done(); at.advance()) {
-    if (const auto target = call_target(at.insn(), at.index())) starts.push_back(static_cast<uint32_t>(*target));
+    if (const auto target = call_target(at.insn(), at.index()))
+      starts.push_back(static_cast<uint32_t>(*target));
   }
   std::sort(starts.begin(), starts.end());
   starts.erase(std::unique(starts.begin(), starts.end()), starts.end());

@@ -31,9 +31,9 @@ struct ReturnFrame {
   uint64_t stack_pointer;   // at function entry: where the return address stood
   uint64_t exit_handler;
   uint64_t body;
-  uint64_t owner;   // thread pointer of the thread whose pool this frame belongs to
-  uint64_t state;           // 0 held, 1 free, else in the body: 2 + 4 × serial of the call on its thread
-  uint64_t reserved;
+  uint64_t owner;     // thread pointer of the thread whose pool this frame belongs to
+  uint64_t state;     // 0 held, 1 free, else in the body: 2 + 4 × serial of the call on its thread
+  uint64_t youngest;  // the agent's, while it looks for dead frames
 };
 static_assert(sizeof(ReturnFrame) == 64);
 

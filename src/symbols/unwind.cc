@@ -1,5 +1,6 @@
 #include "symbols/unwind.h"
 
+#include <dirent.h>
 #include <elfutils/libdwfl.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,7 +9,9 @@
 #include <unistd.h>
 
 #include <cinttypes>
+#include <cstdio>
 #include <map>
+#include <string_view>
 
 #include "symbols/symbols.h"
 
@@ -20,18 +23,36 @@ constexpr size_t kFramesMax = 4096;
 // libdwfl's callback does not say which process it works for; ours always runs inside one of the methods below.
 thread_local pid_t t_pid = 0;
 
+// The file mapped at `base`, through /proc/PID/map_files: right in every root directory, but for CAP_CHECKPOINT_RESTORE only.
+std::string mapped_file_path(uint64_t base) {
+  const std::string directory = "/proc/" + std::to_string(t_pid) + "/map_files";
+  char prefix[24];
+  std::snprintf(prefix, sizeof(prefix), "%" PRIx64 "-", base);
+  std::string path;
+  DIR* dir = ::opendir(directory.c_str());
+  if (dir == nullptr) return path;
+  while (const dirent* entry = ::readdir(dir)) {
+    if (std::string_view(entry->d_name).starts_with(prefix)) path = directory + "/" + entry->d_name;
+  }
+  ::closedir(dir);
+  return path;
+}
+
 // libdwfl opens a module's file by the path in /proc/PID/maps: right only in our root directory. Look from the target's.
 int find_elf(Dwfl_Module* module, void** userdata, const char* name, Dwarf_Addr base, char** file_name, Elf** elf) {
   if (name == nullptr || name[0] != '/') return dwfl_linux_proc_find_elf(module, userdata, name, base, file_name, elf);
-  const std::string path = "/proc/" + std::to_string(t_pid) + "/root" + name;
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-  struct stat st;
-  if (fd >= 0 && (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))) {
+  for (const std::string& path : {"/proc/" + std::to_string(t_pid) + "/root" + name, mapped_file_path(base)}) {
+    if (path.empty()) continue;
+    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) continue;
+    struct stat st;
+    if (::fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+      *file_name = ::strdup(path.c_str());
+      return fd;
+    }
     ::close(fd);
-    return -1;
   }
-  if (fd >= 0) *file_name = ::strdup(path.c_str());
-  return fd;
+  return -1;
 }
 
 // No separate debug files: the tables needed are in the file itself, and debuginfod would use the network.
@@ -62,12 +83,15 @@ Unwinder::State::Module& Unwinder::State::module_of(Dwfl_Module* key) {
   auto [entry, added] = modules.try_emplace(key);
   Module& module = entry->second;
   if (!added) return module;
+  const char* opened = nullptr;
   const char* name = dwfl_module_info(key, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
   module.path = name != nullptr ? name : "";
   GElf_Addr bias = 0;
   if (dwfl_module_getelf(key, &bias) == nullptr || module.path.empty() || module.path.front() != '/') return module;
   module.bias = bias;
-  auto elf = ElfFile::open("/proc/" + std::to_string(pid) + "/root" + module.path);
+  dwfl_module_info(key, nullptr, nullptr, nullptr, nullptr, nullptr, &opened, nullptr);
+  if (opened == nullptr) return module;
+  auto elf = ElfFile::open(opened);
   if (elf) module.elf = std::make_unique<ElfFile>(std::move(*elf));
   return module;
 }

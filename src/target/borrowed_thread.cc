@@ -22,12 +22,15 @@ constexpr uint64_t kAllSignals = ~uint64_t{0};
 // Signals a faulting instruction raises: were they blocked, the kernel would reset their handlers.
 constexpr uint64_t kFaults = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGTRAP) | bit(SIGSYS);
 
-// What a called function returns to: keeps the result and asks for rt_sigreturn, at whose entry we catch it.
+// What a called function returns to: keeps the result and asks for rt_sigreturn, at whose entry we catch it. There we skip the
+// system call; should we die just then, the jump asks again.
 constexpr uint8_t kReturnStub[] = {
     0x48, 0x89, 0xc3,              // mov %rax, %rbx
     0xb8, 0x0f, 0x00, 0x00, 0x00,  // mov $15, %eax
     0x0f, 0x05,                    // syscall
+    0xeb, 0xf7,                    // jmp to the second mov
 };
+constexpr uint64_t kAfterStubSystemCall = 10;
 
 void set_arguments(user_regs_struct& r, std::span<const uint64_t> arguments, bool system_call) {
   unsigned long long* slots[] = {&r.rdi, &r.rsi, &r.rdx, system_call ? &r.r10 : &r.rcx, &r.r8, &r.r9};
@@ -188,7 +191,7 @@ Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t
       gone_ = true;
       return died();
     }
-    if (now.rip == stub_ + sizeof(kReturnStub)) break;
+    if (now.rip == stub_ + kAfterStubSystemCall) break;
   }
   // At the entry of rt_sigreturn: skip it and stand at its exit, as after any system call.
   const auto result = static_cast<int64_t>(now.rbx);

@@ -73,13 +73,17 @@ class StoppedProcess {
   struct State;  // internal to src/target
 
  private:
+  friend class LibraryLoader;
   explicit StoppedProcess(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
 // Loads a shared library into a running process by calling its dlopen: on a thread found at a safe point (no frame in the
 // dynamic loader or the allocator), the other threads running, with a deadline. Returns the load address.
-// `library` is passed by path when the target can open it, else by descriptor. Errors name the reason.
+// `library` (an absolute path of ours) is passed by path when it names the same file in the target, else by descriptor.
+// Other threads run meanwhile, since they may hold locks that dlopen needs; signals of the borrowed thread wait.
+// Errors: EAGAIN no thread was at a safe point within 2 s (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
+// (with its words); ETIMEDOUT dlopen did not return within 10 s: it is left to finish by itself.
 Result<uint64_t> load_library(const Process& process, const std::string& library);
 
 // A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.

@@ -13,8 +13,8 @@
 
 namespace bpftime::verifier {
 
-// bpf_attr as newer kernels know it: the installed header may end before fields we want. Zero-filled; the kernel ignores
-// zero bytes it does not know.
+// bpf_attr as newer kernels know it: the installed header may end before fields we want. Zero-filled; the
+// kernel ignores zero bytes it does not know.
 struct LongAttr {
   union {
     bpf_attr attr;
@@ -47,7 +47,8 @@ inline void set_name(char (&field)[BPF_OBJ_NAME_LEN], std::string_view name) {
   size_t i = 0;
   for (; i < name.size() && i + 1 < sizeof(field); ++i) {
     const char c = name[i];
-    const bool allowed = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.';
+    const bool allowed =
+        (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.';
     field[i] = allowed ? c : '_';
   }
   field[i] = 0;

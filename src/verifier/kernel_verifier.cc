@@ -1,4 +1,5 @@
-// Asks Linux: the program is loaded with shadow maps and dropped again. Nothing is attached and nothing stays open.
+// Asks Linux: the program is loaded with shadow maps and dropped again. Nothing is attached and nothing stays
+// open.
 #include <algorithm>
 
 #include "verifier/bpf_syscall.h"
@@ -12,7 +13,7 @@ using program::Insn;
 
 constexpr uint32_t kLogSizeFirst = 64u << 10;
 constexpr uint32_t kLogSizeMax = UINT32_MAX >> 8;  // 16 MiB: more than any loader asks for
-constexpr int kInterruptedRetries = 5;             // the kernel answers EAGAIN when a signal came while it verified
+constexpr int kInterruptedRetries = 5;  // the kernel answers EAGAIN when a signal came while it verified
 
 bool is_map_reference(const Insn& insn) {
   if (insn.code != (BPF_LD | BPF_IMM | BPF_DW)) return false;
@@ -122,7 +123,8 @@ Verdict ask_with_log(const Request& request, const LongAttr& attr) {
     Verdict verdict = ask(request, attr, size);
     if (verdict.error != ENOSPC || size >= size_max) return verdict;
     // Kernels before 6.4 do not say how much it would have been.
-    const uint64_t wanted = verdict.log_true_size > size ? uint64_t{verdict.log_true_size} : uint64_t{size} * 16;
+    const uint64_t wanted =
+        verdict.log_true_size > size ? uint64_t{verdict.log_true_size} : uint64_t{size} * 16;
     size = static_cast<uint32_t>(std::min<uint64_t>(wanted, size_max));
   }
 }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 
 #include "program/testing/conformance.h"
@@ -12,16 +13,17 @@
 namespace bpftime::verifier {
 namespace {
 
-using ::testing::HasSubstr;
 using program::Insn;
 using program::testing::assemble;
+using ::testing::HasSubstr;
 
 constexpr uint32_t kRdonlyProg = BPF_F_RDONLY_PROG;
 
 class VerifierTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!kernel_verifier_usable()) GTEST_SKIP() << "bpf(2) loads nothing here: not root, or the kernel has none";
+    if (!kernel_verifier_usable())
+      GTEST_SKIP() << "bpf(2) loads nothing here: not root, or the kernel has none";
   }
 };
 
@@ -146,9 +148,10 @@ TEST_F(VerifierTest, RefusesAPoisonedCallThatMayRun) {
 
 // Lookup with a key on the stack, then a read from the value at `offset`.
 Request lookup(uint32_t type, uint32_t value_size, int offset) {
-  Request request = make_request(("mov %r2, %r10\nadd %r2, -4\nstw [%r10-4], 0\ncall 1\njne %r0, 0, +1\nexit\nldxb %r0, [%r0+" +
-                                  std::to_string(offset) + "]\nmov %r0, 0\nexit")
-                                     .c_str());
+  Request request = make_request(
+      ("mov %r2, %r10\nadd %r2, -4\nstw [%r10-4], 0\ncall 1\njne %r0, 0, +1\nexit\nldxb %r0, [%r0+" +
+       std::to_string(offset) + "]\nmov %r0, 0\nexit")
+          .c_str());
   prepend_map(request, 1, 0, false);
   request.maps = {make_map(type, 4, value_size, 1)};
   request.log_level = 1;
@@ -157,7 +160,8 @@ Request lookup(uint32_t type, uint32_t value_size, int offset) {
 }
 
 TEST_F(VerifierTest, KnowsTheMapsGeometry) {
-  for (const uint32_t type : {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_HASH}) {
+  for (const uint32_t type :
+       {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_HASH}) {
     const auto inside = verify(lookup(type, 16, 15));
     ASSERT_TRUE(inside.ok()) << inside.error().message;
     EXPECT_EQ(inside->error, 0) << inside->log;
@@ -189,10 +193,12 @@ TEST(ShadowSpec, KeepsWhatDecidesVerdicts) {
   EXPECT_EQ(array_of(2), 2u);
   EXPECT_EQ(array_of(100'000), 100'000u);
   EXPECT_EQ(array_of(UINT32_MAX), (16u << 20) / 8);
-  // However large a value is, several entries never become one: one would allow direct access and constant folding.
+  // However large a value is, several entries never become one: one would allow direct access and constant
+  // folding.
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 1u << 30, 1000, 0, 1}).max_entries, 2u);
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, UINT32_MAX, 1000, 0, 1}).max_entries, 2u);
-  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_NO_PREALLOC, 1}).flags, uint32_t{BPF_F_NO_PREALLOC});
+  EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_NO_PREALLOC, 1}).flags,
+            uint32_t{BPF_F_NO_PREALLOC});
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_RDONLY, 1}).flags, 0u);
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 8, 1, kRdonlyProg, 1}).flags, kRdonlyProg);
 }
@@ -239,7 +245,8 @@ TEST_F(VerifierTest, PassesFlagsAndAttachTypes) {
 }
 
 TEST_F(VerifierTest, ChecksTheLicense) {
-  Request request = make_request("mov %r1, %r10\nadd %r1, -8\nmov %r2, 8\nmov %r3, 0\ncall 113\nmov %r0, 0\nexit");
+  Request request =
+      make_request("mov %r1, %r10\nadd %r1, -8\nmov %r2, 8\nmov %r3, 0\ncall 113\nmov %r0, 0\nexit");
   auto verdict = verify(request);  // probe_read_kernel is for GPL programs
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, 0);
@@ -260,6 +267,84 @@ TEST_F(VerifierTest, LeavesNoDescriptorOpen) {
   EXPECT_EQ(open_descriptors(), before);
 }
 
+// A program's BTF by hand: 1 int, 2 int (void), 3 function `entry`; strings with a file name and a source
+// line.
+struct ProgramBtf {
+  std::vector<uint8_t> blob;
+  uint32_t file_off = 0, line_off = 0;
+};
+
+ProgramBtf make_btf() {
+  std::string strings = std::string("\0int\0entry\0", 11);
+  ProgramBtf btf;
+  btf.file_off = static_cast<uint32_t>(strings.size());
+  strings += std::string("tool.bpf.c") + '\0';
+  btf.line_off = static_cast<uint32_t>(strings.size());
+  strings += std::string("return 0; /* source */") + '\0';
+  const uint32_t types[] = {1, 1u << 24,  4, 1u << 24 | 32,  // int, signed, 32 bits
+                            0, 13u << 24, 1,                 // int (void)
+                            5, 12u << 24, 2};                // static function
+  const uint32_t header[] = {
+      0x0001eb9f, 24, 0, sizeof(types), sizeof(types), static_cast<uint32_t>(strings.size())};
+  const auto append = [&](const void* data, size_t size) {
+    const auto* bytes = static_cast<const uint8_t*>(data);
+    btf.blob.insert(btf.blob.end(), bytes, bytes + size);
+  };
+  append(header, sizeof(header));
+  append(types, sizeof(types));
+  append(strings.data(), strings.size());
+  return btf;
+}
+
+std::vector<uint8_t> words(std::initializer_list<uint32_t> values) {
+  std::vector<uint8_t> bytes(values.size() * 4);
+  std::memcpy(bytes.data(), values.begin(), bytes.size());
+  return bytes;
+}
+
+TEST_F(VerifierTest, ShowsSourceLinesFromBtf) {
+  const ProgramBtf btf = make_btf();
+  Request request = make_request("mov %r0, 0\nexit");
+  request.btf = btf.blob;
+  request.func_info = words({0, 3});
+  request.func_info_record_size = 8;
+  request.line_info = words({0, btf.file_off, btf.line_off, 7 << 10});
+  request.line_info_record_size = 16;
+  request.log_level = 2;
+  request.log_size_max = 1 << 16;
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0) << verdict->log;
+  EXPECT_THAT(verdict->log, HasSubstr("return 0; /* source */"));
+  request.func_info = words({0, 1});  // an integer is no function
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok());
+  EXPECT_EQ(verdict->error, EINVAL);
+  EXPECT_THAT(verdict->log, HasSubstr("invalid type id"));
+}
+
+TEST_F(VerifierTest, GivesMapsTheirBtfOrDoesWithout) {
+  Request request = lookup(BPF_MAP_TYPE_ARRAY, 4, 0);
+  request.maps[0].btf = make_btf().blob;
+  request.maps[0].btf_key_type_id = 1;
+  request.maps[0].btf_value_type_id = 1;
+  auto verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+  request.maps[0].spec.value_size = 8;  // not what the BTF says
+  verdict = verify(request);
+  EXPECT_FALSE(verdict.ok());
+  // Perf event arrays take no BTF: ENOTSUPP, then without.
+  request = make_request("mov %r0, 0\nexit");
+  prepend_map(request, 1, 0, false);
+  request.maps = {make_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 2)};
+  request.maps[0].btf = make_btf().blob;
+  request.maps[0].btf_key_type_id = request.maps[0].btf_value_type_id = 1;
+  verdict = verify(request);
+  ASSERT_TRUE(verdict.ok()) << verdict.error().message;
+  EXPECT_EQ(verdict->error, 0);
+}
+
 void verify_as_nobody() {
   if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(2);
   const auto verdict = verify(make_request("mov %r0, 0\nexit"));
@@ -273,12 +358,13 @@ void verify_as_nobody() {
 // In a process of its own: the answer of kernel_verifier_usable() is remembered per process.
 TEST(VerifierDeathTest, SaysWhenNobodyCanBeAsked) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(verify_as_nobody(),
-              [](int status) {
-                // 3: unprivileged users may load programs here (kernel.unprivileged_bpf_disabled=0)
-                return WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3);
-              },
-              "");
+  EXPECT_EXIT(
+      verify_as_nobody(),
+      [](int status) {
+        // 3: unprivileged users may load programs here (kernel.unprivileged_bpf_disabled=0)
+        return WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 3);
+      },
+      "");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// What a helper may use. The files of this folder become one module of LLVM bitcode, linked into every program.
+// What a helper may use. inlined.cc becomes LLVM bitcode that is optimised with each program, called.cc an object that is
+// linked to it.
 //
 // Rules for whoever edits src/helpers/runtime:
 //  1. It runs inside strangers' processes, on their stacks, at any instruction: general registers only, no libc, no
@@ -23,6 +24,9 @@ struct MapRef {
   uint8_t* base;
   wire::MapSpec spec;
 };
+
+// Hidden: everything ends in one image, reached without a GOT.
+#pragma GCC visibility push(hidden)
 
 // Defined by the compiler, per program.
 extern "C" {
@@ -69,17 +73,22 @@ uint32_t current_tid();
 uint32_t current_tgid();
 int64_t current_comm(char comm[16]);  // 0, or -EPERM and zeroes
 uint64_t clock_ns(int clock);         // 0: the clock cannot be read without a system call that is not allowed
-void wake(uint32_t* word);            // everyone who sleeps on it, in any process
 
 // Reads of addresses the program made up. 0 / length, or -EFAULT with `destination` zeroed.
 int64_t read_memory(void* destination, uint64_t size, uint64_t address);
 int64_t read_string(char* destination, uint64_t size, uint64_t address);
 
 extern "C" {
+// In called.cc.
+int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
+int64_t bpftime_hash_remove(const MapRef* map, const void* key);
+void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
 // What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become here.
 void* bpftime_memcpy(void* destination, const void* source, uint64_t size);
 void* bpftime_memmove(void* destination, const void* source, uint64_t size);
 void* bpftime_memset(void* destination, int value, uint64_t size);
 }
+
+#pragma GCC visibility pop
 
 }  // namespace bpftime::runtime

@@ -230,7 +230,7 @@ BPFTIME_HELPER_FUNCTION(trace_printk) {
   Sink sink{static_cast<char*>(memory) + kTraceTextOffset, stored, 0};
   format_text(sink, format, arguments);
   while (sink.length < stored) sink.put(' ');
-  if (maps::program_side::ring_commit(ring, memory, 0, false)) wake(maps::program_side::ring_wake_word(ring));
+  if (maps::program_side::ring_commit(ring, memory, 0, false)) bpftime_wake(maps::program_side::ring_wake_word(ring));
   return length;
 }
 

@@ -1,4 +1,5 @@
-// The assembler half of conformance.h. It refuses what the notation does not know; what it emits is for validate() to judge.
+// The assembler half of conformance.h. It refuses what the notation does not know; what it emits is for
+// validate() to judge.
 #include <algorithm>
 #include <charconv>
 #include <map>
@@ -13,12 +14,14 @@ namespace {
 using Words = std::vector<std::string>;
 
 const std::map<std::string, uint8_t> kArithmetic = {
-    {"add", BPF_ADD}, {"sub", BPF_SUB}, {"mul", BPF_MUL}, {"div", BPF_DIV}, {"or", BPF_OR},     {"and", BPF_AND},
-    {"lsh", BPF_LSH}, {"rsh", BPF_RSH}, {"mod", BPF_MOD}, {"xor", BPF_XOR}, {"mov", BPF_MOV},   {"arsh", BPF_ARSH},
+    {"add", BPF_ADD}, {"sub", BPF_SUB}, {"mul", BPF_MUL}, {"div", BPF_DIV},
+    {"or", BPF_OR},   {"and", BPF_AND}, {"lsh", BPF_LSH}, {"rsh", BPF_RSH},
+    {"mod", BPF_MOD}, {"xor", BPF_XOR}, {"mov", BPF_MOV}, {"arsh", BPF_ARSH},
 };
 const std::map<std::string, uint8_t> kJumps = {
-    {"jeq", BPF_JEQ}, {"jgt", BPF_JGT},   {"jge", BPF_JGE},   {"jset", BPF_JSET}, {"jne", BPF_JNE},  {"jsgt", BPF_JSGT},
-    {"jsge", BPF_JSGE}, {"jlt", BPF_JLT}, {"jle", BPF_JLE}, {"jslt", BPF_JSLT}, {"jsle", BPF_JSLE},
+    {"jeq", BPF_JEQ}, {"jgt", BPF_JGT},   {"jge", BPF_JGE},   {"jset", BPF_JSET},
+    {"jne", BPF_JNE}, {"jsgt", BPF_JSGT}, {"jsge", BPF_JSGE}, {"jlt", BPF_JLT},
+    {"jle", BPF_JLE}, {"jslt", BPF_JSLT}, {"jsle", BPF_JSLE},
 };
 const std::map<std::string, uint8_t> kSizes = {{"b", BPF_B}, {"h", BPF_H}, {"w", BPF_W}, {"dw", BPF_DW}};
 struct SignMove {
@@ -26,11 +29,12 @@ struct SignMove {
   int16_t width;
 };
 const std::map<std::string, SignMove> kSignMoves = {
-    {"movsx832", {BPF_ALU, 8}},    {"movsx1632", {BPF_ALU, 16}},   {"movsx864", {BPF_ALU64, 8}},
+    {"movsx832", {BPF_ALU, 8}},     {"movsx1632", {BPF_ALU, 16}},   {"movsx864", {BPF_ALU64, 8}},
     {"movsx1664", {BPF_ALU64, 16}}, {"movsx3264", {BPF_ALU64, 32}},
 };
 const std::map<std::string, int32_t> kAtomics = {
-    {"add", BPF_ADD}, {"and", BPF_AND}, {"or", BPF_OR}, {"xor", BPF_XOR}, {"xchg", BPF_XCHG}, {"cmpxchg", BPF_CMPXCHG},
+    {"add", BPF_ADD}, {"and", BPF_AND},   {"or", BPF_OR},
+    {"xor", BPF_XOR}, {"xchg", BPF_XCHG}, {"cmpxchg", BPF_CMPXCHG},
 };
 
 // "add32" → "add", true.
@@ -40,7 +44,8 @@ bool strip_suffix(std::string& word, const std::string& suffix) {
   return true;
 }
 
-// A number in C notation with optional sign. Magnitude and sign apart, so that each user can apply its own range.
+// A number in C notation with optional sign. Magnitude and sign apart, so that each user can apply its own
+// range.
 struct Number {
   uint64_t magnitude = 0;
   bool negative = false;
@@ -320,7 +325,8 @@ class Assembler {
     const auto address = parse_address(words[at + 1]);
     const auto src = parse_register(words[at + 2]);
     if (operation == kAtomics.end() || !address || !src) return false;
-    emit(BPF_STX | BPF_ATOMIC | size, address->base, *src, address->off, operation->second | (fetch ? BPF_FETCH : 0));
+    emit(BPF_STX | BPF_ATOMIC | size, address->base, *src, address->off,
+         operation->second | (fetch ? BPF_FETCH : 0));
     return true;
   }
 

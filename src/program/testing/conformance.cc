@@ -27,7 +27,8 @@ std::optional<Sections> split_sections(std::string_view text, std::string& unkno
   for (std::string line; std::getline(stream, line);) {
     if (line.starts_with("--")) {
       const std::string name = trim(line.substr(2));
-      if (std::none_of(std::begin(kKnown), std::end(kKnown), [&](const char* known) { return name == known; })) {
+      if (std::none_of(std::begin(kKnown), std::end(kKnown),
+                       [&](const char* known) { return name == known; })) {
         unknown = name;
         return std::nullopt;
       }
@@ -130,7 +131,8 @@ Vector parse_vector(const std::string& name, std::string_view text) {
       vector.parse_error = "mem section: not bytes in hex";
     }
   }
-  if (const auto error = sections->find("error"); error != sections->end()) vector.expected_error = trim(error->second);
+  if (const auto error = sections->find("error"); error != sections->end())
+    vector.expected_error = trim(error->second);
   if (const auto result = sections->find("result"); result != sections->end()) {
     const std::string digits = trim(result->second);
     char* end = nullptr;

@@ -300,6 +300,12 @@ void block_all_signals() {
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
 }
 
+// An empty root directory: no file, no /proc.
+void change_root() {
+  char directory[] = "/tmp/bpftime-root-XXXXXX";
+  if (mkdtemp(directory) == nullptr || chroot(directory) != 0 || chdir("/") != 0) fail("chroot");
+}
+
 void use_all_descriptors() {
   const rlimit limit{32, 64};
   setrlimit(RLIMIT_NOFILE, &limit);
@@ -314,6 +320,7 @@ const std::map<std::string, Work> kThreadWork = {
     {"spawn", spawn_children}, {"signals", handle_signals},   {"pselect", wait_in_pselect}, {"throw", throw_exceptions}};
 const std::map<std::string, Work> kSetup = {{"filter", install_filter},
                                             {"blocked", block_all_signals},
+                                            {"chroot", change_root},
                                             {"emfile", use_all_descriptors}};
 
 }  // namespace

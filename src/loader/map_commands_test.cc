@@ -1,0 +1,214 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <linux/bpf.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "loader/calls.h"
+#include "loader/objects.h"
+#include "maps/map.h"
+
+namespace bpftime::loader {
+namespace {
+
+// A map as the daemon makes it.
+struct TestMap {
+  wire::MapSpec spec;
+  Fd fd;
+  Mapping memory;
+
+  explicit TestMap(wire::MapSpec geometry, uint64_t extra = 0) : spec(geometry) {
+    const uint64_t size = maps::memory_size(spec) + extra;
+    auto made = create_memfd("bpf-map", size, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+    EXPECT_TRUE(made.ok());
+    fd = std::move(*made);
+    auto mapped = Mapping::shared(fd, size, PROT_READ | PROT_WRITE);
+    EXPECT_TRUE(mapped.ok());
+    memory = std::move(*mapped);
+    maps::initialize({memory.data(), &spec});
+    auto* t = trailer();
+    t->header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, size};
+    t->kind = wire::ObjectKind::kMap;
+    t->id = 1;
+    t->map = spec;
+  }
+  wire::ObjectTrailer* trailer() {
+    return reinterpret_cast<wire::ObjectTrailer*>(memory.data() + memory.size() - wire::kTrailerSize);
+  }
+};
+
+struct Element {
+  uint32_t fd, padding;
+  const void* key;
+  void* value;
+  uint64_t flags;
+};
+
+int64_t element(uint32_t command, int fd, const void* key, void* value, uint64_t flags = 0) {
+  const Element attr = {static_cast<uint32_t>(fd), 0, key, value, flags};
+  const uint32_t size = command == BPF_MAP_DELETE_ELEM ? 16 : command == BPF_MAP_GET_NEXT_KEY ? 24 : sizeof(attr);
+  return bpf_call(command, reinterpret_cast<uint64_t>(&attr), size);
+}
+
+constexpr wire::MapSpec kHash = {BPF_MAP_TYPE_HASH, 4, 8, 16, 0, 2};
+constexpr wire::MapSpec kArray = {BPF_MAP_TYPE_ARRAY, 4, 8, 4, BPF_F_MMAPABLE, 2};
+
+TEST(MapCommands, HashLivesAWholeLifeWithoutADaemon) {
+  TestMap map(kHash);
+  const int fd = map.fd.get();
+  uint32_t key = 5, next = 0;
+  uint64_t value = 77, got = 0;
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, fd, &key, &got), -ENOENT);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, BPF_EXIST), -ENOENT);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, BPF_NOEXIST), 0);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, BPF_NOEXIST), -EEXIST);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, fd, &key, &got), 0);
+  EXPECT_EQ(got, 77u);
+  EXPECT_EQ(element(BPF_MAP_GET_NEXT_KEY, fd, nullptr, &next), 0);
+  EXPECT_EQ(next, 5u);
+  EXPECT_EQ(element(BPF_MAP_GET_NEXT_KEY, fd, &next, &next), -ENOENT);
+  // Through a duplicate, after the original went the way of libbpf 1.8's dup3 dance.
+  const Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
+  forget_descriptor(fd);
+  EXPECT_EQ(element(BPF_MAP_DELETE_ELEM, copy.get(), &key, nullptr), 0);
+  EXPECT_EQ(element(BPF_MAP_DELETE_ELEM, copy.get(), &key, nullptr), -ENOENT);
+}
+
+TEST(MapCommands, BadPointersAreEfaultAndBadAttrEinval) {
+  TestMap map(kHash);
+  const int fd = map.fd.get();
+  uint32_t key = 1;
+  uint64_t value = 2;
+  void* const bad = reinterpret_cast<void*>(0x10);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, bad, &value), -EFAULT);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, nullptr, &value), -EFAULT);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key, bad), -EFAULT);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key, &value), 0);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, fd, &key, bad), -EFAULT);
+  EXPECT_EQ(element(BPF_MAP_GET_NEXT_KEY, fd, nullptr, bad), -EFAULT);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, fd, &key, &value, 1), -EINVAL);
+  EXPECT_EQ(bpf_call(BPF_MAP_LOOKUP_ELEM, 0x10, 32), -EFAULT);
+  Element attr[8] = {{static_cast<uint32_t>(fd), 0, &key, &value, 0}};
+  EXPECT_EQ(bpf_call(BPF_MAP_LOOKUP_ELEM, reinterpret_cast<uint64_t>(attr), 64), 0);
+  attr[1].fd = 1;  // beyond flags: CHECK_ATTR
+  EXPECT_EQ(bpf_call(BPF_MAP_LOOKUP_ELEM, reinterpret_cast<uint64_t>(attr), 64), -EINVAL);
+  attr[1].fd = 0, attr[6].fd = 1;  // beyond the union
+  EXPECT_EQ(bpf_call(BPF_MAP_LOOKUP_ELEM, reinterpret_cast<uint64_t>(attr), sizeof(attr)), -E2BIG);
+}
+
+TEST(MapCommands, DescriptorsThatAreNoMaps) {
+  uint32_t key = 0;
+  uint64_t value = 0;
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, -1, &key, &value), -EBADF);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, 77777, &key, &value), -EBADF);
+  const Fd file(::open("/proc/self/exe", O_RDONLY | O_CLOEXEC));
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, file.get(), &key, &value), -EINVAL);
+  TestMap map(kHash);
+  map.trailer()->kind = wire::ObjectKind::kProgram;
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EINVAL);
+}
+
+TEST(MapCommands, ForgedTrailersAreNotBelieved) {
+  uint32_t key = 0;
+  uint64_t value = 0;
+  {
+    TestMap map(kHash);
+    map.trailer()->header.magic++;
+    EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EINVAL);
+  }
+  {
+    TestMap map(kHash);
+    map.trailer()->header.size += 4096;
+    EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EINVAL);
+  }
+  {
+    // Claims more entries than its memory holds: never touched here, the daemon is asked (and is not there).
+    TestMap map(kHash);
+    map.trailer()->map.max_entries = 1000000;
+    ::unsetenv("BPFTIME_SOCKET");
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EIO);
+    EXPECT_NE(testing::internal::GetCapturedStderr().find("try `bpftime load"), std::string::npos);
+  }
+}
+
+TEST(MapCommands, FrozenAndReadOnlyRefuseWriters) {
+  TestMap map(kArray);
+  uint32_t key = 1;
+  uint64_t value = 9;
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, map.fd.get(), &key, &value), 0);
+  auto reader = map.fd.reopen(O_RDONLY);
+  auto writer = map.fd.reopen(O_WRONLY);
+  ASSERT_TRUE(reader.ok() && writer.ok());
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, reader->get(), &key, &value), -EPERM);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, reader->get(), &key, &value), 0);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, writer->get(), &key, &value), -EPERM);
+  map.trailer()->frozen = 1;
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, map.fd.get(), &key, &value), -EPERM);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), 0);
+}
+
+TEST(MapCommands, ReaderFirstThenWriterThroughAnotherDescriptor) {
+  TestMap map(kArray);
+  uint32_t key = 2;
+  uint64_t value = 9, got = 0;
+  auto reader = map.fd.reopen(O_RDONLY);
+  ASSERT_TRUE(reader.ok());
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, reader->get(), &key, &got), 0);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, map.fd.get(), &key, &value), 0);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, reader->get(), &key, &got), 0);
+  EXPECT_EQ(got, 9u);
+}
+
+TEST(MapCommands, MmapRules) {
+  const auto ask = [](const TestMap& map, uint64_t length, int protection, uint64_t offset, int flags = MAP_SHARED) {
+    return before_mmap(length, protection, flags, map.fd.get(), offset);
+  };
+  const int rw = PROT_READ | PROT_WRITE;
+  TestMap array(kArray);
+  EXPECT_EQ(ask(array, 4096, rw, 0), std::nullopt);
+  EXPECT_EQ(ask(array, 8192, rw, 0), -EINVAL);  // would show the trailer
+  EXPECT_EQ(ask(array, 4096, rw, 4096), -EINVAL);
+  EXPECT_EQ(ask(array, 4096, rw, 0, MAP_PRIVATE), -EINVAL);
+  array.trailer()->frozen = 1;
+  EXPECT_EQ(ask(array, 4096, rw, 0), -EPERM);
+  EXPECT_EQ(ask(array, 4096, PROT_READ, 0), std::nullopt);
+  TestMap plain({BPF_MAP_TYPE_ARRAY, 4, 8, 4, 0, 2});
+  EXPECT_EQ(ask(plain, 4096, PROT_READ, 0), -EINVAL);
+  TestMap guarded({BPF_MAP_TYPE_ARRAY, 4, 8, 4, BPF_F_MMAPABLE | BPF_F_RDONLY_PROG, 2});
+  EXPECT_EQ(ask(guarded, 4096, rw, 0), -EACCES);
+  EXPECT_EQ(ask(guarded, 4096, PROT_READ, 0), std::nullopt);
+  TestMap hash(kHash);
+  EXPECT_EQ(ask(hash, 4096, PROT_READ, 0), -524);
+  TestMap ring({BPF_MAP_TYPE_RINGBUF, 0, 0, 8192, 0, 2});
+  EXPECT_EQ(ask(ring, 4096, rw, 0), std::nullopt);
+  EXPECT_EQ(ask(ring, 4096 + 2 * 8192, PROT_READ, 4096), std::nullopt);
+  EXPECT_EQ(ask(ring, 4096 + 2 * 8192, rw, 4096), -EPERM);
+  EXPECT_EQ(ask(ring, 8192 + 2 * 8192, PROT_READ, 4096), -EINVAL);
+}
+
+// The daemon learns of a map's end by its last mapping: ours must not outlive the host's close.
+TEST(MapCommands, NothingKeepsAClosedMapAlive) {
+  TestMap map(kHash);
+  auto host = map.fd.reopen(O_RDWR);
+  ASSERT_TRUE(host.ok());
+  uint32_t key = 5;
+  uint64_t value = 77;
+  ASSERT_EQ(element(BPF_MAP_UPDATE_ELEM, host->get(), &key, &value), 0);
+  const auto mappings = [] {
+    FILE* file = std::fopen("/proc/self/maps", "r");
+    char line[512];
+    int count = 0;
+    while (std::fgets(line, sizeof(line), file) != nullptr) count += std::strstr(line, "memfd:bpf-map") != nullptr;
+    std::fclose(file);
+    return count;
+  };
+  const int before = mappings();
+  forget_descriptor(host->get());
+  EXPECT_EQ(mappings(), before - 1);
+}
+
+}  // namespace
+}  // namespace bpftime::loader
