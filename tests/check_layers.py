@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Checks what no compiler does: includes point one way (the order of add_subdirectory in CMakeLists.txt), each third-party
-library is included by the folders it belongs to, and no file mentions a machine's own paths."""
+library is included by the folders it belongs to, no file mentions a machine's own paths, and the documentation's links
+lead somewhere."""
 import pathlib
 import re
 import sys
@@ -35,12 +36,18 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 SOURCES = {".h", ".cc", ".c", ".S", ".def", ".inc"}
 
 
+# Programs that tests run; not named _test themselves.
+TEST_PROGRAMS = {"src/loader/preload_probe.cc"}
+
+
 def layers():
     text = (ROOT / "CMakeLists.txt").read_text()
     return re.findall(r"^add_subdirectory\(src/(\w+)\)", text, re.M)
 
 
 def is_test(path):
+    if str(path.relative_to(ROOT)) in TEST_PROGRAMS:
+        return True
     return re.search(r"(_test|_fuzz|_bench)\.\w+$", path.name) or {"testing", "victim"} & set(path.parts) or "test" in path.stem
 
 
@@ -73,6 +80,16 @@ def check_words(problems):
                     problems.append(f"{relative}:{number}: mentions a path of one machine: {line.strip()[:80]}")
 
 
+def check_links(problems):
+    """Relative links of the documentation lead somewhere."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "example").rglob("*.md"))]:
+        if not path.exists():
+            continue
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+            if "://" not in target and not (path.parent / target).exists():
+                problems.append(f"{path.relative_to(ROOT)}: link to {target}: leads nowhere")
+
+
 def main():
     order = layers()
     problems = []
@@ -86,6 +103,7 @@ def main():
             continue
         check_file(path, order, problems)
     check_words(problems)
+    check_links(problems)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:

@@ -23,4 +23,5 @@ plant src/maps/map.cc '#include <fmt/core.h>' 'only cli may'
 plant src/base/fd.cc '#include <gtest/gtest.h>' 'only tests may'
 plant src/strange/any.cc 'int x;' 'not a layer'
 plant src/base/fd.cc "// see $(printf '/wo%s' rk/somewhere)" 'path of one machine'
+plant docs/any.md 'see [there](nowhere.md)' 'leads nowhere'
 echo "all violations were found"

@@ -58,21 +58,27 @@ int run(int argc, char** argv) {
   add_doctor(app, line);
   add_daemon(app, line);
   add_version(app, line);
-  std::string topic;
+  // Once a verb is parsed, CLI11's help() speaks of that verb: the overview is made before.
+  std::string topic, overview;
   CLI::App* help = add_verb(app, "help", "Say what the verbs do", "  bpftime help load\n");
   help->add_option("VERB", topic, "The verb to explain");
   help->callback([&] {
     line.run = [&] {
-      const CLI::App* about = topic.empty() ? &app : find_verb(app, topic);
+      if (topic.empty()) {
+        std::fputs(overview.c_str(), stdout);
+        return static_cast<int>(kOk);
+      }
+      const CLI::App* about = find_verb(app, topic);
       if (about == nullptr) {
         std::fprintf(stderr, "bpftime: help: %s: no such verb; try `bpftime help`\n", topic.c_str());
         return static_cast<int>(kUsage);
       }
-      std::fputs((topic.empty() ? about->help() : about->help("bpftime")).c_str(), stdout);
+      std::fputs(about->help("bpftime").c_str(), stdout);
       return static_cast<int>(kOk);
     };
   });
 
+  overview = app.help();
   std::vector<std::string> own = take_program({argv + 1, argv + argc}, line.program);
   std::vector<std::string> reversed(own.rbegin(), own.rend());  // the order CLI11 takes a vector in
   try {
