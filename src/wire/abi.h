@@ -29,7 +29,7 @@ static_assert(sizeof(SharedHeader) == 16);
 
 // Each user's daemon owns one 64 GiB window of target address space, between the usual places of executables (0x4000000,
 // 0x55…) and libraries (0x7f…). Programs are compiled against fixed addresses in it, so one piece of code serves all targets.
-inline constexpr uint64_t kWindowBase = 0x100000000000;
+inline constexpr uint64_t kWindowBase = 0x110000000000;  // above AddressSanitizer's shadow
 inline constexpr uint64_t kWindowSize = uint64_t{1} << 36;
 inline constexpr uint32_t kWindowCount = 1024;
 constexpr uint64_t window_address(uint32_t uid) {
