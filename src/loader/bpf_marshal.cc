@@ -15,13 +15,13 @@
 namespace bpftime::loader {
 namespace {
 
-// Offsets are those of union bpf_attr and the info structures in Linux 6.18's include/uapi/linux/bpf.h, written as
-// numbers because the headers of the build machine may be older.
+// Offsets are those of union bpf_attr and the info structures in Linux 6.18's include/uapi/linux/bpf.h,
+// written as numbers because the headers of the build machine may be older.
 
 constexpr uint32_t kNone = 0xffffffff;
-constexpr uint32_t kBlobMax = 32u << 20;         // no kernel takes more in one buffer
-constexpr uint32_t kLogMax = 16u << 20;          // what we offer to fill of a log buffer
-constexpr uint32_t kInstructionsMax = 1000000;   // BPF_COMPLEXITY_LIMIT_INSNS
+constexpr uint32_t kBlobMax = 32u << 20;        // no kernel takes more in one buffer
+constexpr uint32_t kLogMax = 16u << 20;         // what we offer to fill of a log buffer
+constexpr uint32_t kInstructionsMax = 1000000;  // BPF_COMPLEXITY_LIMIT_INSNS
 constexpr uint32_t kInfoMax = 4096;
 constexpr uint32_t kRawTracepointNameMax = 128;
 
@@ -38,7 +38,8 @@ struct Pointer {
   uint32_t factor_field = kNone;
 };
 
-// A descriptor number. `optional`: zero means none (Linux checks the field for zero before it looks the number up).
+// A descriptor number. `optional`: zero means none (Linux checks the field for zero before it looks the
+// number up).
 struct FdField {
   uint32_t offset;
   bool optional = false;
@@ -65,10 +66,9 @@ constexpr FdField kRawTracepointFds[] = {{8}};
 
 constexpr Pointer kProgramLoadPointers[] = {
     {8, Way::kIn, Length::kField, 4, 8},  // insns: insn_cnt × 8
-    {16, Way::kIn, Length::kString, kNone, 128},
-    {32, Way::kOut, Length::kField, 28},
-    {80, Way::kIn, Length::kField, 88, 1, 76},   // func_info_cnt × func_info_rec_size
-    {96, Way::kIn, Length::kField, 104, 1, 92},  // line_info_cnt × line_info_rec_size
+    {16, Way::kIn, Length::kString, kNone, 128},  {32, Way::kOut, Length::kField, 28},
+    {80, Way::kIn, Length::kField, 88, 1, 76},     // func_info_cnt × func_info_rec_size
+    {96, Way::kIn, Length::kField, 104, 1, 92},    // line_info_cnt × line_info_rec_size
     {128, Way::kIn, Length::kField, 116, 1, 136},  // core_relo_cnt × core_relo_rec_size
     {152, Way::kIn, Length::kField, 160},          // signature
 };
@@ -80,9 +80,11 @@ constexpr Pointer kTestRunPointers[] = {
     {56, Way::kOut, Length::kField, 44},
 };
 constexpr Pointer kInfoPointers[] = {{8, Way::kInOut, Length::kField, 4}};
-constexpr Pointer kQueryPointers[] = {{16, Way::kOut, Length::kField, 24, 4}, {32, Way::kOut, Length::kField, 24, 4}};
+constexpr Pointer kQueryPointers[] = {{16, Way::kOut, Length::kField, 24, 4},
+                                      {32, Way::kOut, Length::kField, 24, 4}};
 constexpr Pointer kRawTracepointPointers[] = {{0, Way::kIn, Length::kString, kNone, kRawTracepointNameMax}};
-constexpr Pointer kBtfLoadPointers[] = {{0, Way::kIn, Length::kField, 16}, {8, Way::kOut, Length::kField, 20}};
+constexpr Pointer kBtfLoadPointers[] = {{0, Way::kIn, Length::kField, 16},
+                                        {8, Way::kOut, Length::kField, 20}};
 constexpr Pointer kTaskQueryPointers[] = {{16, Way::kOut, Length::kField, 12}};
 constexpr Pointer kUprobeMultiPointers[] = {
     {16, Way::kIn, Length::kPath},
@@ -118,8 +120,8 @@ constexpr Command kCommands[] = {
     {BPF_PROG_BIND_MAP, {}, kFirstTwo},
 };
 
-// Pointers inside the info structures (out only): offset of the pointer, of its count, and the bytes per element
-// (or where the record size stands).
+// Pointers inside the info structures (out only): offset of the pointer, of its count, and the bytes per
+// element (or where the record size stands).
 struct Nested {
   uint32_t pointer;
   uint32_t count;
@@ -127,18 +129,23 @@ struct Nested {
   uint32_t size_field = kNone;
 };
 constexpr Nested kProgramInfo[] = {
-    {24, 16, 1}, {32, 20, 1}, {56, 52, 4}, {112, 104, 8}, {120, 108, 4},
+    {24, 16, 1},        {32, 20, 1},        {56, 52, 4},        {112, 104, 8}, {120, 108, 4},
     {136, 144, 1, 132}, {152, 148, 1, 172}, {160, 168, 1, 176}, {184, 180, 8},
 };
 constexpr Nested kBtfInfo[] = {{0, 8, 1}, {16, 24, 1}};
-constexpr Nested kLinkInfo[] = {{16, 24, 1}, {24, 32, 1}};  // raw tracepoint or iterator name; perf event's file name
+constexpr Nested kLinkInfo[] = {{16, 24, 1},
+                                {24, 32, 1}};  // raw tracepoint or iterator name; perf event's file name
 
 std::span<const Nested> nested_of(wire::ObjectKind kind) {
   switch (kind) {
-    case wire::ObjectKind::kProgram: return kProgramInfo;
-    case wire::ObjectKind::kBtf: return kBtfInfo;
-    case wire::ObjectKind::kLink: return kLinkInfo;
-    default: return {};
+    case wire::ObjectKind::kProgram:
+      return kProgramInfo;
+    case wire::ObjectKind::kBtf:
+      return kBtfInfo;
+    case wire::ObjectKind::kLink:
+      return kLinkInfo;
+    default:
+      return {};
   }
 }
 
@@ -156,8 +163,10 @@ bool value_is_fd(uint32_t map_type) {
     case BPF_MAP_TYPE_HASH_OF_MAPS:
     case BPF_MAP_TYPE_SOCKMAP:
     case BPF_MAP_TYPE_SOCKHASH:
-    case BPF_MAP_TYPE_XSKMAP: return true;
-    default: return false;
+    case BPF_MAP_TYPE_XSKMAP:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -168,7 +177,8 @@ uint64_t user_value_bytes(const wire::MapSpec& spec) {
     case BPF_MAP_TYPE_LRU_PERCPU_HASH:
     case BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE:
       return ((uint64_t{spec.value_size} + 7) / 8 * 8) * spec.cpu_count;
-    default: return value_is_fd(spec.type) ? 4 : spec.value_size;
+    default:
+      return value_is_fd(spec.type) ? 4 : spec.value_size;
   }
 }
 
@@ -210,7 +220,8 @@ class Marshaller {
   T field(uint32_t offset) const {
     // Fields past the end of a short attr are zero; one cut in half has its low bytes.
     T value{};
-    if (offset < attr_.size()) std::memcpy(&value, attr_.data() + offset, std::min(sizeof(T), attr_.size() - offset));
+    if (offset < attr_.size())
+      std::memcpy(&value, attr_.data() + offset, std::min(sizeof(T), attr_.size() - offset));
     return value;
   }
 
@@ -233,7 +244,8 @@ class Marshaller {
   Result<void> add(const Pointer& pointer) {
     const auto address = field<uint64_t>(pointer.offset);
     if (address == 0) return {};
-    if (pointer.length == Length::kString || pointer.length == Length::kPath) return add_string(pointer, address);
+    if (pointer.length == Length::kString || pointer.length == Length::kPath)
+      return add_string(pointer, address);
     const uint64_t length = length_of(pointer);
     if (pointer.way == Way::kOut) {
       add_out(pointer.offset, address, length);
@@ -287,7 +299,8 @@ class Marshaller {
     add_fd(wire::FdPlace::kAttr, fd.offset, number);
   }
 
-  // Descriptors in instructions, and the part of fd_array that instructions use (its length is given only since 6.14).
+  // Descriptors in instructions, and the part of fd_array that instructions use (its length is given only
+  // since 6.14).
   Result<void> program_descriptors() {
     std::vector<uint32_t> used;
     for (uint32_t i = 0; (i + 1) * sizeof(struct bpf_insn) <= instructions_.size(); ++i) {
@@ -318,7 +331,8 @@ class Marshaller {
   Result<void> fd_array(uint64_t address, const std::vector<uint32_t>& used) {
     if (used.empty()) return {};
     const uint32_t last = *std::max_element(used.begin(), used.end());
-    // Off and idx are 16 and 31 bits of hostile input; no program uses more descriptors than the protocol carries.
+    // Off and idx are 16 and 31 bits of hostile input; no program uses more descriptors than the protocol
+    // carries.
     if (last >= 0x8000) return Error{E2BIG, "bpf: fd_array: index too large"};
     std::vector<int32_t> array(last + 1);
     for (const uint32_t index : used)
@@ -339,7 +353,8 @@ class Marshaller {
       const auto count = read_at<uint32_t>(info_, nested.count).value_or(0);
       const uint32_t size =
           nested.size_field == kNone ? nested.size : read_at<uint32_t>(info_, nested.size_field).value_or(0);
-      if (address != 0 && count != 0) add_out(wire::kNestedPointer + nested.pointer, address, uint64_t{count} * size);
+      if (address != 0 && count != 0)
+        add_out(wire::kNestedPointer + nested.pointer, address, uint64_t{count} * size);
     }
     return {};
   }
@@ -406,7 +421,8 @@ Result<void> MarshalledCall::store(Bytes reply_body) const {
   auto blobs = wire::decode_out_blobs(reply_body);
   if (!blobs) return blobs.error();
   const auto target_of = [&](const wire::OutBlobView& blob) {
-    return std::find_if(outs_.begin(), outs_.end(), [&](const Out& out) { return out.attr_offset == blob.attr_offset; });
+    return std::find_if(outs_.begin(), outs_.end(),
+                        [&](const Out& out) { return out.attr_offset == blob.attr_offset; });
   };
   for (const wire::OutBlobView& blob : *blobs) {
     const auto out = target_of(blob);
@@ -414,7 +430,8 @@ Result<void> MarshalledCall::store(Bytes reply_body) const {
       return Error{EPROTO, "store a reply: blob: not asked for"};
   }
   for (const wire::OutBlobView& blob : *blobs)
-    if (!write_user(target_of(blob)->address, blob.bytes.data(), blob.bytes.size())) return fault("out buffer");
+    if (!write_user(target_of(blob)->address, blob.bytes.data(), blob.bytes.size()))
+      return fault("out buffer");
   return {};
 }
 

@@ -23,15 +23,16 @@ using FdLookup = std::function<FdFacts(int fd)>;
 // A call ready to be sent, and what is needed to store its answer.
 class MarshalledCall {
  public:
-  // Copies attr and everything it points to. Errors: EINVAL for a command no kernel of this age knows, E2BIG for an
-  // attr or a buffer larger than any kernel takes, EFAULT for memory that is not there.
-  static Result<MarshalledCall> make(uint32_t command, uint64_t attr_address, uint32_t attr_size, const FdLookup& lookup);
+  // Copies attr and everything it points to. Errors: EINVAL for a command no kernel of this age knows, E2BIG
+  // for an attr or a buffer larger than any kernel takes, EFAULT for memory that is not there.
+  static Result<MarshalledCall> make(uint32_t command, uint64_t attr_address, uint32_t attr_size,
+                                     const FdLookup& lookup);
 
   std::vector<uint8_t> body() const { return builder_.body(); }
   const std::vector<int>& fds() const { return builder_.fds(); }
 
-  // Stores a reply's out blobs where the host wants them. EPROTO when the reply offers more than was asked for (then
-  // nothing is stored), EFAULT when the host's memory is not writable.
+  // Stores a reply's out blobs where the host wants them. EPROTO when the reply offers more than was asked
+  // for (then nothing is stored), EFAULT when the host's memory is not writable.
   Result<void> store(Bytes reply_body) const;
 
  private:

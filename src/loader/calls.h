@@ -1,5 +1,5 @@
-// The system calls the loader answers, as functions: hooks.cc reaches them from libc's names and from syscall().
-// Each returns the result or -errno; nullopt: not ours, ask the kernel.
+// The system calls the loader answers, as functions: hooks.cc reaches them from libc's names and from
+// syscall(). Each returns the result or -errno; nullopt: not ours, ask the kernel.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@ namespace bpftime::loader {
 
 int64_t bpf_call(uint32_t command, uint64_t attr, uint32_t size);
 
-std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t cpu, int32_t group_fd, uint64_t flags);
+std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t cpu, int32_t group_fd,
+                                            uint64_t flags);
 std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argument);
 
 // Asked before the real mmap: nullopt also means "go on with the real mmap of our memfd".

@@ -18,14 +18,14 @@ namespace bpftime::loader {
 namespace {
 
 constexpr uint64_t kConnectMs = 10000;
-constexpr uint64_t kCallMs = 120000;      // verifying and compiling a large program
-constexpr int kDescriptorMin = 900;       // hosts count on low numbers, and some close them all
+constexpr uint64_t kCallMs = 120000;  // verifying and compiling a large program
+constexpr int kDescriptorMin = 900;   // hosts count on low numbers, and some close them all
 
 struct State {
   std::mutex mutex;
   std::optional<wire::Client> client;
-  std::optional<InodeId> socket;  // what client->descriptor() was when we opened it
-  long owner = 0;                 // the process that opened it: raw clone runs no fork handler
+  std::optional<InodeId> socket;    // what client->descriptor() was when we opened it
+  long owner = 0;                   // the process that opened it: raw clone runs no fork handler
   std::atomic<int> descriptor{-1};  // for the close hook's first glance
 };
 
@@ -36,7 +36,8 @@ State& state() {
   return *made;
 }
 
-// The host may have closed our descriptor (closefrom) and reused its number: then it is not ours to use or to close.
+// The host may have closed our descriptor (closefrom) and reused its number: then it is not ours to use or to
+// close.
 void drop_if_stolen(State& s) {
   if (!s.client) return;
   const auto now = inode_of(s.client->descriptor());

@@ -15,7 +15,8 @@
 namespace bpftime::loader {
 namespace {
 
-constexpr uint64_t kFlagsLock = 4;  // BPF_F_LOCK
+constexpr uint64_t kFlagsLock = 4;      // BPF_F_LOCK
+constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which user space has no name for
 
 // Room for a key or a value: on the stack when small, as nearly always.
 class Buffer {
@@ -39,13 +40,16 @@ bool served_by_daemon(uint32_t type) {
     case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
     case BPF_MAP_TYPE_CGROUP_ARRAY:
     case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS: return true;
-    default: return false;
+    case BPF_MAP_TYPE_HASH_OF_MAPS:
+      return true;
+    default:
+      return false;
   }
 }
 
 bool writes(uint32_t command) {
-  return command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_DELETE_ELEM || command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+  return command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_DELETE_ELEM ||
+         command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
 }
 
 bool reads(uint32_t command) { return command != BPF_MAP_UPDATE_ELEM && command != BPF_MAP_DELETE_ELEM; }
@@ -73,7 +77,8 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
     case BPF_MAP_UPDATE_ELEM:
       if (!read_user(value.data(), call.value, value_size)) return -EFAULT;
       return maps::user_update(view, key.data(), value.data(), call.flags);
-    case BPF_MAP_DELETE_ELEM: return maps::user_delete(view, key.data());
+    case BPF_MAP_DELETE_ELEM:
+      return maps::user_delete(view, key.data());
     default: {
       Buffer next(view.spec->key_size);
       if (next.data() == nullptr) return -ENOMEM;
@@ -89,6 +94,9 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
 }  // namespace
 
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
+  const bool unreadable =
+      map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
+  if (unreadable && call.command == BPF_MAP_LOOKUP_ELEM) return -kNotSupported;
   if (!map->checked || served_by_daemon(map->spec.type)) return std::nullopt;
   if ((call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM) &&
       (call.flags & ~kFlagsLock) != 0)

@@ -48,7 +48,9 @@ struct Element {
 
 int64_t element(uint32_t command, int fd, const void* key, void* value, uint64_t flags = 0) {
   const Element attr = {static_cast<uint32_t>(fd), 0, key, value, flags};
-  const uint32_t size = command == BPF_MAP_DELETE_ELEM ? 16 : command == BPF_MAP_GET_NEXT_KEY ? 24 : sizeof(attr);
+  const uint32_t size = command == BPF_MAP_DELETE_ELEM    ? 16
+                        : command == BPF_MAP_GET_NEXT_KEY ? 24
+                                                          : sizeof(attr);
   return bpf_call(command, reinterpret_cast<uint64_t>(&attr), size);
 }
 
@@ -110,6 +112,12 @@ TEST(MapCommands, DescriptorsThatAreNoMaps) {
   EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EINVAL);
 }
 
+TEST(MapCommands, SlotsOfPerfEventArraysCannotBeRead) {
+  TestMap map({BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 2, 0, 2});
+  uint32_t key = 0, value = 0;
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -524);
+}
+
 TEST(MapCommands, ForgedTrailersAreNotBelieved) {
   uint32_t key = 0;
   uint64_t value = 0;
@@ -163,7 +171,8 @@ TEST(MapCommands, ReaderFirstThenWriterThroughAnotherDescriptor) {
 }
 
 TEST(MapCommands, MmapRules) {
-  const auto ask = [](const TestMap& map, uint64_t length, int protection, uint64_t offset, int flags = MAP_SHARED) {
+  const auto ask = [](const TestMap& map, uint64_t length, int protection, uint64_t offset,
+                      int flags = MAP_SHARED) {
     return before_mmap(length, protection, flags, map.fd.get(), offset);
   };
   const int rw = PROT_READ | PROT_WRITE;
@@ -201,7 +210,8 @@ TEST(MapCommands, NothingKeepsAClosedMapAlive) {
     FILE* file = std::fopen("/proc/self/maps", "r");
     char line[512];
     int count = 0;
-    while (std::fgets(line, sizeof(line), file) != nullptr) count += std::strstr(line, "memfd:bpf-map") != nullptr;
+    while (std::fgets(line, sizeof(line), file) != nullptr)
+      count += std::strstr(line, "memfd:bpf-map") != nullptr;
     std::fclose(file);
     return count;
   };

@@ -16,7 +16,8 @@ uint64_t address_of(const void* memory) { return reinterpret_cast<uint64_t>(memo
 
 // Two pages, the second not mapped: an address just before it faults when read across.
 struct GuardedPage {
-  uint8_t* page = static_cast<uint8_t*>(::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  uint8_t* page = static_cast<uint8_t*>(
+      ::mmap(nullptr, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   GuardedPage() { ::munmap(page + 4096, 4096); }
   ~GuardedPage() { ::munmap(page, 4096); }
 };
@@ -39,7 +40,8 @@ struct Attr {
 
 class Marshal : public testing::Test {
  protected:
-  // fds 3..9 are open; 3: a hash map (key 4, value 8), 4: a program, 5: BTF, 6: a perf event array, 7: a link, 8: per-CPU.
+  // fds 3..9 are open; 3: a hash map (key 4, value 8), 4: a program, 5: BTF, 6: a perf event array, 7: a
+  // link, 8: per-CPU.
   FdFacts facts(int fd) const {
     FdFacts out;
     out.open = fd >= 3 && fd <= 500;
@@ -102,22 +104,31 @@ TEST_F(Marshal, MapCreate) {
 
 TEST_F(Marshal, ProgramLoad) {
   struct bpf_insn code[] = {
-      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 3}, {},
-      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, 6}, {},
-      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_IDX, 0, 2}, {},
-      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 3}, {},
-      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_BTF_ID, 0, 77}, {0, 0, 0, 0, 5},
+      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 3},
+      {},
+      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_VALUE, 0, 6},
+      {},
+      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_IDX, 0, 2},
+      {},
+      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 3},
+      {},
+      {BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_BTF_ID, 0, 77},
+      {0, 0, 0, 0, 5},
       {BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 1, 99},
-      {BPF_LD | BPF_IMM | BPF_DW, 1, 0, 0, 4}, {0, 0, 0, 0, 4},  // a plain constant that looks like a descriptor
+      {BPF_LD | BPF_IMM | BPF_DW, 1, 0, 0, 4},
+      {0, 0, 0, 0, 4},  // a plain constant that looks like a descriptor
       {BPF_JMP | BPF_EXIT, 0, 0, 0, 0},
   };
   const int32_t fds[] = {111, 5, 8};
   char log[100];
   Attr attr;
   attr.set<uint32_t>(0, BPF_PROG_TYPE_KPROBE).set<uint32_t>(4, std::size(code)).set(8, address_of(code));
-  attr.set(16, address_of("GPL")).set<uint32_t>(24, 1).set<uint32_t>(28, sizeof(log)).set(32, address_of(log));
+  attr.set(16, address_of("GPL"))
+      .set<uint32_t>(24, 1)
+      .set<uint32_t>(28, sizeof(log))
+      .set(32, address_of(log));
   attr.set(72, 5).set<uint32_t>(76, 8).set(80, address_of(buffer)).set<uint32_t>(88, 2);  // func_info
-  attr.set<uint32_t>(92, 16).set(96, address_of(buffer)).set<uint32_t>(104, 1);             // line_info
+  attr.set<uint32_t>(92, 16).set(96, address_of(buffer)).set<uint32_t>(104, 1);           // line_info
   attr.set(120, address_of(fds));
   round_trip(BPF_PROG_LOAD, attr);
   EXPECT_EQ(view->blob(8)->bytes.size(), sizeof(code));
@@ -186,8 +197,10 @@ TEST_F(Marshal, AttrItself) {
 }
 
 TEST_F(Marshal, UnknownCommandsAreThoseOfAnOlderKernel) {
-  for (const uint32_t command : {24u, 27u, 36u, 37u, 1000u, 0x10005u}) EXPECT_EQ(error_of(command, Attr()), EINVAL);
-  for (const uint32_t command : {0u, 11u, 23u, 30u, 32u, 35u}) EXPECT_EQ(error_of(command, Attr()), 0) << command;
+  for (const uint32_t command : {24u, 27u, 36u, 37u, 1000u, 0x10005u})
+    EXPECT_EQ(error_of(command, Attr()), EINVAL);
+  for (const uint32_t command : {0u, 11u, 23u, 30u, 32u, 35u})
+    EXPECT_EQ(error_of(command, Attr()), 0) << command;
 }
 
 TEST_F(Marshal, ElementCommandsForTheDaemon) {
@@ -248,7 +261,12 @@ TEST_F(Marshal, LinkCreate) {
   round_trip(BPF_LINK_CREATE, Attr().set(0, 4).set(4, -1).set<uint32_t>(8, 41));
   EXPECT_EQ(attr_fd(4), -1);
   const uint64_t offsets[] = {1, 2};
-  const Attr multi = Attr().set(0, 4).set<uint32_t>(8, 48).set(16, address_of("/bin/x")).set(24, address_of(offsets)).set<uint32_t>(48, 2);
+  const Attr multi = Attr()
+                         .set(0, 4)
+                         .set<uint32_t>(8, 48)
+                         .set(16, address_of("/bin/x"))
+                         .set(24, address_of(offsets))
+                         .set<uint32_t>(48, 2);
   round_trip(BPF_LINK_CREATE, multi);
   EXPECT_EQ(blob(16), std::string("/bin/x\0", 7));
   EXPECT_EQ(view->blob(24)->bytes.size(), 16u);
@@ -256,10 +274,19 @@ TEST_F(Marshal, LinkCreate) {
 }
 
 TEST_F(Marshal, TheOtherCommandsWithPointers) {
-  round_trip(BPF_BTF_LOAD, Attr().set(0, address_of(buffer)).set(8, address_of(buffer)).set<uint32_t>(16, 10).set<uint32_t>(20, 30));
+  round_trip(BPF_BTF_LOAD, Attr()
+                               .set(0, address_of(buffer))
+                               .set(8, address_of(buffer))
+                               .set<uint32_t>(16, 10)
+                               .set<uint32_t>(20, 30));
   EXPECT_EQ(blob(0), "0123456789");
   EXPECT_EQ(room(8), 30u);
-  round_trip(BPF_PROG_TEST_RUN, Attr().set(0, 4).set<uint32_t>(8, 4).set<uint32_t>(12, 6).set(16, address_of(buffer)).set(24, address_of(buffer)));
+  round_trip(BPF_PROG_TEST_RUN, Attr()
+                                    .set(0, 4)
+                                    .set<uint32_t>(8, 4)
+                                    .set<uint32_t>(12, 6)
+                                    .set(16, address_of(buffer))
+                                    .set(24, address_of(buffer)));
   EXPECT_EQ(blob(16), "0123");
   EXPECT_EQ(room(24), 6u);
   EXPECT_EQ(blob(48), "(none)");
@@ -289,7 +316,11 @@ TEST_F(Marshal, TheOtherCommandsWithPointers) {
 }
 
 TEST_F(Marshal, RepliesThatOfferMoreThanAskedAreRefusedWhole) {
-  Attr attr = Attr().set(0, address_of(buffer)).set(8, address_of(buffer + 16)).set<uint32_t>(16, 10).set<uint32_t>(20, 4);
+  Attr attr = Attr()
+                  .set(0, address_of(buffer))
+                  .set(8, address_of(buffer + 16))
+                  .set<uint32_t>(16, 10)
+                  .set<uint32_t>(20, 4);
   round_trip(BPF_BTF_LOAD, attr);
   const uint8_t bytes[8] = {9, 9, 9, 9, 9, 9, 9, 9};
   for (const auto& [offset, size] : std::map<uint32_t, size_t>{{8, 5}, {0, 1}, {wire::kNestedPointer, 1}}) {

@@ -22,8 +22,8 @@ std::map<InodeId, ObjectPtr>& table() {
   return *objects;
 }
 
-// What a descriptor of ours must look like before its trailer is believed. Only hostile *contents* matter from here
-// on: who holds the descriptor is the daemon's or the host's decision.
+// What a descriptor of ours must look like before its trailer is believed. Only hostile *contents* matter
+// from here on: who holds the descriptor is the daemon's or the host's decision.
 std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
   const auto size = static_cast<uint64_t>(st.st_size);
   if (!S_ISREG(st.st_mode) || size < wire::kTrailerSize || size % kPageSize != 0) return std::nullopt;
@@ -33,7 +33,8 @@ std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
   ssize_t got = ::pread(fd, &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
   if (got < 0 && errno == EBADF) {  // opened write-only
     const Fd again(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDONLY | O_CLOEXEC));
-    if (again) got = ::pread(again.get(), &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
+    if (again)
+      got = ::pread(again.get(), &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
   }
   if (got != static_cast<ssize_t>(sizeof(trailer)) || !trailer.header.matches(size)) return std::nullopt;
   // A map that could shrink would turn our reads into SIGBUS.
@@ -70,7 +71,8 @@ ObjectPtr find_object(int fd) {
   {
     const std::lock_guard lock(table_mutex);
     const auto found = table().find(inode);
-    // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode number.
+    // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode
+    // number.
     if (found != table().end() && (found->second->size == static_cast<uint64_t>(st.st_size) ||
                                    found->second->kind == wire::ObjectKind::kPerfEvent))
       return found->second;

@@ -23,29 +23,31 @@ struct View {
   ~View();
 };
 
-// What this process knows of one object; shared by all its descriptors. Keeping one keeps the daemon's object alive
-// (its mapping counts as a user), so it lives only in the cache below, in epoll watches, and on the stack of a call.
+// What this process knows of one object; shared by all its descriptors. Keeping one keeps the daemon's object
+// alive (its mapping counts as a user), so it lives only in the cache below, in epoll watches, and on the
+// stack of a call.
 struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};          // our own copy; for element commands only when `checked`
-  bool checked = false;          // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;             // of the file, when it was recognised
-  bool writable = false;         // `mapping` is writable
-  std::mutex mutex;              // guards what follows
-  View mapping;                  // kMap: the whole file. Empty until first needed
-  Fd eventfd;                    // written by the daemon when data arrives; ring buffers and perf events
-  View head;                     // the pages readiness is told from
+  wire::MapSpec spec{};   // our own copy; for element commands only when `checked`
+  bool checked = false;   // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;      // of the file, when it was recognised
+  bool writable = false;  // `mapping` is writable
+  std::mutex mutex;       // guards what follows
+  View mapping;           // kMap: the whole file. Empty until first needed
+  Fd eventfd;             // written by the daemon when data arrives; ring buffers and perf events
+  View head;              // the pages readiness is told from
 };
 
 using ObjectPtr = std::shared_ptr<Object>;
 
-// The object behind `fd`, nullptr when it is not open or not one of ours. Costs an fstat; more only the first time.
+// The object behind `fd`, nullptr when it is not open or not one of ours. Costs an fstat; more only the first
+// time.
 ObjectPtr find_object(int fd);
 
-// The object's memory, the whole file; empty when this descriptor may not be mapped that way. `writable`: read-write.
-// The pointer stays valid as long as the ObjectPtr.
+// The object's memory, the whole file; empty when this descriptor may not be mapped that way. `writable`:
+// read-write. The pointer stays valid as long as the ObjectPtr.
 const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable);
 
 // True once this process has met one of our objects: until then no hook needs to look at descriptors.

@@ -1,5 +1,5 @@
-// perf_event_open(2), ioctl and mmap on its descriptors: uprobes, tracepoints and BPF output rings go to the daemon,
-// every other event to the kernel.
+// perf_event_open(2), ioctl and mmap on its descriptors: uprobes, tracepoints and BPF output rings go to the
+// daemon, every other event to the kernel.
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/bpf.h>
@@ -30,9 +30,9 @@ constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which user space has no nam
 // The number the kernel gave its own uprobe PMU: tools that read it before they met our virtual file use it.
 uint32_t kernel_uprobe_type() {
   static const uint32_t type = [] {
-    const Fd fd(static_cast<int>(raw_syscall(SYS_openat, AT_FDCWD,
-                                             reinterpret_cast<long>("/sys/bus/event_source/devices/uprobe/type"),
-                                             O_RDONLY | O_CLOEXEC)));
+    const Fd fd(static_cast<int>(
+        raw_syscall(SYS_openat, AT_FDCWD, reinterpret_cast<long>("/sys/bus/event_source/devices/uprobe/type"),
+                    O_RDONLY | O_CLOEXEC)));
     char text[16] = {};
     if (!fd || ::read(fd.get(), text, sizeof(text) - 1) <= 0) return 0u;
     return static_cast<uint32_t>(std::strtoul(text, nullptr, 10));
@@ -72,7 +72,8 @@ int64_t copy_attr(uint64_t address, Event& event) {
   uint8_t bytes[4096];
   if (!read_user(bytes, address, size)) return -EFAULT;
   constexpr size_t kKnown = sizeof(event.message.attr);
-  if (size > kKnown && std::any_of(bytes + kKnown, bytes + size, [](uint8_t byte) { return byte != 0; })) return -E2BIG;
+  if (size > kKnown && std::any_of(bytes + kKnown, bytes + size, [](uint8_t byte) { return byte != 0; }))
+    return -E2BIG;
   std::memcpy(event.message.attr, bytes, std::min<size_t>(size, kKnown));
   event.message.attr_size = size;
   return 0;
@@ -102,7 +103,8 @@ int64_t store_ioctl_answer(uint64_t request, uint64_t argument, const wire::Repl
   if (request == PERF_EVENT_IOC_QUERY_BPF) {
     const auto count = static_cast<uint32_t>(reply.result);
     uint32_t room = 0;
-    if (!read_user(&room, argument, sizeof(room)) || !write_user(argument + 4, &count, sizeof(count))) return -EFAULT;
+    if (!read_user(&room, argument, sizeof(room)) || !write_user(argument + 4, &count, sizeof(count)))
+      return -EFAULT;
     const size_t stored = std::min<size_t>({count, room, reply.rest.size() / 4});
     if (!write_user(argument + 8, reply.rest.data(), stored * 4)) return -EFAULT;
     return count > room ? -ENOSPC : 0;
@@ -125,7 +127,8 @@ int64_t map_mmap(const ObjectPtr& map, uint64_t length, int protection, int flag
   return end > round_up(values, kPageSize) ? -EINVAL : 0;
 }
 
-// As bpf_map_mmap: a frozen or program-read-only map refuses writers before its type is asked about the range.
+// As bpf_map_mmap: a frozen or program-read-only map refuses writers before its type is asked about the
+// range.
 int64_t write_permission(const ObjectPtr& map, int fd) {
   const uint8_t* base = map_object(map, fd, false);
   if (base == nullptr) return 0;
@@ -137,7 +140,8 @@ int64_t write_permission(const ObjectPtr& map, int fd) {
 // The daemon sizes the ring and fills its header page; then the real mmap of the memfd shows it.
 int64_t size_perf_ring(int fd, uint64_t length, int flags, uint64_t offset) {
   const uint64_t pages = length / kPageSize;
-  if ((flags & MAP_TYPE) == MAP_PRIVATE || offset != 0 || length % kPageSize != 0 || pages == 0) return -EINVAL;
+  if ((flags & MAP_TYPE) == MAP_PRIVATE || offset != 0 || length % kPageSize != 0 || pages == 0)
+    return -EINVAL;
   if (((pages - 1) & (pages - 2)) != 0 && pages > 1) return -EINVAL;
   const wire::PerfMmap message = {length};
   const int fds[] = {fd};
@@ -149,7 +153,8 @@ int64_t size_perf_ring(int fd, uint64_t length, int flags, uint64_t offset) {
 
 }  // namespace
 
-std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t cpu, int32_t group_fd, uint64_t flags) {
+std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t cpu, int32_t group_fd,
+                                            uint64_t flags) {
   Event event;
   // What cannot be read or understood is the kernel's to refuse.
   if (copy_attr(attr, event) != 0) return std::nullopt;
@@ -174,8 +179,8 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;
-  log_line("perf_event_open(type " + std::to_string(type) + " " + event.path + ") = " + std::to_string(reply->result) +
-           " " + std::string(reply->text));
+  log_line("perf_event_open(type " + std::to_string(type) + " " + event.path +
+           ") = " + std::to_string(reply->result) + " " + std::string(reply->text));
   if (reply->result < 0 || answer->fds.empty()) return reply->result;
   note_object_seen();
   if ((flags & PERF_FLAG_FD_CLOEXEC) == 0) (void)::fcntl(answer->fds[0].get(), F_SETFD, 0);
@@ -202,9 +207,11 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
       message.argument = room;
       break;
     }
-    default: break;
+    default:
+      break;
   }
-  auto answer = ask_daemon(wire::MessageType::kPerfIoctl, as_bytes(message), std::span<const int>(fds, fd_count));
+  auto answer =
+      ask_daemon(wire::MessageType::kPerfIoctl, as_bytes(message), std::span<const int>(fds, fd_count));
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;

@@ -56,7 +56,8 @@ int forking() {
   ::waitpid(child, &status, 0);
   const int after = bpf_map_create(BPF_MAP_TYPE_ARRAY, "after", 4, 8, 4, nullptr);
   (void)bpf_map_lookup_elem(fd, &key, &value);
-  std::printf("child %d parent %s value %llu\n", status, after >= 0 ? "ok" : "failed", static_cast<unsigned long long>(value));
+  std::printf("child %d parent %s value %llu\n", status, after >= 0 ? "ok" : "failed",
+              static_cast<unsigned long long>(value));
   return 0;
 }
 
@@ -67,7 +68,8 @@ int closing() {
   const int second = bpf_map_create(BPF_MAP_TYPE_ARRAY, "second", 4, 8, 4, nullptr);
   ::syscall(SYS_close_range, 3, ~0u, 0);
   const int third = bpf_map_create(BPF_MAP_TYPE_ARRAY, "third", 4, 8, 4, nullptr);
-  std::printf("%s %s %s\n", first >= 0 ? "ok" : "failed", second >= 0 ? "ok" : "failed", third >= 0 ? "ok" : "failed");
+  std::printf("%s %s %s\n", first >= 0 ? "ok" : "failed", second >= 0 ? "ok" : "failed",
+              third >= 0 ? "ok" : "failed");
   return 0;
 }
 
@@ -104,7 +106,9 @@ int vforking() {
   return 0;
 }
 
-void on_sample(void*, int cpu, void* data, uint32_t) { std::printf("sample %d %.5s\n", cpu, static_cast<const char*>(data)); }
+void on_sample(void*, int cpu, void* data, uint32_t) {
+  std::printf("sample %d %.5s\n", cpu, static_cast<const char*>(data));
+}
 
 int perf() {
   const int fd = bpf_map_create(BPF_MAP_TYPE_PERF_EVENT_ARRAY, "events", 4, 4, 1, nullptr);
@@ -136,7 +140,9 @@ int uprobe() {
   attr.type = static_cast<uint32_t>(std::atoi(text));
   attr.config1 = reinterpret_cast<uint64_t>("/proc/self/exe");
   attr.config2 = 0x1234;
-  const auto open_event = [&] { return static_cast<int>(::syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)); };
+  const auto open_event = [&] {
+    return static_cast<int>(::syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC));
+  };
   const int fd = open_event();
   std::printf("open %s\n", fd >= 0 ? "ok" : std::strerror(errno));
   uint64_t id = 0;
@@ -188,8 +194,9 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     int (*run)();
-  } verbs[] = {{"maps", maps}, {"fork", forking}, {"closing", closing}, {"ring", ring}, {"vfork", vforking}, {"perf", perf},
-               {"load", load}, {"uprobe", uprobe}, {"threads", threads}, {"memlock", memlock}};
+  } verbs[] = {{"maps", maps},       {"fork", forking},   {"closing", closing}, {"ring", ring},
+               {"vfork", vforking},  {"perf", perf},      {"load", load},       {"uprobe", uprobe},
+               {"threads", threads}, {"memlock", memlock}};
   for (const auto& entry : verbs)
     if (std::strcmp(entry.name, verb) == 0) return entry.run();
   return 2;

@@ -1,4 +1,5 @@
-// The shared library as tools meet it: preloaded into programs that know nothing of it, against a small fake daemon.
+// The shared library as tools meet it: preloaded into programs that know nothing of it, against a small fake
+// daemon.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -86,7 +87,8 @@ class FakeDaemon {
 
   std::atomic<int> connections{0};
   std::atomic<int> requests{0};
-  std::atomic<int> hang_up_at{0};  // this request gets no answer but a closed connection, as from a restarting daemon
+  std::atomic<int> hang_up_at{
+      0};  // this request gets no answer but a closed connection, as from a restarting daemon
   std::atomic<uint32_t> hello_flags{0};
   std::string last_path;  // of the last uprobe
 
@@ -113,8 +115,8 @@ class FakeDaemon {
       Answer answer = reply_to(*message);
       std::vector<int> fds;
       for (const Fd& fd : answer.fds) fds.push_back(fd.get());
-      (void)wire::send_message(peer.get(), wire::MessageType::kReply, message->sequence, answer.reply.body(), fds,
-                               wire::Deadline::after_ms(30000));
+      (void)wire::send_message(peer.get(), wire::MessageType::kReply, message->sequence, answer.reply.body(),
+                               fds, wire::Deadline::after_ms(30000));
     }
   }
 
@@ -124,18 +126,26 @@ class FakeDaemon {
       case wire::MessageType::kHello:
         hello_flags = read_at<wire::Hello>(message.body, 0)->flags;
         return Answer();
-      case wire::MessageType::kBpf: return bpf(message);
-      case wire::MessageType::kPerfEventOpen: return perf_open(message);
+      case wire::MessageType::kBpf:
+        return bpf(message);
+      case wire::MessageType::kPerfEventOpen:
+        return perf_open(message);
       case wire::MessageType::kPerfIoctl:
-        return {wire::ReplyBuilder(read_at<wire::PerfIoctl>(message.body, 0)->command == PERF_EVENT_IOC_ID ? 4711 : 0), {}};
-      case wire::MessageType::kPerfMmap: return {wire::ReplyBuilder(size_ring(message)), {}};
-      case wire::MessageType::kReadiness: return readiness(message);
-      default: return {wire::ReplyBuilder(-EINVAL), {}};
+        return {wire::ReplyBuilder(
+                    read_at<wire::PerfIoctl>(message.body, 0)->command == PERF_EVENT_IOC_ID ? 4711 : 0),
+                {}};
+      case wire::MessageType::kPerfMmap:
+        return {wire::ReplyBuilder(size_ring(message)), {}};
+      case wire::MessageType::kReadiness:
+        return readiness(message);
+      default:
+        return {wire::ReplyBuilder(-EINVAL), {}};
     }
   }
 
   static Fd make_object(wire::ObjectKind kind, const wire::MapSpec& spec, uint64_t size) {
-    auto fd = create_memfd("bpf-object", size, kind == wire::ObjectKind::kMap ? F_SEAL_SHRINK | F_SEAL_GROW : 0);
+    auto fd =
+        create_memfd("bpf-object", size, kind == wire::ObjectKind::kMap ? F_SEAL_SHRINK | F_SEAL_GROW : 0);
     auto memory = Mapping::shared(*fd, size, PROT_READ | PROT_WRITE);
     if (kind == wire::ObjectKind::kMap) maps::initialize({memory->data(), &spec});
     write_trailer(memory->data(), size, kind, spec);
@@ -154,21 +164,25 @@ class FakeDaemon {
     if (!call) return {wire::ReplyBuilder(call.error()), {}};
     Answer answer;
     if (call->command() == BPF_MAP_CREATE) {
-      const wire::MapSpec spec = {call->field<uint32_t>(0),  call->field<uint32_t>(4),  call->field<uint32_t>(8),
-                                  call->field<uint32_t>(12), call->field<uint32_t>(16), 1};
+      const wire::MapSpec spec = {call->field<uint32_t>(0),  call->field<uint32_t>(4),
+                                  call->field<uint32_t>(8),  call->field<uint32_t>(12),
+                                  call->field<uint32_t>(16), 1};
       if (const int64_t bad = maps::check_spec(spec); bad != 0) return {wire::ReplyBuilder(bad), {}};
       answer.fds.push_back(make_object(wire::ObjectKind::kMap, spec, maps::memory_size(spec)));
     } else if (call->command() == BPF_PROG_LOAD) {
       answer.reply = wire::ReplyBuilder(-EACCES, "load: program: refused");
-      if (call->blob(32) != nullptr) answer.reply.add_blob(32, Bytes(reinterpret_cast<const uint8_t*>("no way"), 7));
+      if (call->blob(32) != nullptr)
+        answer.reply.add_blob(32, Bytes(reinterpret_cast<const uint8_t*>("no way"), 7));
     } else if (call->command() == BPF_OBJ_GET_INFO_BY_FD) {
       const auto index = call->fd_index(wire::FdPlace::kAttr, 0);
       if (!index) return {wire::ReplyBuilder(-EBADF), {}};
       wire::ObjectTrailer trailer;
       const auto size = *file_size(message.fds[*index]);
-      (void)!::pread(message.fds[*index].get(), &trailer, sizeof(trailer), static_cast<off_t>(size - wire::kTrailerSize));
+      (void)!::pread(message.fds[*index].get(), &trailer, sizeof(trailer),
+                     static_cast<off_t>(size - wire::kTrailerSize));
       struct bpf_map_info info = {};
-      info.type = trailer.map.type, info.id = 1, info.key_size = trailer.map.key_size, info.value_size = trailer.map.value_size;
+      info.type = trailer.map.type, info.id = 1, info.key_size = trailer.map.key_size,
+      info.value_size = trailer.map.value_size;
       info.max_entries = trailer.map.max_entries;
       const Bytes bytes = as_bytes(info);
       answer.reply.add_blob(8, bytes.first(std::min<size_t>(bytes.size(), call->blob(8)->out_length)));
@@ -182,7 +196,8 @@ class FakeDaemon {
 
   Answer perf_open(const wire::Message& message) {
     const auto open = read_at<wire::PerfEventOpen>(message.body, 0);
-    if (!open || message.body.size() != sizeof(*open) + open->path_length) return {wire::ReplyBuilder(-EPROTO), {}};
+    if (!open || message.body.size() != sizeof(*open) + open->path_length)
+      return {wire::ReplyBuilder(-EPROTO), {}};
     last_path.assign(message.body.begin() + sizeof(*open), message.body.end());
     Answer answer;
     answer.fds.push_back(make_object(wire::ObjectKind::kPerfEvent, {}, wire::kTrailerSize));
@@ -220,7 +235,8 @@ class FakeDaemon {
         char text[12] = "hello";
       } sample;
       std::memcpy(memory->data() + 4096, &sample, sizeof(sample));
-      __atomic_store_n(&reinterpret_cast<struct perf_event_mmap_page*>(memory->data())->data_head, 24, __ATOMIC_RELEASE);
+      __atomic_store_n(&reinterpret_cast<struct perf_event_mmap_page*>(memory->data())->data_head, 24,
+                       __ATOMIC_RELEASE);
     }
     const uint64_t one = 1;
     EXPECT_EQ(::write(answer.fds[0].get(), &one, sizeof(one)), 8);
@@ -244,7 +260,8 @@ std::string probe(const FakeDaemon& daemon, const std::string& verb, const std::
 TEST(Preload, ElementCommandsThroughLibbpf) {
   FakeDaemon daemon;
   EXPECT_EQ(probe(daemon, "maps"),
-            "create ok\ncloexec 1\nlookup -2\nupdate 0\nclosed -9\nmoved 0 33 errno 77\nnext 0 3\nbatch -22\ndelete 0\n");
+            "create ok\ncloexec 1\nlookup -2\nupdate 0\nclosed -9\nmoved 0 33 errno 77\nnext 0 3\nbatch "
+            "-22\ndelete 0\n");
   EXPECT_EQ(daemon.connections, 1);
   EXPECT_EQ(daemon.hello_flags, 0u);
 }
@@ -283,7 +300,8 @@ TEST(Preload, RequestLostOnAFreshConnectionIsNotRepeated) {
   FakeDaemon daemon;
   daemon.hang_up_at = 1;  // a feature probe of libbpf's; the program comes later and connects anew
   const std::string output = probe(daemon, "load");
-  EXPECT_THAT(output, HasSubstr("bpftime: read from the daemon: connection: closed by the daemon; try `bpftime"));
+  EXPECT_THAT(output,
+              HasSubstr("bpftime: read from the daemon: connection: closed by the daemon; try `bpftime"));
   EXPECT_THAT(output, HasSubstr("load -13 no way\n"));
   EXPECT_EQ(daemon.connections, 2);
 }
@@ -315,7 +333,8 @@ TEST(Preload, UprobeEventsAreOursOthersTheKernels) {
   char real[4096];
   ASSERT_NE(::realpath(bin("loader_preload_probe").c_str(), real), nullptr);
   EXPECT_EQ(daemon.last_path, real);
-  if (output.find("kernel 8\n") == std::string::npos) GTEST_SKIP() << "the kernel allows no software event here: " << output;
+  if (output.find("kernel 8\n") == std::string::npos)
+    GTEST_SKIP() << "the kernel allows no software event here: " << output;
 }
 
 TEST(Preload, MemlockLimitNeverStopsATool) {
@@ -325,10 +344,12 @@ TEST(Preload, MemlockLimitNeverStopsATool) {
 TEST(Preload, WithoutADaemonOneLineSaysWhatToDo) {
   auto unset = run("-u BPFTIME_SOCKET " + preload(), bin("loader_preload_probe") + " load");
   EXPECT_THAT(unset.output, HasSubstr("load -5 untouched\n"));
-  EXPECT_THAT(unset.output, HasSubstr("bpftime: reach the daemon: BPFTIME_SOCKET: not set; try `bpftime load"));
+  EXPECT_THAT(unset.output,
+              HasSubstr("bpftime: reach the daemon: BPFTIME_SOCKET: not set; try `bpftime load"));
   EXPECT_EQ(std::count(unset.output.begin(), unset.output.end(), '\n'), 2) << unset.output;
   auto dead = run(preload() + " BPFTIME_SOCKET=/nonexistent/socket", bin("loader_preload_probe") + " load");
-  EXPECT_THAT(dead.output, HasSubstr("/nonexistent/socket: No such file or directory; try `bpftime daemon start`"));
+  EXPECT_THAT(dead.output,
+              HasSubstr("/nonexistent/socket: No such file or directory; try `bpftime daemon start`"));
 }
 
 // Programs that have nothing to do with eBPF run as without us.

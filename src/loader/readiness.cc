@@ -24,21 +24,23 @@ namespace {
 
 // struct perf_event_mmap_page: written by the producer and the consumer.
 constexpr size_t kDataHeadOffset = 1024, kDataTailOffset = 1032;
-// Ring buffers: consumer position at the start of the first page, producer position at the start of the second.
+// Ring buffers: consumer position at the start of the first page, producer position at the start of the
+// second.
 constexpr size_t kConsumerOffset = 0, kProducerOffset = 4096;
 
-// Marks our entries in the host's epoll sets. Not a canonical address, so no pointer a host stores can equal it.
+// Marks our entries in the host's epoll sets. Not a canonical address, so no pointer a host stores can equal
+// it.
 constexpr uint64_t kCookieTag = uint64_t{0xb9f7} << 48;
 
 struct Watch {
   int fd;
   ObjectPtr object;
-  Fd eventfd;          // a duplicate of the object's: one per watch, since a set takes each descriptor once
+  Fd eventfd;  // a duplicate of the object's: one per watch, since a set takes each descriptor once
   uint64_t cookie;
   uint32_t events;
   uint64_t data;
-  bool edge;           // something happened since the last report (for EPOLLET)
-  bool disarmed;       // EPOLLONESHOT fired
+  bool edge;      // something happened since the last report (for EPOLLET)
+  bool disarmed;  // EPOLLONESHOT fired
 };
 
 struct Set {
@@ -112,12 +114,13 @@ int kernel_epoll_ctl(int epfd, int operation, int fd, const struct epoll_event* 
 }
 
 // The libc functions, because they are cancellation points. Timeouts are rounded up to a millisecond.
-int kernel_epoll_wait(int epfd, struct epoll_event* events, int capacity, int timeout_ms, const sigset_t* mask) {
+int kernel_epoll_wait(int epfd, struct epoll_event* events, int capacity, int timeout_ms,
+                      const sigset_t* mask) {
   static int (*function)(int, struct epoll_event*, int, int, const sigset_t*);
   auto* found = real("epoll_pwait", function);
   if (found == nullptr)
-    return static_cast<int>(raw_syscall(SYS_epoll_pwait, epfd, reinterpret_cast<long>(events), capacity, timeout_ms,
-                                        reinterpret_cast<long>(mask), 8));
+    return static_cast<int>(raw_syscall(SYS_epoll_pwait, epfd, reinterpret_cast<long>(events), capacity,
+                                        timeout_ms, reinterpret_cast<long>(mask), 8));
   const int result = found(epfd, events, capacity, timeout_ms, mask);
   return result < 0 ? -errno : result;
 }
@@ -136,16 +139,19 @@ int kernel_poll(struct pollfd* fds, nfds_t count, int timeout_ms, const sigset_t
 
 wire::Deadline deadline_of(const struct timespec* timeout) {
   if (timeout == nullptr) return wire::Deadline::never();
-  const auto ms = static_cast<uint64_t>(timeout->tv_sec) * 1000 + (static_cast<uint64_t>(timeout->tv_nsec) + 999999) / 1000000;
+  const auto ms = static_cast<uint64_t>(timeout->tv_sec) * 1000 +
+                  (static_cast<uint64_t>(timeout->tv_nsec) + 999999) / 1000000;
   return wire::Deadline::after_ms(std::min<uint64_t>(ms, INT32_MAX));
 }
 
 Watch* find_watch(Set& set, int fd) {
-  const auto found = std::find_if(set.watches.begin(), set.watches.end(), [fd](const Watch& w) { return w.fd == fd; });
+  const auto found =
+      std::find_if(set.watches.begin(), set.watches.end(), [fd](const Watch& w) { return w.fd == fd; });
   return found == set.watches.end() ? nullptr : &*found;
 }
 
-// With sets_mutex held. The watch's descriptor may have been closed behind our back and reused: then it is none.
+// With sets_mutex held. The watch's descriptor may have been closed behind our back and reused: then it is
+// none.
 void drop_stale(Set& set, int epfd, int fd) {
   Watch* watch = find_watch(set, fd);
   if (watch == nullptr) return;
@@ -163,7 +169,8 @@ int add_watch(int epfd, int fd, const ObjectPtr& object, const struct epoll_even
   Set& set = sets()[epfd];
   set_count.store(sets().size());
   if (find_watch(set, fd) != nullptr) return -EEXIST;
-  Watch watch{fd, object, std::move(*eventfd), kCookieTag | next_cookie++, event.events, event.data.u64, true, false};
+  Watch watch{fd,   object, std::move(*eventfd), kCookieTag | next_cookie++, event.events, event.data.u64,
+              true, false};
   struct epoll_event ours = {};
   ours.events = EPOLLIN | EPOLLET;
   ours.data.u64 = watch.cookie;
@@ -203,7 +210,8 @@ int collect(Set& set, struct epoll_event* events, int capacity) {
   return count;
 }
 
-// With sets_mutex held: removes our wake-ups from events[0, count) and notes them; returns how many events remain.
+// With sets_mutex held: removes our wake-ups from events[0, count) and notes them; returns how many events
+// remain.
 int take_wakeups(Set& set, struct epoll_event* events, int count) {
   int kept = 0;
   for (int i = 0; i < count; ++i) {
@@ -225,7 +233,8 @@ int collect_locked(int epfd, struct epoll_event* events, int capacity) {
 }
 
 // One real wait; wake-ups of ours are taken out of what it returns. `woken`: there were some.
-int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeout_ms, const sigset_t* mask, bool& woken) {
+int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeout_ms, const sigset_t* mask,
+                  bool& woken) {
   const int got = kernel_epoll_wait(epfd, events, capacity, timeout_ms, mask);
   if (got <= 0) return got;
   const std::lock_guard lock(sets_mutex);
@@ -236,8 +245,8 @@ int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeou
   return kept;
 }
 
-// Whether the kernel is asked before memory: every other time for fairness, and always when an edge-triggered watch
-// must know its pending edges first, or it would report one arrival twice.
+// Whether the kernel is asked before memory: every other time for fairness, and always when an edge-triggered
+// watch must know its pending edges first, or it would report one arrival twice.
 bool asks_kernel_first(int epfd) {
   const std::lock_guard lock(sets_mutex);
   const auto found = sets().find(epfd);
@@ -280,9 +289,10 @@ std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct 
   return add_watch(epfd, fd, object, wanted);
 }
 
-std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int capacity, const struct timespec* timeout,
-                                   const sigset_t* mask) {
-  if (set_count.load(std::memory_order_acquire) == 0 || capacity <= 0 || events == nullptr) return std::nullopt;
+std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int capacity,
+                                   const struct timespec* timeout, const sigset_t* mask) {
+  if (set_count.load(std::memory_order_acquire) == 0 || capacity <= 0 || events == nullptr)
+    return std::nullopt;
   {
     const std::lock_guard lock(sets_mutex);
     if (sets().find(epfd) == sets().end()) return std::nullopt;
@@ -308,7 +318,8 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
 
 namespace {
 
-// Our entries of one poll(2) list, and the epoll set ("gate") that becomes readable at each write to their eventfds.
+// Our entries of one poll(2) list, and the epoll set ("gate") that becomes readable at each write to their
+// eventfds.
 struct PollGate {
   Fd epoll;
   std::vector<std::pair<size_t, ObjectPtr>> ours;  // index in the list
@@ -342,7 +353,8 @@ struct PollGate {
   int mark(std::vector<struct pollfd>& list) const {
     int ready = 0;
     for (const auto& [index, object] : ours) {
-      list[index].revents = has_data(*object) ? static_cast<short>(list[index].events & (POLLIN | POLLRDNORM)) : 0;
+      list[index].revents =
+          has_data(*object) ? static_cast<short>(list[index].events & (POLLIN | POLLRDNORM)) : 0;
       if (list[index].revents != 0) ++ready;
     }
     return ready;
@@ -351,10 +363,12 @@ struct PollGate {
 
 }  // namespace
 
-std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout, const sigset_t* mask) {
+std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout,
+                             const sigset_t* mask) {
   if (!any_object_seen() || count == 0 || count > 65536) return std::nullopt;
   std::vector<struct pollfd> list(count);
-  if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd))) return std::nullopt;
+  if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
+    return std::nullopt;
   PollGate gate;
   const int opened = gate.open(list);
   if (opened <= 0) return opened == 0 ? std::nullopt : std::optional<int>(opened);

@@ -1,8 +1,10 @@
-// epoll, poll and select on ring buffers and perf events. Their descriptors are memfds, which the kernel cannot poll:
-// a companion eventfd from the daemon says "look again", shared memory says whether there is data.
+// epoll, poll and select on ring buffers and perf events. Their descriptors are memfds, which the kernel
+// cannot poll: a companion eventfd from the daemon says "look again", shared memory says whether there is
+// data.
 //
 // Rules for whoever edits this:
-//  1. The eventfd is only ever waited for edge-triggered and never read: each write to it is an edge to every epoll it is
+//  1. The eventfd is only ever waited for edge-triggered and never read: each write to it is an edge to every
+//  epoll it is
 //     in, so any number of waiters, sets and processes can share it and none can steal another's wake-up.
 //  2. Memory is looked at before sleeping and after each wake-up. There is no timed polling.
 //  3. The host sees level-triggered (or EPOLLET, EPOLLONESHOT as it asked) events with its own data.
@@ -29,9 +31,10 @@ void set_eventfd_source(EventfdSource source);
 // Results are as the system call's, -errno on failure. nullopt: nothing of ours in it, ask the kernel.
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event);
 // `timeout`: relative, nullptr waits for ever.
-std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int capacity, const struct timespec* timeout,
-                                   const sigset_t* mask);
-std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout, const sigset_t* mask);
+std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int capacity,
+                                   const struct timespec* timeout, const sigset_t* mask);
+std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout,
+                             const sigset_t* mask);
 std::optional<int> select_call(int count, fd_set* reads, fd_set* writes, fd_set* exceptions,
                                const struct timespec* timeout, const sigset_t* mask);
 

@@ -40,7 +40,9 @@ struct TestRing {
     // The daemon hands out duplicates of one eventfd.
     set_eventfd_source([this](int) { return signal.duplicate(); });
   }
-  ~TestRing() { set_eventfd_source([](int) -> Result<Fd> { return Error{EIO, "gone"}; }); }
+  ~TestRing() {
+    set_eventfd_source([](int) -> Result<Fd> { return Error{EIO, "gone"}; });
+  }
 
   uint64_t* word(size_t offset) { return reinterpret_cast<uint64_t*>(memory.data() + offset); }
   uint64_t* produced() { return word(perf ? 1024 : 4096); }
@@ -71,7 +73,8 @@ struct Epoll {
   std::vector<uint64_t> wait(const struct timespec& timeout = kNow, int capacity = 8) {
     std::vector<struct epoll_event> events(static_cast<size_t>(capacity));
     auto count = epoll_wait_call(fd.get(), events.data(), capacity, &timeout, nullptr);
-    if (!count) count = ::epoll_wait(fd.get(), events.data(), capacity, static_cast<int>(timeout.tv_sec * 1000));
+    if (!count)
+      count = ::epoll_wait(fd.get(), events.data(), capacity, static_cast<int>(timeout.tv_sec * 1000));
     std::vector<uint64_t> out;
     for (int i = 0; i < *count; ++i) out.push_back(events[static_cast<size_t>(i)].data.u64);
     return out;
@@ -211,7 +214,8 @@ TEST_P(Readiness, ClosingTheRingOrTheSetForgetsIt) {
     readiness_forget_descriptor(copy.get());
   }
   EXPECT_EQ(epoll.wait(), Datas{});
-  // Closed behind our back and the number reused for something else: the stale watch yields to the new descriptor.
+  // Closed behind our back and the number reused for something else: the stale watch yields to the new
+  // descriptor.
   const int number = ::dup(ring.fd.get());
   ASSERT_EQ(epoll.control(EPOLL_CTL_ADD, number, EPOLLIN, 9), 0);
   const Fd other(::eventfd(1, EFD_CLOEXEC));
@@ -227,7 +231,8 @@ TEST_P(Readiness, Poll) {
   int pipe_fds[2];
   ASSERT_EQ(::pipe2(pipe_fds, O_CLOEXEC), 0);
   const Fd read_end(pipe_fds[0]), write_end(pipe_fds[1]);
-  struct pollfd list[] = {{read_end.get(), POLLIN, 0}, {ring.fd.get(), POLLIN, 0}, {-1, POLLIN, 0}, {ring.fd.get(), POLLIN, 0}};
+  struct pollfd list[] = {
+      {read_end.get(), POLLIN, 0}, {ring.fd.get(), POLLIN, 0}, {-1, POLLIN, 0}, {ring.fd.get(), POLLIN, 0}};
   EXPECT_EQ(poll_call(list, 4, &kNow, nullptr), 0);
   ring.wake();
   EXPECT_EQ(poll_call(list, 4, &kNow, nullptr), 0);

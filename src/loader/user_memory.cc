@@ -18,7 +18,8 @@ bool copy(long number, void* local, uint64_t address, size_t size) {
   struct iovec here = {local, size};
   struct iovec there = {reinterpret_cast<void*>(address), size};
   const long pid = raw_syscall(SYS_getpid);
-  const long copied = raw_syscall(number, pid, reinterpret_cast<long>(&here), 1, reinterpret_cast<long>(&there), 1, 0);
+  const long copied =
+      raw_syscall(number, pid, reinterpret_cast<long>(&here), 1, reinterpret_cast<long>(&there), 1, 0);
   return copied == static_cast<long>(size);
 }
 

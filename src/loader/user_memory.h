@@ -1,4 +1,5 @@
-// Reading and writing memory at addresses the host gave us. A bad pointer is EFAULT, as from the kernel, never a crash.
+// Reading and writing memory at addresses the host gave us. A bad pointer is EFAULT, as from the kernel,
+// never a crash.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +12,8 @@ namespace bpftime::loader {
 // True when all `size` bytes were copied.
 bool read_user(void* destination, uint64_t address, size_t size);
 bool write_user(uint64_t address, const void* source, size_t size);
-// The NUL-terminated string at `address`; nullopt when it faults. Without a NUL in `limit` bytes: `limit` bytes.
+// The NUL-terminated string at `address`; nullopt when it faults. Without a NUL in `limit` bytes: `limit`
+// bytes.
 std::optional<std::string> read_user_string(uint64_t address, size_t limit);
 
 }  // namespace bpftime::loader

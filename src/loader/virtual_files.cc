@@ -1,4 +1,5 @@
-// Files that tools read to find out what to ask perf_event_open for, served from memory: the numbers must be ours.
+// Files that tools read to find out what to ask perf_event_open for, served from memory: the numbers must be
+// ours.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -47,7 +48,8 @@ std::optional<int64_t> open_virtual_file(const char* path, int flags) {
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),
                               (flags & O_CLOEXEC) != 0 ? MFD_CLOEXEC : 0);
   if (fd < 0) return fd;
-  raw_syscall(SYS_write, fd, reinterpret_cast<long>(file->contents.data()), static_cast<long>(file->contents.size()));
+  raw_syscall(SYS_write, fd, reinterpret_cast<long>(file->contents.data()),
+              static_cast<long>(file->contents.size()));
   raw_syscall(SYS_lseek, fd, 0, SEEK_SET);
   return fd;
 }

@@ -147,7 +147,8 @@ Result<std::vector<OutBlobView>> decode_out_blobs(Bytes reply_body) {
   if (reply->blob_count == 0) return out;
   if (reply->blob_count > kBlobsMax) return malformed("reply: too many blobs");
   ByteReader reader(reply_body);
-  if (!reader.seek(padded(reply_body.size() - reply->rest.size()))) return malformed("reply: blobs past the end");
+  if (!reader.seek(padded(reply_body.size() - reply->rest.size())))
+    return malformed("reply: blobs past the end");
   for (uint32_t i = 0; i < reply->blob_count; ++i) {
     const auto blob = reader.read<OutBlob>();
     if (!blob) return malformed("reply: blob past the end");

@@ -33,7 +33,8 @@ class BpfCallView {
   // Bytes of attr as the caller gave them; may be more or fewer than a command knows.
   uint32_t attr_size() const { return static_cast<uint32_t>(attr_bytes_.size()); }
   Bytes attr_bytes() const { return attr_bytes_; }
-  // attr as the command sees it: the first kAttrBufferSize bytes, zero where the caller gave fewer. 8-byte aligned.
+  // attr as the command sees it: the first kAttrBufferSize bytes, zero where the caller gave fewer. 8-byte
+  // aligned.
   const uint8_t* attr() const { return attr_.data(); }
   // One field of attr (zero where the caller gave none). `offset + sizeof(T)` within kAttrBufferSize.
   template <typename T>
@@ -58,8 +59,8 @@ class BpfCallView {
   std::vector<FdRef> fds_;  // sorted by place and offset
 };
 
-// EPROTO for anything malformed: lengths past the end, counts above the limits, two blobs or descriptors for one
-// place, an FdRef that names a descriptor beyond `fds_received`.
+// EPROTO for anything malformed: lengths past the end, counts above the limits, two blobs or descriptors for
+// one place, an FdRef that names a descriptor beyond `fds_received`.
 Result<BpfCallView> decode_bpf_call(Bytes body, size_t fds_received);
 
 // Builds a request: the loader's side.
@@ -84,10 +85,11 @@ class ReplyBuilder {
  public:
   explicit ReplyBuilder(int64_t result = 0, std::string_view text = {});
   // -code and the message.
-  explicit ReplyBuilder(const Error& error) : ReplyBuilder(-static_cast<int64_t>(error.code), error.message) {}
+  explicit ReplyBuilder(const Error& error)
+      : ReplyBuilder(-static_cast<int64_t>(error.code), error.message) {}
 
-  // Bytes to store at the caller's pointer `attr_offset`. The loader refuses the whole reply when they are more than
-  // the out_length of the request's blob there.
+  // Bytes to store at the caller's pointer `attr_offset`. The loader refuses the whole reply when they are
+  // more than the out_length of the request's blob there.
   void add_blob(uint32_t attr_offset, Bytes bytes);
   // Bytes to store over the caller's attr, from its beginning.
   void store_attr(Bytes bytes) { add_blob(kAttrItself, bytes); }

@@ -1,4 +1,5 @@
-// Hostile kBpf bodies, in both directions: decoding stays in bounds, and what decodes once re-encodes to equal parts.
+// Hostile kBpf bodies, in both directions: decoding stays in bounds, and what decodes once re-encodes to
+// equal parts.
 #include <cstdint>
 #include <cstdlib>
 
@@ -15,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (const wire::BlobView* blob = call->blob(offset))
         for (const uint8_t byte : blob->bytes) sum += byte;
       for (uint32_t place = 0; place < 4; ++place)
-        if (auto index = call->fd_index(static_cast<wire::FdPlace>(place), offset); index && *index >= 3) std::abort();
+        if (auto index = call->fd_index(static_cast<wire::FdPlace>(place), offset); index && *index >= 3)
+          std::abort();
     }
     for (const uint8_t byte : call->attr_bytes()) sum += byte;
   }

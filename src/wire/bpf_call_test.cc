@@ -15,11 +15,11 @@ TEST(BpfCall, GoldenLayout) {
   builder.add_blob(8, bytes_of("abc"), 9);
   ASSERT_TRUE(builder.add_fd(FdPlace::kAttr, 4, 77));
   const std::vector<uint8_t> golden = {
-      5, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,  // BpfCall
-      1, 2, 3, 4, 5, 6, 0, 0,                          // attr, padded
-      8, 0, 0, 0, 3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,  // Blob
-      'a', 'b', 'c', 0, 0, 0, 0, 0,                    // its bytes, padded
-      0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  // FdRef
+      5,   0,   0,   0, 6, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0,  // BpfCall
+      1,   2,   3,   4, 5, 6, 0, 0,                          // attr, padded
+      8,   0,   0,   0, 3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0,  // Blob
+      'a', 'b', 'c', 0, 0, 0, 0, 0,                          // its bytes, padded
+      0,   0,   0,   0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,  // FdRef
   };
   EXPECT_EQ(builder.body(), golden);
   EXPECT_EQ(builder.fds(), std::vector<int>{77});
@@ -84,7 +84,8 @@ TEST(BpfCall, TwoOfOneKindAreRefused) {
 
 TEST(BpfCall, DescriptorsBeyondTheProtocolAreRefusedByTheBuilder) {
   BpfCallBuilder builder(5, {});
-  for (uint32_t i = 0; i < kFdsMax; ++i) ASSERT_TRUE(builder.add_fd(FdPlace::kInstruction, i, static_cast<int>(i)));
+  for (uint32_t i = 0; i < kFdsMax; ++i)
+    ASSERT_TRUE(builder.add_fd(FdPlace::kInstruction, i, static_cast<int>(i)));
   EXPECT_FALSE(builder.add_fd(FdPlace::kInstruction, kFdsMax, kFdsMax));
   EXPECT_TRUE(builder.add_fd(FdPlace::kInstruction, kFdsMax, 0));
 }

@@ -58,7 +58,8 @@ Result<size_t> send_some(int socket, const uint8_t* data, size_t size, std::span
   }
 }
 
-Result<void> send_all(int socket, const uint8_t* data, size_t size, std::span<const int> fds, Deadline deadline) {
+Result<void> send_all(int socket, const uint8_t* data, size_t size, std::span<const int> fds,
+                      Deadline deadline) {
   while (size > 0) {
     auto sent = send_some(socket, data, size, fds, deadline);
     if (!sent) return sent.error();
@@ -70,7 +71,8 @@ Result<void> send_all(int socket, const uint8_t* data, size_t size, std::span<co
 }
 
 void collect_fds(struct msghdr& message, std::vector<Fd>& fds) {
-  for (struct cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+  for (struct cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
     const size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
     for (size_t i = 0; i < count; ++i) {
@@ -100,10 +102,13 @@ Result<void> receive_all(int socket, uint8_t* data, size_t size, std::vector<Fd>
       continue;
     }
     collect_fds(message, fds);
-    // A truncated control message means descriptors were lost: out of descriptors here, or a peer that sends too many.
+    // A truncated control message means descriptors were lost: out of descriptors here, or a peer that sends
+    // too many.
     if ((message.msg_flags & MSG_CTRUNC) != 0)
-      return Error{EMFILE, "read from the daemon: descriptors: could not take them all; try a higher `ulimit -n`"};
-    if (fds.size() > kFdsMax) return Error{EPROTO, "read from the daemon: descriptors: more than the protocol allows"};
+      return Error{EMFILE,
+                   "read from the daemon: descriptors: could not take them all; try a higher `ulimit -n`"};
+    if (fds.size() > kFdsMax)
+      return Error{EPROTO, "read from the daemon: descriptors: more than the protocol allows"};
     data += received;
     size -= static_cast<size_t>(received);
   }
@@ -111,7 +116,8 @@ Result<void> receive_all(int socket, uint8_t* data, size_t size, std::vector<Fd>
 }
 
 Error version_error() {
-  return Error{EPROTO, "talk to the daemon: protocol: not this version of bpftime; try `bpftime daemon restart`"};
+  return Error{EPROTO,
+               "talk to the daemon: protocol: not this version of bpftime; try `bpftime daemon restart`"};
 }
 
 }  // namespace
@@ -143,8 +149,8 @@ Result<ReplyView> parse_reply(Bytes body) {
   return view;
 }
 
-Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body, std::span<const int> fds,
-                          Deadline deadline) {
+Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body,
+                          std::span<const int> fds, Deadline deadline) {
   if (body.size() > kMessageBodyMax || fds.size() > kFdsMax)
     return Error{EMSGSIZE, "send to the daemon: message: larger than the protocol allows"};
   const MessageHeader header = {kMagic,

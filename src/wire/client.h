@@ -1,7 +1,8 @@
 // The client's side of the message protocol (see messages.h): blocking, with a deadline, for loader and CLI.
 //
 // Rules for whoever edits this file:
-//  1. It lives in strangers' processes: no signals (MSG_NOSIGNAL), every descriptor close-on-exec, nothing printed.
+//  1. It lives in strangers' processes: no signals (MSG_NOSIGNAL), every descriptor close-on-exec, nothing
+//  printed.
 //  2. The peer is hostile: lengths are checked before anything is allocated, surplus descriptors are closed.
 //  3. After any error the stream's position is unknown: the connection must be thrown away.
 #pragma once
@@ -40,19 +41,21 @@ class Deadline {
  public:
   static Deadline never() { return Deadline(); }
   static Deadline after_ms(uint64_t milliseconds);
-  // Milliseconds left: -1 for never, 0 when over. Rounded up: a caller that polls this long has not woken early.
+  // Milliseconds left: -1 for never, 0 when over. Rounded up: a caller that polls this long has not woken
+  // early.
   int remaining_ms() const;
 
  private:
   uint64_t at_ns_ = UINT64_MAX;
 };
 
-// Writes one message to a connected stream socket. EMSGSIZE when body or fds exceed the protocol's limits, EPIPE when
-// the peer is gone, ETIMEDOUT at the deadline. The descriptors stay the caller's.
-Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body, std::span<const int> fds,
-                          Deadline deadline);
+// Writes one message to a connected stream socket. EMSGSIZE when body or fds exceed the protocol's limits,
+// EPIPE when the peer is gone, ETIMEDOUT at the deadline. The descriptors stay the caller's.
+Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body,
+                          std::span<const int> fds, Deadline deadline);
 
-// Reads one whole message. ECONNRESET at end of stream, EPROTO for anything that is not this protocol and version.
+// Reads one whole message. ECONNRESET at end of stream, EPROTO for anything that is not this protocol and
+// version.
 Result<Message> receive_message(int socket, Deadline deadline);
 
 // A connection to the daemon that has said hello. Not thread-safe; movable.
@@ -70,7 +73,8 @@ class Client {
   Result<Message> receive(Deadline deadline);
 
   int descriptor() const { return socket_.get(); }
-  // Moves the descriptor to `minimum` or above, where hosts that close low numbers do not hit it. Keeps it if it cannot.
+  // Moves the descriptor to `minimum` or above, where hosts that close low numbers do not hit it. Keeps it if
+  // it cannot.
   void move_descriptor_above(int minimum);
   // Gives up the descriptor without closing it: for a number that no longer belongs to this connection.
   void abandon() { (void)socket_.release(); }
