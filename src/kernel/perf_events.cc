@@ -8,12 +8,13 @@
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
 #include "kernel/perf_ring.h"
-#include "kernel/uprobe_pmu.h"
 #include "symbols/symbols.h"
 
 namespace bpftime::kernel {
 
 namespace {
+
+constexpr uint64_t kUprobeReturnBit = 1;  // perf_event_attr::config, as sysfs' format/retprobe says: config:0
 
 bool alive(int32_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
@@ -53,7 +54,7 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   if (attr.type == PERF_TYPE_SOFTWARE && attr.config == PERF_COUNT_SW_BPF_OUTPUT) {
     event->perf_kind = PerfKind::kBpfOutput;
     event->name = "bpf_output";
-  } else if (is_uprobe_pmu(attr.type)) {
+  } else if (attr.type == wire::kUprobePmuType) {
     event->perf_kind = PerfKind::kUprobe;
     event->return_probe = (attr.config & kUprobeReturnBit) != 0;
     // The upper half may hold a reference counter offset, or garbage from old clients: Linux ignores a counter that

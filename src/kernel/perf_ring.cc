@@ -84,23 +84,26 @@ void write_perf_sample(PerfEvent& event, Bytes data) {
     ++event.lost;
     return;
   }
-  const Ring ring = ring_of(event);
-  if (event.lost != 0) {
-    const LostRecord record{{PERF_RECORD_LOST, 0, sizeof(LostRecord)}, event.id, event.lost};
-    if (append(ring, as_bytes(record))) event.lost = 0;
-  }
   // As the kernel lays out PERF_SAMPLE_RAW: u32 size, data, padding counted in the size, all a multiple of 8.
   const uint32_t raw_size = round_up(data.size() + sizeof(uint32_t), 8) - sizeof(uint32_t);
-  std::vector<uint8_t> record(sizeof(perf_event_header) + sizeof(uint32_t) + raw_size);
-  if (record.size() > UINT16_MAX) {  // perf_event_header::size is 16 bits
+  const size_t size = sizeof(perf_event_header) + sizeof raw_size + raw_size;
+  if (size > UINT16_MAX) {  // perf_event_header::size is 16 bits
     ++event.lost;
     return;
   }
-  const perf_event_header header{PERF_RECORD_SAMPLE, 0, static_cast<uint16_t>(record.size())};
-  std::memcpy(record.data(), &header, sizeof header);
-  std::memcpy(record.data() + sizeof header, &raw_size, sizeof raw_size);
-  std::memcpy(record.data() + sizeof header + sizeof raw_size, data.data(), data.size());
-  if (!append(ring, record)) ++event.lost;
+  std::vector<uint8_t> out;
+  auto put = [&](Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
+  // What was lost is said in one go with the record that fits again, never alone.
+  if (event.lost != 0) put(as_bytes(LostRecord{{PERF_RECORD_LOST, 0, sizeof(LostRecord)}, event.id, event.lost}));
+  put(as_bytes(perf_event_header{PERF_RECORD_SAMPLE, 0, static_cast<uint16_t>(size)}));
+  put(as_bytes(raw_size));
+  put(data);
+  out.resize(out.size() + raw_size - data.size());
+  if (append(ring_of(event), out)) {
+    event.lost = 0;
+  } else {
+    ++event.lost;
+  }
 }
 
 }  // namespace bpftime::kernel

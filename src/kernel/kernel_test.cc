@@ -1,0 +1,278 @@
+#include "kernel/kernel.h"
+
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "kernel/testing.h"
+#include "kernel/perf_ring.h"
+#include "maps/map.h"
+
+namespace bpftime::kernel {
+namespace {
+
+constexpr uint64_t kWindow = 0x110000000000;
+
+class KernelTest : public ::testing::Test {
+ protected:
+  KernelTest() : kernel_(observer_, kWindow) {}
+  void SetUp() override {
+    auto started = kernel_.start();
+    ASSERT_TRUE(started.ok()) << started.error().message;
+  }
+  size_t objects() {
+    kernel_.collect();
+    return kernel_.objects().size() - 1;  // without the trace ring
+  }
+
+  Remembering observer_;
+  Kernel kernel_;
+};
+
+TEST_F(KernelTest, MapLivesAsLongAsADescriptorOfIt) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16);
+  ASSERT_EQ(map.result, 0) << map.text;
+  auto copy = map.fd.duplicate();
+  ASSERT_TRUE(copy.ok());
+  map.fd.reset();
+  EXPECT_EQ(objects(), 1u) << "a dup keeps it";
+  copy->reset();
+  EXPECT_EQ(objects(), 0u);
+  EXPECT_EQ(observer_.records.size(), 1u) << "the keeper's record is gone, too (the trace ring stays)";
+}
+
+TEST_F(KernelTest, MapLivesAsLongAsAMappingOfIt) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_ARRAY, 4, 8, 16, BPF_F_MMAPABLE);
+  ASSERT_EQ(map.result, 0) << map.text;
+  void* at = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, map.fd.get(), 0);
+  ASSERT_NE(at, MAP_FAILED);
+  map.fd.reset();
+  EXPECT_EQ(objects(), 1u);
+  ::munmap(at, 4096);
+  EXPECT_EQ(objects(), 0u);
+}
+
+TEST_F(KernelTest, MapLivesInAChildThatInheritedItUntilThatIsKilled) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16);
+  ASSERT_EQ(map.result, 0) << map.text;
+  const pid_t child = ::fork();
+  if (child == 0)
+    for (;;) ::pause();
+  map.fd.reset();
+  EXPECT_EQ(objects(), 1u);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_EQ(objects(), 0u);
+}
+
+TEST_F(KernelTest, ProgramKeepsItsMapsAndLinkKeepsItsProgram) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16);
+  BpfReply prog = load_program(kernel_, kUsesMap, {{0, map.fd.get()}});
+  ASSERT_EQ(prog.result, 0) << prog.text;
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  ASSERT_EQ(event.result, 0) << event.text;
+  BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+  ASSERT_EQ(link.result, 0) << link.text;
+  EXPECT_EQ(observer_.probe_changes, 1);
+  map.fd.reset();
+  prog.fd.reset();
+  event.fd.reset();
+  EXPECT_EQ(objects(), 4u);
+  ASSERT_EQ(kernel_.probes().size(), 1u);
+  link.fd.reset();
+  EXPECT_EQ(objects(), 0u);
+  EXPECT_EQ(kernel_.probes().size(), 0u);
+  EXPECT_EQ(observer_.probe_changes, 2);
+}
+
+TEST_F(KernelTest, DisabledEventIsNoProbe) {
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+  ASSERT_EQ(link.result, 0) << link.text;
+  EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_DISABLE, 0, -1).result, 0);
+  EXPECT_TRUE(kernel_.probes().empty());
+  EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_ENABLE, 0, -1).result, 0);
+  EXPECT_EQ(kernel_.probes().size(), 1u);
+}
+
+TEST_F(KernelTest, ErrnoIsLinuxs) {
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  EXPECT_EQ(create_link(kernel_, prog.fd.get(), -1).result, -EBADF) << "how clients ask whether perf links exist";
+  EXPECT_EQ(open_uprobe(kernel_, "/no/such/file", 0).result, -ENOENT);
+  EXPECT_EQ(open_uprobe(kernel_, "/tmp", 0).result, -EINVAL);
+  EXPECT_EQ(open_uprobe(kernel_, "/proc/self/exe", 0, -1, -1).result, -EINVAL);
+  EXPECT_EQ(open_uprobe(kernel_, "/proc/self/exe", uint64_t{1} << 60).result, -EINVAL);
+  EXPECT_EQ(create_map(kernel_, BPF_MAP_TYPE_HASH, 0, 8, 16).result, -EINVAL);
+  EXPECT_EQ(create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16, 0, "bad name").result, -EINVAL);
+  EXPECT_EQ(load_program(kernel_, {}).result, -E2BIG);
+  EXPECT_EQ(load_program(kernel_, kUsesMap).result, -EBADF);
+  EXPECT_EQ(load_program(kernel_, kUsesMap, {{0, prog.fd.get()}}).result, -EINVAL);
+  Call unknown;
+  EXPECT_EQ(unknown.run(kernel_, 9999).result, -EINVAL);
+  Call trailing;
+  trailing.attr.map_type = BPF_MAP_TYPE_ARRAY;
+  std::memset(reinterpret_cast<char*>(&trailing.attr) + sizeof trailing.attr - 1, 1, 1);
+  EXPECT_EQ(trailing.run(kernel_, BPF_MAP_CREATE).result, -EINVAL);
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  BpfReply filter = load_program(kernel_, kReturnZero, {}, BPF_PROG_TYPE_SOCKET_FILTER);
+  EXPECT_EQ(create_link(kernel_, filter.fd.get(), event.fd.get()).result, -EINVAL);
+  EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_SET_BPF, 0, prog.fd.get()).result, 0);
+  EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_SET_BPF, 0, prog.fd.get()).result, -EEXIST);
+}
+
+TEST_F(KernelTest, FailedLinkLeavesNothing) {
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  BpfReply filter = load_program(kernel_, kReturnZero, {}, BPF_PROG_TYPE_SOCKET_FILTER);
+  ASSERT_EQ(create_link(kernel_, filter.fd.get(), event.fd.get()).result, -EINVAL);
+  EXPECT_EQ(objects(), 2u);
+}
+
+TEST_F(KernelTest, IdsAreWalkedInOrderAndTheTraceRingIsNotAmongThem) {
+  BpfReply first = create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16);
+  BpfReply second = create_map(kernel_, BPF_MAP_TYPE_HASH, 4, 8, 16);
+  std::vector<uint32_t> seen;
+  Call call;
+  for (;;) {
+    BpfReply reply = call.run(kernel_, BPF_MAP_GET_NEXT_ID);
+    if (reply.result < 0) {
+      EXPECT_EQ(reply.result, -ENOENT);
+      break;
+    }
+    bpf_attr attr{};
+    std::memcpy(&attr, reply.out.at(0).bytes.data(), reply.out[0].bytes.size());
+    seen.push_back(attr.next_id);
+    call.attr.start_id = attr.next_id;
+  }
+  EXPECT_EQ(seen.size(), 2u);
+  Call by_id;
+  by_id.attr.map_id = seen[1];
+  BpfReply opened = by_id.run(kernel_, BPF_MAP_GET_FD_BY_ID);
+  ASSERT_EQ(opened.result, 0);
+  EXPECT_EQ(*inode_of(opened.fd.get()), *inode_of(second.fd.get()));
+  by_id.attr.map_id = kernel_.trace_ring()->id + 1000;
+  EXPECT_EQ(by_id.run(kernel_, BPF_MAP_GET_FD_BY_ID).result, -ENOENT);
+}
+
+TEST_F(KernelTest, FrozenReadOnlyMapIsGivenToTargetsAsASealedCopy) {
+  BpfReply reply = create_map(kernel_, BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_RDONLY_PROG | BPF_F_MMAPABLE);
+  ASSERT_EQ(reply.result, 0) << reply.text;
+  auto map = std::static_pointer_cast<Map>(kernel_.objects().find_fd(reply.fd.get()));
+  map->memory.data()[0] = 42;
+  Call freeze;
+  freeze.fds[{wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)}] = reply.fd.get();
+  ASSERT_EQ(freeze.run(kernel_, BPF_MAP_FREEZE).result, 0);
+  EXPECT_EQ(freeze.run(kernel_, BPF_MAP_FREEZE).result, -EBUSY);
+  ASSERT_TRUE(map->sealed.valid());
+  map->memory.data()[0] = 43;  // whoever still can write does not reach the copy
+  uint8_t first = 0;
+  ASSERT_EQ(::pread(map->sealed.get(), &first, 1, 0), 1);
+  EXPECT_EQ(first, 42);
+  EXPECT_EQ(::mmap(nullptr, 4096, PROT_WRITE, MAP_SHARED, map->sealed.get(), 0), MAP_FAILED);
+}
+
+TEST_F(KernelTest, AWorkerThatStartsFromTheRecordsHasTheSameObjects) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_ARRAY, 4, 8, 4, 0, "counts");
+  BpfReply prog = load_program(kernel_, kUsesMap, {{0, map.fd.get()}});
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+  ASSERT_EQ(link.result, 0) << link.text;
+  const auto before = std::static_pointer_cast<Map>(kernel_.objects().find_fd(map.fd.get()));
+  before->memory.data()[0] = 7;
+
+  Remembering next_observer;
+  Kernel next(next_observer, kWindow);
+  for (auto& [key, record] : observer_.records) {
+    auto recovered = next.recover(record, std::move(observer_.fds[key]));
+    ASSERT_TRUE(recovered.ok()) << recovered.error().message;
+  }
+  ASSERT_TRUE(next.start().ok());
+  EXPECT_EQ(next.objects().size(), kernel_.objects().size());
+  const auto after = std::static_pointer_cast<Map>(next.objects().find_fd(map.fd.get()));
+  ASSERT_TRUE(after);
+  EXPECT_EQ(after->name, "counts");
+  EXPECT_EQ(after->address, before->address);
+  EXPECT_EQ(after->memory.data()[0], 7);
+  ASSERT_EQ(next.probes().size(), 1u);
+  EXPECT_EQ(next.probes()[0].programs[0].program->maps[0], after);
+  // New maps do not land on recovered ones.
+  BpfReply fresh = create_map(next, BPF_MAP_TYPE_ARRAY, 4, 8, 4);
+  ASSERT_EQ(fresh.result, 0);
+  EXPECT_GT(std::static_pointer_cast<Map>(next.objects().find_fd(fresh.fd.get()))->address, before->address);
+}
+
+TEST_F(KernelTest, RecordsCutShortAreRefused) {
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  for (auto& [key, record] : observer_.records)
+    for (size_t size = 0; size < record.size(); size += 7) {
+      Remembering other;
+      Kernel next(other, kWindow);
+      std::vector<Fd> fds;
+      fds.push_back(std::move(*observer_.fds[key][0].duplicate()));
+      EXPECT_FALSE(next.recover(Bytes(record).first(size), std::move(fds)).ok());
+    }
+}
+
+// ---- perf rings ----
+
+class PerfRingTest : public KernelTest {
+ protected:
+  void SetUp() override {
+    KernelTest::SetUp();
+    wire::PerfEventOpen request{};
+    perf_event_attr attr{};
+    attr.type = PERF_TYPE_SOFTWARE;
+    attr.config = PERF_COUNT_SW_BPF_OUTPUT;
+    std::memcpy(request.attr, &attr, sizeof attr);
+    request.pid = -1;
+    request.cpu = 0;
+    reply_ = kernel_.perf_event_open(request, "");
+    ASSERT_EQ(reply_.result, 0) << reply_.text;
+    event_ = std::static_pointer_cast<PerfEvent>(kernel_.objects().find_fd(reply_.fd.get()));
+  }
+  perf_event_mmap_page* page() { return reinterpret_cast<perf_event_mmap_page*>(event_->ring.data()); }
+
+  BpfReply reply_;
+  std::shared_ptr<PerfEvent> event_;
+};
+
+TEST_F(PerfRingTest, OnlyOnePlusPowerOfTwoPages) {
+  EXPECT_EQ(kernel_.perf_mmap(reply_.fd.get(), 3 * 4096 + 4096).result, -EINVAL);
+  EXPECT_EQ(kernel_.perf_mmap(reply_.fd.get(), 4096).result, -EINVAL);
+  EXPECT_EQ(kernel_.perf_mmap(reply_.fd.get(), 0).result, -EINVAL);
+  EXPECT_EQ(kernel_.perf_mmap(reply_.fd.get(), 4095).result, -EINVAL);
+  EXPECT_EQ(kernel_.perf_mmap(reply_.fd.get(), 3 * 4096).result, 0);
+  EXPECT_EQ(page()->data_size, 2u * 4096);
+}
+
+TEST_F(PerfRingTest, FullRingCountsWhatItLosesAndSaysSo) {
+  ASSERT_EQ(kernel_.perf_mmap(reply_.fd.get(), 2 * 4096).result, 0);
+  const std::vector<uint8_t> data(100, 1);
+  for (int i = 0; i < 100; ++i) write_perf_sample(*event_, data);
+  const uint64_t record = sizeof(perf_event_header) + 8 * ((100 + 4 + 7) / 8);
+  const uint64_t kept = 4096 / record;
+  EXPECT_EQ(page()->data_head, kept * record);
+  EXPECT_EQ(event_->lost, 100 - kept);
+  page()->data_tail = page()->data_head;
+  write_perf_sample(*event_, data);
+  const auto* header = reinterpret_cast<perf_event_header*>(event_->ring.data() + 4096 + kept * record % 4096);
+  EXPECT_EQ(header->type, static_cast<uint32_t>(PERF_RECORD_LOST));
+  EXPECT_EQ(event_->lost, 0u);
+}
+
+TEST_F(PerfRingTest, PositionsTheClientMadeUpStayInside) {
+  ASSERT_EQ(kernel_.perf_mmap(reply_.fd.get(), 2 * 4096).result, 0);
+  const std::vector<uint8_t> data(100, 1);
+  for (uint64_t tail : {UINT64_MAX, uint64_t{1} << 63, uint64_t{12345}}) {
+    for (uint64_t head : {UINT64_MAX - 8, uint64_t{3}, tail}) {
+      page()->data_tail = tail;
+      page()->data_head = head;
+      write_perf_sample(*event_, data);  // under AddressSanitizer and with guard pages: no access outside
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bpftime::kernel
