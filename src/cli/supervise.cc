@@ -35,8 +35,8 @@ sigset_t watched_signals() {
 
 class Supervisor {
  public:
-  Supervisor(pid_t child, Fd signals, wire::Client& trace)
-      : child_(child), signals_(std::move(signals)), trace_(trace) {}
+  Supervisor(pid_t child, Fd signals, wire::Client& trace, bool tracing)
+      : child_(child), signals_(std::move(signals)), trace_(trace), tracing_(tracing) {}
 
   // Returns the child's wait status.
   int run() {
@@ -81,7 +81,7 @@ class Supervisor {
   pid_t child_;
   Fd signals_;
   wire::Client& trace_;
-  bool tracing_ = true;
+  bool tracing_;
   bool ended_ = false;
   int status_ = 0;
 };
@@ -134,9 +134,10 @@ int supervise(const std::string& path, const std::vector<std::string>& arguments
   }
   auto subscribed = subscribe_trace(trace, static_cast<uint32_t>(child), /*follow=*/true);
   if (!subscribed) fmt::print(stderr, "bpftime: start: no trace lines: {}\n", subscribed.error().message);
+  const bool tracing = subscribed.ok();
   gate_in.reset();
   gate_out.reset();
-  return end_like(Supervisor(child, std::move(signals), trace).run());
+  return end_like(Supervisor(child, std::move(signals), trace, tracing).run());
 }
 
 }  // namespace bpftime::cli

@@ -16,6 +16,7 @@ struct TraceLine {
 };
 
 // Asks for the lines of one lineage (0: all). `follow`: until the connection ends, else only what is buffered.
+// When it returns, every line printed from now on will come.
 Result<void> subscribe_trace(wire::Client& client, uint32_t lineage, bool follow);
 
 // The next line, or nullopt at the end of the stream.
