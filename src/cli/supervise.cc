@@ -41,7 +41,8 @@ class Supervisor {
   // Returns the child's wait status.
   int run() {
     while (!ended_) {
-      struct pollfd waiting[] = {{signals_.get(), POLLIN, 0}, {tracing_ ? trace_.descriptor() : -1, POLLIN, 0}};
+      struct pollfd waiting[] = {{signals_.get(), POLLIN, 0},
+                                 {tracing_ ? trace_.descriptor() : -1, POLLIN, 0}};
       if (::poll(waiting, 2, -1) < 0 && errno != EINTR) break;
       if (waiting[0].revents != 0) handle_signal();
       if (waiting[1].revents != 0) show_line();
@@ -102,7 +103,8 @@ int end_like(int status) {
   return 128 + number;
 }
 
-// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets it go, too.
+// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets it
+// go, too.
 [[noreturn]] void become_program(int gate, const sigset_t& mask, const std::string& path,
                                  const std::vector<std::string>& arguments) {
   char go;
