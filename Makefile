@@ -46,7 +46,7 @@ lint: ## format and layers
 
 install: ## into PREFIX (default ~/.bpftime)
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release
+	@scripts/build.sh release bpftime bpftimed bpftime-agent bpftime-loader
 	@cmake --install build/release --prefix "$(PREFIX)" >/dev/null
 	@echo "==> installed in $(PREFIX); put it on your path: export PATH=\$$PATH:$(PREFIX)/"
 

@@ -8,7 +8,7 @@ calls=100000
 deadline_s=30
 preset=release
 if [ ! -x build/release/bin/bpftimed ] && [ -x build/dev/bin/bpftimed ]; then preset=dev; fi
-scripts/build.sh "$preset"
+scripts/build.sh "$preset" bpftime bpftimed bpftime-agent bpftime-loader
 echo "==> build: example/malloc"
 make --no-print-directory -s -C example/malloc
 

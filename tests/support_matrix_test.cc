@@ -48,7 +48,8 @@ std::vector<Row> table(const std::string& heading) {
     for (std::string cell; std::getline(cells, cell, '|');) {
       std::erase(cell, '`');
       const size_t begin = cell.find_first_not_of(' ');
-      row.push_back(begin == std::string::npos ? "" : cell.substr(begin, cell.find_last_not_of(' ') - begin + 1));
+      row.push_back(begin == std::string::npos ? ""
+                                               : cell.substr(begin, cell.find_last_not_of(' ') - begin + 1));
     }
     rows.push_back(row);
   }
@@ -56,10 +57,13 @@ std::vector<Row> table(const std::string& heading) {
   return rows;
 }
 
-bool is_state(const std::string& text) { return text == "supported" || text == "differs" || text == "not yet"; }
+bool is_state(const std::string& text) {
+  return text == "supported" || text == "differs" || text == "not yet";
+}
 
 TEST(SupportMatrix, EveryRowHasAStateAndDifferencesAreExplained) {
-  for (const char* heading : {"Attach types", "Maps", "Helpers", "bpf(2) commands", "Commands of bpftime", "Programs and machines"}) {
+  for (const char* heading : {"Attach types", "Maps", "Helpers", "bpf(2) commands", "Commands of bpftime",
+                              "Programs and machines"}) {
     const auto rows = table(heading);
     EXPECT_GE(rows.size(), 4u) << heading;
     for (const Row& row : rows) {
@@ -86,7 +90,8 @@ TEST(SupportMatrix, HelpersAreTheTables) {
     EXPECT_EQ(row[3], differs) << helper.name;
     listed.erase(helper.id);
   }
-  for (const auto& [id, row] : listed) EXPECT_EQ(row[2], "not yet") << row[1] << " is in the matrix, but not in the code";
+  for (const auto& [id, row] : listed)
+    EXPECT_EQ(row[2], "not yet") << row[1] << " is in the matrix, but not in the code";
 }
 
 // A geometry that Linux accepts for the type.
@@ -123,14 +128,17 @@ TEST(SupportMatrix, BpfCommandsAreThoseTheCodeAnswers) {
   std::set<std::string> listed;
   for (const Row& row : table("bpf(2) commands")) {
     if (row[1] == "not yet") {
-      EXPECT_EQ(daemon.find("case " + row[0] + ":"), std::string::npos) << row[0] << " is answered, the matrix says not yet";
+      EXPECT_EQ(daemon.find("case " + row[0] + ":"), std::string::npos)
+          << row[0] << " is answered, the matrix says not yet";
       continue;
     }
     listed.insert(row[0]);
-    EXPECT_TRUE((daemon + loader).find(row[0]) != std::string::npos) << row[0] << " is in the matrix, but nobody answers it";
+    EXPECT_TRUE((daemon + loader).find(row[0]) != std::string::npos)
+        << row[0] << " is in the matrix, but nobody answers it";
   }
   const std::regex answered("case (BPF_[A-Z_]+): return [a-z_]+\\(request");
-  for (auto match = std::sregex_iterator(daemon.begin(), daemon.end(), answered); match != std::sregex_iterator(); ++match) {
+  for (auto match = std::sregex_iterator(daemon.begin(), daemon.end(), answered);
+       match != std::sregex_iterator(); ++match) {
     EXPECT_TRUE(listed.count((*match)[1])) << (*match)[1] << " is not in the matrix";
   }
 }

@@ -35,8 +35,8 @@ bool is_own_directory(const std::string& path) {
   return ::lstat(path.c_str(), &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == ::geteuid();
 }
 
-// True when `path` is there already (whoever owns it: that is for the check to refuse, not for us to walk around) or could
-// be made in its parent directory.
+// True when `path` is there already (whoever owns it: that is for the check to refuse, not for us to walk
+// around) or could be made in its parent directory.
 bool exists_or_can_be_made(const std::string& path) {
   struct stat st;
   if (::lstat(path.c_str(), &st) == 0) return true;
@@ -59,8 +59,9 @@ Result<RuntimeDirectory> open_runtime_directory(const std::string& path_given) {
                       " bytes; set BPFTIME_RUNTIME_DIR to a shorter one");
   }
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) {
-    return refuse(errno, path, std::string("cannot create it: ") + std::strerror(errno) +
-                                   "; set BPFTIME_RUNTIME_DIR to a directory of yours");
+    return refuse(errno, path,
+                  std::string("cannot create it: ") + std::strerror(errno) +
+                      "; set BPFTIME_RUNTIME_DIR to a directory of yours");
   }
   // Checked through a descriptor that did not follow a link: what is checked is what was opened.
   Fd fd(::open(path.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
@@ -73,8 +74,9 @@ Result<RuntimeDirectory> open_runtime_directory(const std::string& path_given) {
   struct stat st;
   if (::fstat(fd.get(), &st) != 0) return refuse(errno, path, std::strerror(errno));
   if (st.st_uid != ::geteuid()) {
-    return refuse(EPERM, path, "owned by uid " + std::to_string(st.st_uid) + ", not by you (uid " +
-                                   std::to_string(::geteuid()) + "); set BPFTIME_RUNTIME_DIR to a directory of yours");
+    return refuse(EPERM, path,
+                  "owned by uid " + std::to_string(st.st_uid) + ", not by you (uid " +
+                      std::to_string(::geteuid()) + "); set BPFTIME_RUNTIME_DIR to a directory of yours");
   }
   if ((st.st_mode & 077) != 0) {
     return refuse(EPERM, path, "mode " + octal(st.st_mode) + " lets others in; chmod 0700 it");

@@ -20,7 +20,8 @@ int for_each_pid(const std::string& command, const std::vector<int>& pids, bool 
     if (!answer) {
       const int code = report(answer.error());
       if (status == kOk) status = code;
-      results.push_back(Json{{"pid", pid}, {"error", answer.error().message}, {"errno", answer.error().code}});
+      results.push_back(
+          Json{{"pid", pid}, {"error", answer.error().message}, {"errno", answer.error().code}});
       if (code == kUnreachable) break;
       continue;
     }
@@ -38,7 +39,8 @@ void add_one(CLI::App& app, CommandLine& line, const std::string& name, const st
   CLI::App* verb = add_verb(app, name, what, examples);
   auto pids = std::make_shared<std::vector<int>>();
   verb->add_option("PID", *pids, "Process ids")->required()->check(CLI::PositiveNumber);
-  verb->callback([pids, name, &line] { line.run = [=, &line] { return for_each_pid(name, *pids, line.json); }; });
+  verb->callback(
+      [pids, name, &line] { line.run = [=, &line] { return for_each_pid(name, *pids, line.json); }; });
 }
 
 }  // namespace

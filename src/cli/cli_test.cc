@@ -19,8 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Test;
 using Json = nlohmann::json;
-using testing::Outcome;
 using testing::CommandRun;
+using testing::Outcome;
 using testing::run_command;
 
 class CliTest : public Test {
@@ -62,7 +62,8 @@ class CliTest : public Test {
 #define EXPECT_LACKS(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
 
 TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
-  for (const char* verb : {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "doctor", "daemon"}) {
+  for (const char* verb :
+       {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "doctor", "daemon"}) {
     const Outcome outcome = bpftime({verb, "--help"});
     EXPECT_EQ(outcome.exit_code(), 0) << verb;
     EXPECT_HAS(outcome.out, "Examples:") << verb;
@@ -71,9 +72,21 @@ TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
 }
 
 TEST_F(CliTest, NonsenseIsUsage) {
-  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {}, {"frobnicate"}, {"attach"}, {"attach", "x"}, {"attach", "-5"}, {"load"}, {"start"}, {"start", "--nope", "true"},
-           {"map"}, {"map", "dump"}, {"map", "show", "id"}, {"map", "show", "id", "9z"}, {"daemon", "dance"}, {"list", "more"}}) {
+  for (const std::vector<std::string>& arguments :
+       std::vector<std::vector<std::string>>{{},
+                                             {"frobnicate"},
+                                             {"attach"},
+                                             {"attach", "x"},
+                                             {"attach", "-5"},
+                                             {"load"},
+                                             {"start"},
+                                             {"start", "--nope", "true"},
+                                             {"map"},
+                                             {"map", "dump"},
+                                             {"map", "show", "id"},
+                                             {"map", "show", "id", "9z"},
+                                             {"daemon", "dance"},
+                                             {"list", "more"}}) {
     const Outcome outcome = bpftime(arguments);
     EXPECT_EQ(outcome.exit_code(), 2) << ::testing::PrintToString(arguments);
     EXPECT_FALSE(outcome.err.empty());
@@ -82,7 +95,8 @@ TEST_F(CliTest, NonsenseIsUsage) {
 }
 
 TEST_F(CliTest, LoadReplacesItselfWithThePreloadedProgram) {
-  CommandRun run = command({"load", "--unsafe-unverified", "env", "-u", "NOTHING"});  // -u is env's own option
+  CommandRun run =
+      command({"load", "--unsafe-unverified", "env", "-u", "NOTHING"});  // -u is env's own option
   run.environment["LD_PRELOAD"] = "/lib/x86_64-linux-gnu/libdl.so.2";
   const Outcome outcome = run_command(run);
   ASSERT_EQ(outcome.exit_code(), 0) << outcome.err;
@@ -198,7 +212,8 @@ TEST_F(CliTest, ManyCommandsAtOnceStartOneDaemon) {
 
 TEST_F(CliTest, DaemonIsNobodysChildAndHoldsNothingOfTheCaller) {
   // With the pipe inherited, this command would not end before the daemon does.
-  const Outcome outcome = run_command(CommandRun{{"sh", "-c", bpftime_ + " list | cat; echo done"}, command({}).environment});
+  const Outcome outcome =
+      run_command(CommandRun{{"sh", "-c", bpftime_ + " list | cat; echo done"}, command({}).environment});
   EXPECT_HAS(outcome.out, "done\n");
   EXPECT_EQ(outcome.exit_code(), 0);
 }
@@ -227,7 +242,8 @@ TEST_F(CliTest, ListsTargetsProbesAndReasons) {
 
 TEST_F(CliTest, ShowsObjectsAsBpftoolDoes) {
   const Outcome show = bpftime({"map", "show"});
-  EXPECT_HAS(show.out, "2: hash  name calls  flags 0x1\n\tkey 4B  value 8B  max_entries 1024  memlock 20480B\n");
+  EXPECT_HAS(show.out,
+             "2: hash  name calls  flags 0x1\n\tkey 4B  value 8B  max_entries 1024  memlock 20480B\n");
   EXPECT_EQ(bpftime({"map", "list"}).out, show.out);
   EXPECT_EQ(bpftime({"map", "show", "id", "2"}).out, show.out);
   EXPECT_EQ(bpftime({"map", "dump", "id", "2"}).out,
@@ -270,7 +286,8 @@ TEST_F(CliTest, StartAtATerminalShowsTheProgramsLines) {
 }
 
 TEST_F(CliTest, StartAtATerminalPassesSignalsOnAndEndsAlike) {
-  CommandRun run = command({"start", "sh", "-c", "trap 'exit 9' USR1; echo ready >&2; while :; do sleep 0.05; done"});
+  CommandRun run =
+      command({"start", "sh", "-c", "trap 'exit 9' USR1; echo ready >&2; while :; do sleep 0.05; done"});
   run.terminal = true;
   run.signal = SIGUSR1;
   run.signal_after = "ready";

@@ -48,7 +48,8 @@ bool is_absent(const Error& error) { return error.code == ENOENT || error.code =
 Result<std::string> installation_directory() {
   char path[4096];
   const ssize_t length = ::readlink("/proc/self/exe", path, sizeof(path));
-  if (length <= 0 || length == sizeof(path)) return Error::from_errno("find bpftime's own folder: /proc/self/exe");
+  if (length <= 0 || length == sizeof(path))
+    return Error::from_errno("find bpftime's own folder: /proc/self/exe");
   const std::string self(path, static_cast<size_t>(length));
   return self.substr(0, self.rfind('/'));
 }

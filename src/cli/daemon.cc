@@ -37,7 +37,8 @@ int status(bool json) {
     if (json) {
       print_json(Json{{"running", false}, {"runtime_directory", directory->path}});
     } else {
-      fmt::print("no daemon runs (directory {}); it starts with the first command that needs it\n", directory->path);
+      fmt::print("no daemon runs (directory {}); it starts with the first command that needs it\n",
+                 directory->path);
     }
     return kUnreachable;
   }
@@ -78,7 +79,8 @@ Result<bool> stop_and_wait(const RuntimeDirectory& directory) {
     if (!handle) continue;
     struct pollfd end = {handle.get(), POLLIN, 0};
     if (::poll(&end, 1, deadline.remaining_ms()) == 0) {
-      return Error{ETIMEDOUT, "stop the daemon: bpftimed: did not end within 10 s; its log is " + directory.log()};
+      return Error{ETIMEDOUT,
+                   "stop the daemon: bpftimed: did not end within 10 s; its log is " + directory.log()};
     }
   }
   return true;
@@ -115,8 +117,9 @@ void add_action(CLI::App& daemon, CommandLine& line, const std::string& name, co
 }  // namespace
 
 void add_daemon(CLI::App& app, CommandLine& line) {
-  CLI::App* daemon = add_verb(app, "daemon", "The daemon: status, start, stop, restart",
-                              "  bpftime daemon status\n  bpftime daemon stop      probes leave all targets\n");
+  CLI::App* daemon =
+      add_verb(app, "daemon", "The daemon: status, start, stop, restart",
+               "  bpftime daemon status\n  bpftime daemon stop      probes leave all targets\n");
   daemon->require_subcommand(1);
   add_action(*daemon, line, "status", "Show what it holds; exit status 3 when none runs", status);
   add_action(*daemon, line, "start", "Start it when none runs (other commands do so themselves)", start);

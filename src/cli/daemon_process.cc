@@ -13,13 +13,15 @@
 namespace bpftime::cli {
 namespace {
 
-// What the new process says through the pipe: its pid, and an errno when exec failed. End of file: exec succeeded.
+// What the new process says through the pipe: its pid, and an errno when exec failed. End of file: exec
+// succeeded.
 struct Report {
   pid_t pid;
   int error;
 };
 
-// Never returns. After fork in a process that may have had threads: only system calls, and no allocation before exec.
+// Never returns. After fork in a process that may have had threads: only system calls, and no allocation
+// before exec.
 [[noreturn]] void become_daemon(const char* program, const char* directory, int log, int pipe) {
   ::setsid();
   const pid_t second = ::fork();
@@ -30,12 +32,14 @@ struct Report {
   ::dup2(null, STDIN_FILENO);
   ::dup2(log, STDOUT_FILENO);
   ::dup2(log, STDERR_FILENO);
-  // Whatever this command inherited is not the daemon's to hold: a pipe of the caller would never see its end.
+  // Whatever this command inherited is not the daemon's to hold: a pipe of the caller would never see its
+  // end.
   ::syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
   sigset_t none;
   sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
-  for (int signal_number : {SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGPIPE, SIGCHLD}) ::signal(signal_number, SIG_DFL);
+  for (int signal_number : {SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGPIPE, SIGCHLD})
+    ::signal(signal_number, SIG_DFL);
   ::umask(077);
   ::unsetenv("LD_PRELOAD");
   (void)!::chdir("/");
@@ -52,7 +56,8 @@ Result<DaemonProcess> spawn_daemon(const std::string& program, const RuntimeDire
     return Error{code, "start the daemon: " + program + ": " + why};
   };
   if (::access(program.c_str(), X_OK) != 0) {
-    return failed(errno, std::string(std::strerror(errno)) + "; it belongs beside the bpftime command, try `make install`");
+    return failed(errno, std::string(std::strerror(errno)) +
+                             "; it belongs beside the bpftime command, try `make install`");
   }
   Fd log(::open(directory.log().c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!log) return failed(errno, "its log " + directory.log() + ": " + std::strerror(errno));

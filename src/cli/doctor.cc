@@ -55,7 +55,10 @@ std::string status_field(const std::string& name) {
 Finding check_system() {
   struct utsname name;
   ::uname(&name);
-  Finding out{"system", State::kOk, fmt::format("Linux {} {}, glibc {}", name.release, name.machine, gnu_get_libc_version()), {}};
+  Finding out{"system",
+              State::kOk,
+              fmt::format("Linux {} {}, glibc {}", name.release, name.machine, gnu_get_libc_version()),
+              {}};
   if (std::string(name.machine) != "x86_64") {
     out.state = State::kMissing;
     out.consequence = "only x86-64 is supported";
@@ -66,7 +69,8 @@ Finding check_system() {
 Finding check_runtime_directory() {
   auto directory = find_runtime_directory();
   if (directory) return {"runtime directory", State::kOk, directory->path, {}};
-  return {"runtime directory", State::kMissing, directory.error().message, "no daemon can be started or reached"};
+  return {"runtime directory", State::kMissing, directory.error().message,
+          "no daemon can be started or reached"};
 }
 
 Finding check_installation() {
@@ -75,7 +79,8 @@ Finding check_installation() {
   if (!folder) return {"installation", State::kMissing, folder.error().message, "the daemon cannot be found"};
   std::string missing;
   for (const char* name : {"bpftimed", "libbpftime-agent.so", "libbpftime-loader.so"}) {
-    if (::access((*folder + "/" + name).c_str(), R_OK) != 0) missing += (missing.empty() ? "" : ", ") + std::string(name);
+    if (::access((*folder + "/" + name).c_str(), R_OK) != 0)
+      missing += (missing.empty() ? "" : ", ") + std::string(name);
   }
   out.found = *folder;
   if (!missing.empty()) {
@@ -111,12 +116,14 @@ Finding check_ptrace() {
   const std::string scope = first_line("/proc/sys/kernel/yama/ptrace_scope");
   if (!traced) {
     out.state = State::kMissing;
-    out.found = fmt::format("{}{}", std::strerror(error), scope.empty() ? "" : "; yama ptrace_scope " + scope);
+    out.found =
+        fmt::format("{}{}", std::strerror(error), scope.empty() ? "" : "; yama ptrace_scope " + scope);
     out.consequence = "neither start nor attach can place probes";
   } else if (!scope.empty() && scope != "0" && ::geteuid() != 0) {
     out.state = State::kLimited;
     out.found += "; yama ptrace_scope " + scope;
-    out.consequence = "attach to processes that were not started under us needs root, or ptrace_scope 0; start works";
+    out.consequence =
+        "attach to processes that were not started under us needs root, or ptrace_scope 0; start works";
   }
   return out;
 }
@@ -166,7 +173,8 @@ Finding check_memory() {
 
 Finding check_rseq() {
   if (__rseq_size != 0) return {"rseq", State::kOk, "registered by libc: the cpu number costs one load", {}};
-  return {"rseq", State::kLimited, "not registered by libc", "per-CPU maps ask the system for the cpu number: slower"};
+  return {"rseq", State::kLimited, "not registered by libc",
+          "per-CPU maps ask the system for the cpu number: slower"};
 }
 
 Finding check_membarrier() {
@@ -174,15 +182,18 @@ Finding check_membarrier() {
   if (commands > 0 && (commands & MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE) != 0) {
     return {"membarrier", State::kOk, "expedited, with core synchronisation", {}};
   }
-  return {"membarrier", State::kLimited, "no expedited core synchronisation", "patching relies on ptrace stops alone"};
+  return {"membarrier", State::kLimited, "no expedited core synchronisation",
+          "patching relies on ptrace stops alone"};
 }
 
 Finding check_memlock() {
   struct rlimit limit;
   ::getrlimit(RLIMIT_MEMLOCK, &limit);
   if (limit.rlim_cur == RLIM_INFINITY) return {"memlock limit", State::kOk, "unlimited", {}};
-  return {"memlock limit", State::kOk,
-          fmt::format("{} KiB (some tools print a warning about it; harmless here)", limit.rlim_cur / 1024), {}};
+  return {"memlock limit",
+          State::kOk,
+          fmt::format("{} KiB (some tools print a warning about it; harmless here)", limit.rlim_cur / 1024),
+          {}};
 }
 
 const char* word(State state) {
@@ -190,10 +201,10 @@ const char* word(State state) {
 }
 
 int doctor(bool json) {
-  const std::vector<Finding> findings = {check_system(),  check_installation(), check_runtime_directory(),
-                                         check_daemon(),  check_ptrace(),       check_bpf(),
-                                         check_btf(),     check_seccomp(),      check_memory(),
-                                         check_rseq(),    check_membarrier(),   check_memlock()};
+  const std::vector<Finding> findings = {check_system(), check_installation(), check_runtime_directory(),
+                                         check_daemon(), check_ptrace(),       check_bpf(),
+                                         check_btf(),    check_seccomp(),      check_memory(),
+                                         check_rseq(),   check_membarrier(),   check_memlock()};
   bool works = true;
   Json list = Json::array();
   for (const Finding& finding : findings) {
@@ -215,8 +226,9 @@ int doctor(bool json) {
 }  // namespace
 
 void add_doctor(CLI::App& app, CommandLine& line) {
-  CLI::App* verb = add_verb(app, "doctor", "Say what this machine lacks and what works nevertheless",
-                            "  bpftime doctor\nExit status 1 when something we cannot do without is missing.\n");
+  CLI::App* verb =
+      add_verb(app, "doctor", "Say what this machine lacks and what works nevertheless",
+               "  bpftime doctor\nExit status 1 when something we cannot do without is missing.\n");
   verb->callback([&line] { line.run = [&line] { return doctor(line.json); }; });
 }
 

@@ -12,7 +12,8 @@
 namespace bpftime::cli {
 namespace {
 
-constexpr uint64_t kHeadersMax = 65536;   // bytes of program headers: 65535 entries would be more than anyone has
+constexpr uint64_t kHeadersMax =
+    65536;  // bytes of program headers: 65535 entries would be more than anyone has
 constexpr size_t kInterpreterMax = 4096;  // PATH_MAX, as the kernel limits it
 constexpr char kGlibcInterpreter[] = "/ld-linux-x86-64.so.2";
 
@@ -24,7 +25,8 @@ std::vector<uint8_t> read_file(const Fd& fd, uint64_t offset, size_t size) {
 }
 
 std::string judge_interpreter(const Fd& fd, const Elf64_Phdr& header) {
-  if (header.p_filesz == 0 || header.p_filesz > kInterpreterMax) return "damaged ELF file: impossible interpreter";
+  if (header.p_filesz == 0 || header.p_filesz > kInterpreterMax)
+    return "damaged ELF file: impossible interpreter";
   const std::vector<uint8_t> bytes = read_file(fd, header.p_offset, header.p_filesz);
   const auto path = string_at(bytes, 0);
   if (!path) return "damaged ELF file: unterminated interpreter";

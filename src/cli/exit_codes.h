@@ -7,10 +7,10 @@ namespace bpftime::cli {
 
 enum ExitCode : int {
   kOk = 0,
-  kFailure = 1,       // it was tried and did not work
-  kUsage = 2,         // the command line makes no sense
-  kUnreachable = 3,   // no daemon, and none could be started
-  kRefused = 4,       // not allowed, or something we cannot serve
+  kFailure = 1,          // it was tried and did not work
+  kUsage = 2,            // the command line makes no sense
+  kUnreachable = 3,      // no daemon, and none could be started
+  kRefused = 4,          // not allowed, or something we cannot serve
   kNotExecutable = 126,  // load, start: found, but cannot be run (as shells say it)
   kNotFound = 127,       // load, start: no such program
 };

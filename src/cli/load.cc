@@ -1,5 +1,5 @@
-// bpftime load CMD…: run an eBPF tool so that its bpf(2) world is ours. The tool replaces this process: its exit status, its
-// signals and its terminal are its own.
+// bpftime load CMD…: run an eBPF tool so that its bpf(2) world is ours. The tool replaces this process: its
+// exit status, its signals and its terminal are its own.
 #include <fmt/core.h>
 
 #include <cstdlib>
@@ -52,8 +52,8 @@ int load(const Options& options, const std::vector<std::string>& program) {
     ::unsetenv("BPFTIME_UNSAFE_UNVERIFIED");  // only the flag, never an inherited variable, lowers the guard
   }
   if (options.verbose) {
-    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}{}\n", file->path, *preload, directory->socket(),
-               options.unsafe_unverified ? ", UNVERIFIED programs allowed" : "");
+    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}{}\n", file->path, *preload,
+               directory->socket(), options.unsafe_unverified ? ", UNVERIFIED programs allowed" : "");
   }
   return exec_program(file->path, program);
 }
@@ -66,8 +66,9 @@ void add_load(CLI::App& app, CommandLine& line) {
                             "  bpftime load --unsafe-unverified ./tool --its-own-option\n"
                             "Everything from PROGRAM on belongs to it; the exit status is its own.\n");
   auto options = std::make_shared<Options>();
-  verb->add_flag("--unsafe-unverified", options->unsafe_unverified,
-                 "Accept programs no verifier has seen (where bpf(2) cannot be used). They can crash targets");
+  verb->add_flag(
+      "--unsafe-unverified", options->unsafe_unverified,
+      "Accept programs no verifier has seen (where bpf(2) cannot be used). They can crash targets");
   verb->add_flag("-v,--verbose", options->verbose, "Say on stderr what is done");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });
 }

@@ -20,7 +20,8 @@ struct Selection {
 Result<Json> parse_words(const std::string& object, const std::vector<std::string>& words) {
   Json out = Json::object();
   const auto wrong = [&](const std::string& word) {
-    return Error{EINVAL, object + ": " + word + ": expected [id] NUMBER; try `bpftime " + object + " --help`"};
+    return Error{EINVAL,
+                 object + ": " + word + ": expected [id] NUMBER; try `bpftime " + object + " --help`"};
   };
   size_t at = 0;
   if (at < words.size() && (words[at] == "xlated" || words[at] == "jited" || words[at] == "entries")) {
@@ -52,7 +53,8 @@ int show_or_dump(const std::string& command, const std::string& object, const st
   }
   (*request)["command"] = command;
   (*request)["object"] = object;
-  if (command == "dump" && !request->contains("what")) (*request)["what"] = object == "prog" ? "xlated" : "entries";
+  if (command == "dump" && !request->contains("what"))
+    (*request)["what"] = object == "prog" ? "xlated" : "entries";
   auto answer = ask_daemon(*request);
   if (!answer) return report(answer.error());
   if (json) {
@@ -75,8 +77,8 @@ void add_action(CLI::App& object, CommandLine& line, const std::string& action, 
   });
 }
 
-void add_object(CLI::App& app, CommandLine& line, const std::string& name, const std::string& what, bool can_dump,
-                const std::string& examples) {
+void add_object(CLI::App& app, CommandLine& line, const std::string& name, const std::string& what,
+                bool can_dump, const std::string& examples) {
   CLI::App* object = add_verb(app, name, what, examples);
   object->require_subcommand(1);
   add_action(*object, line, "show", "show", "Show all, or one", "[id] N");

@@ -100,7 +100,9 @@ TEST_F(ElfLaunchTest, TruncatedAnywhereAndFlippedAnywhere) {
   }
 }
 
-Bytes bytes_of(const std::string& text) { return Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size()); }
+Bytes bytes_of(const std::string& text) {
+  return Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+}
 
 TEST(TraceStream, ReadsALineAndRefusesLies) {
   const wire::TraceLine header{7, 3};
@@ -124,9 +126,11 @@ TEST(TraceStream, TakesTheMessageOutOfTheLine) {
 }
 
 TEST(Printers, MissingAndStrangeFieldsDoNotThrow) {
-  for (const char* text : {"{}", "[]", "null", "7", R"({"targets":7,"loaders":[3,null]})", R"({"targets":[{"pid":"x","probes":[{}]}]})",
-                           R"({"maps":[{"id":null}],"programs":[{"insns":"many","map_ids":{}}],"links":[{"offset":-1}]})",
-                           R"({"entries":[{"key":[1,"0x02"],"values":[{"cpu":0,"value":"zz"}]},4]})"}) {
+  for (const char* text :
+       {"{}", "[]", "null", "7", R"({"targets":7,"loaders":[3,null]})",
+        R"({"targets":[{"pid":"x","probes":[{}]}]})",
+        R"({"maps":[{"id":null}],"programs":[{"insns":"many","map_ids":{}}],"links":[{"offset":-1}]})",
+        R"({"entries":[{"key":[1,"0x02"],"values":[{"cpu":0,"value":"zz"}]},4]})"}) {
     const Json json = Json::parse(text);
     EXPECT_NO_THROW({
       list_text(json);
@@ -138,7 +142,8 @@ TEST(Printers, MissingAndStrangeFieldsDoNotThrow) {
 }
 
 TEST(Printers, PerCpuValuesLookLikeBpftools) {
-  const Json json = Json::parse(R"({"entries":[{"key":"00000000","values":[{"cpu":0,"value":"01"},{"cpu":1,"value":"02"}]}]})");
+  const Json json = Json::parse(
+      R"({"entries":[{"key":"00000000","values":[{"cpu":0,"value":"01"},{"cpu":1,"value":"02"}]}]})");
   EXPECT_EQ(dump_text(json), "key: 00 00 00 00\nvalue (CPU 00): 01\nvalue (CPU 01): 02\nFound 1 element\n");
 }
 

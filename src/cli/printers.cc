@@ -44,9 +44,8 @@ std::string or_else(const std::string& text, const char* instead) { return text.
 
 std::string probe_text(const Json& probe) {
   std::string place = or_else(field(probe, "function"), "?");
-  std::string line =
-      fmt::format("    {:<8} {} at {}+{}", or_else(field(probe, "state"), "?"), place, field(probe, "path"),
-                  hex_field(probe, "offset"));
+  std::string line = fmt::format("    {:<8} {} at {}+{}", or_else(field(probe, "state"), "?"), place,
+                                 field(probe, "path"), hex_field(probe, "offset"));
   if (!hex_field(probe, "address").empty()) line += " (" + hex_field(probe, "address") + ")";
   for (const Json& program : array_of(probe, "programs")) {
     line += fmt::format("\n             prog {} {} [{}]", field(program, "id"), field(program, "name"),
@@ -58,15 +57,16 @@ std::string probe_text(const Json& probe) {
 }
 
 std::string show_map(const Json& map) {
-  return fmt::format("{}: {}  name {}  flags {}\n\tkey {}B  value {}B  max_entries {}  memlock {}B{}\n",
-                     field(map, "id"), field(map, "type"), field(map, "name"), or_else(hex_field(map, "flags"), "0x0"),
-                     field(map, "key_size"), field(map, "value_size"), field(map, "max_entries"),
-                     or_else(field(map, "bytes_memlock"), "0"), field(map, "frozen") == "true" ? "  frozen" : "");
+  return fmt::format(
+      "{}: {}  name {}  flags {}\n\tkey {}B  value {}B  max_entries {}  memlock {}B{}\n", field(map, "id"),
+      field(map, "type"), field(map, "name"), or_else(hex_field(map, "flags"), "0x0"), field(map, "key_size"),
+      field(map, "value_size"), field(map, "max_entries"), or_else(field(map, "bytes_memlock"), "0"),
+      field(map, "frozen") == "true" ? "  frozen" : "");
 }
 
 std::string show_program(const Json& program) {
-  std::string line = fmt::format("{}: {}  name {}\n\txlated {}B  jited {}B", field(program, "id"), field(program, "type"),
-                                 field(program, "name"), number(program, "insns") * 8,
+  std::string line = fmt::format("{}: {}  name {}\n\txlated {}B  jited {}B", field(program, "id"),
+                                 field(program, "type"), field(program, "name"), number(program, "insns") * 8,
                                  or_else(field(program, "jited_bytes"), "0"));
   std::string maps;
   for (const Json& id : array_of(program, "map_ids")) maps += (maps.empty() ? "" : ",") + text_of(id);
@@ -76,9 +76,10 @@ std::string show_program(const Json& program) {
 }
 
 std::string show_link(const Json& link) {
-  std::string line = fmt::format("{}: perf_event  prog {}\n\t{} {}+{}", field(link, "id"), field(link, "program_id"),
-                                 field(link, "retprobe") == "true" ? "uretprobe" : "uprobe", field(link, "path"),
-                                 hex_field(link, "offset"));
+  std::string line =
+      fmt::format("{}: perf_event  prog {}\n\t{} {}+{}", field(link, "id"), field(link, "program_id"),
+                  field(link, "retprobe") == "true" ? "uretprobe" : "uprobe", field(link, "path"),
+                  hex_field(link, "offset"));
   const std::string pid = field(link, "pid");
   if (!pid.empty() && pid != "-1") line += "  pid " + pid;
   const std::string cookie = field(link, "cookie");
@@ -92,14 +93,16 @@ std::string spaced_bytes(const Json& value) {
   std::string out;
   if (value.is_array()) {
     for (const Json& byte : value) {
-      std::string text = byte.is_number_unsigned() ? fmt::format("{:02x}", byte.get<uint64_t>() & 0xff) : text_of(byte);
+      std::string text =
+          byte.is_number_unsigned() ? fmt::format("{:02x}", byte.get<uint64_t>() & 0xff) : text_of(byte);
       if (text.starts_with("0x")) text.erase(0, 2);
       out += (out.empty() ? "" : " ") + text;
     }
     return out;
   }
   const std::string text = text_of(value);
-  if (text.size() % 2 != 0 || text.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos) return text;
+  if (text.size() % 2 != 0 || text.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
+    return text;
   for (size_t i = 0; i < text.size(); i += 2) out += (i == 0 ? "" : " ") + text.substr(i, 2);
   return out;
 }
@@ -110,7 +113,8 @@ std::string entry_text(const Json& entry) {
   if (values.empty()) return line + "  value: " + spaced_bytes(member(entry, "value")) + "\n";
   line += "\n";
   for (const Json& value : values) {
-    line += fmt::format("value (CPU {:0>2}): {}\n", field(value, "cpu"), spaced_bytes(member(value, "value")));
+    line +=
+        fmt::format("value (CPU {:0>2}): {}\n", field(value, "cpu"), spaced_bytes(member(value, "value")));
   }
   return line;
 }
@@ -161,10 +165,11 @@ std::string status_text(const Json& answer) {
       "bpftimed {} (protocol {}), worker {}, keeper {}, up {} s\n"
       "  directory {}\n"
       "  {} maps, {} programs, {} links; {} targets, {} tools\n",
-      field(answer, "version"), field(answer, "abi_version"), field(answer, "worker_pid"), field(answer, "keeper_pid"),
-      field(answer, "uptime_s"), field(answer, "runtime_directory"), or_else(field(answer, "maps"), "0"),
-      or_else(field(answer, "programs"), "0"), or_else(field(answer, "links"), "0"),
-      or_else(field(answer, "targets"), "0"), or_else(field(answer, "loaders"), "0"));
+      field(answer, "version"), field(answer, "abi_version"), field(answer, "worker_pid"),
+      field(answer, "keeper_pid"), field(answer, "uptime_s"), field(answer, "runtime_directory"),
+      or_else(field(answer, "maps"), "0"), or_else(field(answer, "programs"), "0"),
+      or_else(field(answer, "links"), "0"), or_else(field(answer, "targets"), "0"),
+      or_else(field(answer, "loaders"), "0"));
 }
 
 std::string show_text(const std::string& object, const Json& answer) {

@@ -16,8 +16,8 @@
 namespace bpftime::cli {
 namespace {
 
-constexpr int kInterpreterDepthMax = 5;    // as the kernel's exec follows scripts
-constexpr size_t kScriptLineMax = 256;     // BINPRM_BUF_SIZE: the kernel reads no further
+constexpr int kInterpreterDepthMax = 5;  // as the kernel's exec follows scripts
+constexpr size_t kScriptLineMax = 256;   // BINPRM_BUF_SIZE: the kernel reads no further
 
 Error cannot_run(int code, const std::string& name, const std::string& why) {
   return Error{code, "run: " + name + ": " + why};
@@ -83,7 +83,8 @@ std::string privileged(const std::string& path) {
   if (::stat(path.c_str(), &st) != 0) return {};
   if ((st.st_mode & S_ISUID) != 0) return "setuid program";
   if ((st.st_mode & S_ISGID) != 0 && (st.st_mode & S_IXGRP) != 0) return "setgid program";
-  if (::getxattr(path.c_str(), "security.capability", nullptr, 0) > 0) return "program with file capabilities";
+  if (::getxattr(path.c_str(), "security.capability", nullptr, 0) > 0)
+    return "program with file capabilities";
   return {};
 }
 
@@ -116,8 +117,9 @@ Result<ProgramFile> find_program_file(const std::string& name) {
 
 Result<std::string> preload_value(const std::string& library, const char* existing) {
   if (library.find_first_of(" :\t\n") != std::string::npos) {
-    return Error{EINVAL, "preload: " + library +
-                             ": the dynamic linker takes no path with a space or colon; install bpftime elsewhere"};
+    return Error{EINVAL,
+                 "preload: " + library +
+                     ": the dynamic linker takes no path with a space or colon; install bpftime elsewhere"};
   }
   if (::access(library.c_str(), R_OK) != 0) {
     return Error{errno, "preload: " + library + ": " + std::strerror(errno) +

@@ -9,19 +9,20 @@
 namespace bpftime::cli {
 
 struct ProgramFile {
-  std::string path;          // what to exec, found along PATH when the name has no slash
-  std::string not_entered;   // why preloading cannot work (static, setuid, …); empty: it can
+  std::string path;         // what to exec, found along PATH when the name has no slash
+  std::string not_entered;  // why preloading cannot work (static, setuid, …); empty: it can
 };
 
 // ENOENT: not found (exit 127). Other codes: found, but cannot be executed (exit 126).
 // A script is judged by its interpreter, up to the depth the kernel follows.
 Result<ProgramFile> find_program_file(const std::string& name);
 
-// `library` in front of what LD_PRELOAD holds already. EINVAL when the dynamic linker could not read it (space, colon).
+// `library` in front of what LD_PRELOAD holds already. EINVAL when the dynamic linker could not read it
+// (space, colon).
 Result<std::string> preload_value(const std::string& library, const char* existing);
 
-// Becomes the program: execs `path` with `arguments` (arguments[0] as the user typed it) in place. Returns only on failure:
-// prints why and gives the exit status a shell would give.
+// Becomes the program: execs `path` with `arguments` (arguments[0] as the user typed it) in place. Returns
+// only on failure: prints why and gives the exit status a shell would give.
 int exec_program(const std::string& path, const std::vector<std::string>& arguments);
 
 }  // namespace bpftime::cli

@@ -1,5 +1,5 @@
-// bpftime start CMD…: run a program with the agent preloaded, so that probes are in place before its main. Whatever goes wrong
-// on our side, the program runs; stdout is its alone.
+// bpftime start CMD…: run a program with the agent preloaded, so that probes are in place before its main.
+// Whatever goes wrong on our side, the program runs; stdout is its alone.
 #include <fmt/core.h>
 #include <signal.h>
 #include <unistd.h>
@@ -69,11 +69,12 @@ int start(bool quiet, const std::vector<std::string>& program) {
 }  // namespace
 
 void add_start(CLI::App& app, CommandLine& line) {
-  CLI::App* verb = add_verb(app, "start", "Run a program with probes in place before main: start [OPTIONS] PROGRAM [ARGUMENTS…]",
-                            "  bpftime start ./example/malloc/victim\n"
-                            "  bpftime start nginx -c ./nginx.conf\n"
-                            "Everything from PROGRAM on belongs to it; the exit status is its own. At a terminal its trace\n"
-                            "lines are shown on stderr. A program that cannot be entered runs all the same, with the reason.\n");
+  CLI::App* verb = add_verb(
+      app, "start", "Run a program with probes in place before main: start [OPTIONS] PROGRAM [ARGUMENTS…]",
+      "  bpftime start ./example/malloc/victim\n"
+      "  bpftime start nginx -c ./nginx.conf\n"
+      "Everything from PROGRAM on belongs to it; the exit status is its own. At a terminal its trace\n"
+      "lines are shown on stderr. A program that cannot be entered runs all the same, with the reason.\n");
   auto quiet = std::make_shared<bool>(false);
   verb->add_flag("-q,--quiet", *quiet, "Show no trace lines");
   verb->callback([quiet, &line] { line.run = [quiet, &line] { return start(*quiet, line.program); }; });

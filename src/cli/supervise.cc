@@ -35,13 +35,14 @@ sigset_t watched_signals() {
 
 class Supervisor {
  public:
-  Supervisor(pid_t child, Fd signals, wire::Client& trace)
-      : child_(child), signals_(std::move(signals)), trace_(trace) {}
+  Supervisor(pid_t child, Fd signals, wire::Client& trace, bool tracing)
+      : child_(child), signals_(std::move(signals)), trace_(trace), tracing_(tracing) {}
 
   // Returns the child's wait status.
   int run() {
     while (!ended_) {
-      struct pollfd waiting[] = {{signals_.get(), POLLIN, 0}, {tracing_ ? trace_.descriptor() : -1, POLLIN, 0}};
+      struct pollfd waiting[] = {{signals_.get(), POLLIN, 0},
+                                 {tracing_ ? trace_.descriptor() : -1, POLLIN, 0}};
       if (::poll(waiting, 2, -1) < 0 && errno != EINTR) break;
       if (waiting[0].revents != 0) handle_signal();
       if (waiting[1].revents != 0) show_line();
@@ -81,7 +82,7 @@ class Supervisor {
   pid_t child_;
   Fd signals_;
   wire::Client& trace_;
-  bool tracing_ = true;
+  bool tracing_;
   bool ended_ = false;
   int status_ = 0;
 };
@@ -102,7 +103,8 @@ int end_like(int status) {
   return 128 + number;
 }
 
-// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets it go, too.
+// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets it
+// go, too.
 [[noreturn]] void become_program(int gate, const sigset_t& mask, const std::string& path,
                                  const std::vector<std::string>& arguments) {
   char go;
@@ -134,9 +136,10 @@ int supervise(const std::string& path, const std::vector<std::string>& arguments
   }
   auto subscribed = subscribe_trace(trace, static_cast<uint32_t>(child), /*follow=*/true);
   if (!subscribed) fmt::print(stderr, "bpftime: start: no trace lines: {}\n", subscribed.error().message);
+  const bool tracing = subscribed.ok();
   gate_in.reset();
   gate_out.reset();
-  return end_like(Supervisor(child, std::move(signals), trace).run());
+  return end_like(Supervisor(child, std::move(signals), trace, tracing).run());
 }
 
 }  // namespace bpftime::cli

@@ -53,8 +53,10 @@ void add_trace(CLI::App& app, CommandLine& line) {
                             "  bpftime trace --pid 4711   one target and its children\n");
   auto options = std::make_shared<Options>();
   verb->add_flag("--no-follow", options->no_follow, "Print what is buffered and end");
-  verb->add_flag_callback("-f,--follow", [options] { options->no_follow = false; }, "Go on until Ctrl-C (default)");
-  verb->add_option("-p,--pid", options->lineage, "Only this target: the process first entered, with its children");
+  verb->add_flag_callback(
+      "-f,--follow", [options] { options->no_follow = false; }, "Go on until Ctrl-C (default)");
+  verb->add_option("-p,--pid", options->lineage,
+                   "Only this target: the process first entered, with its children");
   verb->callback([options, &line] { line.run = [options, &line] { return trace(*options, line.json); }; });
 }
 

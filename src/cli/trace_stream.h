@@ -15,7 +15,8 @@ struct TraceLine {
   std::string text;  // in trace_pipe's format, without its newline
 };
 
-// Asks for the lines of one lineage (0: all). `follow`: until the connection ends, else only what is buffered.
+// Asks for the lines of one lineage (0: all). `follow`: until the connection ends, else only what is
+// buffered. When it returns, every line printed from now on will come.
 Result<void> subscribe_trace(wire::Client& client, uint32_t lineage, bool follow);
 
 // The next line, or nullopt at the end of the stream.
@@ -27,7 +28,8 @@ Result<std::optional<TraceLine>> parse_trace_line(Bytes body);
 // What the program printed, without the comm-tid, cpu and time before it.
 std::string_view message_of(std::string_view line);
 
-// `text` with control characters other than tab made harmless: a program's strings must not drive the terminal.
+// `text` with control characters other than tab made harmless: a program's strings must not drive the
+// terminal.
 std::string printable(std::string_view text);
 
 }  // namespace bpftime::cli

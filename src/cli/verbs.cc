@@ -13,9 +13,10 @@ constexpr char kFooter[] =
 
 bool runs_a_program(const std::string& verb) { return verb == "load" || verb == "start"; }
 
-// Cuts the program and its arguments off the command line: they belong to that program, whatever they look like.
-// Returns what is ours to parse.
-std::vector<std::string> take_program(const std::vector<std::string>& arguments, std::vector<std::string>& program) {
+// Cuts the program and its arguments off the command line: they belong to that program, whatever they look
+// like. Returns what is ours to parse.
+std::vector<std::string> take_program(const std::vector<std::string>& arguments,
+                                      std::vector<std::string>& program) {
   size_t verb = 0;
   while (verb < arguments.size() && arguments[verb].starts_with("-")) ++verb;
   if (verb == arguments.size() || !runs_a_program(arguments[verb])) return arguments;
@@ -36,7 +37,8 @@ const CLI::App* find_verb(CLI::App& app, const std::string& name) {
 
 }  // namespace
 
-CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what, const std::string& examples) {
+CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,
+                   const std::string& examples) {
   CLI::App* verb = app.add_subcommand(name, what);
   verb->fallthrough();  // --json may stand behind the verb
   if (!examples.empty()) verb->footer("Examples:\n" + examples);

@@ -1,4 +1,5 @@
-// The verbs of the command, one file each. add_…() declares a verb; the one the user named sets CommandLine::run.
+// The verbs of the command, one file each. add_…() declares a verb; the one the user named sets
+// CommandLine::run.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -26,7 +27,8 @@ void add_daemon(CLI::App& app, CommandLine& line);
 void add_version(CLI::App& app, CommandLine& line);
 
 // Declares a verb with its help's closing examples.
-CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what, const std::string& examples);
+CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,
+                   const std::string& examples);
 
 // Parses the command line and runs the verb. The whole of main.
 int run(int argc, char** argv);

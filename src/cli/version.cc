@@ -1,7 +1,8 @@
 // bpftime version.
+#include "base/version.h"
+
 #include <fmt/core.h>
 
-#include "base/version.h"
 #include "cli/exit_codes.h"
 #include "cli/printers.h"
 #include "cli/verbs.h"

@@ -1,5 +1,5 @@
-// A daemon for the CLI's tests: speaks the protocol, holds nothing. Run as `bpftimed --runtime-dir DIR`; ends on `stop`, or
-// when nobody has spoken to it for a while. Appends one line per start to DIR/starts.
+// A daemon for the CLI's tests: speaks the protocol, holds nothing. Run as `bpftimed --runtime-dir DIR`; ends
+// on `stop`, or when nobody has spoken to it for a while. Appends one line per start to DIR/starts.
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -21,7 +21,9 @@ using Json = nlohmann::json;
 
 constexpr int kIdleMs = 20000;
 
-Bytes bytes_of(const std::string& text) { return Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size()); }
+Bytes bytes_of(const std::string& text) {
+  return Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
+}
 
 void reply(int socket, uint32_t sequence, int64_t result, const std::string& text, const std::string& json) {
   const Reply header{result, static_cast<uint32_t>(text.size()), 0};
@@ -35,7 +37,8 @@ void trace_line(int socket, uint32_t lineage, const std::string& text) {
   (void)send_message(socket, MessageType::kTraceLine, 0, bytes_of(body), {}, Deadline::after_ms(5000));
 }
 
-const char kList[] = R"({"targets":[{"pid":10,"name":"nginx","lineage":9,"probes":[{"path":"/usr/sbin/nginx","offset":4096,
+const char kList[] =
+    R"({"targets":[{"pid":10,"name":"nginx","lineage":9,"probes":[{"path":"/usr/sbin/nginx","offset":4096,
   "function":"serve","address":93824992235520,"programs":[{"id":3,"name":"count","kind":"uprobe"}],"state":"active"},
   {"path":"/usr/sbin/nginx","offset":8192,"function":"tiny","state":"skipped","reason":"shorter than a jump"}]}],
   "loaders":[{"pid":7,"name":"malloc"}]})";
@@ -48,16 +51,19 @@ void command(int socket, const Message& message) {
   const std::string object = request.value("object", "");
   if (what == "list") return reply(socket, message.sequence, 0, "", kList);
   if (what == "status") {
-    const Json status{{"version", "0.1.0"}, {"worker_pid", ::getpid()}, {"keeper_pid", ::getpid()}, {"maps", 1}};
+    const Json status{
+        {"version", "0.1.0"}, {"worker_pid", ::getpid()}, {"keeper_pid", ::getpid()}, {"maps", 1}};
     return reply(socket, message.sequence, 0, "", status.dump());
   }
   if (what == "show" && object == "map") return reply(socket, message.sequence, 0, "", kMaps);
   if (what == "show") return reply(socket, message.sequence, 0, "", "this is not json");
   if (what == "dump") {
-    return reply(socket, message.sequence, 0, "", R"({"entries":[{"key":"0a000000","value":"0100000000000000"}]})");
+    return reply(socket, message.sequence, 0, "",
+                 R"({"entries":[{"key":"0a000000","value":"0100000000000000"}]})");
   }
   if (what == "attach" || what == "detach") {
-    if (request.value("pid", 0) == 1) return reply(socket, message.sequence, -EPERM, "attach: 1: is not yours; try root", "");
+    if (request.value("pid", 0) == 1)
+      return reply(socket, message.sequence, -EPERM, "attach: 1: is not yours; try root", "");
     return reply(socket, message.sequence, 0, "", R"({"name":"victim","probes":[]})");
   }
   if (what == "stop") {
@@ -79,7 +85,10 @@ void serve(Fd connection) {
       auto request = bpftime::read_at<TraceSubscribe>(message->body, 0);
       const uint32_t lineage = request ? request->lineage : 0;
       const std::string pid = std::to_string(lineage);
-      trace_line(connection.get(), lineage, "           victim-" + pid + "     [000] ..... 12345.678901: bpf_trace_printk: hit " + pid + "\x1b[2J\n");
+      reply(connection.get(), message->sequence, 0, "", "");
+      trace_line(connection.get(), lineage,
+                 "           victim-" + pid + "     [000] ..... 12345.678901: bpf_trace_printk: hit " + pid +
+                     "\x1b[2J\n");
       if (request && (request->flags & kTraceFollow) == 0) trace_line(connection.get(), 0, "");
     }
   }

@@ -50,7 +50,9 @@ int Outcome::exit_code() const { return WIFEXITED(status) ? WEXITSTATUS(status) 
 Outcome run_command(const CommandRun& run) {
   int out[2] = {-1, -1}, err[2] = {-1, -1};
   if (::pipe2(out, O_CLOEXEC) != 0) return {};
-  if (run.terminal ? ::openpty(&err[0], &err[1], nullptr, nullptr, nullptr) != 0 : ::pipe2(err, O_CLOEXEC) != 0) return {};
+  if (run.terminal ? ::openpty(&err[0], &err[1], nullptr, nullptr, nullptr) != 0
+                   : ::pipe2(err, O_CLOEXEC) != 0)
+    return {};
   Fd out_in(out[0]), err_in(err[0]), out_out(out[1]), err_out(err[1]);
   const pid_t child = ::fork();
   if (child == 0) become(run, out_out.get(), err_out.get());
