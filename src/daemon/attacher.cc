@@ -132,11 +132,21 @@ void Attacher::reconcile_all() {
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
   }
+  reconcile_new();  // forked meanwhile, from parents that were still as before
+}
+
+void Attacher::reconcile_new() {
+  find_targets();
+  drop_dead();
+  for (auto& [pid, target] : targets_) {
+    if (!target.report.name.empty()) continue;  // set by the first look
+    if (auto done = reconcile(target, /*create=*/false); !done)
+      log_warning("process " + std::to_string(pid) + ": " + done.error().message);
+  }
 }
 
 std::vector<TargetReport> Attacher::reports() {
-  find_targets();
-  drop_dead();
+  reconcile_new();
   std::vector<TargetReport> out;
   for (auto& [pid, target] : targets_)
     if (!target.detached) out.push_back(target.report);
