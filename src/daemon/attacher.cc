@@ -227,9 +227,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
           skip("the return of " + function->name + " cannot be probed: it returns twice, on another stack, or looks at its caller");
       }
     }
-    if (status.seccomp_mode != 0 && site.makes_system_calls())
+    if (target::filtered_unlike_us(status) && site.makes_system_calls())
       skip("a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups or trace output), "
-           "and the process has a seccomp filter that may kill it for them");
+           "and the process has a seccomp filter of its own that may kill it for them");
     out.push_back(std::move(site));
   }
   return out;
@@ -395,7 +395,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, c
   context.daemon_instance = config_.instance;
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
-  context.flags = status.seccomp_mode != 0 ? wire::kNoSystemCalls : 0;
+  context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
   const auto threads = stopped.threads();
   context.tid_offset = kGlibcTidOffset;
   for (const auto& thread : threads) {
