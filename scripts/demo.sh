@@ -1,18 +1,23 @@
 #!/bin/bash
 # demo.sh: a stock libbpf tool counts malloc calls of a program started under us and of one that ran already; both counts must
 # equal what the programs counted themselves. Exit status 0 when they do. Cleans up everything it started.
+# BPFTIME_BIN_DIR: use the programs built there instead of building them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 calls=100000
 deadline_s=30
 preset=release
-if [ ! -x build/release/bin/bpftimed ] && [ -x build/dev/bin/bpftimed ]; then preset=dev; fi
-scripts/build.sh "$preset" bpftime bpftimed bpftime-agent bpftime-loader
+if [ -n "${BPFTIME_BIN_DIR:-}" ]; then
+  bpftime="$BPFTIME_BIN_DIR/bpftime"
+else
+  if [ ! -x build/release/bin/bpftimed ] && [ -x build/dev/bin/bpftimed ]; then preset=dev; fi
+  scripts/build.sh "$preset" bpftime bpftimed bpftime-agent bpftime-loader
+  bpftime="$PWD/build/$preset/bin/bpftime"
+fi
 echo "==> build: example/malloc"
 make --no-print-directory -s -C example/malloc
 
-bpftime="$PWD/build/$preset/bin/bpftime"
 work="$(mktemp -d "${TMPDIR:-/tmp}/bpftime-demo.XXXXXX")"
 # A daemon of its own: the demo neither sees nor disturbs what else this user probes.
 export BPFTIME_RUNTIME_DIR="$work/run"

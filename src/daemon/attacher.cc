@@ -132,11 +132,21 @@ void Attacher::reconcile_all() {
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
   }
+  reconcile_new();  // forked meanwhile, from parents that were still as before
+}
+
+void Attacher::reconcile_new() {
+  find_targets();
+  drop_dead();
+  for (auto& [pid, target] : targets_) {
+    if (!target.report.name.empty()) continue;  // set by the first look
+    if (auto done = reconcile(target, /*create=*/false); !done)
+      log_warning("process " + std::to_string(pid) + ": " + done.error().message);
+  }
 }
 
 std::vector<TargetReport> Attacher::reports() {
-  find_targets();
-  drop_dead();
+  reconcile_new();
   std::vector<TargetReport> out;
   for (auto& [pid, target] : targets_)
     if (!target.detached) out.push_back(target.report);
@@ -217,9 +227,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
           skip("the return of " + function->name + " cannot be probed: it returns twice, on another stack, or looks at its caller");
       }
     }
-    if (status.seccomp_mode != 0 && site.makes_system_calls())
+    if (target::filtered_unlike_us(status) && site.makes_system_calls())
       skip("a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups or trace output), "
-           "and the process has a seccomp filter that may kill it for them");
+           "and the process has a seccomp filter of its own that may kill it for them");
     out.push_back(std::move(site));
   }
   return out;
@@ -385,7 +395,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, c
   context.daemon_instance = config_.instance;
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
-  context.flags = status.seccomp_mode != 0 ? wire::kNoSystemCalls : 0;
+  context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
   const auto threads = stopped.threads();
   context.tid_offset = kGlibcTidOffset;
   for (const auto& thread : threads) {

@@ -61,6 +61,8 @@ class Attacher {
   void reconcile_all();
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone.
   void find_targets();
+  // The same for forks not seen before only.
+  void reconcile_new();
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
   size_t target_count() const { return targets_.size(); }

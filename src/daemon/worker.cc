@@ -238,7 +238,7 @@ void Worker::housekeeping() {
   kernel_.collect();
   if (attacher_->target_count() != 0 && now - last_scan_s_ >= kScanSeconds) {
     last_scan_s_ = now;
-    attacher_->find_targets();
+    attacher_->reconcile_new();
     follow_targets();
   }
   for (uint32_t owner : attacher_->take_dead())

@@ -60,8 +60,10 @@ Result<void> BorrowedThread::suspend_seccomp() {
   if (thread_seccomp_mode(pid_, tid_) == 0) return {};
   const long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC | kSuspendSeccomp;
   if (::ptrace(PTRACE_SETOPTIONS, tid_, nullptr, options) != 0) {
+    // What our own container allows us it allows our neighbour.
+    if (!thread_filtered_unlike_us(pid_, tid_)) return {};
     return process_error(pid_, EPERM,
-                         "it is under a seccomp filter, which only CAP_SYS_ADMIN may suspend (and a kernel with "
+                         "it is under a seccomp filter of its own, which only CAP_SYS_ADMIN may suspend (and a kernel with "
                          "CONFIG_CHECKPOINT_RESTORE); try as root");
   }
   seccomp_suspended_ = true;

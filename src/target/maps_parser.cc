@@ -92,6 +92,7 @@ std::vector<MappedRegion> parse_maps(std::string_view text) {
 
 std::optional<Status> parse_status(std::string_view text) {
   Status status{};
+  status.seccomp_filters = -1;
   int found = 0;
   for_each_line(text, [&](std::string_view line) {
     if (line.starts_with("Name:")) {
@@ -108,6 +109,7 @@ std::optional<Status> parse_status(std::string_view text) {
     if (auto gid = numbered_field(line, "Gid:", 1)) status.effective_gid = *gid;
     // Absent in kernels without seccomp: then there is no filter.
     if (auto mode = numbered_field(line, "Seccomp:", 0)) status.seccomp_mode = static_cast<int>(*mode);
+    if (auto filters = numbered_field(line, "Seccomp_filters:", 0)) status.seccomp_filters = static_cast<int64_t>(*filters);
   });
   if (found < 5) return std::nullopt;
   return status;

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/fd.h"
+#include "target/process.h"
 
 namespace bpftime::target {
 
@@ -43,6 +44,21 @@ int thread_seccomp_mode(pid_t pid, pid_t tid) {
   if (!text) return 0;
   const auto status = parse_status(*text);
   return status ? status->seccomp_mode : 0;
+}
+
+bool filtered_unlike_us(const Status& status) {
+  constexpr int kFilterMode = 2;
+  if (status.seccomp_mode == 0) return false;
+  if (status.seccomp_mode != kFilterMode || status.seccomp_filters <= 0) return true;
+  auto text = read_proc_file("/proc/thread-self/status");
+  const auto own = text.ok() ? parse_status(*text) : std::nullopt;
+  return !own || own->seccomp_mode != kFilterMode || own->seccomp_filters != status.seccomp_filters;
+}
+
+bool thread_filtered_unlike_us(pid_t pid, pid_t tid) {
+  auto text = read_proc_file(proc_path(pid, "/task/" + std::to_string(tid) + "/status"));
+  const auto status = text.ok() ? parse_status(*text) : std::nullopt;
+  return !status || filtered_unlike_us(*status);
 }
 
 Result<std::vector<pid_t>> numeric_entries(const std::string& directory) {

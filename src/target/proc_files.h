@@ -24,6 +24,8 @@ Result<std::string> read_proc_file(const std::string& path);
 std::optional<char> thread_state(pid_t pid, pid_t tid);
 // Seccomp mode of one thread (filters are per thread).
 int thread_seccomp_mode(pid_t pid, pid_t tid);
+// filtered_unlike_us (process.h) of one thread.
+bool thread_filtered_unlike_us(pid_t pid, pid_t tid);
 // Numeric entries of a directory of /proc.
 Result<std::vector<pid_t>> numeric_entries(const std::string& directory);
 

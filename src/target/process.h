@@ -25,8 +25,14 @@ struct Status {
   uint32_t uid, gid;       // real
   uint32_t effective_uid, effective_gid;
   int seccomp_mode;        // 0 none, 1 strict, 2 filter
+  int64_t seccomp_filters; // installed one above the other; -1: the kernel (before 5.9) does not say
   std::string name;
 };
+
+// True when seccomp may answer a process's system calls otherwise than ours, even by killing it. False without a filter, and
+// with as many filters as we have ourselves: then they are those of the container or session that we share. Filters only
+// accumulate from parent to child, so a sandbox a program adds for itself always counts as one more.
+bool filtered_unlike_us(const Status& status);
 
 class Process {
  public:

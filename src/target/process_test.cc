@@ -7,6 +7,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 
 #include "target/maps_parser.h"
@@ -63,6 +64,23 @@ TEST(Parsers, SurviveDamage) {
     (void)parse_status(text);
     (void)parse_stat(text);
   }
+}
+
+TEST(Status, FiltersAreJudgedByOurOwn) {
+  auto self = Process::open(::getpid())->status();
+  ASSERT_TRUE(self.ok());
+  Status status = *self;
+  EXPECT_EQ(filtered_unlike_us(status), self->seccomp_mode != 0 && self->seccomp_filters <= 0) << "our own are ours";
+  status.seccomp_mode = 2;
+  status.seccomp_filters = std::max<int64_t>(self->seccomp_filters, 0) + 1;
+  EXPECT_TRUE(filtered_unlike_us(status)) << "one more";
+  status.seccomp_filters = -1;
+  EXPECT_TRUE(filtered_unlike_us(status)) << "a kernel that does not count";
+  status.seccomp_mode = 1;
+  EXPECT_TRUE(filtered_unlike_us(status));
+  status.seccomp_mode = 0;
+  status.seccomp_filters = 0;
+  EXPECT_FALSE(filtered_unlike_us(status));
 }
 
 TEST(Process, KnowsItself) {
