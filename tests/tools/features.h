@@ -1,0 +1,6 @@
+// Shared by both halves of features.
+#pragma once
+
+struct note {
+  unsigned long long number;
+};
