@@ -73,10 +73,10 @@ std::vector<uint8_t> floating_point_part(const std::vector<uint8_t>& extended_st
   const uint64_t in_use = load<uint64_t>(extended_state, kLegacyBytes);
   if ((in_use & kTileData) == 0) features &= ~kTileData;
   const size_t size = std::min(state_size_of(features), extended_state.size());
-  std::vector<uint8_t> part(extended_state.begin(), extended_state.begin() + size);
+  std::vector<uint8_t> part(size + sizeof(kMagic2));
+  std::copy_n(extended_state.begin(), size, part.begin());
   SoftwareBytes software{kMagic1, static_cast<uint32_t>(size + sizeof(kMagic2)), features, static_cast<uint32_t>(size), {}};
   std::memcpy(part.data() + kSoftwareReserved, &software, sizeof(software));
-  part.resize(size + sizeof(kMagic2));
   std::memcpy(part.data() + size, &kMagic2, sizeof(kMagic2));
   return part;
 }

@@ -1,0 +1,180 @@
+#include "hot_path.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "probes.h"
+
+namespace bpftime::bench {
+namespace {
+
+constexpr uint64_t kFew = 60'000, kMany = 2'000'000;
+// Records of one pass fit into the ring (16 bytes each): none is lost however late the tool wakes.
+constexpr uint64_t kRingPass = 200'000;
+static_assert(kRingPass * 16 * 2 < RING_BYTES);
+constexpr int kRingWarmPasses = 4;  // once around, so that its pages are there
+constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
+constexpr size_t kSiteBytes = 5;
+
+using SiteBytes = std::array<unsigned char, kSiteBytes>;
+
+void pause_ms(long ms) {
+  const timespec time{0, ms * 1'000'000};
+  ::nanosleep(&time, nullptr);
+}
+
+class Bench {
+ public:
+  Bench(Process& victim, const HotPathOptions& options) : victim_(victim), options_(options) {
+    // "pid PID probed ADDRESS probed_nop ADDRESS"
+    std::istringstream words(options.greeting);
+    std::string word, address;
+    words >> word >> word;
+    while (words >> word >> address) sites_[word] = std::stoull(address, nullptr, 16);
+    memory_ = ::open(("/proc/" + std::to_string(victim.pid()) + "/mem").c_str(), O_RDONLY | O_CLOEXEC);
+    if (memory_ < 0) throw Trouble("cannot read the victim's memory");
+  }
+  ~Bench() { ::close(memory_); }
+
+  double calls(const Mode& mode, uint64_t count) {
+    victim_.write_line(mode.function + " " + std::to_string(count));
+    return std::stod(victim_.read_line()) / count;
+  }
+
+  double bare(const Mode& mode) {
+    calls(mode, kMany / 10);
+    return calls(mode, kMany);
+  }
+
+  // One measurement with a probe of the kernel's or ours; `label` for reports.
+  double probed(const Mode& mode, bool ours, int round, Variant& into) {
+    const SiteBytes before = site(mode);
+    Arguments tool = {options_.bin + "/probes", mode.name, std::to_string(victim_.pid()),
+                      options_.bin + "/bench_victim", mode.function};
+    if (ours) {
+      Arguments load = {options_.bin + "/bpftime", "load"};
+      if (options_.unsafe_unverified) load.push_back("--unsafe-unverified");
+      tool.insert(tool.begin(), load.begin(), load.end());
+    }
+    Process running(tool, options_.work + "/probes.err");
+    const std::string ready = running.read_line();
+    if (!ready.starts_with("ready ")) throw Trouble("probes says " + ready);
+    await_site(mode, before, false);
+    into.attach_us.push_back(std::stod(ready.substr(6)));
+
+    const uint64_t count = ours ? mode.calls_ours : mode.calls_kernel;
+    const bool ring = mode.name == "ringbuf";
+    const uint64_t warm = ring ? count : count / 10;
+    for (int pass = 0; pass < mode.warm_passes; ++pass) {
+      calls(mode, warm);
+      if (ring) pause_ms(20);  // the tool empties the ring
+    }
+    const double ns = calls(mode, count);
+    if (ring) pause_ms(20);
+    const auto said = nlohmann::json::parse(running.finish(true), nullptr, false);
+    await_site(mode, before, true);
+    check(mode, count + mode.warm_passes * warm, said, round, into);
+    return ns;
+  }
+
+ private:
+  Process& victim_;
+  const HotPathOptions& options_;
+  std::map<std::string, uint64_t> sites_;
+  int memory_;
+
+  SiteBytes site(const Mode& mode) const {
+    SiteBytes bytes{};
+    if (::pread(memory_, bytes.data(), bytes.size(), static_cast<off_t>(sites_.at(mode.function))) < 0) {
+      throw Trouble("cannot read the victim's memory");
+    }
+    return bytes;
+  }
+
+  // A number measured without its probe would be a lie: the text must differ while attached, and be back
+  // afterwards.
+  void await_site(const Mode& mode, const SiteBytes& original, bool same) const {
+    for (const uint64_t start = now_ns(); (site(mode) == original) != same; pause_ms(1)) {
+      if (now_ns() - start < kSiteDeadlineNs) continue;
+      throw Trouble(mode.name + (same ? ": the site is not restored" : ": the site is not patched"));
+    }
+  }
+
+  static void check(const Mode& mode, uint64_t calls, const nlohmann::json& said, int round, Variant& into) {
+    if (!said.is_object()) throw Trouble("probes printed no JSON");
+    const bool hash = mode.name == "hash_update";
+    const uint64_t expected = hash ? HASH_KEYS : calls * mode.events_per_call;
+    const uint64_t counted = hash ? said.value("keys", 0u) : said.value("events", uint64_t{0});
+    if (counted == expected) return;
+    into.losses.push_back("round " + std::to_string(round) + ": " + std::to_string(counted) + " of " +
+                          std::to_string(expected) + (hash ? " keys" : " events"));
+  }
+};
+
+}  // namespace
+
+const std::vector<Mode>& modes() {
+  static const std::vector<Mode> kModes = {
+      {"argument_percpu", "read an argument, count per CPU", "probed", 1, kFew, kMany, 1},
+      {"empty_entry", "empty uprobe", "probed", 0, kFew, kMany, 1},
+      {"empty_return", "empty uretprobe", "probed", 0, kFew, kMany, 1},
+      {"entry_return", "entry and return, count per CPU each", "probed", 2, kFew, kMany, 1},
+      {"array_atomic", "atomic add in an array", "probed", 1, kFew, kMany, 1},
+      {"hash_update", "hash update, 1,024 keys", "probed", 0, kFew, kMany, 1},
+      {"probe_read", "probe_read of 8 bytes", "probed", 1, kFew, kMany, 1},
+      {"ktime", "ktime_get_ns", "probed", 1, kFew, kMany, 1},
+      {"ringbuf", "ring buffer reserve and submit", "probed", 1, kRingPass, kRingPass, kRingWarmPasses},
+      {"argument_percpu", "first row, on a 5-byte nop", "probed_nop", 1, kFew, kMany, 1},
+  };
+  return kModes;
+}
+
+HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
+  Bench bench(victim, options);
+  HotPath out;
+  for (const Mode& mode : modes()) {
+    if (!options.only || *options.only == mode.name) out.results.push_back({mode, {}, {}, {}});
+  }
+  for (int round = 0; round < options.rounds; ++round) {
+    const uint64_t start = now_ns();
+    for (ModeResult& result : out.results) {
+      double bare = 0, kernel = 0, ours = 0;
+      for (int turn = 0; turn < 3; ++turn) {  // every variant comes first, second and last equally often
+        switch ((turn + round) % 3) {
+          case 0:
+            bare = bench.bare(result.mode);
+            break;
+          case 1:
+            if (!out.no_kernel.empty()) break;
+            try {
+              kernel = bench.probed(result.mode, false, round, result.kernel);
+            } catch (const Trouble& trouble) {
+              if (round > 0) throw;
+              out.no_kernel = trouble.what();
+            }
+            break;
+          case 2:
+            ours = bench.probed(result.mode, true, round, result.ours);
+            break;
+        }
+      }
+      result.bare_ns.push_back(bare);
+      if (out.no_kernel.empty()) result.kernel.over_bare_ns.push_back(kernel - bare);
+      result.ours.over_bare_ns.push_back(ours - bare);
+    }
+    std::fprintf(stderr, "      round %d of %d: %.1f s\n", round + 1, options.rounds,
+                 (now_ns() - start) / 1e9);
+  }
+  return out;
+}
+
+}  // namespace bpftime::bench

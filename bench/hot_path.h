@@ -1,0 +1,51 @@
+// What one probed call costs over a bare one: kernel and ours by turns, on one living process, with one BPF
+// object.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "process.h"
+
+namespace bpftime::bench {
+
+struct Mode {
+  std::string name;                   // as `probes` knows it
+  std::string title;                  // for people
+  std::string function;               // of the victim
+  int events_per_call;                // that `probes` counts; 0: it cannot count (empty programs, hash)
+  uint64_t calls_kernel, calls_ours;  // one measurement
+  int warm_passes;                    // of a tenth of the calls, but ringbuf's: they fill the ring's pages
+};
+const std::vector<Mode>& modes();
+
+// Nanoseconds per call over the bare call of the same round, one value per round.
+struct Variant {
+  std::vector<double> over_bare_ns;
+  std::vector<double> attach_us;    // bpf_program__attach_uprobe, as the tool saw it
+  std::vector<std::string> losses;  // "round 3: 5 of 100 events": empty if every call was counted
+};
+struct ModeResult {
+  Mode mode;
+  std::vector<double> bare_ns;
+  Variant kernel, ours;
+};
+
+struct HotPathOptions {
+  std::string bin;       // directory of the built programs
+  std::string work;      // for scratch files
+  std::string greeting;  // the first line the victim printed
+  int rounds;
+  bool unsafe_unverified;
+  std::optional<std::string> only;  // this mode's name
+};
+struct HotPath {
+  std::vector<ModeResult> results;
+  std::string no_kernel;  // why there is no kernel column; empty: there is
+};
+
+// `victim` must have printed its first line and be attached. Progress on standard error.
+HotPath measure_hot_path(Process& victim, const HotPathOptions& options);
+
+}  // namespace bpftime::bench

@@ -1,0 +1,119 @@
+// The kernel half of `probes`, a stock libbpf tool: one program (or two) per mode. The same object runs in the kernel and
+// under `bpftime load`.
+#include <linux/bpf.h>
+#include <linux/ptrace.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "probes.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, COUNT_SLOTS);
+  __type(key, __u32);
+  __type(value, __u64);
+} counts SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} shared_count SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_HASH);
+  __uint(max_entries, 2 * HASH_KEYS);
+  __type(key, __u32);
+  __type(value, __u64);
+} last_argument SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, __u64);
+} seen SEC(".maps");
+
+struct {
+  __uint(type, BPF_MAP_TYPE_RINGBUF);
+  __uint(max_entries, RING_BYTES);
+} ring SEC(".maps");
+
+static __always_inline void count(__u32 slot) {
+  __u64 *value = bpf_map_lookup_elem(&counts, &slot);
+  if (value) *value += 1;
+}
+
+static __always_inline void keep(__u64 what) {
+  __u32 zero = 0;
+  __u64 *value = bpf_map_lookup_elem(&seen, &zero);
+  if (value) *value = what;
+}
+
+SEC("uprobe")
+int empty_entry(struct pt_regs *ctx) { return 0; }
+
+SEC("uretprobe")
+int empty_return(struct pt_regs *ctx) { return 0; }
+
+SEC("uprobe")
+int argument_percpu(struct pt_regs *ctx) {
+  count(PT_REGS_PARM1(ctx) & (COUNT_SLOTS - 1));
+  return 0;
+}
+
+SEC("uprobe")
+int array_atomic(struct pt_regs *ctx) {
+  __u32 zero = 0;
+  __u64 *value = bpf_map_lookup_elem(&shared_count, &zero);
+  if (value) __sync_fetch_and_add(value, 1);
+  return 0;
+}
+
+SEC("uprobe")
+int hash_update(struct pt_regs *ctx) {
+  __u64 argument = PT_REGS_PARM1(ctx);
+  __u32 key = argument & (HASH_KEYS - 1);
+  bpf_map_update_elem(&last_argument, &key, &argument, BPF_ANY);
+  return 0;
+}
+
+SEC("uprobe")
+int pair_entry(struct pt_regs *ctx) {
+  count(0);
+  return 0;
+}
+
+SEC("uretprobe")
+int pair_return(struct pt_regs *ctx) {
+  count(1);
+  return 0;
+}
+
+SEC("uprobe")
+int ktime(struct pt_regs *ctx) {
+  keep(bpf_ktime_get_ns());
+  count(0);
+  return 0;
+}
+
+SEC("uprobe")
+int probe_read(struct pt_regs *ctx) {
+  __u64 value = 0;
+  if (bpf_probe_read_user(&value, sizeof(value), (void *)PT_REGS_PARM2(ctx)) != 0) return 0;
+  keep(value);
+  count(0);
+  return 0;
+}
+
+SEC("uprobe")
+int ringbuf(struct pt_regs *ctx) {
+  __u64 *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+  if (!record) return 0;
+  *record = PT_REGS_PARM1(ctx);
+  bpf_ringbuf_submit(record, 0);
+  return 0;
+}

@@ -1,0 +1,123 @@
+// A stock libbpf tool: attaches the programs of one mode to one function of one process, prints "ready" with
+// the time that took, and on SIGTERM what it counted, as one line of JSON.
+//   probes MODE PID FILE FUNCTION
+#include "probes.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "probes.skel.h"
+
+static const struct mode {
+  const char *name, *entry, *on_return;
+} modes[] = {
+    {"empty_entry", "empty_entry", NULL},
+    {"argument_percpu", "argument_percpu", NULL},
+    {"array_atomic", "array_atomic", NULL},
+    {"hash_update", "hash_update", NULL},
+    {"empty_return", NULL, "empty_return"},
+    {"entry_return", "pair_entry", "pair_return"},
+    {"ktime", "ktime", NULL},
+    {"probe_read", "probe_read", NULL},
+    {"ringbuf", "ringbuf", NULL},
+};
+
+static volatile sig_atomic_t stopping;
+static unsigned long long records;
+
+static void on_signal(int signal) {
+  (void)signal;
+  stopping = 1;
+}
+
+static int on_record(void* context, void* data, size_t size) {
+  (void)context;
+  (void)data;
+  records += size == sizeof(unsigned long long);
+  return 0;
+}
+
+static double now_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1e6 + now.tv_nsec / 1e3;
+}
+
+static unsigned long long counted(struct probes_bpf* skel) {
+  const int cpus = libbpf_num_possible_cpus();
+  unsigned long long *values = calloc(cpus, sizeof(*values)), total = 0, value = 0;
+  for (unsigned int slot = 0; values && slot < COUNT_SLOTS; ++slot)
+    if (bpf_map_lookup_elem(bpf_map__fd(skel->maps.counts), &slot, values) == 0)
+      for (int cpu = 0; cpu < cpus; ++cpu) total += values[cpu];
+  free(values);
+  unsigned int zero = 0;
+  if (bpf_map_lookup_elem(bpf_map__fd(skel->maps.shared_count), &zero, &value) == 0) total += value;
+  return total + records;
+}
+
+static unsigned int keys(struct probes_bpf* skel) {
+  unsigned int key, previous, count = 0;
+  for (void* from = NULL; bpf_map_get_next_key(bpf_map__fd(skel->maps.last_argument), from, &key) == 0;
+       ++count) {
+    previous = key;
+    from = &previous;
+  }
+  return count;
+}
+
+static struct bpf_link* attach(struct bpf_object* object, const char* program, int on_return, char** argv) {
+  LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = argv[4], .retprobe = on_return);
+  return bpf_program__attach_uprobe_opts(bpf_object__find_program_by_name(object, program), atoi(argv[2]),
+                                         argv[3], 0, &options);
+}
+
+static int is(const char* wanted, const char* name) { return wanted && strcmp(wanted, name) == 0; }
+
+int main(int argc, char** argv) {
+  const struct mode* mode = NULL;
+  for (size_t i = 0; argc == 5 && i < sizeof(modes) / sizeof(*modes); ++i)
+    if (strcmp(modes[i].name, argv[1]) == 0) mode = &modes[i];
+  if (!mode) {
+    fprintf(stderr, "usage: probes MODE PID FILE FUNCTION\n");
+    return 2;
+  }
+  signal(SIGTERM, on_signal);
+  signal(SIGINT, on_signal);
+  libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
+  struct probes_bpf* skel = probes_bpf__open();
+  if (!skel) return 1;
+  struct bpf_program* program;
+  bpf_object__for_each_program(program, skel->obj) {
+    const char* name = bpf_program__name(program);
+    bpf_program__set_autoload(program, is(mode->entry, name) || is(mode->on_return, name));
+  }
+  if (probes_bpf__load(skel) != 0) {
+    fprintf(stderr, "probes: cannot load: %s\n", strerror(errno));
+    return 1;
+  }
+  const double start = now_us();
+  struct bpf_link* entry = mode->entry ? attach(skel->obj, mode->entry, 0, argv) : NULL;
+  struct bpf_link* on_return = mode->on_return ? attach(skel->obj, mode->on_return, 1, argv) : NULL;
+  if ((mode->entry && !entry) || (mode->on_return && !on_return)) {
+    fprintf(stderr, "probes: cannot attach to %s:%s: %s\n", argv[3], argv[4], strerror(errno));
+    return 1;
+  }
+  printf("ready %.0f\n", now_us() - start);
+  fflush(stdout);
+  struct ring_buffer* ring = ring_buffer__new(bpf_map__fd(skel->maps.ring), on_record, NULL, NULL);
+  while (!stopping) ring_buffer__poll(ring, -1);
+  bpf_link__destroy(entry);
+  bpf_link__destroy(on_return);
+  ring_buffer__consume(ring);
+  printf("{\"events\": %llu, \"keys\": %u}\n", counted(skel), keys(skel));
+  ring_buffer__free(ring);
+  probes_bpf__destroy(skel);
+  return 0;
+}

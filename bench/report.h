@@ -1,0 +1,28 @@
+// The tables on standard output, and the same as JSON.
+#pragma once
+
+#include <string>
+
+#include "footprint.h"
+#include "hot_path.h"
+
+namespace bpftime::bench {
+
+struct Machine {
+  std::string cpu, kernel, date, commit;
+  int cpus;
+  double load;  // runnable processes on average over the last minute, before the run
+};
+Machine this_machine(const std::string& commit);
+
+struct Report {
+  Machine machine;
+  HotPath hot_path;
+  Footprint attached, started;  // no probes
+  StartCost start;
+};
+
+void print(const Report& report);
+std::string json(const Report& report);
+
+}  // namespace bpftime::bench
