@@ -6,9 +6,14 @@ namespace bpftime::cli {
 
 Result<void> subscribe_trace(wire::Client& client, uint32_t lineage, bool follow) {
   const wire::TraceSubscribe request{lineage, follow ? wire::kTraceFollow : 0};
-  auto sent = client.send(wire::MessageType::kTraceSubscribe, as_bytes(request), {}, wire::Deadline::after_ms(5000));
-  if (!sent) return sent.error();
-  return {};
+  // The acknowledgement is taken here: whoever then polls the descriptor finds it readable only for a line.
+  auto answer = client.call(wire::MessageType::kTraceSubscribe, as_bytes(request), {}, wire::Deadline::after_ms(5000));
+  if (!answer) return answer.error();
+  auto reply = wire::parse_reply(answer->body);
+  if (!reply) return reply.error();
+  if (reply->result >= 0) return {};
+  return Error{static_cast<int>(-reply->result),
+               reply->text.empty() ? "read trace: refused by the daemon" : std::string(reply->text)};
 }
 
 Result<std::optional<TraceLine>> parse_trace_line(Bytes body) {
@@ -27,14 +32,7 @@ Result<std::optional<TraceLine>> next_trace_line(wire::Client& client, wire::Dea
   auto message = client.receive(deadline);
   if (!message) return message.error();
   if (message->type == wire::MessageType::kTraceLine) return parse_trace_line(message->body);
-  if (message->type != wire::MessageType::kReply) return Error{EPROTO, "read trace: unexpected message"};
-  auto reply = wire::parse_reply(message->body);
-  if (!reply) return reply.error();
-  if (reply->result < 0) {
-    return Error{static_cast<int>(-reply->result),
-                 reply->text.empty() ? "read trace: refused by the daemon" : std::string(reply->text)};
-  }
-  return next_trace_line(client, deadline);  // an acknowledgement before the stream: at most one per request
+  return Error{EPROTO, "read trace: unexpected message"};
 }
 
 std::string_view message_of(std::string_view line) {

@@ -181,6 +181,7 @@ TEST_F(QuickStart, ExitStatusAndSignalsAreTheProgramsAlsoAtATerminal) {
       if (at_terminal) ::dup2(terminal.descriptor(), STDERR_FILENO);
     };
     EXPECT_EQ(shell("bpftime start /bin/sh -c 'exit 42'", stderr_of).finished().code, 42);
+    EXPECT_EQ(terminal.text(), "") << "a program that prints nothing";
     EXPECT_EQ(shell("bpftime start /bin/sh -c 'kill -TERM $$'", stderr_of).finished().code, 128 + SIGTERM);
     Typed victim = shell("bpftime start ./example/malloc/victim", stderr_of);
     pid_of(victim);

@@ -79,6 +79,7 @@ void serve(Fd connection) {
       auto request = bpftime::read_at<TraceSubscribe>(message->body, 0);
       const uint32_t lineage = request ? request->lineage : 0;
       const std::string pid = std::to_string(lineage);
+      reply(connection.get(), message->sequence, 0, "", "");
       trace_line(connection.get(), lineage, "           victim-" + pid + "     [000] ..... 12345.678901: bpf_trace_printk: hit " + pid + "\x1b[2J\n");
       if (request && (request->flags & kTraceFollow) == 0) trace_line(connection.get(), 0, "");
     }
