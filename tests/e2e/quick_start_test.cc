@@ -189,6 +189,19 @@ TEST_F(QuickStart, ExitStatusAndSignalsAreTheProgramsAlsoAtATerminal) {
   }
 }
 
+// A daemon that forgets a client lets its program wait until it gives up on us: seconds.
+TEST_F(QuickStart, ProgramsThatEndAtOnceAreAllServed) {
+  Typed tool = load();
+  for (int round = 0; round < 20; ++round) {
+    Terminal terminal;
+    Typed victim = shell("bpftime start ./example/malloc/victim -n 1 -r 0", [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
+    const pid_t pid = pid_of(victim);
+    ASSERT_EQ(victim.child.wait(), 0);
+    ASSERT_NE(terminal.text().find("malloc called from pid " + std::to_string(pid)), std::string::npos)
+        << "round " << round << ": " << terminal.text();
+  }
+}
+
 // Debian's nginx looks for a relative -c below its own prefix: what it says is what it says without us.
 TEST_F(QuickStart, Nginx) {
   if (::access("/usr/sbin/nginx", X_OK) != 0) GTEST_SKIP() << "nginx is not installed";
