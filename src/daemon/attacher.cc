@@ -64,9 +64,9 @@ Attacher::Attacher(kernel::Kernel& kernel, AttacherConfig config) : kernel_(kern
 
 Attacher::~Attacher() = default;
 
-std::vector<int> Attacher::pidfds() const {
-  std::vector<int> out;
-  for (const auto& [pid, target] : targets_) out.push_back(target.process.pidfd());
+std::map<pid_t, int> Attacher::pidfds() const {
+  std::map<pid_t, int> out;
+  for (const auto& [pid, target] : targets_) out[pid] = target.process.pidfd();
   return out;
 }
 

@@ -68,8 +68,8 @@ class Attacher {
   size_t target_count() const { return targets_.size(); }
   // Targets that ended since last asked: their unfinished map work is to be repaired. Pids in the daemon's namespace.
   std::vector<uint32_t> take_dead();
-  // pidfds to wait on for target exits.
-  std::vector<int> pidfds() const;
+  // Targets and their pidfds, to wait on for exits. The descriptors are ours: valid until the next call of anything here.
+  std::map<pid_t, int> pidfds() const;
 
  private:
   struct Site;

@@ -1,5 +1,6 @@
 #include "daemon/worker.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -8,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "base/log.h"
@@ -226,10 +228,15 @@ void Worker::drain(int fd) {
 }
 
 void Worker::follow_targets() {
-  for (int fd : attacher_->pidfds()) {
-    if (followed_.contains(fd)) continue;
-    followed_[fd] = 0;
-    watch(fd);
+  for (const auto& [pid, pidfd] : attacher_->pidfds()) {
+    const auto same = [pid = pid](const auto& entry) { return entry.second.pid == pid; };
+    if (std::any_of(followed_.begin(), followed_.end(), same)) continue;
+    // A duplicate: a target may be dropped before its event is read, and its number must not become a client's meanwhile.
+    Fd fd(::fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
+    if (!fd) continue;
+    const int number = fd.get();
+    followed_.emplace(number, Followed{pid, std::move(fd)});
+    watch(number);
   }
 }
 

@@ -46,7 +46,11 @@ class Worker : public kernel::Observer {
   };
   std::map<uint32_t, Watched> watched_;      // by map id
   std::map<int, uint32_t> drained_;          // eventfd to map id: perf event arrays and the trace ring
-  std::map<int, pid_t> followed_;            // pidfds of targets
+  struct Followed {
+    pid_t pid;
+    Fd pidfd;
+  };
+  std::map<int, Followed> followed_;         // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
   uint64_t trace_sent_ = 0;
   uint64_t started_s_ = 0;

@@ -1,6 +1,6 @@
 // The protocol between loaders, targets, CLI and daemon: a Unix stream socket in the runtime directory.
 // A message is a MessageHeader, `length` bytes of body, and up to kFdsMax descriptors sent with the header's first byte.
-// Requests are answered in order, one reply each, except kTraceSubscribe (a stream of kTraceLine).
+// Requests are answered in order, one reply each; after that of kTraceSubscribe comes a stream of kTraceLine.
 #pragma once
 
 #include "wire/abi.h"
