@@ -61,13 +61,15 @@ Result<Connection> Connection::to_running(const RuntimeDirectory& directory) {
 }
 
 Result<Connection> Connection::to_daemon(const RuntimeDirectory& directory) {
+  // One that leaves as we come resets the connection: the same as none.
+  auto absent = [](const Error& error) { return is_absent(error) || error.code == ECONNRESET || error.code == EPIPE; };
   auto running = to_running(directory);
-  if (running || !is_absent(running.error())) return running;
+  if (running || !absent(running.error())) return running;
   auto lock = lock_start(directory);
   if (!lock) return lock.error();
   // Another command may have started it while this one waited for the lock.
   running = to_running(directory);
-  if (running || !is_absent(running.error())) return running;
+  if (running || !absent(running.error())) return running;
 
   auto folder = installation_directory();
   if (!folder) return folder.error();

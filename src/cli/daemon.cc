@@ -99,11 +99,33 @@ int stop(bool json) {
   return kOk;
 }
 
+// Lets another worker, of the program as it is installed now, take over all maps, programs and links. False: none runs, or
+// one that cannot.
+Result<bool> replace_worker(const RuntimeDirectory& directory) {
+  auto connection = Connection::to_running(directory);
+  if (!connection && is_absent(connection.error())) return false;
+  if (!connection) return connection.error();
+  auto asked = connection->command(Json{{"command", "restart"}});
+  if (!asked) return asked.error().code == EPROTO ? Result<bool>(false) : Result<bool>(asked.error());
+  const auto deadline = wire::Deadline::after_ms(kStopMs);
+  while (deadline.remaining_ms() > 0) {
+    constexpr useconds_t kRetryUs = 2000;
+    // The socket stays; a connection that the old worker took along ends, and the next is the new one's.
+    auto next = Connection::to_running(directory);
+    auto answer = next ? next->command(Json{{"command", "status"}}) : Result<Json>(next.error());
+    if (answer && answer->value("worker_pid", 0) != asked->value("worker_pid", 0)) return true;
+    ::usleep(kRetryUs);
+  }
+  return Error{ETIMEDOUT, "restart the daemon: no new bpftimed within 10 s; its log is " + directory.log()};
+}
+
 int restart(bool json) {
   auto directory = find_runtime_directory();
   if (!directory) return report(directory.error());
-  auto stopped = stop_and_wait(*directory);
-  if (!stopped) return report(stopped.error());
+  auto restarted = replace_worker(*directory);
+  if (!restarted) return report(restarted.error());
+  if (!*restarted)
+    if (auto stopped = stop_and_wait(*directory); !stopped) return report(stopped.error());
   return start(json);
 }
 
@@ -124,7 +146,7 @@ void add_daemon(CLI::App& app, CommandLine& line) {
   add_action(*daemon, line, "status", "Show what it holds; exit status 3 when none runs", status);
   add_action(*daemon, line, "start", "Start it when none runs (other commands do so themselves)", start);
   add_action(*daemon, line, "stop", "End it and wait until it has gone", stop);
-  add_action(*daemon, line, "restart", "Stop, then start", restart);
+  add_action(*daemon, line, "restart", "Start it anew, as after an upgrade; maps, programs and probes stay", restart);
 }
 
 }  // namespace bpftime::cli

@@ -72,7 +72,14 @@ std::map<pid_t, int> Attacher::pidfds() const {
 
 void Attacher::find_targets() {
   auto pids = target::find_processes_mapping(wire::kTargetMemfdName, config_.window);
-  if (!pids) return log_warning("look for targets: " + pids.error().message);
+  if (!pids) {
+    log_warning("look for targets: " + pids.error().message);
+    return;
+  }
+  std::erase_if(targets_, [&](const auto& entry) {
+    return entry.second.process.alive() && std::find(pids->begin(), pids->end(), entry.first) == pids->end() &&
+           !target::read_registry(entry.second.process, config_.window);
+  });
   for (pid_t pid : *pids) {
     auto known = targets_.find(pid);
     if (known != targets_.end() && known->second.process.alive()) continue;
@@ -80,11 +87,20 @@ void Attacher::find_targets() {
     if (!process) continue;
     auto registry = target::read_registry(*process, config_.window);
     if (!registry || registry->header.daemon_instance != config_.instance) continue;
-    Target target{std::move(*process), {}, is_detached(*registry)};
+    Target target{std::move(*process), {}, is_detached(*registry), false};
     target.report.pid = pid;
     target.report.lineage = registry->header.lineage;
     targets_.insert_or_assign(pid, std::move(target));
   }
+}
+
+bool Attacher::unfinished() const {
+  return std::any_of(targets_.begin(), targets_.end(), [](const auto& entry) { return entry.second.unfinished; });
+}
+
+void Attacher::withdraw() {
+  withdrawn_ = true;
+  reconcile_all();
 }
 
 void Attacher::drop_dead() {
@@ -103,7 +119,7 @@ std::vector<uint32_t> Attacher::take_dead() {
 Result<TargetReport> Attacher::attach(pid_t pid) {
   auto process = target::Process::open(pid);
   if (!process) return process.error();
-  Target target{std::move(*process), {}, false};
+  Target target{std::move(*process), {}, false, false};
   target.report.pid = pid;
   if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
   TargetReport report = target.report;
@@ -127,7 +143,9 @@ void Attacher::reconcile_all() {
   drop_dead();
   for (auto it = targets_.begin(); it != targets_.end();) {
     auto done = reconcile(it->second, /*create=*/false);
-    if (!done) log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
+    // Said once, tried until it works.
+    if (!done && !it->second.unfinished) log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
+    it->second.unfinished = !done;
     // A process that ran another program since carries nothing of ours any more.
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
@@ -140,8 +158,9 @@ void Attacher::reconcile_new() {
   drop_dead();
   for (auto& [pid, target] : targets_) {
     if (!target.report.name.empty()) continue;  // set by the first look
-    if (auto done = reconcile(target, /*create=*/false); !done)
-      log_warning("process " + std::to_string(pid) + ": " + done.error().message);
+    auto done = reconcile(target, /*create=*/false);
+    if (!done) log_warning("process " + std::to_string(pid) + ": " + done.error().message);
+    target.unfinished = !done;
   }
 }
 
@@ -155,9 +174,16 @@ std::vector<TargetReport> Attacher::reports() {
 
 std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process, const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
-  if (auto known = files_.find(id); known != files_.end()) return known->second;
+  auto fd = process.open_mapped_file(region);
+  // An inode's number may name another file later, or the file be written anew.
+  struct stat now {};
+  const bool stated = fd && ::fstat(fd->get(), &now) == 0;
+  const FileInfo::Version version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
+  if (auto known = files_.find(id); known != files_.end() && (!stated || known->second->version == version))
+    return known->second;
   auto info = std::make_shared<FileInfo>();
-  if (auto fd = process.open_mapped_file(region)) {
+  info->version = version;
+  if (fd) {
     if (auto elf = symbols::ElfFile::from_fd(fd->get(), region.path)) {
       info->build_id = elf->build_id();
       info->elf = std::move(*elf);
@@ -178,7 +204,7 @@ bool Attacher::same_file(const target::Process& process, const MappedRegion& reg
 std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
                                                    const target::Status& status) {
   std::map<uint64_t, Site> sites;
-  if (target.detached) return {};
+  if (target.detached || withdrawn_) return {};
   for (const auto& probe : kernel_.probes()) {
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
@@ -425,7 +451,8 @@ Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<Mapped
   return target::load_library(target.process, config_.agent_path);
 }
 
-Result<void> Attacher::record_agent(StoppedProcess& stopped, Registry& registry, uint64_t base) {
+Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Registry& registry,
+                                    const std::vector<MappedRegion>& regions, uint64_t base) {
   if (registry.header.agent_base == base) return {};
   auto& header = registry.header;
   header.agent_base = base;
@@ -433,7 +460,7 @@ Result<void> Attacher::record_agent(StoppedProcess& stopped, Registry& registry,
                                                       {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
                                                       {"bpftime_agent_return_enter", &header.return_enter}};
   for (const auto& [name, where] : wanted) {
-    auto symbol = agent_symbol(registry, name);
+    auto symbol = agent_symbol(target, regions, registry, name);
     if (!symbol) return symbol.error();
     *where = *symbol;
   }
@@ -465,13 +492,13 @@ bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sit
 Result<void> Attacher::reconcile(Target& target, bool create) {
   constexpr int kTries = 50;
   for (int i = 0;; ++i) {
-    auto done = reconcile_once(target, create);
+    auto done = reconcile_once(target, create, i == kTries);
     if (done || done.error().code != EAGAIN || i == kTries) return done;
     ::usleep(1000);
   }
 }
 
-Result<void> Attacher::reconcile_once(Target& target, bool create) {
+Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -516,23 +543,27 @@ Result<void> Attacher::reconcile_once(Target& target, bool create) {
     auto written = target::write_context(*stopped, config_.window, offsetof(TargetContext, flags), registry->header.flags);
     if (!written) return written;
   }
-  return change_sites(target, *stopped, *registry, *regions, sites, agent_base);
+  return change_sites(target, *stopped, *registry, *regions, sites, agent_base, last_try);
 }
 
 Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Registry& registry, const std::vector<MappedRegion>& regions,
-                                    std::vector<Site>& sites, uint64_t agent_base) {
+                                    std::vector<Site>& sites, uint64_t agent_base, bool last_try) {
+  // A thread stands where it must not for a moment: rather let all run on and come again than go without the probe.
+  auto try_again = [&](const Result<void>& result) { return !result && result.error().code == EAGAIN && !last_try; };
   auto skip_all = [&](const Error& error, auto&& which) {
     for (auto& site : sites)
       if (site.report.skipped.empty() && which(site)) site.report.skipped = error.message;
   };
   if (agent_base != 0)
-    if (auto recorded = record_agent(stopped, registry, agent_base); !recorded)
+    if (auto recorded = record_agent(target, stopped, registry, regions, agent_base); !recorded)
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
   if (auto mapped = map_maps(stopped, regions, sites); !mapped) skip_all(mapped.error(), [](const Site&) { return true; });
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
-  if (guard_wanted)
-    if (auto guarded = install_guard(target, stopped, registry, regions); !guarded)
-      skip_all(guarded.error(), [](const Site& site) { return site.repairs_faults(); });
+  if (guard_wanted) {
+    auto guarded = install_guard(target, stopped, registry, regions);
+    if (try_again(guarded)) return guarded;
+    if (!guarded) skip_all(guarded.error(), [](const Site& site) { return site.repairs_faults(); });
+  }
 
   // Restore first: what is no longer wanted goes even if what is wanted cannot come.
   std::set<uint64_t> wanted;
@@ -546,14 +577,16 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
 
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
-    if (auto patched = patch_site(target, stopped, registry, regions, site); !patched) {
+    if (auto patched = patch_site(target, stopped, registry, regions, site); try_again(patched)) {
+      return patched;
+    } else if (!patched) {
       site.report.skipped = patched.error().message;
       (void)target::restore_patch(stopped, config_.window, registry, site.address);
     }
   }
   if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
   publish(target, sites);
-  return guard_wanted ? Result<void>() : remove_guard(stopped, registry, regions);
+  return guard_wanted ? Result<void>() : remove_guard(target, stopped, registry, regions);
 }
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {

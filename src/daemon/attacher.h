@@ -59,10 +59,15 @@ class Attacher {
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
   void reconcile_all();
-  // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone.
+  // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
+  // that run another program now.
   void find_targets();
-  // The same for forks not seen before only.
+  // The same, and brings those up to date that were not known before.
   void reconcile_new();
+  // Some target is not as it should be, because it could not be stopped for one: reconcile_all() tries again.
+  bool unfinished() const;
+  // Takes every patch out of all targets, which stay targets: the daemon is about to end.
+  void withdraw();
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
   size_t target_count() const { return targets_.size(); }
@@ -77,6 +82,7 @@ class Attacher {
     target::Process process;
     TargetReport report;
     bool detached = false;
+    bool unfinished = false;  // the last reconcile failed
   };
   struct FileInfo;
 
@@ -88,10 +94,11 @@ class Attacher {
   std::vector<uint32_t> dead_;
   std::map<InodeId, std::shared_ptr<FileInfo>> files_;
   uint64_t vdso_clock_gettime_offset_ = 0;
+  bool withdrawn_ = false;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
-  Result<void> reconcile_once(Target& target, bool create);
+  Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
                                  const target::Status& status);
   bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
@@ -99,7 +106,7 @@ class Attacher {
                               const std::vector<target::MappedRegion>& regions, const target::Status& status);
   Result<void> change_sites(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
-                            uint64_t agent_base);
+                            uint64_t agent_base, bool last_try);
   Result<void> patch_site(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                           const std::vector<target::MappedRegion>& regions, Site& site);
   static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
@@ -121,13 +128,21 @@ class Attacher {
                    const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
   Result<uint64_t> ensure_agent(Target& target, const std::vector<target::MappedRegion>& regions);
-  Result<void> record_agent(target::StoppedProcess& stopped, target::Registry& registry, uint64_t base);
+  Result<void> record_agent(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                            const std::vector<target::MappedRegion>& regions, uint64_t base);
   Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                              const std::vector<target::MappedRegion>& regions);
+  // Whether a mapping is of the agent we would load; another version's may be loaded already.
   bool is_agent(const target::MappedRegion& region) const;
-  Result<uint64_t> agent_symbol(const target::Registry& registry, const std::string& name);
-  Result<void> remove_guard(target::StoppedProcess& stopped, target::Registry& registry,
+  // Of the agent that is loaded there, whichever version it is.
+  Result<uint64_t> agent_symbol(Target& target, const std::vector<target::MappedRegion>& regions,
+                                const target::Registry& registry, const std::string& name);
+  Result<void> remove_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions);
+  // The guarded signals that threads have blocked: what the host believes goes to the agent's per-thread word, the kernel's
+  // mask loses them; and back.
+  Result<void> hide_blocked_signals(target::StoppedProcess& stopped, uint64_t offset);
+  Result<void> return_blocked_signals(Target& target, target::StoppedProcess& stopped, uint64_t offset);
 };
 
 }  // namespace bpftime::daemon

@@ -116,6 +116,11 @@ Answer stop(Worker& worker, const json&) {
   return json{{"worker_pid", ::getpid()}, {"keeper_pid", ::getppid()}};
 }
 
+Answer restart(Worker& worker, const json&) {
+  worker.ask_to_restart();
+  return json{{"worker_pid", ::getpid()}, {"keeper_pid", ::getppid()}};
+}
+
 const char* map_type_name(uint32_t type) {
   switch (type) {
     case BPF_MAP_TYPE_HASH: return "hash";
@@ -272,7 +277,7 @@ Answer doctor(Worker&, const json&) {
 
 Result<std::string> run_command(Worker& worker, std::string_view text) {
   static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
-      {"attach", attach}, {"detach", detach}, {"list", list}, {"status", status}, {"stop", stop},
+      {"attach", attach}, {"detach", detach}, {"list", list}, {"status", status}, {"stop", stop}, {"restart", restart},
       {"show", show},     {"dump", dump},     {"doctor", doctor}};
   try {
     const json request = json::parse(text);

@@ -2,6 +2,8 @@
 // What it does is in src/agent/guard.cc; here is how it gets there.
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 
@@ -31,6 +33,24 @@ bool is_guard(const wire::PatchRecord& record) {
          (record.state == wire::PatchState::kActive || record.state == wire::PatchState::kPending);
 }
 
+constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1);
+// glibc's own two real-time signals: no program can block them, so a thread that has both blocked is inside libc, which
+// blocks everything around clone and the like and puts the mask back itself, past our redirect.
+constexpr uint64_t kLibcsOwnSignals = uint64_t{3} << 31;
+
+// Programs ask the vDSO for the time: such a thread stands outside our code and returns into it.
+bool called_from_arena(StoppedProcess& stopped, const wire::TargetContext& header, uint64_t stack_pointer) {
+  constexpr uint64_t kVdsoFrameMax = 512;
+  auto stack = stopped.read(stack_pointer, kVdsoFrameMax);
+  if (!stack) return false;
+  for (size_t at = 0; at + 8 <= stack->size(); at += 8) {
+    const uint64_t word = read_at<uint64_t>(*stack, at).value_or(0);
+    for (uint32_t i = 0; i < std::min(header.arena_count, wire::kArenasMax); ++i)
+      if (word - header.arenas[i].address < header.arenas[i].size) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 bool Attacher::is_agent(const MappedRegion& region) const {
@@ -38,10 +58,15 @@ bool Attacher::is_agent(const MappedRegion& region) const {
   return ::stat(config_.agent_path.c_str(), &st) == 0 && region.inode == st.st_ino && region.device == st.st_dev;
 }
 
-Result<uint64_t> Attacher::agent_symbol(const Registry& registry, const std::string& name) {
-  auto elf = symbols::ElfFile::open(config_.agent_path);
-  if (!elf) return elf.error();
-  auto symbol = elf->find_symbol(name);
+Result<uint64_t> Attacher::agent_symbol(Target& target, const std::vector<MappedRegion>& regions, const Registry& registry,
+                                        const std::string& name) {
+  const auto loaded = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
+    return region.start == registry.header.agent_base && region.offset == 0 && region.inode != 0;
+  });
+  if (loaded == regions.end()) return Error{ENOENT, "agent: not where it was loaded"};
+  const auto file = file_info(target.process, *loaded);
+  if (!file->elf) return Error{ENOENT, "agent: the file it was loaded from cannot be read any more; try restarting the process"};
+  auto symbol = file->elf->find_symbol(name);
   if (!symbol) return Error{ENOENT, "agent has no symbol " + name + ": it is of another version"};
   return registry.header.agent_base + symbol->address;
 }
@@ -68,8 +93,8 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
                                [&](const MappedRegion& r) { return site.address >= r.start && site.address < r.end; });
     if (region == regions.end()) return Error{EOPNOTSUPP, "signal guard: libc is not mapped whole"};
     site.region = *region;
-    auto replacement = agent_symbol(registry, redirect.replacement);
-    auto original = agent_symbol(registry, redirect.original);
+    auto replacement = agent_symbol(target, regions, registry, redirect.replacement);
+    auto original = agent_symbol(target, regions, registry, redirect.original);
     if (!replacement || !original) return replacement ? original.error() : replacement.error();
     auto text = original_text(target.process, registry, site);
     if (!text) return text.error();
@@ -88,8 +113,10 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
     if (auto written = stopped.write(*original, as_bytes(entry)); !written) return written;
     patches.emplace_back(make_record(request, plan->site, wire::PatchKind::kGuard, 0), plan->site.fixups);
   }
-  auto install = agent_symbol(registry, "bpftime_agent_install_guard");
+  auto install = agent_symbol(target, regions, registry, "bpftime_agent_install_guard");
   if (!install) return install.error();
+  auto offset = agent_symbol(target, regions, registry, "bpftime_agent_host_masked_offset");
+  if (!offset) return offset.error();
   const uint64_t arguments[] = {config_.window};
   auto installed = stopped.call(*install, arguments);
   if (!installed) return installed.error();
@@ -99,19 +126,68 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
       if (auto moved = move_threads(stopped, record, fixups); !moved) return moved;
     if (auto patched = target::apply_patch(stopped, config_.window, registry, record); !patched) return patched;
   }
-  return stopped.unblock_signals(uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1));
+  auto masked_offset = stopped.call(*offset, {});
+  if (!masked_offset) return masked_offset.error();
+  return hide_blocked_signals(stopped, static_cast<uint64_t>(*masked_offset));
+}
+
+Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t offset) {
+  for (const auto& thread : stopped.threads()) {
+    auto mask = stopped.signal_mask(thread.tid);
+    if (!mask) continue;  // it has exited
+    const uint64_t blocked = *mask & kGuardedSignals;
+    if (blocked == 0 || (*mask & kLibcsOwnSignals) == kLibcsOwnSignals) continue;
+    if (thread.thread_pointer != 0) {
+      const uint64_t word = thread.thread_pointer + offset;
+      auto before = stopped.read(word, sizeof(uint32_t));
+      if (!before) return before.error();
+      const uint32_t hidden = read_at<uint32_t>(*before, 0).value_or(0) | static_cast<uint32_t>(blocked);
+      if (auto written = stopped.write(word, as_bytes(hidden)); !written) return written;
+    }
+    if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed) return changed;
+  }
+  return {};
+}
+
+Result<void> Attacher::return_blocked_signals(Target& target, StoppedProcess& stopped, uint64_t offset) {
+  for (const auto& thread : stopped.threads()) {
+    if (thread.thread_pointer == 0) continue;
+    struct HostView {
+      uint32_t masked, pending;  // src/agent/thread.h
+    };
+    const uint64_t at = thread.thread_pointer + offset;
+    auto bytes = stopped.read(at, sizeof(HostView));
+    if (!bytes) continue;
+    const HostView view = read_at<HostView>(*bytes, 0).value_or(HostView{});
+    const uint64_t masked = view.masked & kGuardedSignals;
+    if (masked == 0) continue;
+    auto mask = stopped.signal_mask(thread.tid);
+    if (!mask) continue;
+    if (auto changed = stopped.set_signal_mask(thread.tid, *mask | masked); !changed) return changed;
+    if (auto written = stopped.write(at, as_bytes(HostView{})); !written) return written;
+    // What arrived while the host believed to have it blocked waits in the kernel from now on.
+    for (int signal : {SIGSEGV, SIGBUS})
+      if (view.pending & masked & (uint64_t{1} << (signal - 1)))
+        ::syscall(SYS_tgkill, target.process.pid(), thread.tid, signal);
+  }
+  return {};
 }
 
 // EAGAIN while a thread stands in our code: it may be about to read what faults.
-Result<void> Attacher::remove_guard(StoppedProcess& stopped, Registry& registry, const std::vector<MappedRegion>& regions) {
+Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Registry& registry,
+                                    const std::vector<MappedRegion>& regions) {
   std::vector<uint64_t> sites;
   for (const auto& record : registry.patches)
     if (is_guard(record)) sites.push_back(record.address);
-  if (sites.empty()) return {};
   const auto& header = registry.header;
+  // Handlers may be in place without redirects: we died, or failed, between the two.
+  auto installed = stopped.read(config_.window + offsetof(wire::TargetContext, guard_installed), sizeof(uint64_t));
+  const bool guarded = installed && read_at<uint64_t>(*installed, 0) == 1 && header.agent_base != 0;
+  if (sites.empty() && !guarded) return {};
   for (const auto& thread : stopped.threads()) {
     bool inside = std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& r) {
-      return thread.pc >= r.start && thread.pc < r.end && is_agent(r);
+      if (thread.pc < r.start || thread.pc >= r.end) return false;
+      return is_agent(r) || (r.path == "[vdso]" && called_from_arena(stopped, header, thread.stack_pointer));
     });
     for (uint32_t i = 0; i < std::min(header.arena_count, wire::kArenasMax); ++i)
       inside |= thread.pc - header.arenas[i].address < header.arenas[i].size;
@@ -119,11 +195,15 @@ Result<void> Attacher::remove_guard(StoppedProcess& stopped, Registry& registry,
   }
   for (uint64_t address : sites)
     if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored) return restored;
-  auto remove = agent_symbol(registry, "bpftime_agent_remove_guard");
+  auto remove = agent_symbol(target, regions, registry, "bpftime_agent_remove_guard");
   if (!remove) return remove.error();
+  auto offset = agent_symbol(target, regions, registry, "bpftime_agent_host_masked_offset");
+  if (!offset) return offset.error();
+  auto masked_offset = stopped.call(*offset, {});
+  if (!masked_offset) return masked_offset.error();
   auto removed = stopped.call(*remove, {});
   if (!removed) return removed.error();
-  return {};
+  return return_blocked_signals(target, stopped, static_cast<uint64_t>(*masked_offset));
 }
 
 }  // namespace bpftime::daemon

@@ -57,22 +57,31 @@ Result<Fd> lock_directory(const RuntimeDirectory& directory) {
   if (!lock) return Error::from_errno("lock " + path);
   struct flock whole {};
   whole.l_type = F_WRLCK;
-  if (::fcntl(lock.get(), F_SETLK, &whole) != 0)
+  // One that is just leaving holds it a moment longer than its socket.
+  constexpr int kTries = 100;
+  int held = -1;
+  for (int i = 0; i < kTries && (held = ::fcntl(lock.get(), F_SETLK, &whole)) != 0; ++i) ::usleep(10'000);
+  if (held != 0)
     return Error{EBUSY, "lock " + path + ": a daemon runs there already; `bpftime daemon status` tells"};
   return lock;
 }
 
 class Keeper {
  public:
-  Keeper(const RuntimeDirectory& directory, Fd listener) : directory_(directory), listener_(std::move(listener)) {}
+  Keeper(const RuntimeDirectory& directory, Fd listener, uint64_t idle_seconds)
+      : directory_(directory), listener_(std::move(listener)), idle_seconds_(std::to_string(idle_seconds)) {
+    char path[4096];
+    const ssize_t size = ::readlink("/proc/self/exe", path, sizeof path - 1);
+    if (size > 0) program_.assign(path, static_cast<size_t>(size));
+  }
 
   int run() {
     int quick_deaths = 0;
     for (;;) {
       const time_t started = ::time(nullptr);
-      const bool wanted = serve_one_worker();
-      if (!wanted) return 0;
-      quick_deaths = ::time(nullptr) - started < kQuickDeathSeconds ? quick_deaths + 1 : 0;
+      const End end = serve_one_worker();
+      if (end == End::kStop) return 0;
+      quick_deaths = end == End::kDeath && ::time(nullptr) - started < kQuickDeathSeconds ? quick_deaths + 1 : 0;
       if (quick_deaths >= kQuickDeathsMax) {
         log_error("the worker dies as soon as it starts: giving up; probes go on, the next command starts a new daemon");
         return 1;
@@ -83,29 +92,30 @@ class Keeper {
  private:
   RuntimeDirectory directory_;
   Fd listener_;
+  std::string idle_seconds_, program_;
   std::map<uint64_t, Record> records_;  // key order is recovery order
 
-  // True when another worker should follow.
-  bool serve_one_worker() {
+  enum class End { kDeath, kRestart, kStop };
+
+  End serve_one_worker() {
     int pair[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return false;
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return End::kStop;
     Fd ours(pair[0]), theirs(pair[1]);
     const pid_t pid = ::fork();
     if (pid < 0) {
       log_error(std::string("start worker: ") + std::strerror(errno));
-      return false;
+      return End::kStop;
     }
     if (pid == 0) exec_worker(theirs.get());
     theirs.reset();
-    bool stop = false;
-    if (replay(ours.get())) listen_to(ours.get(), &stop);
+    End end = End::kDeath;
+    if (replay(ours.get())) listen_to(ours.get(), &end);
     ours.reset();
     int status = 0;
     while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
-    if (stop) return false;
-    if (WIFSIGNALED(status)) log_warning("worker killed by signal " + std::to_string(WTERMSIG(status)) + ": starting another");
-    return true;
+    if (end == End::kDeath && WIFSIGNALED(status)) log_warning("worker killed by signal " + std::to_string(WTERMSIG(status)) + ": starting another");
+    return end;
   }
 
   [[noreturn]] void exec_worker(int channel) {
@@ -115,7 +125,10 @@ class Keeper {
     ::dup2(a, kKeeperChannelFd);
     ::dup2(b, kListenFd);
     ::close_range(kListenFd + 1, ~0u, 0);
-    ::execl("/proc/self/exe", "bpftimed", "--worker", "--runtime-dir", directory_.path.c_str(), nullptr);
+    // By path first: after an upgrade that is the new program.
+    for (const char* program : {program_.c_str(), "/proc/self/exe"})
+      ::execl(program, "bpftimed", "--worker", "--runtime-dir", directory_.path.c_str(), "--idle-seconds",
+              idle_seconds_.c_str(), nullptr);
     ::_exit(127);
   }
 
@@ -130,7 +143,7 @@ class Keeper {
   }
 
   // Until the worker is gone.
-  void listen_to(int channel, bool* stop) {
+  void listen_to(int channel, End* end) {
     for (;;) {
       auto message = wire::receive_message(channel, wire::Deadline::never());
       if (!message) return;
@@ -142,7 +155,8 @@ class Keeper {
         case KeeperMessage::kErase:
           if (key) records_.erase(*key);
           break;
-        case KeeperMessage::kStop: *stop = true; break;
+        case KeeperMessage::kStop: *end = End::kStop; break;
+        case KeeperMessage::kRestart: *end = End::kRestart; break;
         default: break;
       }
     }
@@ -151,7 +165,7 @@ class Keeper {
 
 }  // namespace
 
-int run_keeper(const RuntimeDirectory& directory) {
+int run_keeper(const RuntimeDirectory& directory, uint64_t idle_seconds) {
   ::signal(SIGPIPE, SIG_IGN);
   // A terminal's Ctrl-C and hang-up are not for us; `bpftime daemon stop` is.
   ::signal(SIGHUP, SIG_IGN);
@@ -166,7 +180,7 @@ int run_keeper(const RuntimeDirectory& directory) {
     log_error(listener.error().message);
     return 1;
   }
-  const int code = Keeper(directory, std::move(*listener)).run();
+  const int code = Keeper(directory, std::move(*listener), idle_seconds).run();
   ::unlink(directory.socket().c_str());
   return code;
 }

@@ -10,6 +10,6 @@
 namespace bpftime::daemon {
 
 // Runs until the worker asks to stop or is given up. Returns the process's exit code.
-int run_keeper(const RuntimeDirectory& directory);
+int run_keeper(const RuntimeDirectory& directory, uint64_t idle_seconds);
 
 }  // namespace bpftime::daemon

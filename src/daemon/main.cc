@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -16,20 +17,25 @@ namespace {
 constexpr char kHelp[] =
     "bpftimed: the daemon behind bpftime; one per user, started by the CLI on first use\n"
     "\n"
-    "usage: bpftimed [--runtime-dir DIR]\n"
+    "usage: bpftimed [--runtime-dir DIR] [--idle-seconds N]\n"
     "  --runtime-dir DIR  where the socket lies (default: as `bpftime doctor` shows)\n"
+    "  --idle-seconds N   leave after so long without clients, programs and maps (default: 20)\n"
     "  --version, --help\n";
+constexpr uint64_t kIdleSeconds = 20;
 
 }  // namespace
 
 int main(int argc, char** argv) {
   bool worker = false;
   std::string path;
+  uint64_t idle_seconds = kIdleSeconds;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--worker") == 0) {
       worker = true;
     } else if (std::strcmp(argv[i], "--runtime-dir") == 0 && i + 1 < argc) {
       path = argv[++i];
+    } else if (std::strcmp(argv[i], "--idle-seconds") == 0 && i + 1 < argc && std::strspn(argv[i + 1], "0123456789") != 0) {
+      idle_seconds = std::strtoull(argv[++i], nullptr, 10);
     } else if (std::strcmp(argv[i], "--version") == 0) {
       std::printf("bpftimed %s\n", bpftime::kVersion);
       return 0;
@@ -49,6 +55,6 @@ int main(int argc, char** argv) {
     bpftime::log_error(directory.error().message);
     return 1;
   }
-  if (worker) return bpftime::daemon::Worker(*directory).run();
-  return bpftime::daemon::run_keeper(*directory);
+  if (worker) return bpftime::daemon::Worker(*directory, idle_seconds).run();
+  return bpftime::daemon::run_keeper(*directory, idle_seconds);
 }

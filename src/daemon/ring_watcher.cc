@@ -29,7 +29,11 @@ RingWatcher::RingWatcher(std::shared_ptr<kernel::Map> map, Fd eventfd)
 
 RingWatcher::~RingWatcher() {
   stop_ = true;
-  futex_wake(maps::ring_wake_word({map_->memory.data(), &map_->spec}));
+  // It may be between its look at stop_ and its sleep: a single wake could come too early and cost the whole time-out.
+  while (!stopped_) {
+    futex_wake(maps::ring_wake_word({map_->memory.data(), &map_->spec}));
+    std::this_thread::yield();
+  }
   thread_.join();
 }
 
@@ -50,6 +54,7 @@ void RingWatcher::run() {
     }
     futex_wait(word, now);
   }
+  stopped_ = true;
 }
 
 }  // namespace bpftime::daemon

@@ -23,6 +23,7 @@ class RingWatcher {
   std::shared_ptr<kernel::Map> map_;
   Fd eventfd_;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> stopped_{false};
   std::thread thread_;
 
   void run();

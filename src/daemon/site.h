@@ -9,6 +9,11 @@ namespace bpftime::daemon {
 
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
+  struct Version {
+    int64_t size, seconds, nanoseconds;  // of the last change
+    bool operator==(const Version&) const = default;
+  };
+  Version version{};
   std::string build_id;
   std::optional<symbols::ElfFile> elf;
 };
@@ -39,13 +44,14 @@ struct Attacher::Site {
   bool makes_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->makes_system_calls; });
   }
-  // Equal hash, equal behaviour: program ids are never reused while this daemon's code memory lives.
+  // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = 0xcbf29ce484222325;
     auto mix = [&](uint64_t word) { value = (value ^ word) * 0x100000001b3; value ^= value >> 29; };
     mix(address);
     for (const Want& want : wants) {
       mix(want.program->id);
+      mix(want.program->created_ns);
       mix(want.cookie);
       mix(want.on_return);
       mix(want.only_tgid);

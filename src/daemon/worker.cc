@@ -19,7 +19,6 @@ namespace bpftime::daemon {
 
 namespace {
 
-constexpr uint64_t kIdleSeconds = 20;
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
 uint64_t now_s() {
@@ -44,14 +43,15 @@ wire::MessageType type_of(KeeperMessage message) { return static_cast<wire::Mess
 
 }  // namespace
 
-Worker::Worker(RuntimeDirectory directory)
+Worker::Worker(RuntimeDirectory directory, uint64_t idle_seconds)
     : directory_(std::move(directory)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       channel_(kKeeperChannelFd),
       listener_(kListenFd),
       kernel_(*this, wire::window_address(::geteuid())),
       started_s_(now_s()),
-      last_busy_s_(now_s()) {}
+      last_busy_s_(now_s()),
+      idle_seconds_(idle_seconds) {}
 
 Worker::~Worker() = default;
 
@@ -87,7 +87,9 @@ int Worker::run() {
     }
     housekeeping();
   }
-  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kStop), 0, {}, {}, wire::Deadline::after_ms(1000));
+  if (!restart_asked_) attacher_->withdraw();
+  const auto farewell = restart_asked_ ? KeeperMessage::kRestart : KeeperMessage::kStop;
+  (void)wire::send_message(channel_.get(), type_of(farewell), 0, {}, {}, wire::Deadline::after_ms(1000));
   return 0;
 }
 
@@ -243,20 +245,25 @@ void Worker::follow_targets() {
 void Worker::housekeeping() {
   const uint64_t now = now_s();
   kernel_.collect();
-  if (attacher_->target_count() != 0 && now - last_scan_s_ >= kScanSeconds) {
+  const auto dead = attacher_->take_dead();
+  // A target that has just ended may have left forks that no scan has seen.
+  if (!dead.empty() || (attacher_->target_count() != 0 && now - last_scan_s_ >= kScanSeconds)) {
     last_scan_s_ = now;
     attacher_->reconcile_new();
+    if (attacher_->unfinished()) attacher_->reconcile_all();
     follow_targets();
   }
-  for (uint32_t owner : attacher_->take_dead())
+  for (uint32_t owner : dead)
     for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap))
       maps::repair({map->memory.data(), &map->spec}, owner);
   if (!idle()) last_busy_s_ = now;
-  if (now - last_busy_s_ >= kIdleSeconds) stop_asked_ = true;
+  if (now - last_busy_s_ >= idle_seconds_) stop_asked_ = true;
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
-bool Worker::idle() const { return connections_.empty() && kernel_.objects().size() <= 1; }
+bool Worker::idle() const {
+  return connections_.empty() && kernel_.objects().size() <= 1 && !attacher_->unfinished();
+}
 
 void Worker::send_trace() {
   std::vector<int> failed;

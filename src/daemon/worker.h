@@ -19,7 +19,8 @@ namespace bpftime::daemon {
 
 class Worker : public kernel::Observer {
  public:
-  explicit Worker(RuntimeDirectory directory);
+  // Leaves after `idle_seconds` without clients and objects.
+  Worker(RuntimeDirectory directory, uint64_t idle_seconds);
   ~Worker() override;
 
   // Until stopped, idle for long, or the keeper is gone. Returns the exit code.
@@ -32,6 +33,8 @@ class Worker : public kernel::Observer {
   const std::map<int, Connection>& connections() const { return connections_; }
   uint64_t uptime_s() const;
   void ask_to_stop() { stop_asked_ = true; }
+  // Another worker takes over, with every object: an upgrade.
+  void ask_to_restart() { stop_asked_ = restart_asked_ = true; }
   void follow_targets();
 
  private:
@@ -58,6 +61,8 @@ class Worker : public kernel::Observer {
   uint64_t last_scan_s_ = 0;
   bool recovering_ = true;
   bool stop_asked_ = false;
+  bool restart_asked_ = false;
+  const uint64_t idle_seconds_;
 
   // kernel::Observer
   void object_changed(const kernel::Object& object) override;

@@ -18,4 +18,30 @@ Result<void> StoppedProcess::unblock_signals(uint64_t signals) {
   return result;
 }
 
+Result<uint64_t> StoppedProcess::signal_mask(pid_t tid) {
+  Result<uint64_t> result = uint64_t{0};
+  state_->tracer.run([&] {
+    state_->close_socket();
+    state_->borrowed.reset();
+    uint64_t mask = 0;
+    if (get_signal_mask(tid, mask)) {
+      result = mask;
+    } else {
+      result = Error{ESRCH, "thread " + std::to_string(tid) + ": its signal mask cannot be read"};
+    }
+  });
+  return result;
+}
+
+Result<void> StoppedProcess::set_signal_mask(pid_t tid, uint64_t mask) {
+  Result<void> result;
+  state_->tracer.run([&] {
+    state_->close_socket();
+    state_->borrowed.reset();
+    if (!target::set_signal_mask(tid, mask))
+      result = Error{ESRCH, "thread " + std::to_string(tid) + ": its signal mask cannot be changed"};
+  });
+  return result;
+}
+
 }  // namespace bpftime::target

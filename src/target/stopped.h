@@ -45,6 +45,10 @@ class StoppedProcess {
   // Takes `signals` (bit n-1 for signal n) out of every thread's mask.
   Result<void> unblock_signals(uint64_t signals);
 
+  // One thread's mask (bit n-1 for signal n), read and replaced.
+  Result<uint64_t> signal_mask(pid_t tid);
+  Result<void> set_signal_mask(pid_t tid, uint64_t mask);
+
   // One system call made by a borrowed thread; the kernel's result (-errno is a value, not an Error). Under a seccomp
   // filter only where PTRACE_O_SUSPEND_SECCOMP is permitted, else Error EPERM with that reason.
   Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);

@@ -71,6 +71,9 @@ int free_port();
 // Executable mappings of `pid` that are backed by files and differ from them: "path+offset" of the first differing byte each.
 std::vector<std::string> text_differences(pid_t pid);
 
+// The process has ended, reaped or not.
+bool gone(pid_t pid);
+
 // Each test gets a daemon of its own: a private runtime directory in a fresh temporary directory, which is also the
 // children's. The daemon is stopped, and must be gone, at the end.
 class EndToEnd : public ::testing::Test {
