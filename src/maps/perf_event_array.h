@@ -10,8 +10,9 @@
 namespace bpftime::maps {
 
 inline constexpr uint64_t kPerfIndexMask = 0xffffffff;  // BPF_F_INDEX_MASK; all ones: BPF_F_CURRENT_CPU
-inline constexpr uint32_t kStagingPerCpu = 64 << 10;    // bytes
-inline constexpr uint32_t kStagingMax = 4 << 20;
+// A burst must find room until the daemon has been scheduled: twice the ring most clients map per CPU (64 pages).
+inline constexpr uint32_t kStagingPerCpu = 512 << 10;  // bytes
+inline constexpr uint32_t kStagingMax = 16 << 20;
 
 struct PerfSlot {
   uint32_t present;
