@@ -18,7 +18,7 @@ constexpr int kFinishLimitMs = 30'000;
 }  // namespace
 
 Process::Process(const Arguments& arguments, const std::string& errors)
-    : errors_(errors), name_(arguments.front()) {
+    : errors_(errors), name_(arguments.front().substr(arguments.front().rfind('/') + 1)) {
   int in[2], out[2];
   if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) throw Trouble("pipe");
   std::vector<char*> argv;
