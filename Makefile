@@ -31,8 +31,8 @@ test-long: ## all tests
 	@scripts/test.sh
 
 bench: ## bare, kernel and ours, measured in one interleaved run
-	@scripts/ensure-packages.sh build test
-	@scripts/build.sh release
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh release probes_bench
 	@scripts/bench.sh
 
 fuzz: ## each parser against random bytes, FUZZ_SECONDS each

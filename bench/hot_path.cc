@@ -19,11 +19,13 @@ namespace {
 
 constexpr uint64_t kFew = 60'000, kMany = 2'000'000;
 // Records of one pass fit into the ring (16 bytes each): none is lost however late the tool wakes.
-constexpr uint64_t kRingPass = 200'000;
+constexpr uint64_t kRingPass = 100'000;
 static_assert(kRingPass * 16 * 2 < RING_BYTES);
-constexpr int kRingWarmPasses = 4;  // once around, so that its pages are there
+constexpr long kRingPauseMs = 50;   // between passes: the tool empties the ring
+constexpr int kRingWarmPasses = 3;  // once around, so that its pages are there
 constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
 constexpr size_t kSiteBytes = 5;
+constexpr std::chrono::seconds kReadyLimit{60};
 
 using SiteBytes = std::array<unsigned char, kSiteBytes>;
 
@@ -66,7 +68,7 @@ class Bench {
       tool.insert(tool.begin(), load.begin(), load.end());
     }
     Process running(tool, options_.work + "/probes.err");
-    const std::string ready = running.read_line();
+    const std::string ready = running.read_line(kReadyLimit);
     if (!ready.starts_with("ready ")) throw Trouble("probes says " + ready);
     await_site(mode, before, false);
     into.attach_us.push_back(std::stod(ready.substr(6)));
@@ -76,10 +78,10 @@ class Bench {
     const uint64_t warm = ring ? count : count / 10;
     for (int pass = 0; pass < mode.warm_passes; ++pass) {
       calls(mode, warm);
-      if (ring) pause_ms(20);  // the tool empties the ring
+      if (ring) pause_ms(kRingPauseMs);
     }
     const double ns = calls(mode, count);
-    if (ring) pause_ms(20);
+    if (ring) pause_ms(kRingPauseMs);
     const auto said = nlohmann::json::parse(running.finish(true), nullptr, false);
     await_site(mode, before, true);
     check(mode, count + mode.warm_passes * warm, said, round, into);

@@ -29,6 +29,8 @@ static const struct mode {
     {"ringbuf", "ringbuf", NULL},
 };
 
+#define POLL_MS 100  // a signal may come just before the wait: then it is noticed that much later
+
 static volatile sig_atomic_t stopping;
 static unsigned long long records;
 

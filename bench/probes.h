@@ -3,4 +3,4 @@
 
 #define COUNT_SLOTS 16         // a power of two
 #define HASH_KEYS 1024         // a power of two
-#define RING_BYTES (8u << 20)  // holds more records than are made between two pauses
+#define RING_BYTES (4u << 20)  // holds more records than are made between two pauses

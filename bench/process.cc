@@ -18,7 +18,7 @@ constexpr int kFinishLimitMs = 30'000;
 }  // namespace
 
 Process::Process(const Arguments& arguments, const std::string& errors)
-    : errors_(errors), name_(arguments.front()) {
+    : errors_(errors), name_(arguments.front().substr(arguments.front().rfind('/') + 1)) {
   int in[2], out[2];
   if (::pipe2(in, O_CLOEXEC) != 0 || ::pipe2(out, O_CLOEXEC) != 0) throw Trouble("pipe");
   std::vector<char*> argv;
@@ -67,7 +67,8 @@ void Process::write_line(const std::string& line) {
 
 bool Process::read_more(int timeout_ms) {
   pollfd ready{out_, POLLIN, 0};
-  if (::poll(&ready, 1, timeout_ms) <= 0) throw Trouble(name_ + " does not answer: " + last_words());
+  if (::poll(&ready, 1, timeout_ms) <= 0)
+    throw Trouble(name_ + (in_ < 0 ? " does not end: " : " does not answer: ") + last_words());
   char part[4096];
   const ssize_t count = ::read(out_, part, sizeof part);
   if (count <= 0) return false;

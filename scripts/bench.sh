@@ -1,12 +1,9 @@
 #!/bin/bash
-# bench.sh: runs every benchmark of preset release, one after the other.
+# bench.sh [OPTION…]: bare, kernel and ours in one interleaved run (bench/probes_bench.cc has the options). Tables on standard
+# output, progress on standard error, everything in build/bench.json.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-shopt -s nullglob
-ran=0
-for program in build/release/bin/*_bench; do
-  echo "==> bench: $(basename "$program")"
-  "$program"
-  ran=1
-done
-[ "$ran" = 1 ] || { echo "error: bench: no build/release/bin/*_bench was built" >&2; exit 1; }
+commit="$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)"
+echo "==> bench" >&2
+build/release/bin/probes_bench --commit "$commit" --json build/bench.json "$@"
+echo "==> all numbers: build/bench.json" >&2
