@@ -25,7 +25,6 @@ constexpr long kRingPauseMs = 50;   // between passes: the tool empties the ring
 constexpr int kRingWarmPasses = 3;  // once around, so that its pages are there
 constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
 constexpr size_t kSiteBytes = 5;
-constexpr std::chrono::seconds kReadyLimit{60};
 
 using SiteBytes = std::array<unsigned char, kSiteBytes>;
 
@@ -68,7 +67,7 @@ class Bench {
       tool.insert(tool.begin(), load.begin(), load.end());
     }
     Process running(tool, options_.work + "/probes.err");
-    const std::string ready = running.read_line(kReadyLimit);
+    const std::string ready = running.read_line();
     if (!ready.starts_with("ready ")) throw Trouble("probes says " + ready);
     await_site(mode, before, false);
     into.attach_us.push_back(std::stod(ready.substr(6)));

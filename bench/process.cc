@@ -13,7 +13,7 @@
 namespace bpftime::bench {
 namespace {
 
-constexpr int kFinishLimitMs = 30'000;
+constexpr int kFinishLimitMs = kAnswerLimit.count() * 1000;
 
 }  // namespace
 

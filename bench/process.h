@@ -14,6 +14,9 @@ namespace bpftime::bench {
 
 using Arguments = std::vector<std::string>;
 
+// Generous: with many CPUs busy, Linux may take tens of seconds to take a uprobe away (synchronize_srcu).
+constexpr std::chrono::seconds kAnswerLimit{120};
+
 struct Trouble : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -29,7 +32,7 @@ class Process {
   pid_t pid() const { return pid_; }
   void write_line(const std::string& line);
   // Without its newline. Trouble at the end of output or after `limit`.
-  std::string read_line(std::chrono::seconds limit = std::chrono::seconds(30));
+  std::string read_line(std::chrono::seconds limit = kAnswerLimit);
   // SIGTERM if `terminate`, then waits for the end; Trouble when the status is not 0. The rest of its output.
   std::string finish(bool terminate);
   // Last line it wrote to standard error.

@@ -332,7 +332,8 @@ extern "C" __attribute__((visibility("default"), noinline, used)) long victim_co
   return static_cast<long>(x * 100 + y * 10) + c;
 }
 extern "C" __attribute__((visibility("default"), noinline, used)) long victim_crash(long, long, long) {
-  return *reinterpret_cast<volatile long*>(8);
+  static volatile uintptr_t address = 8;  // g++ at O3 refuses the literal
+  return *reinterpret_cast<volatile long*>(address);
 }
 extern "C" __attribute__((visibility("default"), noinline, used)) long victim_hang(long, long, long) {
   for (;;) asm volatile("pause");
