@@ -168,7 +168,6 @@ TEST_F(BadInput, ThirtyTwoBitProgram) {
 
 // Attached from outside, the same programs are entered or refused with a reason, and live on.
 TEST_F(BadInput, AttachToAStaticProgramLeavesItAlive) {
-  write_file("waits.c", "#include <unistd.h>\nint main(void) { puts(\"up\"); for (;;) sleep(1); }\n");
   write_file("waits.c", "#include <stdio.h>\n#include <unistd.h>\nint main(void) { puts(\"up\"); fflush(stdout); for (;;) sleep(1); }\n");
   if (run({"cc", "-static", "-o", file("waits"), file("waits.c")}).code != 0) GTEST_SKIP() << "no static C library";
   Child victim({file("waits")});
@@ -365,7 +364,9 @@ TEST_F(Protocol, RequestsThatMakeNoSenseAreAnswered) {
   Header hello;
   hello.length = 8;
   const std::string introduction = bytes_of(hello) + std::string("\2\0\0\0\0\0\0\0", 8);  // the CLI
+  constexpr uint32_t kTargetHello = 9;  // would make this test a target
   for (uint32_t type = 0; type < 20; ++type) {
+    if (type == kTargetHello) continue;
     for (uint32_t length : {0u, 1u, 16u, 400u}) {
       Header request;
       request.type = type;
