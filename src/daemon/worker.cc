@@ -264,6 +264,11 @@ void Worker::housekeeping() {
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
 bool Worker::idle() const { return connections_.empty() && kernel_.objects().size() <= 1; }
 
+void Worker::flush_trace() {
+  trace_.drain(*kernel_.trace_ring());
+  send_trace();
+}
+
 void Worker::send_trace() {
   std::vector<int> failed;
   for (auto& [fd, client] : connections_) {

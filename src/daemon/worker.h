@@ -33,6 +33,8 @@ class Worker : public kernel::Observer {
   uint64_t uptime_s() const;
   void ask_to_stop() { stop_asked_ = true; }
   void follow_targets();
+  // Sends subscribers what programs have printed until now, without waiting to be woken.
+  void flush_trace();
 
  private:
   RuntimeDirectory directory_;
