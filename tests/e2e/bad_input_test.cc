@@ -244,7 +244,7 @@ TEST_F(BadInput, HostileCallsAreAnsweredAsByTheKernel) {
   EXPECT_EQ(bpftime_json({"prog", "show"})["programs"].size(), 0u);
   expect_nothing_attached();
   const Finished kernel = run({program("hostile_calls"), program("hostile_calls")});
-  if (kernel.output.find("map of no known type: EINVAL") == std::string::npos) GTEST_SKIP() << "bpf(2) cannot be used here to compare";
+  if (kernel.output.find(": EPERM") != std::string::npos) GTEST_SKIP() << "bpf(2) cannot be used here to compare";
   EXPECT_EQ(ours.output, kernel.output);
 }
 
