@@ -1,5 +1,5 @@
-// What bad input gets: a clear error on stderr that names subject and reason, the documented exit status, nothing half
-// attached, nothing lost. Each refusal has a twin that is served.
+// What bad input gets: a clear error on stderr that names subject and reason, the documented exit status,
+// nothing half attached, nothing lost. Each refusal has a twin that is served.
 #include <elf.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -40,12 +40,15 @@ class BadInput : public EndToEnd {
   }
   // A program that prints "ran" and exits with 7. False: it cannot be made here.
   bool compile(const std::string& name, Arguments compiler) const {
-    write_file(name + ".c", "#include <stdio.h>\nint work(int n) { return n + 1; }\nint main(void) { puts(\"ran\"); return work(6); }\n");
+    write_file(name + ".c",
+               "#include <stdio.h>\nint work(int n) { return n + 1; }\nint main(void) { puts(\"ran\"); "
+               "return work(6); }\n");
     compiler.insert(compiler.end(), {"-o", file(name), file(name + ".c")});
     return run(compiler).code == 0;
   }
   // Runs under start as it would alone, with a reason on stderr; load refuses it.
-  void expect_runs_without_us(const std::string& name, const std::string& reason, const std::string& output = "ran\n") {
+  void expect_runs_without_us(const std::string& name, const std::string& reason,
+                              const std::string& output = "ran\n") {
     const Finished started = bpftime({"start", file(name)});
     EXPECT_EQ(started.code, 7) << started.error;
     EXPECT_EQ(started.output, output);
@@ -60,7 +63,8 @@ class BadInput : public EndToEnd {
   void expect_error(const Finished& done, int code, std::initializer_list<std::string> words) {
     EXPECT_EQ(done.code, code) << done.output << done.error;
     EXPECT_TRUE(done.error.starts_with("bpftime: ")) << done.error;
-    for (const auto& word : words) EXPECT_NE(done.error.find(word), std::string::npos) << word << " in: " << done.error;
+    for (const auto& word : words)
+      EXPECT_NE(done.error.find(word), std::string::npos) << word << " in: " << done.error;
   }
   void expect_nothing_attached() {
     const auto list = bpftime_json({"list"});
@@ -94,14 +98,16 @@ TEST_F(BadInput, OneBadPidDoesNotStopTheOthers) {
   ::waitpid(gone, nullptr, 0);
   const Finished attached = bpftime({"attach", std::to_string(gone), std::to_string(victim.pid())});
   EXPECT_EQ(attached.code, 1);
-  EXPECT_NE(attached.output.find("attached " + std::to_string(victim.pid())), std::string::npos) << attached.output;
+  EXPECT_NE(attached.output.find("attached " + std::to_string(victim.pid())), std::string::npos)
+      << attached.output;
 }
 
 TEST_F(BadInput, ProcessOfSomebodyElse) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root to be two users";
   Child::Options as_nobody = options();
   as_nobody.before_exec = become_nobody;
-  if (run({program("bpftime"), "version"}, as_nobody).code != 0) GTEST_SKIP() << "nobody cannot execute what was built here";
+  if (run({program("bpftime"), "version"}, as_nobody).code != 0)
+    GTEST_SKIP() << "nobody cannot execute what was built here";
   Child roots({"sleep", "100"});
   Child nobodys({"sleep", "100"}, as_nobody);
   const std::string runtime = file("nobody");
@@ -121,7 +127,8 @@ TEST_F(BadInput, ProcessThatIsBeingDebugged) {
   Child victim({"sleep", "100"});
   const std::string pid = std::to_string(victim.pid());
   ASSERT_EQ(::ptrace(PTRACE_SEIZE, victim.pid(), nullptr, nullptr), 0) << std::strerror(errno);
-  expect_error(bpftime({"attach", pid}), kRefused, {pid, "debugged by process " + std::to_string(::getpid()), "try"});
+  expect_error(bpftime({"attach", pid}), kRefused,
+               {pid, "debugged by process " + std::to_string(::getpid()), "try"});
   expect_nothing_attached();
   // Detaching takes a stop. The child's stop is ours to reap: it is our tracee.
   ASSERT_EQ(::ptrace(PTRACE_INTERRUPT, victim.pid(), nullptr, nullptr), 0);
@@ -161,15 +168,19 @@ TEST_F(BadInput, SetuidProgram) {
 
 TEST_F(BadInput, ThirtyTwoBitProgram) {
   write_file("small.s", ".globl _start\n_start: movl $1, %eax\nmovl $7, %ebx\nint $0x80\n");
-  const bool made = run({"cc", "-m32", "-nostdlib", "-static", "-o", file("small"), file("small.s")}).code == 0;
+  const bool made =
+      run({"cc", "-m32", "-nostdlib", "-static", "-o", file("small"), file("small.s")}).code == 0;
   if (!made || run({file("small")}).code != 7) GTEST_SKIP() << "no 32-bit program can be made or run here";
   expect_runs_without_us("small", "32-bit", "");
 }
 
 // Attached from outside, the same programs are entered or refused with a reason, and live on.
 TEST_F(BadInput, AttachToAStaticProgramLeavesItAlive) {
-  write_file("waits.c", "#include <stdio.h>\n#include <unistd.h>\nint main(void) { puts(\"up\"); fflush(stdout); for (;;) sleep(1); }\n");
-  if (run({"cc", "-static", "-o", file("waits"), file("waits.c")}).code != 0) GTEST_SKIP() << "no static C library";
+  write_file("waits.c",
+             "#include <stdio.h>\n#include <unistd.h>\nint main(void) { puts(\"up\"); fflush(stdout); for "
+             "(;;) sleep(1); }\n");
+  if (run({"cc", "-static", "-o", file("waits"), file("waits.c")}).code != 0)
+    GTEST_SKIP() << "no static C library";
   Child victim({file("waits")});
   ASSERT_TRUE(victim.wait_for_output("up"));
   const Finished attached = bpftime({"attach", std::to_string(victim.pid())});
@@ -244,7 +255,8 @@ TEST_F(BadInput, HostileCallsAreAnsweredAsByTheKernel) {
   EXPECT_EQ(bpftime_json({"prog", "show"})["programs"].size(), 0u);
   expect_nothing_attached();
   const Finished kernel = run({program("hostile_calls"), program("hostile_calls")});
-  if (kernel.output.find(": EPERM") != std::string::npos) GTEST_SKIP() << "bpf(2) cannot be used here to compare";
+  if (kernel.output.find(": EPERM") != std::string::npos)
+    GTEST_SKIP() << "bpf(2) cannot be used here to compare";
   EXPECT_EQ(ours.output, kernel.output);
 }
 
@@ -259,7 +271,10 @@ TEST_F(BadInput, RuntimeDirectoryThatIsNotOursAlone) {
   struct Case {
     std::string path, reason;
   };
-  std::vector<Case> cases = {{"open", "0755"}, {"link", "symbolic link"}, {"file", "not a directory"}, {"no/parent", "cannot create"}};
+  std::vector<Case> cases = {{"open", "0755"},
+                             {"link", "symbolic link"},
+                             {"file", "not a directory"},
+                             {"no/parent", "cannot create"}};
   if (::geteuid() == 0) {
     ASSERT_EQ(::mkdir(file("other").c_str(), 0700), 0);
     ASSERT_EQ(::chown(file("other").c_str(), kNobody, kNobody), 0);
@@ -270,7 +285,8 @@ TEST_F(BadInput, RuntimeDirectoryThatIsNotOursAlone) {
   for (const auto& [path, reason] : cases) {
     Child::Options with = options();
     with.environment["BPFTIME_RUNTIME_DIR"] = file(path);
-    for (const Arguments& arguments : {Arguments{"list"}, Arguments{"load", file("program")}, Arguments{"attach", "1"}}) {
+    for (const Arguments& arguments :
+         {Arguments{"list"}, Arguments{"load", file("program")}, Arguments{"attach", "1"}}) {
       Arguments command = arguments;
       command.insert(command.begin(), program("bpftime"));
       const Finished refused = run(command, with);
@@ -310,16 +326,19 @@ class Protocol : public BadInput {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::strncpy(address.sun_path, (directory() + "/run/daemon.sock").c_str(), sizeof address.sun_path - 1);
-    EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << std::strerror(errno);
+    EXPECT_EQ(::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0)
+        << std::strerror(errno);
     (void)!::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     std::string text;
     bool ended = false;
-    eventually([&] {
-      char buffer[4096];
-      const ssize_t count = ::recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
-      if (count > 0) text.append(buffer, count);
-      return ended = count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR);
-    }, std::chrono::seconds(5));
+    eventually(
+        [&] {
+          char buffer[4096];
+          const ssize_t count = ::recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+          if (count > 0) text.append(buffer, count);
+          return ended = count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR);
+        },
+        std::chrono::seconds(5));
     ::close(fd);
     if (!ended) return std::nullopt;
     return text;
@@ -373,7 +392,9 @@ TEST_F(Protocol, RequestsThatMakeNoSenseAreAnswered) {
       request.length = length;
       Header garbage;  // ends the conversation, so that the answers are known to be all there
       garbage.magic[0] = '?';
-      EXPECT_TRUE(answer_to(introduction + bytes_of(request) + std::string(length, '\xff') + bytes_of(garbage))) << type << " " << length;
+      EXPECT_TRUE(
+          answer_to(introduction + bytes_of(request) + std::string(length, '\xff') + bytes_of(garbage)))
+          << type << " " << length;
     }
   }
   expect_unharmed();
