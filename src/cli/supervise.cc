@@ -18,9 +18,8 @@
 namespace bpftime::cli {
 namespace {
 
-// How long lines printed just before the child's end may take to arrive, at most and between two of them.
-constexpr uint64_t kDrainMs = 500;
-constexpr int kQuietMs = 50;
+// How long lines printed just before the child's end may take to arrive.
+constexpr uint64_t kDrainMs = 2000;
 constexpr uint64_t kLineMs = 2000;
 
 constexpr int kForwarded[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGWINCH};
@@ -48,9 +47,10 @@ class Supervisor {
       if (waiting[1].revents != 0) show_line();
     }
     const auto deadline = wire::Deadline::after_ms(kDrainMs);
+    tracing_ = tracing_ && flush_trace(trace_).ok();
     while (tracing_ && deadline.remaining_ms() > 0) {
       struct pollfd more = {trace_.descriptor(), POLLIN, 0};
-      if (::poll(&more, 1, kQuietMs) <= 0) break;
+      if (::poll(&more, 1, deadline.remaining_ms()) <= 0) break;
       show_line();
     }
     return status_;

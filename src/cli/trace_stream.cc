@@ -21,6 +21,14 @@ Result<void> subscribe_trace(wire::Client& client, uint32_t lineage, bool follow
                reply->text.empty() ? "read trace: refused by the daemon" : std::string(reply->text)};
 }
 
+Result<void> flush_trace(wire::Client& client) {
+  constexpr std::string_view kRequest = R"({"command":"flush-trace"})";
+  const Bytes body(reinterpret_cast<const uint8_t*>(kRequest.data()), kRequest.size());
+  auto sent = client.send(wire::MessageType::kCommand, body, {}, wire::Deadline::after_ms(1000));
+  if (!sent) return sent.error();
+  return {};
+}
+
 Result<std::optional<TraceLine>> parse_trace_line(Bytes body) {
   ByteReader reader(body);
   const auto header = reader.read<wire::TraceLine>();
@@ -37,6 +45,7 @@ Result<std::optional<TraceLine>> next_trace_line(wire::Client& client, wire::Dea
   auto message = client.receive(deadline);
   if (!message) return message.error();
   if (message->type == wire::MessageType::kTraceLine) return parse_trace_line(message->body);
+  if (message->type == wire::MessageType::kReply) return std::optional<TraceLine>();  // to flush_trace
   return Error{EPROTO, "read trace: unexpected message"};
 }
 

@@ -22,6 +22,9 @@ Result<void> subscribe_trace(wire::Client& client, uint32_t lineage, bool follow
 // The next line, or nullopt at the end of the stream.
 Result<std::optional<TraceLine>> next_trace_line(wire::Client& client, wire::Deadline deadline);
 
+// To a following stream: asks for everything printed until now. next_trace_line then ends (nullopt) behind it.
+Result<void> flush_trace(wire::Client& client);
+
 // One line from a kTraceLine body; nullopt: end of stream. EPROTO when it is malformed.
 Result<std::optional<TraceLine>> parse_trace_line(Bytes body);
 

@@ -121,6 +121,12 @@ Answer restart(Worker& worker, const json&) {
   return json{{"worker_pid", ::getpid()}, {"keeper_pid", ::getppid()}};
 }
 
+// The lines come before this answer: whoever asked has them all.
+Answer flush_trace(Worker& worker, const json&) {
+  worker.flush_trace();
+  return json::object();
+}
+
 const char* map_type_name(uint32_t type) {
   switch (type) {
     case BPF_MAP_TYPE_HASH: return "hash";
@@ -278,7 +284,7 @@ Answer doctor(Worker&, const json&) {
 Result<std::string> run_command(Worker& worker, std::string_view text) {
   static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
       {"attach", attach}, {"detach", detach}, {"list", list}, {"status", status}, {"stop", stop}, {"restart", restart},
-      {"show", show},     {"dump", dump},     {"doctor", doctor}};
+      {"show", show},     {"dump", dump},     {"doctor", doctor}, {"flush-trace", flush_trace}};
   try {
     const json request = json::parse(text);
     if (!request.is_object()) return Error{EPROTO, "command: not a JSON object"};

@@ -47,25 +47,36 @@ bool Connection::receive(std::string* why) {
       *why = "closed";
       return false;
     }
-    const auto header = read_at<wire::MessageHeader>(bytes_, 0);
-    if (header && (header->magic != wire::kMagic || header->abi_version != wire::kAbiVersion)) {
-      *why = header->magic != wire::kMagic ? "sent no bpftime message"
-                                           : "speaks version " + std::to_string(header->abi_version) + ", this daemon " +
-                                                 std::to_string(wire::kAbiVersion) + "; try `bpftime daemon restart`";
-      return false;
-    }
-    if ((header && (header->length > wire::kMessageBodyMax || header->fd_count > wire::kFdsMax)) ||
-        (message.msg_flags & MSG_CTRUNC) || fds_.size() > kPendingFdsMax) {
+    if ((message.msg_flags & MSG_CTRUNC) || fds_.size() > kPendingFdsMax) {
       *why = "sent a message beyond the protocol's limits";
       return false;
     }
+    if (!understands(why)) return false;
   }
   return true;
 }
 
+bool Connection::understands(std::string* why) const {
+  std::string ignored;
+  if (why == nullptr) why = &ignored;
+  const auto header = read_at<wire::MessageHeader>(bytes_, 0);
+  if (!header) return true;
+  if (header->magic != wire::kMagic) {
+    *why = "sent no bpftime message";
+  } else if (header->abi_version != wire::kAbiVersion) {
+    *why = "speaks version " + std::to_string(header->abi_version) + ", this daemon " + std::to_string(wire::kAbiVersion) +
+           "; try `bpftime daemon restart`";
+  } else if (header->length > wire::kMessageBodyMax || header->fd_count > wire::kFdsMax) {
+    *why = "sent a message beyond the protocol's limits";
+  } else {
+    return true;
+  }
+  return false;
+}
+
 std::optional<wire::Message> Connection::next() {
   const auto header = read_at<wire::MessageHeader>(bytes_, 0);
-  if (!header || header->magic != wire::kMagic || header->length > wire::kMessageBodyMax) return std::nullopt;
+  if (!header || !understands(nullptr)) return std::nullopt;
   const size_t whole = sizeof *header + header->length;
   if (bytes_.size() < whole || fds_.size() < header->fd_count) return std::nullopt;
   wire::Message message;

@@ -28,6 +28,9 @@ class Connection {
 
   // Reads what there is, without waiting. False: the peer is gone or broke the protocol (`why` says which).
   bool receive(std::string* why);
+  // False: what comes next is no message of this protocol and version (`why`, may be null, says what). To be asked when
+  // next() has no more: behind the last good message lies what will never be one.
+  bool understands(std::string* why) const;
   // The next whole message, in order.
   std::optional<wire::Message> next();
   // Waits at most two seconds for a peer that does not read; false: drop it.

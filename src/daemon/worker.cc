@@ -207,11 +207,17 @@ void Worker::drop(int fd) {
 void Worker::on_client(int fd) {
   Connection& client = connections_.at(fd);
   std::string why;
-  const bool open = client.receive(&why);
+  bool open = client.receive(&why);
   while (auto message = client.next())
     if (!handle(client, *message)) return drop(fd);
+  open = open && client.understands(&why);
   if (open) return;
-  if (why != "closed") log_info("client " + std::to_string(client.peer().pid) + ": " + why);
+  if (why != "closed") {
+    why = "client " + std::to_string(client.peer().pid) + ": " + why;
+    log_warning(why);
+    // In our own version: whoever speaks another sees at least that, and the text is there to be read.
+    (void)send_reply(client, 0, kernel::BpfReply::fail(EPROTO, why));
+  }
   drop(fd);
 }
 
@@ -263,6 +269,11 @@ void Worker::housekeeping() {
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
 bool Worker::idle() const {
   return connections_.empty() && kernel_.objects().size() <= 1 && !attacher_->unfinished();
+}
+
+void Worker::flush_trace() {
+  trace_.drain(*kernel_.trace_ring());
+  send_trace();
 }
 
 void Worker::send_trace() {

@@ -36,6 +36,8 @@ class Worker : public kernel::Observer {
   // Another worker takes over, with every object: an upgrade.
   void ask_to_restart() { stop_asked_ = restart_asked_ = true; }
   void follow_targets();
+  // Sends subscribers what programs have printed until now, without waiting to be woken.
+  void flush_trace();
 
  private:
   RuntimeDirectory directory_;

@@ -162,6 +162,7 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (!is_ours(type, event.field<uint64_t>(kConfigOffset))) return std::nullopt;
   if (is_uprobe(type)) {
     event.set(kTypeOffset, wire::kUprobePmuType);
+    if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
     const auto path = read_user_string(event.field<uint64_t>(kConfig1Offset), PATH_MAX);
     if (!path) return -EFAULT;
     event.path = resolved_path(*path);

@@ -1,5 +1,5 @@
-// Debian's stripped nginx, unmodified, workers as www-data where we are root: calls of ngx_http_process_request against the
-// lines of its access log, and many attach/detach rounds under load.
+// Debian's stripped nginx, unmodified, workers as www-data where we are root: calls of
+// ngx_http_process_request against the lines of its access log, and many attach/detach rounds under load.
 #include <signal.h>
 #include <unistd.h>
 
@@ -29,7 +29,8 @@ class Nginx : public EndToEnd {
     std::filesystem::create_directories(prefix_ + "/temp");
     std::ofstream config(prefix_ + "/nginx.conf");
     config << (::geteuid() == 0 ? "user www-data;\n" : "") << "daemon off;\n"
-           << "master_process on;\nworker_processes " << kWorkers << ";\npid " << prefix_ << "/nginx.pid;\nerror_log " << prefix_
+           << "master_process on;\nworker_processes " << kWorkers << ";\npid " << prefix_
+           << "/nginx.pid;\nerror_log " << prefix_
            << "/logs/error.log notice;\nevents { worker_connections 256; }\nhttp {\n  access_log " << prefix_
            << "/logs/access.log;\n";
     for (const char* kind : {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"})
@@ -57,7 +58,8 @@ class Nginx : public EndToEnd {
     return count;
   }
 
-  // Waits until no request but our own question is being served and every one of these questions is in the log.
+  // Waits until no request but our own question is being served and every one of these questions is in the
+  // log.
   void settle() {
     ASSERT_TRUE(eventually([&] {
       ++questions_;
@@ -74,7 +76,8 @@ class Nginx : public EndToEnd {
       std::ifstream line("/proc/" + std::to_string(pid) + "/cmdline");
       std::string title;
       std::getline(line, title, '\0');
-      if (title.starts_with("nginx: worker process") && title.find("shutting down") == std::string::npos) out.push_back(pid);
+      if (title.starts_with("nginx: worker process") && title.find("shutting down") == std::string::npos)
+        out.push_back(pid);
     }
     return out;
   }

@@ -86,7 +86,9 @@ class QuickStart : public EndToEnd {
     const std::string mark = "\tpid=" + std::to_string(pid) + "\tmalloc calls: ";
     const std::string& text = tool.child.output();
     const size_t at = text.rfind(mark);
-    return at == std::string::npos || text.find('\n', at) == std::string::npos ? 0 : std::stoull(text.substr(at + mark.size()));
+    return at == std::string::npos || text.find('\n', at) == std::string::npos
+               ? 0
+               : std::stoull(text.substr(at + mark.size()));
   }
   static pid_t pid_of(Typed& victim) {
     EXPECT_TRUE(victim.child.wait_for_output("victim: pid ")) << victim.child.error();
@@ -150,7 +152,8 @@ TEST_F(QuickStart, AttachListDetach) {
 TEST_F(QuickStart, ATerminalGetsTheTraceLinesAndStdoutIsTheTargetsAlone) {
   Typed tool = load();
   Terminal terminal;
-  Typed victim = shell("bpftime start ./example/malloc/victim -n 20 -r 0", [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
+  Typed victim = shell("bpftime start ./example/malloc/victim -n 20 -r 0",
+                       [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
   const pid_t pid = pid_of(victim);
   EXPECT_NE(pid, victim.child.pid()) << "a parent stays to show the lines";
   const std::string line = "malloc called from pid " + std::to_string(pid);
@@ -166,11 +169,14 @@ TEST_F(QuickStart, ATerminalSeesOnlyItsOwnChildsLines) {
   const pid_t stranger = pid_of(other);
   EXPECT_TRUE(eventually([&] { return counted(tool, stranger) > 0; }));
   Terminal terminal;
-  Typed victim = shell("bpftime start ./example/malloc/victim -n 20 -r 10", [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
+  Typed victim = shell("bpftime start ./example/malloc/victim -n 20 -r 10",
+                       [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
   const pid_t pid = pid_of(victim);
   EXPECT_EQ(victim.child.wait(), 0);
-  EXPECT_EQ(occurrences(terminal.text(), "malloc called from pid " + std::to_string(pid)), 20u) << terminal.text();
-  EXPECT_EQ(occurrences(terminal.text(), "malloc called from pid " + std::to_string(stranger)), 0u) << terminal.text();
+  EXPECT_EQ(occurrences(terminal.text(), "malloc called from pid " + std::to_string(pid)), 20u)
+      << terminal.text();
+  EXPECT_EQ(occurrences(terminal.text(), "malloc called from pid " + std::to_string(stranger)), 0u)
+      << terminal.text();
   finish(other);
 }
 
@@ -194,7 +200,8 @@ TEST_F(QuickStart, ProgramsThatEndAtOnceAreAllServed) {
   Typed tool = load();
   for (int round = 0; round < 20; ++round) {
     Terminal terminal;
-    Typed victim = shell("bpftime start ./example/malloc/victim -n 1 -r 0", [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
+    Typed victim = shell("bpftime start ./example/malloc/victim -n 1 -r 0",
+                         [&] { ::dup2(terminal.descriptor(), STDERR_FILENO); });
     const pid_t pid = pid_of(victim);
     ASSERT_EQ(victim.child.wait(), 0);
     ASSERT_NE(terminal.text().find("malloc called from pid " + std::to_string(pid)), std::string::npos)
@@ -207,9 +214,12 @@ TEST_F(QuickStart, Nginx) {
   if (::access("/usr/sbin/nginx", X_OK) != 0) GTEST_SKIP() << "nginx is not installed";
   const std::string port = std::to_string(free_port());
   std::ofstream(directory() + "/nginx.conf")
-      << (::geteuid() == 0 ? "user www-data;\n" : "") << "daemon off;\npid nginx.pid;\nerror_log error.log;\nevents {}\nhttp {\n"
-      << "  access_log access.log;\n  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4;\n"
-      << "  scgi_temp_path t5;\n  server { listen 127.0.0.1:" << port << "; location / { return 200 \"hello\\n\"; } }\n}\n";
+      << (::geteuid() == 0 ? "user www-data;\n" : "")
+      << "daemon off;\npid nginx.pid;\nerror_log error.log;\nevents {}\nhttp {\n"
+      << "  access_log access.log;\n  client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; "
+         "uwsgi_temp_path t4;\n"
+      << "  scgi_temp_path t5;\n  server { listen 127.0.0.1:" << port
+      << "; location / { return 200 \"hello\\n\"; } }\n}\n";
   const std::regex changing("[0-9/]+ [0-9:]+|[0-9]+#[0-9]+");
   const Finished with = shell("bpftime start nginx -c ./nginx.conf").finished();
   const Finished without = shell("nginx -c ./nginx.conf").finished();
@@ -217,8 +227,9 @@ TEST_F(QuickStart, Nginx) {
   EXPECT_EQ(std::regex_replace(with.error, changing, ""), std::regex_replace(without.error, changing, ""));
 
   Typed nginx = shell("bpftime start nginx -p . -c ./nginx.conf");
-  EXPECT_TRUE(eventually([&] { return run({"curl", "-s", "http://127.0.0.1:" + port + "/"}).output == "hello\n"; }))
-      << nginx.child.error();
+  EXPECT_TRUE(eventually([&] {
+    return run({"curl", "-s", "http://127.0.0.1:" + port + "/"}).output == "hello\n";
+  })) << nginx.child.error();
   EXPECT_GE(bpftime_json({"list"})["targets"].size(), 2u) << "master and worker";
   nginx.child.signal(SIGQUIT);
   EXPECT_EQ(nginx.child.wait(), 0) << nginx.child.error();
