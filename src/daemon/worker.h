@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/runtime_dir.h"
@@ -49,7 +50,7 @@ class Worker : public kernel::Observer {
   };
   std::map<uint32_t, Watched> watched_;      // by map id
   std::map<int, uint32_t> drained_;          // eventfd to map id: perf event arrays and the trace ring
-  std::map<int, pid_t> followed_;            // pidfds of targets
+  std::set<int> followed_;                   // pidfds of targets, as of follow_targets()
   TraceLog trace_;
   uint64_t trace_sent_ = 0;
   uint64_t started_s_ = 0;
