@@ -228,7 +228,13 @@ long bpftime_agent_remove_guard() {
   if (!installed) return 0;
   if (bpftime_agent_context != nullptr) bpftime_agent_context->guard_installed = 0;
   for (const int signal : kGuarded) {
-    const KernelAction host = host_action(signal).get();
+    KernelAction host = host_action(signal).get();
+    // Registered through us it has no restorer: libc would have added its own, and without one the kernel kills
+    // the process instead of calling the handler. Ours stays loaded.
+    if (host.handler != kDefaultAction && host.handler != kIgnore && (host.flags & kRestorer) == 0) {
+      host.flags |= kRestorer;
+      host.restorer = reinterpret_cast<uint64_t>(&bpftime_signal_return);
+    }
     if (const long error = kernel_action(signal, &host, nullptr); error != 0) return error;
   }
   restore_masks_of_other_handlers();

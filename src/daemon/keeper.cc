@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -23,9 +22,8 @@ namespace bpftime::daemon {
 
 namespace {
 
-// A worker that dies this often this quickly will not get better by being started again.
+// A worker that dies this often before it has served anybody will not get better by being started again.
 constexpr int kQuickDeathsMax = 5;
-constexpr time_t kQuickDeathSeconds = 2;
 
 struct Record {
   std::vector<uint8_t> body;  // as received: key, then the worker's bytes
@@ -78,10 +76,9 @@ class Keeper {
   int run() {
     int quick_deaths = 0;
     for (;;) {
-      const time_t started = ::time(nullptr);
       const End end = serve_one_worker();
       if (end == End::kStop) return 0;
-      quick_deaths = end == End::kDeath && ::time(nullptr) - started < kQuickDeathSeconds ? quick_deaths + 1 : 0;
+      quick_deaths = end == End::kDeath && !served_ ? quick_deaths + 1 : 0;
       if (quick_deaths >= kQuickDeathsMax) {
         log_error("the worker dies as soon as it starts: giving up; probes go on, the next command starts a new daemon");
         return 1;
@@ -95,9 +92,12 @@ class Keeper {
   std::string idle_seconds_, program_;
   std::map<uint64_t, Record> records_;  // key order is recovery order
 
+  bool served_ = false;                 // the present worker
+
   enum class End { kDeath, kRestart, kStop };
 
   End serve_one_worker() {
+    served_ = false;
     int pair[2];
     if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) return End::kStop;
     Fd ours(pair[0]), theirs(pair[1]);
@@ -155,6 +155,7 @@ class Keeper {
         case KeeperMessage::kErase:
           if (key) records_.erase(*key);
           break;
+        case KeeperMessage::kReady: served_ = true; break;
         case KeeperMessage::kStop: *end = End::kStop; break;
         case KeeperMessage::kRestart: *end = End::kRestart; break;
         default: break;

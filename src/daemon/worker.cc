@@ -78,6 +78,7 @@ int Worker::run() {
   attacher_->reconcile_all();
   follow_targets();
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
+  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {}, wire::Deadline::after_ms(1000));
   while (!stop_asked_) {
     epoll_event events[64];
     const int count = ::epoll_wait(epoll_.get(), events, 64, 1000);
@@ -174,12 +175,12 @@ void Worker::on_event(int fd) {
   if (fd == listener_.get()) return accept_clients();
   if (fd == kernel_.objects().notification_fd()) return kernel_.collect();
   if (drained_.contains(fd)) return drain(fd);
+  if (connections_.contains(fd)) return on_client(fd);
   if (followed_.contains(fd)) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     followed_.erase(fd);
-    return;  // housekeeping looks who died
+    // Housekeeping looks who died.
   }
-  if (connections_.contains(fd)) on_client(fd);
 }
 
 void Worker::accept_clients() {

@@ -110,10 +110,12 @@ TEST_F(Recovery, WorkerKilledInTheMiddleOfWork) {
     for (int i = 0; i < round % 4; ++i) bpftime({"list"});
     if (worker > 0) ::kill(worker, SIGKILL);
     EXPECT_TRUE(eventually([&] { const pid_t now = worker_pid(); return now > 0 && now != worker; }));
-    EXPECT_TRUE(target.child().running());
+    EXPECT_TRUE(target.child().running()) << "ended with " << *target.child().wait();
+    if (HasFailure()) break;
   }
   stop = true;
   work.join();
+  if (HasFailure()) return;
   attach(target);
   EXPECT_EQ(active_probes(target.pid()), 1u);
   const std::string hammered = target.ask("hammer_stop");

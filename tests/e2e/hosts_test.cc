@@ -1,0 +1,284 @@
+// Hosts that make it difficult: signals, filters, other roots and users, forks of all kinds, ways out of a function that are
+// not its return.
+#include <dirent.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "conversation.h"
+
+namespace bpftime::e2e {
+namespace {
+
+class Hosts : public VictimTest {
+ protected:
+  static std::set<std::string> entries(pid_t pid, const char* what) {
+    std::set<std::string> out;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/" + what))
+      out.insert(entry.path().filename());
+    return out;
+  }
+  static size_t count(const std::string& text, const std::string& what) {
+    size_t out = 0;
+    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++out;
+    return out;
+  }
+  // Why the first probe of a process is not in place.
+  std::string reason(pid_t pid) {
+    const auto list = bpftime_json({"list"});
+    for (const auto& target : list["targets"])
+      if (target["pid"] == pid && !target["probes"].empty()) return target["probes"][0].value("reason", "");
+    return "not listed";
+  }
+  // What a bad pointer's events say, and that the host goes on.
+  void expect_harmless(Conversation& target) {
+    Child tool = stat_tool("ring");
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    EXPECT_EQ(target.ask("bad 5"), "wrong 0\n");
+    EXPECT_EQ(target.ask("call 2"), "wrong 0\n");
+    finish_tool(tool);
+    EXPECT_EQ(count(tool.output(), "argument=16 "), 5u) << tool.output();
+    EXPECT_EQ(count(tool.output(), "length=-14 text=\n"), 5u) << tool.output();
+    EXPECT_EQ(count(tool.output(), "length=6 text=hello\n"), 2u) << tool.output();
+    EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+  }
+};
+
+TEST_F(Hosts, BadPointersWithSignalsBlocked) {
+  for (const char* block : {"threads 2", "block_segv", "block_all"}) {
+    SCOPED_TRACE(block);
+    Conversation target = victim();
+    target.ask(block);
+    const std::string before = target.ask("mask");
+    attach(target);
+    {
+      Child tool = stat_tool("ring");
+      EXPECT_EQ(target.ask("mask"), before) << "with the guard in place";
+      tool.signal(SIGKILL);
+    }
+    ASSERT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+    EXPECT_EQ(target.ask("mask"), before) << "after the guard";
+    expect_harmless(target);
+    EXPECT_EQ(target.ask("mask"), before);
+    target.ask("unblock_all");
+    EXPECT_EQ(target.ask("mask"), "masked segv 0 bus 0 usr1 0\n");
+  }
+}
+
+TEST_F(Hosts, BlockedSignalArrivesWhenUnblockedAlsoAcrossTheGuard) {
+  Conversation target = victim();
+  target.ask("own_handler");
+  target.ask("block_segv");
+  attach(target);
+  {
+    Child tool = stat_tool("ring");
+    EXPECT_EQ(target.ask("raise"), "handled 0\n");
+    finish_tool(tool);
+  }
+  ASSERT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+  EXPECT_EQ(target.ask("raise"), "handled 0\n");
+  target.ask("unblock_all");
+  EXPECT_EQ(target.ask("raise"), "handled 2\n");  // pending ones are one
+}
+
+TEST_F(Hosts, OwnHandlerBeforeAndAfter) {
+  for (const char* handler : {"own_handler", "own_handler_on_stack"})
+    for (bool before : {true, false}) {
+      SCOPED_TRACE(std::string(handler) + (before ? " before" : " after"));
+      Conversation target = victim();
+      if (before) target.ask(handler);
+      attach(target);
+      Child tool = stat_tool("ring");
+      if (!before) target.ask(handler);
+      const std::string seen = target.ask("handler");
+      EXPECT_EQ(seen.find("handler own"), 0u) << seen;
+      EXPECT_EQ(target.ask("bad 3"), "wrong 0\n");
+      EXPECT_EQ(target.ask("fault"), "handled 1\n");
+      EXPECT_EQ(target.ask("bad 3"), "wrong 0\n");
+      finish_tool(tool);
+      EXPECT_EQ(count(tool.output(), "length=-14"), 6u);
+      ASSERT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+      EXPECT_EQ(target.ask("handler"), seen);
+      EXPECT_EQ(target.ask("fault"), "handled 2\n");
+    }
+}
+
+TEST_F(Hosts, SeccompFilter) {
+  Conversation target = victim();
+  target.ask("confine");
+  const Finished attached = bpftime({"attach", std::to_string(target.pid())});
+  ASSERT_TRUE(target.child().running());
+  if (::geteuid() != 0) {
+    EXPECT_NE(attached.code, 0);
+    EXPECT_NE(attached.error.find("seccomp"), std::string::npos) << attached.error;
+    return;
+  }
+  ASSERT_EQ(attached.code, 0) << attached.error;
+  // It would be killed for asking who it is.
+  Child tool = stat_tool("ring");
+  EXPECT_EQ(active_probes(target.pid()), 0u);
+  EXPECT_NE(reason(target.pid()).find("seccomp"), std::string::npos) << reason(target.pid());
+  EXPECT_EQ(target.ask("call 7"), "wrong 0\n");
+  finish_tool(tool);
+}
+
+TEST_F(Hosts, OtherRoot) {
+  if (::geteuid() != 0) GTEST_SKIP() << "chroot needs root";
+  Conversation target = victim();
+  ASSERT_EQ(target.ask("chroot " + directory()), "chroot 0\n");
+  attach(target);
+  {
+    Child tool = stat_tool("count");
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    target.ask("call 9");
+    EXPECT_EQ(finish_tool(tool)["calls"], 9);
+  }
+  EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+  // The agent cannot be opened from in there, not even by descriptor without /proc: said, not suffered.
+  Child tool = stat_tool("ring");
+  EXPECT_EQ(active_probes(target.pid()), 0u);
+  EXPECT_NE(reason(target.pid()).find("the agent could not be loaded"), std::string::npos) << reason(target.pid());
+  EXPECT_EQ(target.ask("bad 9"), "wrong 0\n");
+}
+
+TEST_F(Hosts, ClosedDescriptors) {
+  Conversation target = victim();
+  attach(target);
+  EXPECT_EQ(target.ask("closefrom"), "");
+  expect_harmless(target);
+  target.ask("closefrom");
+  Child tool = stat_tool("latency");
+  target.ask("call 9");
+  EXPECT_EQ(finish_tool(tool)["timed"], 9);
+}
+
+TEST_F(Hosts, NewUserIsSeenAtOnce) {
+  if (::geteuid() != 0) GTEST_SKIP() << "set*id needs root";
+  Conversation target = victim();
+  attach(target);
+  Child tool = stat_tool("ring");
+  target.ask("call 1");
+  EXPECT_EQ(target.ask("setuid 1234"), "setuid 0\n");
+  target.ask("call 1");
+  finish_tool(tool);
+  EXPECT_EQ(count(tool.output(), "uid=0 "), 1u) << tool.output();
+  EXPECT_EQ(count(tool.output(), "uid=1234 "), 1u) << tool.output();
+  EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+}
+
+TEST_F(Hosts, ChildrenOfAllKinds) {
+  Conversation target = victim_started();
+  Child tool = stat_tool("count");
+  const auto count_of = [](const nlohmann::json& seen, long pid) { return seen["by_tgid"].value(std::to_string(pid), 0); };
+  target.ask("call 1");
+  const long forked = target.number("fork 5", "child");
+  const long cloned = target.number("raw_clone 6", "child");
+  const std::string other = target.ask("vfork");
+  EXPECT_NE(other.find("ended 0"), std::string::npos) << other;
+  target.ask("call 1");
+  // Another program in our place is followed: its probes are there before main.
+  target.send("exec");
+  ASSERT_TRUE(target.child().wait_for_output("again\n")) << target.child().error();
+  EXPECT_TRUE(eventually([&] { return active_probes(target.pid()) == 1; }));
+  target.ready();
+  Conversation second = std::move(target);
+  EXPECT_EQ(second.ask("call 10").find("wrong 0\n") == std::string::npos, false);
+  const auto seen = finish_tool(tool);
+  EXPECT_EQ(count_of(seen, forked), 5);
+  EXPECT_EQ(count_of(seen, cloned), 6);
+  EXPECT_EQ(count_of(seen, second.pid()), 12);
+  EXPECT_TRUE(becomes_restored(second.pid(), "the tool's end"));
+}
+
+TEST_F(Hosts, Daemonising) {
+  Conversation target = victim_started();
+  Child tool = stat_tool("count");
+  const long daemon = target.number("daemonize", "daemon");
+  target.ask("call 4");
+  EXPECT_TRUE(eventually([&] { return active_probes(daemon) == 1; }));
+  EXPECT_EQ(finish_tool(tool)["by_tgid"].value(std::to_string(daemon), 0), 4);
+  EXPECT_TRUE(becomes_restored(daemon, "the tool's end"));
+  ::kill(daemon, SIGKILL);
+}
+
+TEST_F(Hosts, LooksLikeAPlainProcess) {
+  Conversation plain = victim(), attached = victim(), started = victim_started();
+  attach(attached);
+  Child tool = stat_tool("ring");
+  Child returns = stat_tool("latency");
+  for (Conversation* target : {&attached, &started}) {
+    target->ask("bad 3");
+    // Their numbers depend on ours at the time.
+    EXPECT_EQ(entries(target->pid(), "fd").size(), entries(plain.pid(), "fd").size());
+    EXPECT_EQ(entries(target->pid(), "task").size(), entries(plain.pid(), "task").size());
+  }
+}
+
+TEST_F(Hosts, StoppedStaysStopped) {
+  Conversation target = victim();
+  target.send("stop");
+  const auto state = [&] {
+    std::string text;
+    std::getline(std::ifstream("/proc/" + std::to_string(target.pid()) + "/stat"), text);
+    return text[text.rfind(") ") + 2];
+  };
+  ASSERT_TRUE(eventually([&] { return state() == 'T'; }));
+  attach(target);
+  Child tool = stat_tool("count");
+  EXPECT_EQ(active_probes(target.pid()), 1u);
+  EXPECT_EQ(state(), 'T');
+  ::kill(target.pid(), SIGCONT);
+  target.answer();
+  target.ask("call 3");
+  EXPECT_EQ(finish_tool(tool)["calls"], 3);
+}
+
+TEST_F(Hosts, WaysOutOfProbedFunctions) {
+  Conversation plain = victim();
+  const std::string expected = plain.ask("ways_out");
+  EXPECT_NE(expected.find("after 42 0"), std::string::npos) << expected;
+  for (bool started : {true, false}) {
+    SCOPED_TRACE(started);
+    Conversation target = started ? victim_started() : victim();
+    if (!started) attach(target);
+    for (const char* mode : {"count", "latency"}) {
+      SCOPED_TRACE(mode);
+      Child tool = stat_tool(mode, "victim_through");
+      EXPECT_EQ(target.ask("ways_out"), expected);
+      EXPECT_EQ(target.ask("ways_out"), expected);
+      finish_tool(tool);
+    }
+    EXPECT_TRUE(becomes_restored(target.pid(), "the tools' end"));
+    EXPECT_EQ(target.ask("ways_out"), expected);
+  }
+}
+
+TEST_F(Hosts, DetachedAndAttachedUnderLoad) {
+  Conversation target = victim();
+  attach(target);
+  Child tool = stat_tool("latency");
+  Child through = stat_tool("latency", "victim_through");
+  target.ask("hammer 4");
+  const std::string pid = std::to_string(target.pid());
+  for (int round = 0; round < 100; ++round) {
+    const Finished detached = bpftime({"detach", pid});
+    EXPECT_EQ(detached.code, 0) << detached.error;
+    EXPECT_TRUE(restored(target.pid()));
+    const Finished attached = bpftime({"attach", pid});
+    EXPECT_EQ(attached.code, 0) << attached.error;
+    EXPECT_FALSE(restored(target.pid()));
+    ASSERT_TRUE(target.child().running()) << "round " << round << ": ended with " << *target.child().wait();
+  }
+  const std::string hammered = target.ask("hammer_stop");
+  EXPECT_NE(hammered.find(" wrong 0\n"), std::string::npos) << hammered;
+  EXPECT_EQ(bpftime({"detach", pid}).code, 0);
+  EXPECT_TRUE(restored(target.pid()));
+  finish_tool(tool);
+  finish_tool(through);
+}
+
+}  // namespace
+}  // namespace bpftime::e2e
