@@ -248,7 +248,7 @@ static void probe_map_create(void) {
       {"array entries 0", BPF_MAP_TYPE_ARRAY, 4, 8, 0, 0},
       {"array value 0", BPF_MAP_TYPE_ARRAY, 4, 0, 1, 0},
       {"array no prealloc", BPF_MAP_TYPE_ARRAY, 4, 8, 10, BPF_F_NO_PREALLOC},
-      {"array value huge", BPF_MAP_TYPE_ARRAY, 4, 0x7fffffff, 10, 0},
+      {"array value huge", BPF_MAP_TYPE_ARRAY, 4, 0xfffffff0, 10, 0},
       {"array numa node", BPF_MAP_TYPE_ARRAY, 4, 8, 10, BPF_F_NUMA_NODE},
       {"percpu array", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 10, 0},
       {"percpu array mmapable", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 10, BPF_F_MMAPABLE},
