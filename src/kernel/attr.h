@@ -32,6 +32,16 @@ inline std::optional<std::string> object_name(const char (&name)[BPF_OBJ_NAME_LE
   return std::nullopt;
 }
 
+// bpf_verifier_log_attr_valid: buffer and size come together, a buffer needs a level, known levels only.
+inline bool log_attr_valid(uint64_t buffer, uint32_t size, uint32_t level) {
+  constexpr uint32_t kKnownLevels = 15;  // BPF_LOG_LEVEL1 | LEVEL2 | STATS | FIXED
+  return (buffer != 0) == (size != 0) && (buffer == 0 || level != 0) && (level & ~kKnownLevels) == 0 &&
+         size <= UINT32_MAX >> 2;
+}
+
+// errno for a descriptor that is not what it should be: -1 stands for a number that is not open at all.
+inline int wrong_fd(int fd) { return fd < 0 ? EBADF : EINVAL; }
+
 inline constexpr size_t offset_after(size_t offset, size_t size) { return offset + size; }
 
 }  // namespace bpftime::kernel

@@ -13,6 +13,17 @@ namespace bpftime::kernel {
 
 namespace {
 
+bool write_all(int fd, Bytes bytes) {
+  for (size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (count <= 0) return false;
+    done += count;
+  }
+  return true;
+}
+
+}  // namespace
+
 uint32_t possible_cpus() {
   // What libbpf sizes per-CPU buffers by.
   static const uint32_t count = [] {
@@ -30,17 +41,6 @@ uint32_t possible_cpus() {
   return count;
 }
 
-bool write_all(int fd, Bytes bytes) {
-  for (size_t done = 0; done < bytes.size();) {
-    const ssize_t count = ::pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
-    if (count <= 0) return false;
-    done += count;
-  }
-  return true;
-}
-
-}  // namespace
-
 template <typename T>
 std::shared_ptr<T> Kernel::object_of(int fd, ObjectKind kind) const {
   auto object = objects_.find_fd(fd);
@@ -51,6 +51,11 @@ template std::shared_ptr<Prog> Kernel::object_of(int, ObjectKind) const;
 template std::shared_ptr<Btf> Kernel::object_of(int, ObjectKind) const;
 template std::shared_ptr<PerfEvent> Kernel::object_of(int, ObjectKind) const;
 template std::shared_ptr<Link> Kernel::object_of(int, ObjectKind) const;
+
+int Kernel::access_mode(uint32_t flags) {
+  if (flags & BPF_F_RDONLY) return O_RDONLY;
+  return flags & BPF_F_WRONLY ? O_WRONLY : O_RDWR;
+}
 
 BpfReply Kernel::map_create(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
@@ -70,12 +75,17 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
                               std::to_string(attr.key_size) + ", value " + std::to_string(attr.value_size) + ", " +
                               std::to_string(attr.max_entries) + " entries, flags " + std::to_string(attr.map_flags) +
                               ": refused as by Linux, or a type not supported yet (docs/support-matrix.md)");
+  if (attr.btf_key_type_id != 0 && attr.btf_value_type_id == 0)
+    return BpfReply::fail(EINVAL, "create map " + map->name + ": BTF of the key without one of the value");
   if (attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0) {
     const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, btf_fd));
     map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
     if (!map->btf) return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
-    // Linux answers ENOTSUPP for map types whose BTF it does not check; libbpf then retries without.
-    if (map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_RINGBUF)
+    // Linux refuses BTF for these types: ring buffers have no key whose size could agree, perf event arrays have no
+    // types (ENOTSUPP). libbpf then retries without.
+    if (map->spec.type == BPF_MAP_TYPE_RINGBUF)
+      return BpfReply::fail(EINVAL, "create map " + map->name + ": ring buffers have no BTF");
+    if (map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY)
       return BpfReply::fail(524, "create map " + map->name + ": BTF not supported for this type");
     map->btf_key_type_id = attr.btf_key_type_id;
     map->btf_value_type_id = attr.btf_value_type_id;
@@ -91,7 +101,7 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
   map->memory = std::move(*memory);
   maps::initialize({map->memory.data(), &map->spec});
   observer_.object_changed(*map);
-  return hand_out(map, attr.map_flags & BPF_F_RDONLY ? O_RDONLY : O_RDWR);
+  return hand_out(map, access_mode(attr.map_flags));
 }
 
 BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
@@ -102,9 +112,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
     return BpfReply::fail(EINVAL, "map update: map " + map->name + " takes its values in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
   if (!key) return BpfReply::fail(EFAULT, "map update: no key");
-  if (attr.flags > BPF_EXIST) return BpfReply::fail(EINVAL, "map update: unknown flags");
+  if (attr.flags != BPF_ANY) return BpfReply::fail(EINVAL, "map update: perf event arrays take no flags");
   if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map update: index out of range");
-  if (attr.flags == BPF_NOEXIST) return BpfReply::fail(EEXIST, "map update: array elements always exist");
   auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kValue, 0), ObjectKind::kPerfEvent);
   if (!event) return BpfReply::fail(EBADF, "map update: value is no perf event");
   if (event->perf_kind != PerfKind::kBpfOutput) return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
@@ -131,9 +140,14 @@ BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
 
 BpfReply Kernel::map_freeze(const BpfRequest& request) {
   if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, map_fd), 4))) return *std::move(bad);
-  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
-  if (!map) return BpfReply::fail(EBADF, "freeze: no such map");
-  if (map->frozen) return BpfReply::fail(EBUSY, "freeze: map " + map->name + " is frozen already");
+  const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd));
+  auto map = object_of<Map>(fd, ObjectKind::kMap);
+  if (!map) return BpfReply::fail(wrong_fd(fd), "freeze: no such map");
+  // As map_get_sys_perms: through a read-only descriptor, or once frozen, nobody may write, nor freeze. (Writable mappings
+  // are the loader's to find: EBUSY.)
+  if ((::fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+    return BpfReply::fail(EPERM, "freeze: map " + map->name + ": read-only descriptor");
+  if (map->frozen) return BpfReply::fail(EPERM, "freeze: map " + map->name + " is frozen already");
   if (map->spec.type == BPF_MAP_TYPE_ARRAY && (map->spec.flags & BPF_F_RDONLY_PROG)) {
     auto copy = create_memfd("bpf-map-frozen", map->memory.size(), 0);
     if (!copy) return BpfReply::fail(copy.error().code, "freeze map " + map->name + ": " + copy.error().message);
@@ -154,8 +168,21 @@ BpfReply Kernel::btf_load(const BpfRequest& request) {
   if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, btf_log_level), 4))) return *std::move(bad);
   const Bytes blob = request.in(offsetof(bpf_attr, btf));
   if (attr.btf_size > program::kBtfSizeMax) return BpfReply::fail(E2BIG, "load BTF: larger than 16 MiB");
+  if (!log_attr_valid(attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level))
+    return BpfReply::fail(EINVAL, "load BTF: log buffer, size and level do not fit together");
   if (blob.size() != attr.btf_size) return BpfReply::fail(EFAULT, "load BTF: blob not readable");
-  if (auto valid = program::validate_btf(blob); !valid) return BpfReply::fail(valid.error().code, valid.error().message);
+  if (auto valid = program::validate_btf(blob); !valid) {
+    BpfReply reply = BpfReply::fail(valid.error().code, valid.error().message);
+    const uint32_t room = request.out_size(offsetof(bpf_attr, btf_log_buf));
+    if (room == 0) return reply;
+    const std::string log = valid.error().message + "\n";
+    // As Linux: what fits, NUL-terminated, and ENOSPC when not all did.
+    std::vector<uint8_t> bytes(log.begin(), log.begin() + std::min<size_t>(log.size(), room - 1));
+    if (bytes.size() < log.size()) reply.result = -ENOSPC;
+    bytes.push_back(0);
+    reply.out.push_back({offsetof(bpf_attr, btf_log_buf), std::move(bytes)});
+    return reply;
+  }
   auto btf = std::make_shared<Btf>();
   btf->kind = ObjectKind::kBtf;
   btf->created_by_uid = request.uid;

@@ -98,6 +98,11 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   const Bytes insns = request.in(offsetof(bpf_attr, insns));
   if (insns.size() != attr.insn_cnt * sizeof(program::Insn))
     return BpfReply::fail(EFAULT, "load program: instructions not readable");
+  if (request.in(offsetof(bpf_attr, license)).empty()) return BpfReply::fail(EFAULT, "load program: no license");
+  if (!log_attr_valid(attr.log_buf, attr.log_size, log_level))
+    return BpfReply::fail(EINVAL, "load program: log buffer, size and level do not fit together");
+  if (attr.prog_ifindex != 0 || attr.attach_btf_id != 0 || attr.attach_prog_fd != 0)
+    return BpfReply::fail(EINVAL, "load program: no device, function or program to attach to with programs of this type");
   auto name = object_name(attr.prog_name);
   if (!name) return BpfReply::fail(EINVAL, "load program: name has characters other than [A-Za-z0-9_.]");
 
@@ -118,7 +123,9 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   };
   if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
-  if (auto valid = program::validate(source.program); !valid) return refuse(valid.error().code, valid.error().message);
+  // What we cannot run is refused below; before that the kernel may say why in its own words, which loaders search.
+  const auto valid = program::validate(source.program);
+  if (!valid && request.unsafe_unverified) return refuse(valid.error().code, valid.error().message);
 
   for (const auto& map : prog->maps) source.maps.push_back(constraint_of(*map));
   source.expected_attach_type = attr.expected_attach_type;
@@ -126,10 +133,11 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   source.flags = attr.prog_flags;
   const Bytes license = request.in(offsetof(bpf_attr, license));
   source.license.assign(license.begin(), std::find(license.begin(), license.end(), 0));
-  const int btf_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_btf_fd));
-  if (btf_fd >= 0) {
+  // As check_btf_info: without records that need it nobody looks at prog_btf_fd.
+  if (attr.func_info_cnt != 0 || attr.line_info_cnt != 0) {
+    const int btf_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_btf_fd));
     prog->btf = object_of<Btf>(btf_fd, ObjectKind::kBtf);
-    if (!prog->btf) return refuse(EINVAL, "prog_btf_fd is no BTF object");
+    if (!prog->btf) return refuse(wrong_fd(btf_fd), "prog_btf_fd is no BTF object");
     source.btf = prog->btf->blob;
     source.func_info = copy(request.in(offsetof(bpf_attr, func_info)));
     source.line_info = copy(request.in(offsetof(bpf_attr, line_info)));
@@ -154,7 +162,9 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
                            (hidden.empty() ? "" : " (not supported here yet: helper " + hidden + "; docs/support-matrix.md)");
       return verdict_reply;
     }
+    if (!valid) return refuse(valid.error().code, valid.error().message);
     prog->verified_by = "kernel";
+    prog->verified_insns = verdict->verified_insns;
   }
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
   observer_.object_changed(*prog);
@@ -165,10 +175,12 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
 
 BpfReply Kernel::prog_bind_map(const BpfRequest& request) {
   if (request.attr->prog_bind_map.flags != 0) return BpfReply::fail(EINVAL, "bind map: unknown flags");
-  auto prog = object_of<Prog>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.prog_fd)),
-                              ObjectKind::kProgram);
-  auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.map_fd)), ObjectKind::kMap);
-  if (!prog || !map) return BpfReply::fail(EBADF, "bind map: no such program or map");
+  const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.prog_fd));
+  const int map_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_bind_map.map_fd));
+  auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
+  if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "bind map: no such program");
+  auto map = object_of<Map>(map_fd, ObjectKind::kMap);
+  if (!map) return BpfReply::fail(wrong_fd(map_fd), "bind map: no such map");
   prog->bound_maps.push_back(map);
   observer_.object_changed(*prog);
   return {};

@@ -192,7 +192,7 @@ BpfReply Kernel::readiness(int fd) {
 }
 
 BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
-  if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4 + 4)) return *std::move(bad);
+  if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4)) return *std::move(bad);
   bpf_attr attr = *request.attr;
   if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
   attr.next_id = objects_.next_id(kind, attr.start_id);
@@ -206,9 +206,15 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
 }
 
 BpfReply Kernel::object_by_id(const BpfRequest& request, ObjectKind kind) {
+  // Only maps have modes (CHECK_ATTR ends at the id for the others).
+  const size_t known = kind == ObjectKind::kMap ? offsetof(bpf_attr, open_flags) + 4 : offsetof(bpf_attr, map_id) + 4;
+  if (auto bad = check_attr_tail(request, known)) return *std::move(bad);
+  const uint32_t flags = kind == ObjectKind::kMap ? request.attr->open_flags : 0;
+  if ((flags & ~(BPF_F_RDONLY | BPF_F_WRONLY)) != 0 || flags == (BPF_F_RDONLY | BPF_F_WRONLY))
+    return BpfReply::fail(EINVAL, "object " + std::to_string(request.attr->map_id) + ": unknown flags");
   auto object = objects_.find(kind, request.attr->map_id);
   if (!object) return BpfReply::fail(ENOENT, "object " + std::to_string(request.attr->map_id) + ": no such id");
-  return hand_out(object, request.attr->open_flags & BPF_F_RDONLY ? O_RDONLY : O_RDWR);
+  return hand_out(object, access_mode(flags));
 }
 
 }  // namespace bpftime::kernel

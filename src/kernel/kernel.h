@@ -24,6 +24,9 @@ struct BpfRequest {
   std::function<int(wire::FdPlace, uint32_t offset)> fd;    // -1: the caller's number was no descriptor
 };
 
+// CPUs this machine may ever have: what libbpf sizes per-CPU buffers by.
+uint32_t possible_cpus();
+
 struct OutBytes {
   uint32_t attr_offset;
   std::vector<uint8_t> bytes;
@@ -110,6 +113,8 @@ class Kernel {
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);
 
+  // O_RDONLY, O_WRONLY or O_RDWR of BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag).
+  static int access_mode(uint32_t flags);
   BpfReply hand_out(const std::shared_ptr<Object>& object, int flags = 2 /* O_RDWR */);
   Result<void> reserve_map_address(Map& map);
   Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);

@@ -68,6 +68,7 @@ struct Prog : Object {
   std::vector<std::shared_ptr<Map>> maps;
   std::vector<std::shared_ptr<Map>> bound_maps;  // PROG_BIND_MAP
   std::shared_ptr<Btf> btf;
+  uint32_t verified_insns = 0;         // as the kernel's verifier counts; 0: not known (a worker took over)
   std::string verified_by;             // "kernel", or "nobody (--unsafe-unverified)"
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
@@ -99,6 +100,7 @@ struct PerfEvent : Object {
   // BPF output.
   Mapping ring;                    // [header page][data], once the client has mapped it
   uint64_t lost = 0;
+  bool paused = false;             // PERF_EVENT_IOC_PAUSE_OUTPUT
   Fd readiness;
 
   std::vector<std::shared_ptr<Object>> references() const override;

@@ -28,12 +28,20 @@ T caller_info(const BpfRequest& request) {
   return info;
 }
 
+// bpf_check_uarg_tail_zero: a caller that knows a longer structure must not ask for what we cannot tell.
+template <typename T>
+bool info_tail_zero(const BpfRequest& request) {
+  const Bytes given = request.in(kInfoField);
+  const Bytes tail = given.subspan(std::min(given.size(), sizeof(T)));
+  return std::all_of(tail.begin(), tail.end(), [](uint8_t byte) { return byte == 0; });
+}
+
 template <typename T>
 BpfReply info_reply(const BpfRequest& request, const T& info) {
   const uint32_t length = std::min<uint32_t>(request.attr->info.info_len, sizeof info);
   const auto* bytes = reinterpret_cast<const uint8_t*>(&info);
   BpfReply reply;
-  reply.out.push_back({kInfoField, {bytes, bytes + length}});
+  if (length != 0) reply.out.push_back({kInfoField, {bytes, bytes + length}});
   bpf_attr attr = *request.attr;
   attr.info.info_len = length;
   const size_t attr_length = offsetof(bpf_attr, info.info_len) + sizeof attr.info.info_len;
@@ -74,7 +82,7 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   copy_name(info.name, prog.name);
   info.gpl_compatible = prog.source.license.find("GPL") != std::string::npos;
   if (prog.btf) info.btf_id = prog.btf->id;
-  info.verified_insns = prog.source.program.insns.size();
+  info.verified_insns = prog.verified_insns != 0 ? prog.verified_insns : prog.source.program.insns.size();
   info.xlated_prog_len = prog.source.program.insns.size() * sizeof(program::Insn);
   if (prog.code) info.jited_prog_len = prog.code->image.size();
   std::vector<uint32_t> map_ids;
@@ -99,6 +107,7 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
 BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   const auto asked = caller_info<bpf_btf_info>(request);
   bpf_btf_info info{};
+  if ((asked.name == 0) != (asked.name_len == 0)) return BpfReply::fail(EINVAL, "BTF info: name and its length go together");
   info.btf = asked.btf;
   info.name = asked.name;
   info.btf_size = btf.blob.size();
@@ -108,6 +117,8 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   if (room != 0)
     reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, btf),
                          {btf.blob.begin(), btf.blob.begin() + std::min<size_t>(room, btf.blob.size())}});
+  const uint32_t name_room = request.out_size(kNestedBase + offsetof(bpf_btf_info, name));
+  if (name_room != 0) reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, name), {0}});  // only the kernel's own BTF has one
   return reply;
 }
 
@@ -125,7 +136,12 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
   if (auto bad = check_attr_tail(request, offsetof(bpf_attr, info.info) + 8)) return *std::move(bad);
   const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, info.bpf_fd));
   auto object = objects_.find_fd(fd);
-  if (!object) return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "object info: not one of our objects");
+  if (!object) return BpfReply::fail(fd < 0 ? EBADFD : EINVAL, "object info: not one of our objects");  // sic: EBADFD
+  const bool known = object->kind == ObjectKind::kMap       ? info_tail_zero<bpf_map_info>(request)
+                     : object->kind == ObjectKind::kProgram ? info_tail_zero<bpf_prog_info>(request)
+                     : object->kind == ObjectKind::kBtf     ? info_tail_zero<bpf_btf_info>(request)
+                                                            : info_tail_zero<bpf_link_info>(request);
+  if (!known) return BpfReply::fail(E2BIG, "object info: structure has bytes set beyond what is known here");
   switch (object->kind) {
     case ObjectKind::kMap: return map_info(request, static_cast<const Map&>(*object));
     case ObjectKind::kProgram: return prog_info(request, static_cast<const Prog&>(*object));

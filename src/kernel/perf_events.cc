@@ -45,6 +45,12 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   event->pid = request.pid;
   event->cpu = request.cpu;
   event->enabled = !attr.disabled;
+  constexpr uint64_t kKnownFlags = 15, kKnownSampleTypes = (1u << 25) - 1, kKnownReadFormats = (1u << 5) - 1;
+  if ((request.flags & ~kKnownFlags) != 0 || (attr.sample_type & ~kKnownSampleTypes) != 0 ||
+      (attr.read_format & ~kKnownReadFormats) != 0)
+    return BpfReply::fail(EINVAL, "perf event: unknown flags, sample types or read formats");
+  if (request.cpu < -1 || request.cpu >= static_cast<int32_t>(possible_cpus()))
+    return BpfReply::fail(EINVAL, "perf event: CPU " + std::to_string(request.cpu) + ": not on this machine");
   if (request.pid == -1 && request.cpu == -1)
     return BpfReply::fail(EINVAL, "perf event: neither a process nor a CPU named");
   if (request.pid > 0 && !alive(request.pid))
@@ -78,10 +84,10 @@ BpfReply Kernel::attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram
     return BpfReply::fail(EINVAL, "attach: a program cannot run at this kind of event");
   if (attached.program->source.program.type != BPF_PROG_TYPE_KPROBE)
     return BpfReply::fail(EINVAL, "attach program " + attached.program->name + ": only kprobe programs run at uprobes");
-  for (const auto* list : {&event->by_ioctl, &event->by_link})
-    for (const auto& other : *list)
-      if (other.program == attached.program && other.cookie == attached.cookie)
-        return BpfReply::fail(EEXIST, "attach program " + attached.program->name + ": attached to this event already");
+  // As Linux: one program per event. A link closed a moment ago no longer counts.
+  if (!event->by_link.empty()) collect();
+  if (!event->by_ioctl.empty() || !event->by_link.empty())
+    return BpfReply::fail(EEXIST, "attach program " + attached.program->name + ": the event has a program already");
   if (auto compiled = ensure_code(*attached.program); !compiled)
     return BpfReply::fail(compiled.error().code, compiled.error().message);
   attached.order = ++attach_order_;
@@ -102,23 +108,36 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
     }
     case PERF_EVENT_IOC_SET_BPF: {
       auto prog = object_of<Prog>(argument_fd, ObjectKind::kProgram);
-      if (!prog) return BpfReply::fail(EBADF, "perf ioctl: no such program");
+      if (!prog) return BpfReply::fail(wrong_fd(argument_fd), "perf ioctl: no such program");
       BpfReply attached = attach(event, {prog, 0, 0, 0}, /*by_link=*/false);
       if (attached.result < 0) return attached;
       break;
     }
     case PERF_EVENT_IOC_ID: {
       BpfReply reply;
-      const uint64_t id = event->id;
-      const auto bytes = as_bytes(id);
-      reply.out.push_back({0, {bytes.begin(), bytes.end()}});
+      reply.result = event->id;
       return reply;
     }
     case PERF_EVENT_IOC_RESET:
-    case PERF_EVENT_IOC_REFRESH:
       return {};
+    case PERF_EVENT_IOC_REFRESH:  // counts down overflows, which uprobes do not have
+      if (event->perf_kind == PerfKind::kUprobe) return BpfReply::fail(EINVAL, "perf ioctl REFRESH: not a sampling event");
+      return {};
+    case PERF_EVENT_IOC_PAUSE_OUTPUT:
+      if (!event->ring) return BpfReply::fail(EINVAL, "perf ioctl PAUSE_OUTPUT: the event has no ring");
+      event->paused = argument != 0;
+      return {};
+    case PERF_EVENT_IOC_SET_OUTPUT:
+      if (static_cast<int64_t>(argument) == -1) return {};
+      if (!object_of<PerfEvent>(argument_fd, ObjectKind::kPerfEvent))
+        return BpfReply::fail(EBADF, "perf ioctl SET_OUTPUT: no such event");
+      return BpfReply::fail(EINVAL, "perf ioctl SET_OUTPUT: not supported yet");
+    case PERF_EVENT_IOC_QUERY_BPF:
+    case PERF_EVENT_IOC_PERIOD:
+    case PERF_EVENT_IOC_SET_FILTER:
+      return BpfReply::fail(EINVAL, "perf ioctl " + std::to_string(command) + ": not for events of this kind");
     default:
-      return BpfReply::fail(EINVAL, "perf ioctl " + std::to_string(command) + " with " + std::to_string(argument) +
+      return BpfReply::fail(ENOTTY, "perf ioctl " + std::to_string(command) + " with " + std::to_string(argument) +
                                         ": not supported yet");
   }
   observer_.object_changed(*event);
@@ -138,9 +157,9 @@ BpfReply Kernel::perf_mmap(int event_fd, uint64_t size) {
 
 BpfReply Kernel::link_create(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
-  auto prog = object_of<Prog>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd)),
-                              ObjectKind::kProgram);
-  if (!prog) return BpfReply::fail(EBADF, "create link: no such program");
+  const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd));
+  auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
+  if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "create link: no such program");
   if (attr.link_create.attach_type != BPF_PERF_EVENT)
     return BpfReply::fail(EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
                                       ": not supported yet (docs/support-matrix.md)");
@@ -167,8 +186,9 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
 }
 
 BpfReply Kernel::link_detach(const BpfRequest& request) {
-  auto link = object_of<Link>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_detach.link_fd)), ObjectKind::kLink);
-  if (!link) return BpfReply::fail(EBADF, "detach link: no such link");
+  const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_detach.link_fd));
+  auto link = object_of<Link>(fd, ObjectKind::kLink);
+  if (!link) return BpfReply::fail(wrong_fd(fd), "detach link: no such link");
   // As Linux: perf event links cannot be detached by force.
   return BpfReply::fail(EOPNOTSUPP, "detach link " + std::to_string(link->id) + ": perf event links end with their descriptor");
 }

@@ -80,7 +80,7 @@ Result<void> map_perf_ring(PerfEvent& event, uint64_t size) {
 }
 
 void write_perf_sample(PerfEvent& event, Bytes data) {
-  if (!event.ring) {
+  if (!event.ring || event.paused) {
     ++event.lost;
     return;
   }

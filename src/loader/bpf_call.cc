@@ -90,8 +90,12 @@ int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
     explain(command, -call.error().code, call.error().message);
     return -call.error().code;
   }
-  // Freezing fails while writable mappings exist; ours, made for updates, is no user's.
-  if (command == BPF_MAP_FREEZE && !call->fds().empty()) forget_descriptor(call->fds()[0]);
+  // Freezing fails while writable mappings exist. Ours, made for updates, is no user's.
+  if (command == BPF_MAP_FREEZE && !call->fds().empty()) {
+    const ObjectPtr map = find_object(call->fds()[0]);
+    if (map != nullptr && map->kind == wire::ObjectKind::kMap && host_maps_writable(map)) return -EBUSY;
+    forget_descriptor(call->fds()[0]);
+  }
 
   auto answer = ask_daemon(wire::MessageType::kBpf, call->body(), call->fds());
   if (!answer) return -answer.error().code;

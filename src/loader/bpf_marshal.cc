@@ -23,6 +23,7 @@ constexpr uint32_t kBlobMax = 32u << 20;        // no kernel takes more in one b
 constexpr uint32_t kLogMax = 16u << 20;         // what we offer to fill of a log buffer
 constexpr uint32_t kInstructionsMax = 1000000;  // BPF_COMPLEXITY_LIMIT_INSNS
 constexpr uint32_t kInfoMax = 4096;
+constexpr uint32_t kBtfMax = 16u << 20;         // BTF_MAX_SIZE
 constexpr uint32_t kRawTracepointNameMax = 128;
 
 enum class Length { kFixed, kField, kString, kPath };
@@ -254,6 +255,7 @@ class Marshaller {
     uint32_t limit = kBlobMax;
     if (command_ == BPF_PROG_LOAD && pointer.offset == 8) limit = kInstructionsMax * 8;
     if (command_ == BPF_OBJ_GET_INFO_BY_FD) limit = kInfoMax;
+    if (command_ == BPF_BTF_LOAD) limit = kBtfMax;
     if (length > limit) return Error{E2BIG, "bpf: buffer: longer than any kernel takes"};
     std::vector<uint8_t> bytes(length);
     if (!read_user(bytes.data(), address, bytes.size())) return fault("buffer");

@@ -65,6 +65,23 @@ int64_t copy_key(const wire::MapSpec& spec, uint64_t address, Buffer& key) {
   return read_user(key.data(), address, spec.key_size) ? 0 : -EFAULT;
 }
 
+// Arrays whose values are descriptors: their slots can be counted, but not read.
+int64_t slot_call(const wire::MapSpec& spec, const ElementCall& call) {
+  uint32_t index = 0;
+  const bool next = call.command == BPF_MAP_GET_NEXT_KEY;
+  if (call.command == BPF_MAP_LOOKUP_ELEM && (call.flags & kFlagsLock) != 0) return -EINVAL;  // nothing to lock
+  if (!(next && call.key == 0) && !read_user(&index, call.key, sizeof(index))) return -EFAULT;
+  if (!next) return -kNotSupported;
+  // As array_map_get_next_key.
+  if (call.key == 0 || index >= spec.max_entries)
+    index = 0;
+  else if (index == spec.max_entries - 1)
+    return -ENOENT;
+  else
+    ++index;
+  return write_user(call.value, &index, sizeof(index)) ? 0 : -EFAULT;
+}
+
 int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& value, uint64_t value_size) {
   int64_t result;
   switch (call.command) {
@@ -96,11 +113,11 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
   const bool unreadable =
       map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
-  if (unreadable && call.command == BPF_MAP_LOOKUP_ELEM) return -kNotSupported;
-  if (!map->checked || served_by_daemon(map->spec.type)) return std::nullopt;
-  if ((call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM) &&
-      (call.flags & ~kFlagsLock) != 0)
-    return -EINVAL;
+  const bool lookup = call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+  if (lookup && (call.flags & ~kFlagsLock) != 0) return -EINVAL;
+  if (!map->checked) return std::nullopt;
+  if (unreadable && (lookup || call.command == BPF_MAP_GET_NEXT_KEY)) return slot_call(map->spec, call);
+  if (served_by_daemon(map->spec.type)) return std::nullopt;
   const int mode = ::fcntl(fd, F_GETFL) & O_ACCMODE;
   if ((reads(call.command) && mode == O_WRONLY) || (writes(call.command) && mode == O_RDONLY)) return -EPERM;
 

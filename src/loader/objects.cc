@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "maps/map.h"
@@ -92,11 +95,39 @@ const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable) {
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   const int fixed = object->mapping.data != nullptr ? MAP_FIXED : 0;
   void* at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, fd, 0);
+  if (at == MAP_FAILED && errno == EACCES) {  // a write-only descriptor cannot be mapped: through one of our own
+    const Fd again(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDWR | O_CLOEXEC));
+    if (again) at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, again.get(), 0);
+  }
   if (at == MAP_FAILED) return nullptr;
   object->mapping.data = static_cast<uint8_t*>(at);
   object->mapping.size = object->size;
   object->writable = writable;
   return object->mapping.data;
+}
+
+bool host_maps_writable(const ObjectPtr& object) {
+  const uint8_t* own = nullptr;
+  {
+    const std::lock_guard lock(object->mutex);
+    own = object->mapping.data;
+  }
+  FILE* maps = ::fopen("/proc/self/maps", "re");
+  if (maps == nullptr) return false;
+  bool found = false;
+  char* line = nullptr;
+  size_t room = 0;
+  while (!found && ::getline(&line, &room, maps) > 0) {
+    unsigned long long start, inode;
+    unsigned device_major, device_minor;
+    char mode[5];
+    if (std::sscanf(line, "%llx-%*x %4s %*x %x:%x %llu", &start, mode, &device_major, &device_minor, &inode) != 5) continue;
+    found = inode == object->inode.inode && makedev(device_major, device_minor) == object->inode.device && mode[1] == 'w' &&
+            mode[3] == 's' && start != reinterpret_cast<uint64_t>(own);
+  }
+  std::free(line);
+  std::fclose(maps);
+  return found;
 }
 
 bool any_object_seen() { return seen.load(std::memory_order_relaxed); }

@@ -50,6 +50,9 @@ ObjectPtr find_object(int fd);
 // read-write. The pointer stays valid as long as the ObjectPtr.
 const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable);
 
+// Whether the host itself, not we for our own use, has a writable shared mapping of the object.
+bool host_maps_writable(const ObjectPtr& object);
+
 // True once this process has met one of our objects: until then no hook needs to look at descriptors.
 bool any_object_seen();
 void note_object_seen();

@@ -160,7 +160,9 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (copy_attr(attr, event) != 0) return std::nullopt;
   const auto type = event.field<uint32_t>(kTypeOffset);
   if (!is_ours(type, event.field<uint64_t>(kConfigOffset))) return std::nullopt;
+  if (group_fd != -1 && find_perf_event(group_fd) == nullptr) return -EBADF;
   if (is_uprobe(type)) {
+    if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
     event.set(kTypeOffset, wire::kUprobePmuType);
     if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
     const auto path = read_user_string(event.field<uint64_t>(kConfig1Offset), PATH_MAX);
@@ -224,6 +226,8 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
 std::optional<int64_t> before_mmap(uint64_t length, int protection, int flags, int fd, uint64_t offset) {
   const ObjectPtr object = find_object(fd);
   if (object == nullptr || length == 0 || offset % kPageSize != 0) return std::nullopt;
+  // Neither anonymous inodes nor ours are for running code from.
+  if ((protection & PROT_EXEC) != 0) return -EPERM;
   int64_t verdict = -ENODEV;
   if (object->kind == wire::ObjectKind::kPerfEvent) verdict = size_perf_ring(fd, length, flags, offset);
   if (object->kind == wire::ObjectKind::kMap) {

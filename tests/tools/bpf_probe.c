@@ -206,10 +206,14 @@ static void probe_btf(void) {
   say_text("btf info name", name);
   say_value("btf info blob magic", text[0] | text[1] << 8);
   info.btf_size = 10;
+  info.name_len = sizeof name;
   say("btf info with a small buffer", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
   say_value("btf info size told", info.btf_size);
+  info.name_len = 0;
+  say("btf info with a name of no length", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
   info.btf = 8;
   info.btf_size = 64;
+  info.name_len = sizeof name;
   say("btf info with a bad buffer", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
   union bpf_attr by_id = {.btf_id = info.id};
   const int again = say_fd("btf by id", bpf_attr_call(BPF_BTF_GET_FD_BY_ID, &by_id));
@@ -244,7 +248,7 @@ static void probe_map_create(void) {
       {"array entries 0", BPF_MAP_TYPE_ARRAY, 4, 8, 0, 0},
       {"array value 0", BPF_MAP_TYPE_ARRAY, 4, 0, 1, 0},
       {"array no prealloc", BPF_MAP_TYPE_ARRAY, 4, 8, 10, BPF_F_NO_PREALLOC},
-      {"array value huge", BPF_MAP_TYPE_ARRAY, 4, 0x7fffffff, 10, 0},
+      {"array value huge", BPF_MAP_TYPE_ARRAY, 4, 0xfffffff0, 10, 0},
       {"array numa node", BPF_MAP_TYPE_ARRAY, 4, 8, 10, BPF_F_NUMA_NODE},
       {"percpu array", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 10, 0},
       {"percpu array mmapable", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 10, BPF_F_MMAPABLE},
