@@ -22,7 +22,8 @@ LogLevel log_level() {
 void log(LogLevel level, const std::string& message) {
   if (level > log_level()) return;
   static const char* const kNames[] = {"error", "warning", "info", "debug"};
-  const std::string line = std::string("bpftimed: ") + kNames[static_cast<int>(level)] + ": " + message + "\n";
+  const std::string line =
+      std::string("bpftimed: ") + kNames[static_cast<int>(level)] + ": " + message + "\n";
   // One write, so that lines of several processes do not mix.
   [[maybe_unused]] ssize_t ignored = ::write(STDERR_FILENO, line.data(), line.size());
 }

@@ -13,8 +13,10 @@ Result<Fd> create_memfd(const std::string& name, uint64_t size, int seals) {
   // memfds are born 0777: anyone who can see /proc/PID/fd could re-open them for writing.
   if (::fchmod(fd.get(), 0600) != 0) return Error::from_errno("chmod memfd " + name);
   if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
-    return Error{ENOMEM, "size memfd " + name + " to " + std::to_string(size) + " bytes: " + std::strerror(errno)};
-  if (seals != 0 && ::fcntl(fd.get(), F_ADD_SEALS, seals) != 0) return Error::from_errno("seal memfd " + name);
+    return Error{ENOMEM,
+                 "size memfd " + name + " to " + std::to_string(size) + " bytes: " + std::strerror(errno)};
+  if (seals != 0 && ::fcntl(fd.get(), F_ADD_SEALS, seals) != 0)
+    return Error::from_errno("seal memfd " + name);
   return fd;
 }
 

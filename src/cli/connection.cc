@@ -62,7 +62,9 @@ Result<Connection> Connection::to_running(const RuntimeDirectory& directory) {
 
 Result<Connection> Connection::to_daemon(const RuntimeDirectory& directory) {
   // One that leaves as we come resets the connection: the same as none.
-  auto absent = [](const Error& error) { return is_absent(error) || error.code == ECONNRESET || error.code == EPIPE; };
+  auto absent = [](const Error& error) {
+    return is_absent(error) || error.code == ECONNRESET || error.code == EPIPE;
+  };
   auto running = to_running(directory);
   if (running || !absent(running.error())) return running;
   auto lock = lock_start(directory);

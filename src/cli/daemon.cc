@@ -146,7 +146,8 @@ void add_daemon(CLI::App& app, CommandLine& line) {
   add_action(*daemon, line, "status", "Show what it holds; exit status 3 when none runs", status);
   add_action(*daemon, line, "start", "Start it when none runs (other commands do so themselves)", start);
   add_action(*daemon, line, "stop", "End it and wait until it has gone", stop);
-  add_action(*daemon, line, "restart", "Start it anew, as after an upgrade; maps, programs and probes stay", restart);
+  add_action(*daemon, line, "restart", "Start it anew, as after an upgrade; maps, programs and probes stay",
+             restart);
 }
 
 }  // namespace bpftime::cli

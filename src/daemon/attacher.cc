@@ -27,13 +27,15 @@ using wire::TargetContext;
 namespace {
 
 constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
-constexpr int32_t kGlibcTidOffset = 0x2d0;       // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
+constexpr int32_t kGlibcTidOffset =
+    0x2d0;  // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
 
 // Functions whose return must not be seen: they return twice, on another stack, or read their own return address.
 bool return_is_special(std::string name) {
-  static const std::set<std::string> kNames = {"vfork", "fork1", "clone", "clone3", "setjmp", "sigsetjmp", "longjmp", "getcontext",
-                                               "swapcontext", "makecontext", "tls_get_addr", "start", "restore_rt", "dlopen",
-                                               "dlsym", "dlvsym", "dlmopen"};
+  static const std::set<std::string> kNames = {
+      "vfork",      "fork1",      "clone",       "clone3",      "setjmp",       "sigsetjmp",
+      "longjmp",    "getcontext", "swapcontext", "makecontext", "tls_get_addr", "start",
+      "restore_rt", "dlopen",     "dlsym",       "dlvsym",      "dlmopen"};
   name.erase(0, std::min(name.find_first_not_of('_'), name.size()));
   if (name.starts_with("libc_")) name.erase(0, 5);
   return kNames.contains(name);
@@ -55,8 +57,10 @@ bool is_detached(const Registry& registry) { return registry.header.flags & wire
 
 }  // namespace
 
-Attacher::Attacher(kernel::Kernel& kernel, AttacherConfig config) : kernel_(kernel), config_(std::move(config)) {
-  auto context = create_memfd(wire::kTargetMemfdName, wire::kContextSize, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+Attacher::Attacher(kernel::Kernel& kernel, AttacherConfig config)
+    : kernel_(kernel), config_(std::move(config)) {
+  auto context =
+      create_memfd(wire::kTargetMemfdName, wire::kContextSize, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
   if (context) context_fd_ = std::move(*context);
   vdso_clock_gettime_offset_ = vdso_offset("__vdso_clock_gettime");
   find_targets();
@@ -77,7 +81,8 @@ void Attacher::find_targets() {
     return;
   }
   std::erase_if(targets_, [&](const auto& entry) {
-    return entry.second.process.alive() && std::find(pids->begin(), pids->end(), entry.first) == pids->end() &&
+    return entry.second.process.alive() &&
+           std::find(pids->begin(), pids->end(), entry.first) == pids->end() &&
            !target::read_registry(entry.second.process, config_.window);
   });
   for (pid_t pid : *pids) {
@@ -95,7 +100,8 @@ void Attacher::find_targets() {
 }
 
 bool Attacher::unfinished() const {
-  return std::any_of(targets_.begin(), targets_.end(), [](const auto& entry) { return entry.second.unfinished; });
+  return std::any_of(targets_.begin(), targets_.end(),
+                     [](const auto& entry) { return entry.second.unfinished; });
 }
 
 void Attacher::withdraw() {
@@ -131,7 +137,8 @@ Result<void> Attacher::detach(pid_t pid) {
   find_targets();
   auto known = targets_.find(pid);
   if (known == targets_.end() || !known->second.process.alive() || known->second.detached)
-    return Error{ESRCH, "detach: process " + std::to_string(pid) + ": not attached; `bpftime list` shows what is"};
+    return Error{ESRCH,
+                 "detach: process " + std::to_string(pid) + ": not attached; `bpftime list` shows what is"};
   known->second.detached = true;
   auto done = reconcile(known->second, /*create=*/false);
   if (!done) known->second.detached = false;
@@ -144,7 +151,8 @@ void Attacher::reconcile_all() {
   for (auto it = targets_.begin(); it != targets_.end();) {
     auto done = reconcile(it->second, /*create=*/false);
     // Said once, tried until it works.
-    if (!done && !it->second.unfinished) log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
+    if (!done && !it->second.unfinished)
+      log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
     it->second.unfinished = !done;
     // A process that ran another program since carries nothing of ours any more.
     const bool gone = !done && done.error().code == ENODATA;
@@ -172,7 +180,8 @@ std::vector<TargetReport> Attacher::reports() {
   return out;
 }
 
-std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process, const MappedRegion& region) {
+std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process,
+                                                        const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
   auto fd = process.open_mapped_file(region);
   // An inode's number may name another file later, or the file be written anew.
@@ -195,7 +204,8 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
   return info;
 }
 
-bool Attacher::same_file(const target::Process& process, const MappedRegion& region, const kernel::PerfEvent& event) {
+bool Attacher::same_file(const target::Process& process, const MappedRegion& region,
+                         const kernel::PerfEvent& event) {
   if (InodeId{region.device, region.inode} == event.file) return true;
   return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
 }
@@ -232,7 +242,8 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   }
   std::vector<Site> out;
   for (auto& [address, site] : sites) {
-    std::sort(site.wants.begin(), site.wants.end(), [](const auto& a, const auto& b) { return a.order < b.order; });
+    std::sort(site.wants.begin(), site.wants.end(),
+              [](const auto& a, const auto& b) { return a.order < b.order; });
     site.file = file_info(target.process, site.region);
     auto skip = [&, &site = site](const std::string& why) {
       if (site.report.skipped.empty()) site.report.skipped = why;
@@ -247,22 +258,28 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
         site.report.function = function->name;
         site.function_size = function->size;
         if (function->address != *at)
-          skip("not a function's entry but +" + std::to_string(*at - function->address) + " in it: not supported yet");
-        const bool returns = std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
+          skip("not a function's entry but +" + std::to_string(*at - function->address) +
+               " in it: not supported yet");
+        const bool returns =
+            std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
         if (returns && return_is_special(function->name))
-          skip("the return of " + function->name + " cannot be probed: it returns twice, on another stack, or looks at its caller");
+          skip("the return of " + function->name +
+               " cannot be probed: it returns twice, on another stack, or looks at its caller");
       }
     }
     if (target::filtered_unlike_us(status) && site.makes_system_calls())
-      skip("a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups or trace output), "
-           "and the process has a seccomp filter of its own that may kill it for them");
+      skip(
+          "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
+          "or trace output), "
+          "and the process has a seccomp filter of its own that may kill it for them");
     out.push_back(std::move(site));
   }
   return out;
 }
 
 // The bytes of a function as its file has them: what we patched is put back in the copy.
-Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& process, const Registry& registry, const Site& site) {
+Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& process, const Registry& registry,
+                                                     const Site& site) {
   const uint64_t wanted = std::min(site.function_size == 0 ? 64 : site.function_size + 32, kFunctionScanMax);
   auto text = process.read(site.address, std::min(wanted, site.region.end - site.address));
   if (!text) return text;
@@ -271,11 +288,14 @@ Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& proc
     if (record.state != wire::PatchState::kActive && record.state != wire::PatchState::kPending) continue;
     patched_by_us |= record.address == site.address;
     for (uint32_t i = 0; i < record.length; ++i)
-      if (record.address + i - site.address < text->size()) (*text)[record.address + i - site.address] = record.original[i];
+      if (record.address + i - site.address < text->size())
+        (*text)[record.address + i - site.address] = record.original[i];
   }
   const auto in_file = site.file->elf->read(site.file_address, std::min<size_t>(text->size(), 16));
   if (!patched_by_us && !std::equal(in_file.begin(), in_file.end(), text->begin()))
-    return Error{EBUSY, "the function's first bytes are not those of its file: a debugger, the kernel or another tool has patched it"};
+    return Error{EBUSY,
+                 "the function's first bytes are not those of its file: a debugger, the kernel or another "
+                 "tool has patched it"};
   return text;
 }
 
@@ -312,7 +332,9 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       (*arena)->remember(want.program->id, *copied);
       code = *copied;
     }
-    rewrite::ProgramCall call{*code + want.program->code->entry_offset, {want.cookie, site.address, want.program->id, 0}, want.only_tgid};
+    rewrite::ProgramCall call{*code + want.program->code->entry_offset,
+                              {want.cookie, site.address, want.program->id, 0},
+                              want.only_tgid};
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
   const auto kept = (*arena)->find(hash);
@@ -324,15 +346,16 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
     if (!placed) return placed.error();
     (*arena)->remember(hash, *placed);
   }
-  if (plan->patched.size() > wire::kPatchBytesMax) return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
+  if (plan->patched.size() > wire::kPatchBytesMax)
+    return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
   const PatchRecord record = make_record(request, *plan, wire::PatchKind::kProbe, hash);
   if (present == nullptr)
     if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
   return target::apply_patch(stopped, config_.window, registry, record);
 }
 
-PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan, wire::PatchKind kind,
-                                  uint64_t hash) {
+PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
+                                  wire::PatchKind kind, uint64_t hash) {
   PatchRecord record{};
   record.address = request.address;
   record.trampoline = request.trampoline_address;
@@ -346,35 +369,41 @@ PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rew
 }
 
 // Threads that stand between the instructions about to be replaced go on in the displaced copy.
-Result<void> Attacher::move_threads(StoppedProcess& stopped, const PatchRecord& record, std::span<const rewrite::PcFixup> fixups) {
+Result<void> Attacher::move_threads(StoppedProcess& stopped, const PatchRecord& record,
+                                    std::span<const rewrite::PcFixup> fixups) {
   for (const auto& thread : stopped.threads()) {
     if (thread.pc <= record.address || thread.pc >= record.address + record.length) continue;
     auto fixup = std::find_if(fixups.begin(), fixups.end(),
                               [&](const auto& f) { return record.address + f.site_offset == thread.pc; });
     if (fixup == fixups.end())
-      return Error{EAGAIN, "thread " + std::to_string(thread.tid) + " stands inside an instruction to be replaced"};
-    if (auto moved = stopped.set_pc(thread.tid, record.trampoline + fixup->trampoline_offset); !moved) return moved;
+      return Error{EAGAIN,
+                   "thread " + std::to_string(thread.tid) + " stands inside an instruction to be replaced"};
+    if (auto moved = stopped.set_pc(thread.tid, record.trampoline + fixup->trampoline_offset); !moved)
+      return moved;
   }
   return {};
 }
 
 // Maps what the sites' programs use and this process does not have yet.
-Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
+Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                                const std::vector<Site>& sites) {
   std::vector<StoppedProcess::MapRequest> requests;
   for (const auto& map : maps_of(sites)) {
     const int fd = map->sealed ? map->sealed.get() : map->fd.get();
     auto inode = inode_of(fd);
     if (!inode) return inode.error();
     const uint64_t size = maps::memory_size(map->spec);
-    bool present = false;
-    for (const auto& region : regions) {
-      if (region.end <= map->address || region.start >= map->address + size) continue;
-      present = region.start == map->address && region.inode == inode->inode && region.device == inode->device;
-      if (present) break;
-      // What is left of an earlier mapping of ours (see retire_maps); the window is our own.
-      if (auto unmapped = stopped.unmap(region.start, region.end - region.start); !unmapped) return unmapped;
+    int flags = MAP_SHARED;
+    const auto same_place = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
+      return region.start == map->address && region.end == map->address + size;
+    });
+    if (same_place != regions.end()) {
+      if (same_place->inode == inode->inode && same_place->device == inode->device) continue;
+      // What is left of the map from before (see retire_maps). A thread may still stand in a program that uses it, and we
+      // may die at any moment: replaced in one step.
+      flags |= MAP_FIXED;
     }
-    if (!present) requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0});
+    requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, flags, fd, 0});
   }
   if (requests.empty()) return {};
   auto mapped = stopped.map_all(requests);
@@ -384,16 +413,16 @@ Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<Mappe
 
 // Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
 // private zeroes take the map's place, and what that thread writes is lost with the probe.
-void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
+void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                           const std::vector<Site>& sites) {
   std::set<uint64_t> used;
   for (const auto& map : maps_of(sites)) used.insert(map->address);
   const uint64_t first = config_.window + wire::kMapsOffset;
   for (const auto& region : regions) {
     if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
     if (region.inode == 0 || used.contains(region.start)) continue;
-    if (!stopped.unmap(region.start, region.end - region.start)) continue;
     auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!mapped) log_warning("retire map: " + mapped.error().message);
   }
 }
@@ -414,7 +443,8 @@ std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sit
 }
 
 // What programs need to know about the process they run in.
-Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
+                                      const std::vector<MappedRegion>& regions,
                                       const target::Status& status) {
   TargetContext context{};
   context.header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, sizeof(TargetContext)};
@@ -445,7 +475,8 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped, c
 // Finds the agent in the process, or has it loaded. Returns its load address.
 Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
   if (::access(config_.agent_path.c_str(), R_OK) != 0)
-    return Error{ENOENT, "agent " + config_.agent_path + ": " + std::strerror(errno) + "; try `make install` again"};
+    return Error{ENOENT,
+                 "agent " + config_.agent_path + ": " + std::strerror(errno) + "; try `make install` again"};
   for (const auto& region : regions)
     if (region.offset == 0 && is_agent(region)) return region.start;
   return target::load_library(target.process, config_.agent_path);
@@ -456,9 +487,10 @@ Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Reg
   if (registry.header.agent_base == base) return {};
   auto& header = registry.header;
   header.agent_base = base;
-  const std::pair<const char*, uint64_t*> wanted[] = {{"bpftime_agent_safe_copy", &header.safe_copy},
-                                                      {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
-                                                      {"bpftime_agent_return_enter", &header.return_enter}};
+  const std::pair<const char*, uint64_t*> wanted[] = {
+      {"bpftime_agent_safe_copy", &header.safe_copy},
+      {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
+      {"bpftime_agent_return_enter", &header.return_enter}};
   for (const auto& [name, where] : wanted) {
     auto symbol = agent_symbol(target, regions, registry, name);
     if (!symbol) return symbol.error();
@@ -477,14 +509,20 @@ bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sit
     if (record == nullptr || record->content_hash != site.hash()) return false;
     ++wanted;
   }
-  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
-  const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
-    return r.kind == wire::PatchKind::kGuard && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
+    return s.report.skipped.empty() && s.repairs_faults();
   });
+  const bool guard_there =
+      std::any_of(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
+        return r.kind == wire::PatchKind::kGuard &&
+               (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+      });
   if (guard_wanted != guard_there) return false;
-  const auto probes = std::count_if(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
-    return r.kind == wire::PatchKind::kProbe && (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
-  });
+  const auto probes =
+      std::count_if(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
+        return r.kind == wire::PatchKind::kProbe &&
+               (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
+      });
   return wanted == static_cast<size_t>(probes);
 }
 
@@ -515,7 +553,9 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     return {};
   }
   uint64_t agent_base = registry ? registry->header.agent_base : 0;
-  if (agent_base == 0 && std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.needs_agent(); })) {
+  if (agent_base == 0 && std::any_of(sites.begin(), sites.end(), [](const Site& s) {
+        return s.report.skipped.empty() && s.needs_agent();
+      })) {
     auto loaded = ensure_agent(target, *regions);
     if (loaded) agent_base = *loaded;
     for (auto& site : sites)
@@ -540,16 +580,20 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   target.report.lineage = registry->header.lineage;
   if (is_detached(*registry) != target.detached) {
     registry->header.flags ^= wire::kDetached;
-    auto written = target::write_context(*stopped, config_.window, offsetof(TargetContext, flags), registry->header.flags);
+    auto written = target::write_context(*stopped, config_.window, offsetof(TargetContext, flags),
+                                         registry->header.flags);
     if (!written) return written;
   }
   return change_sites(target, *stopped, *registry, *regions, sites, agent_base, last_try);
 }
 
-Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Registry& registry, const std::vector<MappedRegion>& regions,
-                                    std::vector<Site>& sites, uint64_t agent_base, bool last_try) {
+Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Registry& registry,
+                                    const std::vector<MappedRegion>& regions, std::vector<Site>& sites,
+                                    uint64_t agent_base, bool last_try) {
   // A thread stands where it must not for a moment: rather let all run on and come again than go without the probe.
-  auto try_again = [&](const Result<void>& result) { return !result && result.error().code == EAGAIN && !last_try; };
+  auto try_again = [&](const Result<void>& result) {
+    return !result && result.error().code == EAGAIN && !last_try;
+  };
   auto skip_all = [&](const Error& error, auto&& which) {
     for (auto& site : sites)
       if (site.report.skipped.empty() && which(site)) site.report.skipped = error.message;
@@ -557,8 +601,11 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (agent_base != 0)
     if (auto recorded = record_agent(target, stopped, registry, regions, agent_base); !recorded)
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
-  if (auto mapped = map_maps(stopped, regions, sites); !mapped) skip_all(mapped.error(), [](const Site&) { return true; });
-  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty() && s.repairs_faults(); });
+  if (auto mapped = map_maps(stopped, regions, sites); !mapped)
+    skip_all(mapped.error(), [](const Site&) { return true; });
+  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
+    return s.report.skipped.empty() && s.repairs_faults();
+  });
   if (guard_wanted) {
     auto guarded = install_guard(target, stopped, registry, regions);
     if (try_again(guarded)) return guarded;
@@ -571,9 +618,11 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     if (site.report.skipped.empty()) wanted.insert(site.address);
   std::vector<uint64_t> unwanted;
   for (const PatchRecord& record : registry.patches)
-    if (record.kind == wire::PatchKind::kProbe && !wanted.contains(record.address)) unwanted.push_back(record.address);
+    if (record.kind == wire::PatchKind::kProbe && !wanted.contains(record.address))
+      unwanted.push_back(record.address);
   for (uint64_t address : unwanted)
-    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored) return restored;
+    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored)
+      return restored;
 
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;

@@ -42,10 +42,10 @@ struct TargetReport {
 };
 
 struct AttacherConfig {
-  uint64_t window = 0;           // wire::window_address of our user
-  uint64_t instance = 0;         // identity of the runtime directory
+  uint64_t window = 0;    // wire::window_address of our user
+  uint64_t instance = 0;  // identity of the runtime directory
   uint32_t uid = 0;
-  std::string agent_path;        // libbpftime-agent.so
+  std::string agent_path;  // libbpftime-agent.so
 };
 
 class Attacher {
@@ -117,7 +117,8 @@ class Attacher {
 
   // Files and text.
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
-  bool same_file(const target::Process& process, const target::MappedRegion& region, const kernel::PerfEvent& event);
+  bool same_file(const target::Process& process, const target::MappedRegion& region,
+                 const kernel::PerfEvent& event);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps.

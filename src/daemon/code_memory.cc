@@ -10,7 +10,8 @@ namespace bpftime::daemon {
 
 namespace {
 
-constexpr uint64_t kReach = (uint64_t{1} << 31) - (uint64_t{64} << 20);  // jmp rel32, less room for displaced operands
+constexpr uint64_t kReach =
+    (uint64_t{1} << 31) - (uint64_t{64} << 20);  // jmp rel32, less room for displaced operands
 
 bool reaches(uint64_t arena, uint64_t low, uint64_t high) {
   const uint64_t first = std::min(arena, low);
@@ -22,7 +23,8 @@ bool reaches(uint64_t arena, uint64_t low, uint64_t high) {
 
 Result<uint64_t> Arena::append(Bytes bytes) {
   if (bytes.size() > room()) return Error{ENOMEM, "code memory: arena full"};
-  if (::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(used_)) != static_cast<ssize_t>(bytes.size()))
+  if (::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(used_)) !=
+      static_cast<ssize_t>(bytes.size()))
     return Error::from_errno("write code memory");
   const uint64_t at = next();
   used_ = std::min(kArenaSize, round_up(used_ + bytes.size(), 16));
@@ -34,9 +36,9 @@ std::optional<uint64_t> Arena::find(uint64_t key) const {
   return it == blocks_.end() ? std::nullopt : std::optional(it->second);
 }
 
-Result<Arena*> CodeMemory::arena_near(target::StoppedProcess& stopped, target::Registry& registry, uint64_t window,
-                                      const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
-                                      uint64_t room) {
+Result<Arena*> CodeMemory::arena_near(target::StoppedProcess& stopped, target::Registry& registry,
+                                      uint64_t window, const std::vector<target::MappedRegion>& regions,
+                                      uint64_t low, uint64_t high, uint64_t room) {
   auto& header = registry.header;
   const uint32_t count = std::min(header.arena_count, wire::kArenasMax);
   for (uint32_t i = 0; i < count; ++i) {

@@ -44,7 +44,8 @@ class CodeMemory {
  public:
   // An arena of `registry`'s process with at least `room` bytes, within jump reach of [low, high); mapped now if needed.
   Result<Arena*> arena_near(target::StoppedProcess& stopped, target::Registry& registry, uint64_t window,
-                            const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high, uint64_t room);
+                            const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
+                            uint64_t room);
 
  private:
   std::map<uint64_t, Arena> by_inode_;

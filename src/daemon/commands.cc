@@ -16,8 +16,8 @@
 
 namespace bpftime::daemon {
 
-using nlohmann::json;
 using kernel::ObjectKind;
+using nlohmann::json;
 
 namespace {
 
@@ -44,13 +44,11 @@ std::string hex(const uint8_t* bytes, size_t size) {
 json probe_json(const ProbeReport& probe) {
   json programs = json::array();
   for (const auto& program : probe.programs)
-    programs.push_back({{"id", program.id}, {"name", program.name}, {"kind", program.on_return ? "uretprobe" : "uprobe"}});
-  return {{"path", probe.path},
-          {"offset", probe.offset},
-          {"function", probe.function},
-          {"address", probe.address},
-          {"programs", programs},
-          {"state", probe.skipped.empty() ? "active" : "skipped"},
+    programs.push_back(
+        {{"id", program.id}, {"name", program.name}, {"kind", program.on_return ? "uretprobe" : "uprobe"}});
+  return {{"path", probe.path},         {"offset", probe.offset},
+          {"function", probe.function}, {"address", probe.address},
+          {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},
           {"reason", probe.skipped}};
 }
 
@@ -61,9 +59,11 @@ json target_json(const TargetReport& target) {
 }
 
 Result<pid_t> pid_argument(const json& request) {
-  if (!request.contains("pid") || !request["pid"].is_number_integer()) return Error{EINVAL, "command: pid missing"};
+  if (!request.contains("pid") || !request["pid"].is_number_integer())
+    return Error{EINVAL, "command: pid missing"};
   const auto pid = request["pid"].get<int64_t>();
-  if (pid <= 0 || pid > INT32_MAX) return Error{ESRCH, "process " + std::to_string(pid) + ": no such process"};
+  if (pid <= 0 || pid > INT32_MAX)
+    return Error{ESRCH, "process " + std::to_string(pid) + ": no such process"};
   return static_cast<pid_t>(pid);
 }
 
@@ -129,23 +129,35 @@ Answer flush_trace(Worker& worker, const json&) {
 
 const char* map_type_name(uint32_t type) {
   switch (type) {
-    case BPF_MAP_TYPE_HASH: return "hash";
-    case BPF_MAP_TYPE_ARRAY: return "array";
-    case BPF_MAP_TYPE_PERCPU_ARRAY: return "percpu_array";
-    case BPF_MAP_TYPE_RINGBUF: return "ringbuf";
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY: return "perf_event_array";
-    default: return "unknown";
+    case BPF_MAP_TYPE_HASH:
+      return "hash";
+    case BPF_MAP_TYPE_ARRAY:
+      return "array";
+    case BPF_MAP_TYPE_PERCPU_ARRAY:
+      return "percpu_array";
+    case BPF_MAP_TYPE_RINGBUF:
+      return "ringbuf";
+    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+      return "perf_event_array";
+    default:
+      return "unknown";
   }
 }
 
 const char* program_type_name(uint32_t type) {
   switch (type) {
-    case BPF_PROG_TYPE_SOCKET_FILTER: return "socket_filter";
-    case BPF_PROG_TYPE_KPROBE: return "kprobe";
-    case BPF_PROG_TYPE_TRACEPOINT: return "tracepoint";
-    case BPF_PROG_TYPE_PERF_EVENT: return "perf_event";
-    case BPF_PROG_TYPE_RAW_TRACEPOINT: return "raw_tracepoint";
-    default: return "unknown";
+    case BPF_PROG_TYPE_SOCKET_FILTER:
+      return "socket_filter";
+    case BPF_PROG_TYPE_KPROBE:
+      return "kprobe";
+    case BPF_PROG_TYPE_TRACEPOINT:
+      return "tracepoint";
+    case BPF_PROG_TYPE_PERF_EVENT:
+      return "perf_event";
+    case BPF_PROG_TYPE_RAW_TRACEPOINT:
+      return "raw_tracepoint";
+    default:
+      return "unknown";
   }
 }
 
@@ -213,7 +225,8 @@ Answer show(Worker& worker, const json& request) {
     return Error{EINVAL, "show: " + what + ": not a kind of object; try map, prog or link"};
   }
   if (request.contains("id") && found.empty())
-    return Error{ENOENT, what + " " + request["id"].dump() + ": no such id; `bpftime " + what + " show` lists them"};
+    return Error{ENOENT,
+                 what + " " + request["id"].dump() + ": no such id; `bpftime " + what + " show` lists them"};
   return json{{key, found}};
 }
 
@@ -233,7 +246,8 @@ Answer dump_map(const kernel::Map& map) {
     if (map.spec.type == BPF_MAP_TYPE_PERCPU_ARRAY) {
       const size_t stride = value.size() / map.spec.cpu_count;
       for (uint32_t cpu = 0; cpu < map.spec.cpu_count; ++cpu)
-        entry["values"].push_back({{"cpu", cpu}, {"value", hex(value.data() + cpu * stride, map.spec.value_size)}});
+        entry["values"].push_back(
+            {{"cpu", cpu}, {"value", hex(value.data() + cpu * stride, map.spec.value_size)}});
     } else {
       entry["value"] = hex(value.data(), map.spec.value_size);
     }
@@ -251,15 +265,19 @@ Answer dump_program(Worker& worker, kernel::Prog& prog, const std::string& what)
 
 Answer dump(Worker& worker, const json& request) {
   const std::string what = request.value("object", "");
-  if (!request.contains("id") || !request["id"].is_number_unsigned()) return Error{EINVAL, "dump: id missing"};
+  if (!request.contains("id") || !request["id"].is_number_unsigned())
+    return Error{EINVAL, "dump: id missing"};
   const auto id = request["id"].get<uint32_t>();
-  const auto missing = Error{ENOENT, what + " " + std::to_string(id) + ": no such id; `bpftime " + what + " show` lists them"};
+  const auto missing =
+      Error{ENOENT, what + " " + std::to_string(id) + ": no such id; `bpftime " + what + " show` lists them"};
   const auto& objects = worker.kernel().objects();
   if (what == "map") {
     auto object = objects.find(ObjectKind::kMap, id);
     if (!object || static_cast<kernel::Map&>(*object).internal) return missing;
     const auto& map = static_cast<const kernel::Map&>(*object);
-    if (map.spec.key_size == 0) return Error{EOPNOTSUPP, "map " + std::to_string(id) + ": a " + map_type_name(map.spec.type) + " has no entries to dump"};
+    if (map.spec.key_size == 0)
+      return Error{EOPNOTSUPP, "map " + std::to_string(id) + ": a " + map_type_name(map.spec.type) +
+                                   " has no entries to dump"};
     return dump_map(map);
   }
   if (what == "prog") {
@@ -283,14 +301,16 @@ Answer doctor(Worker&, const json&) {
 
 Result<std::string> run_command(Worker& worker, std::string_view text) {
   static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
-      {"attach", attach}, {"detach", detach}, {"list", list}, {"status", status}, {"stop", stop}, {"restart", restart},
-      {"show", show},     {"dump", dump},     {"doctor", doctor}, {"flush-trace", flush_trace}};
+      {"attach", attach}, {"detach", detach},          {"list", list}, {"status", status},
+      {"stop", stop},     {"restart", restart},        {"show", show}, {"dump", dump},
+      {"doctor", doctor}, {"flush-trace", flush_trace}};
   try {
     const json request = json::parse(text);
     if (!request.is_object()) return Error{EPROTO, "command: not a JSON object"};
     const auto command = kCommands.find(request.value("command", ""));
     if (command == kCommands.end())
-      return Error{EPROTO, "command " + request.value("command", "?") + ": not known to this daemon; try `bpftime daemon restart`"};
+      return Error{EPROTO, "command " + request.value("command", "?") +
+                               ": not known to this daemon; try `bpftime daemon restart`"};
     auto answer = command->second(worker, request);
     if (!answer) return answer.error();
     return answer->dump(-1, ' ', false, json::error_handler_t::replace);

@@ -64,8 +64,8 @@ bool Connection::understands(std::string* why) const {
   if (header->magic != wire::kMagic) {
     *why = "sent no bpftime message";
   } else if (header->abi_version != wire::kAbiVersion) {
-    *why = "speaks version " + std::to_string(header->abi_version) + ", this daemon " + std::to_string(wire::kAbiVersion) +
-           "; try `bpftime daemon restart`";
+    *why = "speaks version " + std::to_string(header->abi_version) + ", this daemon " +
+           std::to_string(wire::kAbiVersion) + "; try `bpftime daemon restart`";
   } else if (header->length > wire::kMessageBodyMax || header->fd_count > wire::kFdsMax) {
     *why = "sent a message beyond the protocol's limits";
   } else {

@@ -37,8 +37,10 @@ class Connection {
   bool reply(uint32_t sequence, Bytes body, std::span<const int> fds = {}) {
     return send(wire::MessageType::kReply, sequence, body, fds, 2000);
   }
-  bool send(wire::MessageType type, uint32_t sequence, Bytes body, std::span<const int> fds, uint64_t timeout_ms) {
-    return wire::send_message(socket_.get(), type, sequence, body, fds, wire::Deadline::after_ms(timeout_ms)).ok();
+  bool send(wire::MessageType type, uint32_t sequence, Bytes body, std::span<const int> fds,
+            uint64_t timeout_ms) {
+    return wire::send_message(socket_.get(), type, sequence, body, fds, wire::Deadline::after_ms(timeout_ms))
+        .ok();
   }
   // One kTraceLine.
   bool send_line(uint32_t sequence, uint32_t lineage, std::string_view text, uint64_t timeout_ms);

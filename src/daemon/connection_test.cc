@@ -16,11 +16,15 @@ class ConnectionTest : public ::testing::Test {
  protected:
   ConnectionTest() {
     int pair[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0) throw std::runtime_error("socketpair");
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+      throw std::runtime_error("socketpair");
     client_ = Fd(pair[0]);
     connection_.emplace(Fd(pair[1]), Peer{1, 2});
   }
-  void write(Bytes bytes) { ASSERT_EQ(::send(client_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size())); }
+  void write(Bytes bytes) {
+    ASSERT_EQ(::send(client_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(bytes.size()));
+  }
   static wire::MessageHeader header(uint32_t length, uint32_t fds = 0) {
     return {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, wire::MessageType::kBpf, length, fds, 9};
   }
@@ -52,7 +56,9 @@ TEST_F(ConnectionTest, TwoMessagesInOneWriteWithTheirOwnDescriptors) {
   const int fds[] = {memory->get()};
   const std::vector<uint8_t> body(5);
   for (int i = 0; i < 2; ++i)
-    ASSERT_TRUE(wire::send_message(client_.get(), wire::MessageType::kBpf, i, body, fds, wire::Deadline::after_ms(1000)).ok());
+    ASSERT_TRUE(wire::send_message(client_.get(), wire::MessageType::kBpf, i, body, fds,
+                                   wire::Deadline::after_ms(1000))
+                    .ok());
   ASSERT_TRUE(connection_->receive(&why_)) << why_;
   for (uint32_t i = 0; i < 2; ++i) {
     auto message = connection_->next();

@@ -55,17 +55,20 @@ bool called_from_arena(StoppedProcess& stopped, const wire::TargetContext& heade
 
 bool Attacher::is_agent(const MappedRegion& region) const {
   struct stat st;
-  return ::stat(config_.agent_path.c_str(), &st) == 0 && region.inode == st.st_ino && region.device == st.st_dev;
+  return ::stat(config_.agent_path.c_str(), &st) == 0 && region.inode == st.st_ino &&
+         region.device == st.st_dev;
 }
 
-Result<uint64_t> Attacher::agent_symbol(Target& target, const std::vector<MappedRegion>& regions, const Registry& registry,
-                                        const std::string& name) {
+Result<uint64_t> Attacher::agent_symbol(Target& target, const std::vector<MappedRegion>& regions,
+                                        const Registry& registry, const std::string& name) {
   const auto loaded = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
     return region.start == registry.header.agent_base && region.offset == 0 && region.inode != 0;
   });
   if (loaded == regions.end()) return Error{ENOENT, "agent: not where it was loaded"};
   const auto file = file_info(target.process, *loaded);
-  if (!file->elf) return Error{ENOENT, "agent: the file it was loaded from cannot be read any more; try restarting the process"};
+  if (!file->elf)
+    return Error{ENOENT,
+                 "agent: the file it was loaded from cannot be read any more; try restarting the process"};
   auto symbol = file->elf->find_symbol(name);
   if (!symbol) return Error{ENOENT, "agent has no symbol " + name + ": it is of another version"};
   return registry.header.agent_base + symbol->address;
@@ -73,7 +76,8 @@ Result<uint64_t> Attacher::agent_symbol(Target& target, const std::vector<Mapped
 
 Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Registry& registry,
                                      const std::vector<MappedRegion>& regions) {
-  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::ssize(kRedirects)) return {};
+  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::ssize(kRedirects))
+    return {};
   auto libc = std::find_if(regions.begin(), regions.end(), [](const MappedRegion& r) {
     return r.offset == 0 && r.path.ends_with("/libc.so.6");
   });
@@ -83,14 +87,16 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
   std::vector<std::pair<wire::PatchRecord, std::vector<rewrite::PcFixup>>> patches;
   for (const Redirect& redirect : kRedirects) {
     auto function = file->elf->find_symbol(redirect.libc_function);
-    if (!function) return Error{EOPNOTSUPP, std::string("signal guard: libc has no ") + redirect.libc_function};
+    if (!function)
+      return Error{EOPNOTSUPP, std::string("signal guard: libc has no ") + redirect.libc_function};
     Site site;
     site.file = file;
     site.file_address = function->address;
     site.function_size = function->size;
     site.address = libc->start + function->address;
-    auto region = std::find_if(regions.begin(), regions.end(),
-                               [&](const MappedRegion& r) { return site.address >= r.start && site.address < r.end; });
+    auto region = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& r) {
+      return site.address >= r.start && site.address < r.end;
+    });
     if (region == regions.end()) return Error{EOPNOTSUPP, "signal guard: libc is not mapped whole"};
     site.region = *region;
     auto replacement = agent_symbol(target, regions, registry, redirect.replacement);
@@ -98,7 +104,8 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
     if (!replacement || !original) return replacement ? original.error() : replacement.error();
     auto text = original_text(target.process, registry, site);
     if (!text) return text.error();
-    auto arena = code_.arena_near(stopped, registry, config_.window, regions, region->start, region->end, kPageSize);
+    auto arena =
+        code_.arena_near(stopped, registry, config_.window, regions, region->start, region->end, kPageSize);
     if (!arena) return arena.error();
     rewrite::SiteRequest request;
     request.address = site.address;
@@ -106,7 +113,9 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
     request.function_size = site.function_size;
     request.trampoline_address = (*arena)->next();
     auto plan = rewrite::plan_redirect(request, *replacement);
-    if (!plan) return Error{plan.error().code, std::string("signal guard at ") + redirect.libc_function + ": " + plan.error().message};
+    if (!plan)
+      return Error{plan.error().code,
+                   std::string("signal guard at ") + redirect.libc_function + ": " + plan.error().message};
     if (auto placed = (*arena)->append(plan->site.trampoline); !placed) return placed.error();
     // The agent must be able to go on as libc before anyone is led to it.
     const uint64_t entry = request.trampoline_address + plan->original_entry;
@@ -120,11 +129,13 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
   const uint64_t arguments[] = {config_.window};
   auto installed = stopped.call(*install, arguments);
   if (!installed) return installed.error();
-  if (*installed < 0) return Error{static_cast<int>(-*installed), "signal guard: rt_sigaction refused in the process"};
+  if (*installed < 0)
+    return Error{static_cast<int>(-*installed), "signal guard: rt_sigaction refused in the process"};
   for (const auto& [record, fixups] : patches) {
     if (registry.active_at(record.address) == nullptr)
       if (auto moved = move_threads(stopped, record, fixups); !moved) return moved;
-    if (auto patched = target::apply_patch(stopped, config_.window, registry, record); !patched) return patched;
+    if (auto patched = target::apply_patch(stopped, config_.window, registry, record); !patched)
+      return patched;
   }
   auto masked_offset = stopped.call(*offset, {});
   if (!masked_offset) return masked_offset.error();
@@ -144,7 +155,8 @@ Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t of
       const uint32_t hidden = read_at<uint32_t>(*before, 0).value_or(0) | static_cast<uint32_t>(blocked);
       if (auto written = stopped.write(word, as_bytes(hidden)); !written) return written;
     }
-    if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed) return changed;
+    if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed)
+      return changed;
   }
   return {};
 }
@@ -181,7 +193,8 @@ Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Reg
     if (is_guard(record)) sites.push_back(record.address);
   const auto& header = registry.header;
   // Handlers may be in place without redirects: we died, or failed, between the two.
-  auto installed = stopped.read(config_.window + offsetof(wire::TargetContext, guard_installed), sizeof(uint64_t));
+  auto installed =
+      stopped.read(config_.window + offsetof(wire::TargetContext, guard_installed), sizeof(uint64_t));
   const bool guarded = installed && read_at<uint64_t>(*installed, 0) == 1 && header.agent_base != 0;
   if (sites.empty() && !guarded) return {};
   for (const auto& thread : stopped.threads()) {
@@ -191,10 +204,12 @@ Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Reg
     });
     for (uint32_t i = 0; i < std::min(header.arena_count, wire::kArenasMax); ++i)
       inside |= thread.pc - header.arenas[i].address < header.arenas[i].size;
-    if (inside) return Error{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};
+    if (inside)
+      return Error{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};
   }
   for (uint64_t address : sites)
-    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored) return restored;
+    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored)
+      return restored;
   auto remove = agent_symbol(target, regions, registry, "bpftime_agent_remove_guard");
   if (!remove) return remove.error();
   auto offset = agent_symbol(target, regions, registry, "bpftime_agent_host_masked_offset");

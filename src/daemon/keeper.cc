@@ -35,7 +35,8 @@ wire::MessageType type_of(KeeperMessage message) { return static_cast<wire::Mess
 Result<Fd> listen_at(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return Error{ENAMETOOLONG, "listen: " + path + ": path too long"};
+  if (path.size() >= sizeof address.sun_path)
+    return Error{ENAMETOOLONG, "listen: " + path + ": path too long"};
   std::memcpy(address.sun_path, path.data(), path.size());
   Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket) return Error::from_errno("listen: socket");
@@ -80,7 +81,9 @@ class Keeper {
       if (end == End::kStop) return 0;
       quick_deaths = end == End::kDeath && !served_ ? quick_deaths + 1 : 0;
       if (quick_deaths >= kQuickDeathsMax) {
-        log_error("the worker dies as soon as it starts: giving up; probes go on, the next command starts a new daemon");
+        log_error(
+            "the worker dies as soon as it starts: giving up; probes go on, the next command starts a new "
+            "daemon");
         return 1;
       }
     }
@@ -92,7 +95,7 @@ class Keeper {
   std::string idle_seconds_, program_;
   std::map<uint64_t, Record> records_;  // key order is recovery order
 
-  bool served_ = false;                 // the present worker
+  bool served_ = false;  // the present worker
 
   enum class End { kDeath, kRestart, kStop };
 
@@ -114,7 +117,8 @@ class Keeper {
     int status = 0;
     while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
     }
-    if (end == End::kDeath && WIFSIGNALED(status)) log_warning("worker killed by signal " + std::to_string(WTERMSIG(status)) + ": starting another");
+    if (end == End::kDeath && WIFSIGNALED(status))
+      log_warning("worker killed by signal " + std::to_string(WTERMSIG(status)) + ": starting another");
     return end;
   }
 
@@ -136,10 +140,13 @@ class Keeper {
     for (const auto& [key, record] : records_) {
       std::vector<int> fds;
       for (const Fd& fd : record.fds) fds.push_back(fd.get());
-      if (!wire::send_message(channel, type_of(KeeperMessage::kPut), 0, record.body, fds, wire::Deadline::after_ms(5000)))
+      if (!wire::send_message(channel, type_of(KeeperMessage::kPut), 0, record.body, fds,
+                              wire::Deadline::after_ms(5000)))
         return false;
     }
-    return wire::send_message(channel, type_of(KeeperMessage::kReplayed), 0, {}, {}, wire::Deadline::after_ms(5000)).ok();
+    return wire::send_message(channel, type_of(KeeperMessage::kReplayed), 0, {}, {},
+                              wire::Deadline::after_ms(5000))
+        .ok();
   }
 
   // Until the worker is gone.
@@ -155,10 +162,17 @@ class Keeper {
         case KeeperMessage::kErase:
           if (key) records_.erase(*key);
           break;
-        case KeeperMessage::kReady: served_ = true; break;
-        case KeeperMessage::kStop: *end = End::kStop; break;
-        case KeeperMessage::kRestart: *end = End::kRestart; break;
-        default: break;
+        case KeeperMessage::kReady:
+          served_ = true;
+          break;
+        case KeeperMessage::kStop:
+          *end = End::kStop;
+          break;
+        case KeeperMessage::kRestart:
+          *end = End::kRestart;
+          break;
+        default:
+          break;
       }
     }
   }

@@ -9,9 +9,9 @@ enum class KeeperMessage : uint32_t {
   kPut = 1000,    // body: u64 key, record; fds: the object's. Worker to keeper, and back at a worker's start
   kErase = 1001,  // body: u64 key
   kReplayed = 1002,  // keeper to worker: all records have been sent
-  kStop = 1003,   // worker to keeper: end the daemon once I have left
-  kReady = 1005,  // worker to keeper: I serve
-  kRestart = 1004,  // worker to keeper: start another worker once I have left
+  kStop = 1003,      // worker to keeper: end the daemon once I have left
+  kReady = 1005,     // worker to keeper: I serve
+  kRestart = 1004,   // worker to keeper: start another worker once I have left
 };
 
 // Descriptors a worker inherits.

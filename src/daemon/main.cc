@@ -34,7 +34,8 @@ int main(int argc, char** argv) {
       worker = true;
     } else if (std::strcmp(argv[i], "--runtime-dir") == 0 && i + 1 < argc) {
       path = argv[++i];
-    } else if (std::strcmp(argv[i], "--idle-seconds") == 0 && i + 1 < argc && std::strspn(argv[i + 1], "0123456789") != 0) {
+    } else if (std::strcmp(argv[i], "--idle-seconds") == 0 && i + 1 < argc &&
+               std::strspn(argv[i + 1], "0123456789") != 0) {
       idle_seconds = std::strtoull(argv[++i], nullptr, 10);
     } else if (std::strcmp(argv[i], "--version") == 0) {
       std::printf("bpftimed %s\n", bpftime::kVersion);

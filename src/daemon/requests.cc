@@ -29,29 +29,38 @@ bool Worker::handle(Connection& client, const wire::Message& message) {
     return send_reply(client, message.sequence, {});
   }
   switch (message.type) {
-    case MessageType::kBpf: return handle_bpf(client, message);
-    case MessageType::kPerfEventOpen: return handle_perf_event_open(client, message);
+    case MessageType::kBpf:
+      return handle_bpf(client, message);
+    case MessageType::kPerfEventOpen:
+      return handle_perf_event_open(client, message);
     case MessageType::kPerfIoctl:
     case MessageType::kPerfMmap:
-    case MessageType::kReadiness: return handle_perf(client, message);
-    case MessageType::kCommand: return handle_command(client, message);
-    case MessageType::kTargetHello: return handle_target_hello(client, message);
-    case MessageType::kTraceSubscribe: return handle_trace_subscribe(client, message);
+    case MessageType::kReadiness:
+      return handle_perf(client, message);
+    case MessageType::kCommand:
+      return handle_command(client, message);
+    case MessageType::kTargetHello:
+      return handle_target_hello(client, message);
+    case MessageType::kTraceSubscribe:
+      return handle_trace_subscribe(client, message);
     default:
-      return send_reply(client, message.sequence,
-                        BpfReply::fail(EPROTO, "message type " + std::to_string(static_cast<uint32_t>(message.type)) +
-                                                   ": not known to this daemon; try `bpftime daemon restart`"));
+      return send_reply(
+          client, message.sequence,
+          BpfReply::fail(EPROTO, "message type " + std::to_string(static_cast<uint32_t>(message.type)) +
+                                     ": not known to this daemon; try `bpftime daemon restart`"));
   }
 }
 
 bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
   auto call = wire::decode_bpf_call(message.body, message.fds.size());
-  if (!call) return send_reply(client, message.sequence, BpfReply::fail(call.error().code, call.error().message));
+  if (!call)
+    return send_reply(client, message.sequence, BpfReply::fail(call.error().code, call.error().message));
   bpf_attr attr{};
   static_assert(sizeof attr <= wire::kAttrBufferSize);
   std::memcpy(&attr, call->attr(), sizeof attr);
   if (!call->tail_is_zero(sizeof attr))
-    return send_reply(client, message.sequence, BpfReply::fail(E2BIG, "bpf: attr has bytes set beyond what is known here"));
+    return send_reply(client, message.sequence,
+                      BpfReply::fail(E2BIG, "bpf: attr has bytes set beyond what is known here"));
   kernel::BpfRequest request;
   request.command = call->command();
   request.attr_size = call->attr_size();
@@ -79,7 +88,8 @@ bool Worker::handle_perf_event_open(Connection& client, const wire::Message& mes
     return send_reply(client, message.sequence, BpfReply::fail(EPROTO, "perf event: message cut short"));
   const auto* path = reinterpret_cast<const char*>(message.body.data()) + sizeof *request;
   if (request->pid == 0) request->pid = client.peer().pid;  // perf_event_open(2): the caller itself
-  return send_reply(client, message.sequence, kernel_.perf_event_open(*request, std::string(path, request->path_length)));
+  return send_reply(client, message.sequence,
+                    kernel_.perf_event_open(*request, std::string(path, request->path_length)));
 }
 
 bool Worker::handle_perf(Connection& client, const wire::Message& message) {
@@ -103,17 +113,20 @@ bool Worker::handle_target_hello(Connection& client, const wire::Message& messag
   follow_targets();
   if (!attached) {
     log_warning("target " + std::to_string(client.peer().pid) + ": " + attached.error().message);
-    return send_reply(client, message.sequence, BpfReply::fail(attached.error().code, attached.error().message));
+    return send_reply(client, message.sequence,
+                      BpfReply::fail(attached.error().code, attached.error().message));
   }
   return send_reply(client, message.sequence, {});
 }
 
 bool Worker::handle_command(Connection& client, const wire::Message& message) {
   if (client.hello->kind != wire::ClientKind::kCli)
-    return send_reply(client, message.sequence, BpfReply::fail(EPERM, "command: only the CLI gives commands"));
+    return send_reply(client, message.sequence,
+                      BpfReply::fail(EPERM, "command: only the CLI gives commands"));
   const std::string_view text(reinterpret_cast<const char*>(message.body.data()), message.body.size());
   auto answer = run_command(*this, text);
-  if (!answer) return send_reply(client, message.sequence, BpfReply::fail(answer.error().code, answer.error().message));
+  if (!answer)
+    return send_reply(client, message.sequence, BpfReply::fail(answer.error().code, answer.error().message));
   wire::ReplyBuilder builder;
   builder.append(Bytes(reinterpret_cast<const uint8_t*>(answer->data()), answer->size()));
   return client.reply(message.sequence, builder.body());

@@ -36,18 +36,24 @@ struct Attacher::Site {
   std::vector<Want> wants;
 
   bool needs_agent() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.on_return || w.program->code->repairs_faults; });
+    return std::any_of(wants.begin(), wants.end(),
+                       [](const Want& w) { return w.on_return || w.program->code->repairs_faults; });
   }
   bool repairs_faults() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->repairs_faults; });
+    return std::any_of(wants.begin(), wants.end(),
+                       [](const Want& w) { return w.program->code->repairs_faults; });
   }
   bool makes_system_calls() const {
-    return std::any_of(wants.begin(), wants.end(), [](const Want& w) { return w.program->code->makes_system_calls; });
+    return std::any_of(wants.begin(), wants.end(),
+                       [](const Want& w) { return w.program->code->makes_system_calls; });
   }
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = 0xcbf29ce484222325;
-    auto mix = [&](uint64_t word) { value = (value ^ word) * 0x100000001b3; value ^= value >> 29; };
+    auto mix = [&](uint64_t word) {
+      value = (value ^ word) * 0x100000001b3;
+      value ^= value >> 29;
+    };
     mix(address);
     for (const Want& want : wants) {
       mix(want.program->id);

@@ -20,8 +20,8 @@ std::string format_line(const helpers::TraceRecord& record, std::string_view tex
   for (char& c : comm)
     if (c != 0 && (c < ' ' || c > '~')) c = '?';
   char prefix[128];
-  std::snprintf(prefix, sizeof prefix, "%16s-%-7u [%03u] ..... %5llu.%06llu: bpf_trace_printk: ", comm, record.tid,
-                record.cpu, static_cast<unsigned long long>(record.time_ns / 1'000'000'000),
+  std::snprintf(prefix, sizeof prefix, "%16s-%-7u [%03u] ..... %5llu.%06llu: bpf_trace_printk: ", comm,
+                record.tid, record.cpu, static_cast<unsigned long long>(record.time_ns / 1'000'000'000),
                 static_cast<unsigned long long>(record.time_ns / 1000 % 1'000'000));
   while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
   return prefix + std::string(text) + "\n";
@@ -41,8 +41,9 @@ void TraceLog::drain(kernel::Map& ring) {
     std::memcpy(&record, bytes.data(), helpers::kTraceTextOffset);
     const Bytes text = bytes.subspan(helpers::kTraceTextOffset);
     if (record.text_length > text.size()) continue;
-    entries_.push_back({++last_number_, record.lineage,
-                        format_line(record, {reinterpret_cast<const char*>(text.data()), record.text_length})});
+    entries_.push_back(
+        {++last_number_, record.lineage,
+         format_line(record, {reinterpret_cast<const char*>(text.data()), record.text_length})});
     bytes_ += entries_.back().text.size();
     while (bytes_ > kTraceBytesMax) {
       bytes_ -= entries_.front().text.size();

@@ -12,7 +12,7 @@ namespace bpftime::daemon {
 inline constexpr size_t kTraceBytesMax = 4u << 20;  // oldest lines go first
 
 struct TraceEntry {
-  uint64_t number;   // 1, 2, … since the daemon started
+  uint64_t number;  // 1, 2, … since the daemon started
   uint32_t lineage;
   std::string text;  // one line in trace_pipe's format, with its newline
 };

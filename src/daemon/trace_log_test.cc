@@ -43,7 +43,8 @@ TEST_F(TraceLogTest, LooksLikeTracePipe) {
   put("hello 1\n", 8);
   log_.drain(ring_);
   ASSERT_EQ(log_.entries().size(), 1u);
-  EXPECT_EQ(log_.entries()[0].text, "          ngi?nx-77      [003] .....    12.000345: bpf_trace_printk: hello 1\n");
+  EXPECT_EQ(log_.entries()[0].text,
+            "          ngi?nx-77      [003] .....    12.000345: bpf_trace_printk: hello 1\n");
   EXPECT_EQ(log_.entries()[0].lineage, 5u);
 }
 

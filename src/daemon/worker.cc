@@ -78,7 +78,8 @@ int Worker::run() {
   attacher_->reconcile_all();
   follow_targets();
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
-  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {}, wire::Deadline::after_ms(1000));
+  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {},
+                           wire::Deadline::after_ms(1000));
   while (!stop_asked_) {
     epoll_event events[64];
     const int count = ::epoll_wait(epoll_.get(), events, 64, 1000);
@@ -126,13 +127,15 @@ void Worker::object_changed(const kernel::Object& object) {
   const auto record = kernel::Kernel::serialize(object);
   body.insert(body.end(), record.begin(), record.end());
   const auto fds = kernel::Kernel::descriptors(object);
-  if (!wire::send_message(channel_.get(), type_of(KeeperMessage::kPut), 0, body, fds, wire::Deadline::after_ms(5000)))
+  if (!wire::send_message(channel_.get(), type_of(KeeperMessage::kPut), 0, body, fds,
+                          wire::Deadline::after_ms(5000)))
     stop_asked_ = true;  // without a keeper we must not go on
 }
 
 void Worker::object_gone(const kernel::Object& object) {
   const uint64_t key = kernel::Kernel::record_key(object);
-  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kErase), 0, as_bytes(key), {}, wire::Deadline::after_ms(5000));
+  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kErase), 0, as_bytes(key), {},
+                           wire::Deadline::after_ms(5000));
   if (object.kind != kernel::ObjectKind::kMap) return;
   auto watched = watched_.find(object.id);
   if (watched == watched_.end()) return;
@@ -191,7 +194,8 @@ void Worker::accept_clients() {
     socklen_t size = sizeof credentials;
     if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) continue;
     if (credentials.uid != ::geteuid() && credentials.uid != 0) {
-      log_warning("process " + std::to_string(credentials.pid) + " of user " + std::to_string(credentials.uid) + ": not our user, refused");
+      log_warning("process " + std::to_string(credentials.pid) + " of user " +
+                  std::to_string(credentials.uid) + ": not our user, refused");
       continue;
     }
     const int fd = socket.get();

@@ -50,13 +50,13 @@ class Worker : public kernel::Observer {
     Fd eventfd;  // ours to read; invalid when the client alone is told
     std::unique_ptr<RingWatcher> watcher;
   };
-  std::map<uint32_t, Watched> watched_;      // by map id
-  std::map<int, uint32_t> drained_;          // eventfd to map id: perf event arrays and the trace ring
+  std::map<uint32_t, Watched> watched_;  // by map id
+  std::map<int, uint32_t> drained_;      // eventfd to map id: perf event arrays and the trace ring
   struct Followed {
     pid_t pid;
     Fd pidfd;
   };
-  std::map<int, Followed> followed_;         // targets, by the pidfd (our own) whose event tells of their end
+  std::map<int, Followed> followed_;  // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
   uint64_t trace_sent_ = 0;
   uint64_t started_s_ = 0;

@@ -25,7 +25,8 @@ inline std::optional<std::string> object_name(const char (&name)[BPF_OBJ_NAME_LE
   std::string out;
   for (char c : name) {
     if (c == 0) return out;
-    const bool allowed = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
+    const bool allowed =
+        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.';
     if (!allowed) return std::nullopt;
     out.push_back(c);
   }

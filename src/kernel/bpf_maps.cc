@@ -67,20 +67,23 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
   auto name = object_name(attr.map_name);
   if (!name) return BpfReply::fail(EINVAL, "create map: name has characters other than [A-Za-z0-9_.]");
   map->name = *name;
-  map->spec = {attr.map_type, attr.key_size, attr.value_size, attr.max_entries, attr.map_flags, possible_cpus()};
+  map->spec = {attr.map_type,    attr.key_size,  attr.value_size,
+               attr.max_entries, attr.map_flags, possible_cpus()};
   // Linux: a perf event array without a size has one slot per possible CPU (libbpf fills it in before we see it).
   if (const int64_t error = maps::check_spec(map->spec); error < 0)
     return BpfReply::fail(static_cast<int>(-error),
                           "create map " + map->name + ": type " + std::to_string(attr.map_type) + ", key " +
-                              std::to_string(attr.key_size) + ", value " + std::to_string(attr.value_size) + ", " +
-                              std::to_string(attr.max_entries) + " entries, flags " + std::to_string(attr.map_flags) +
+                              std::to_string(attr.key_size) + ", value " + std::to_string(attr.value_size) +
+                              ", " + std::to_string(attr.max_entries) + " entries, flags " +
+                              std::to_string(attr.map_flags) +
                               ": refused as by Linux, or a type not supported yet (docs/support-matrix.md)");
   if (attr.btf_key_type_id != 0 && attr.btf_value_type_id == 0)
     return BpfReply::fail(EINVAL, "create map " + map->name + ": BTF of the key without one of the value");
   if (attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0) {
     const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, btf_fd));
     map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
-    if (!map->btf) return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
+    if (!map->btf)
+      return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
     // Linux refuses BTF for these types: ring buffers have no key whose size could agree, perf event arrays have no
     // types (ENOTSUPP). libbpf then retries without.
     if (map->spec.type == BPF_MAP_TYPE_RINGBUF)
@@ -116,7 +119,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
   if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map update: index out of range");
   auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kValue, 0), ObjectKind::kPerfEvent);
   if (!event) return BpfReply::fail(EBADF, "map update: value is no perf event");
-  if (event->perf_kind != PerfKind::kBpfOutput) return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
+  if (event->perf_kind != PerfKind::kBpfOutput)
+    return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
   map->perf_slots[*key] = event;
   maps::perf_set_slot({map->memory.data(), &map->spec}, *key, true);
   observer_.object_changed(*map);
@@ -139,7 +143,8 @@ BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
 }
 
 BpfReply Kernel::map_freeze(const BpfRequest& request) {
-  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, map_fd), 4))) return *std::move(bad);
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, map_fd), 4)))
+    return *std::move(bad);
   const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd));
   auto map = object_of<Map>(fd, ObjectKind::kMap);
   if (!map) return BpfReply::fail(wrong_fd(fd), "freeze: no such map");
@@ -150,9 +155,11 @@ BpfReply Kernel::map_freeze(const BpfRequest& request) {
   if (map->frozen) return BpfReply::fail(EPERM, "freeze: map " + map->name + " is frozen already");
   if (map->spec.type == BPF_MAP_TYPE_ARRAY && (map->spec.flags & BPF_F_RDONLY_PROG)) {
     auto copy = create_memfd("bpf-map-frozen", map->memory.size(), 0);
-    if (!copy) return BpfReply::fail(copy.error().code, "freeze map " + map->name + ": " + copy.error().message);
+    if (!copy)
+      return BpfReply::fail(copy.error().code, "freeze map " + map->name + ": " + copy.error().message);
     const bool written = write_all(copy->get(), Bytes(map->memory.data(), map->memory.size()));
-    if (!written || ::fcntl(copy->get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+    if (!written ||
+        ::fcntl(copy->get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
       return BpfReply::fail(ENOMEM, "freeze map " + map->name + ": cannot make its sealed copy");
     map->sealed = std::move(*copy);
   }
@@ -165,7 +172,8 @@ BpfReply Kernel::map_freeze(const BpfRequest& request) {
 
 BpfReply Kernel::btf_load(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
-  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, btf_log_level), 4))) return *std::move(bad);
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, btf_log_level), 4)))
+    return *std::move(bad);
   const Bytes blob = request.in(offsetof(bpf_attr, btf));
   if (attr.btf_size > program::kBtfSizeMax) return BpfReply::fail(E2BIG, "load BTF: larger than 16 MiB");
   if (!log_attr_valid(attr.btf_log_buf, attr.btf_log_size, attr.btf_log_level))
@@ -187,7 +195,8 @@ BpfReply Kernel::btf_load(const BpfRequest& request) {
   btf->kind = ObjectKind::kBtf;
   btf->created_by_uid = request.uid;
   btf->blob.assign(blob.begin(), blob.end());
-  if (auto entered = enter(btf, 0); !entered) return BpfReply::fail(entered.error().code, entered.error().message);
+  if (auto entered = enter(btf, 0); !entered)
+    return BpfReply::fail(entered.error().code, entered.error().message);
   observer_.object_changed(*btf);
   return hand_out(btf);
 }

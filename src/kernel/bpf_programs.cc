@@ -53,7 +53,8 @@ std::string hide_unsupported_helpers(program::Program& program) {
     auto& insn = program.insns[i];
     if (insn.code == (BPF_LD | BPF_IMM | BPF_DW)) {
       ++i;
-    } else if (insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm > 0 && helpers::find(insn.imm) == nullptr) {
+    } else if (insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm > 0 &&
+               helpers::find(insn.imm) == nullptr) {
       if (insn.imm <= __BPF_FUNC_MAX_ID) names += (names.empty() ? "" : ", ") + std::to_string(insn.imm);
       insn.imm = kNoHelper;
     }
@@ -75,10 +76,12 @@ Result<void> Kernel::resolve_maps(const BpfRequest& request, Prog& prog, std::ve
                               : request.fd(wire::FdPlace::kInstruction, i);
       auto map = object_of<Map>(fd, ObjectKind::kMap);
       if (!map)
-        return Error{fd < 0 ? EBADF : EINVAL, "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"};
+        return Error{fd < 0 ? EBADF : EINVAL,
+                     "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"};
       auto known = std::find(prog.maps.begin(), prog.maps.end(), map);
       if (known == prog.maps.end()) {
-        if (prog.maps.size() == kMapsPerProgramMax) return Error{E2BIG, "The total number of maps per program has reached the limit of 64"};
+        if (prog.maps.size() == kMapsPerProgramMax)
+          return Error{E2BIG, "The total number of maps per program has reached the limit of 64"};
         known = prog.maps.insert(prog.maps.end(), map);
       }
       insn.imm = static_cast<int32_t>(known - prog.maps.begin());
@@ -98,11 +101,13 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   const Bytes insns = request.in(offsetof(bpf_attr, insns));
   if (insns.size() != attr.insn_cnt * sizeof(program::Insn))
     return BpfReply::fail(EFAULT, "load program: instructions not readable");
-  if (request.in(offsetof(bpf_attr, license)).empty()) return BpfReply::fail(EFAULT, "load program: no license");
+  if (request.in(offsetof(bpf_attr, license)).empty())
+    return BpfReply::fail(EFAULT, "load program: no license");
   if (!log_attr_valid(attr.log_buf, attr.log_size, log_level))
     return BpfReply::fail(EINVAL, "load program: log buffer, size and level do not fit together");
   if (attr.prog_ifindex != 0 || attr.attach_btf_id != 0 || attr.attach_prog_fd != 0)
-    return BpfReply::fail(EINVAL, "load program: no device, function or program to attach to with programs of this type");
+    return BpfReply::fail(
+        EINVAL, "load program: no device, function or program to attach to with programs of this type");
   auto name = object_name(attr.prog_name);
   if (!name) return BpfReply::fail(EINVAL, "load program: name has characters other than [A-Za-z0-9_.]");
 
@@ -158,8 +163,9 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
     put_log(request, verdict_reply, verdict->log);
     if (verdict->error != 0) {
       verdict_reply.result = -verdict->error;
-      verdict_reply.text = "load program " + prog->name + ": refused by the kernel's verifier; its log says why" +
-                           (hidden.empty() ? "" : " (not supported here yet: helper " + hidden + "; docs/support-matrix.md)");
+      verdict_reply.text =
+          "load program " + prog->name + ": refused by the kernel's verifier; its log says why" +
+          (hidden.empty() ? "" : " (not supported here yet: helper " + hidden + "; docs/support-matrix.md)");
       return verdict_reply;
     }
     if (!valid) return refuse(valid.error().code, valid.error().message);

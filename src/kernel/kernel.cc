@@ -28,24 +28,42 @@ Kernel::Kernel(Observer& observer, uint64_t context_address)
 
 BpfReply Kernel::bpf(const BpfRequest& request) {
   switch (request.command) {
-    case BPF_MAP_CREATE: return map_create(request);
-    case BPF_MAP_UPDATE_ELEM: return map_update_fd_value(request);
-    case BPF_MAP_DELETE_ELEM: return map_delete_fd_value(request);
-    case BPF_MAP_FREEZE: return map_freeze(request);
-    case BPF_BTF_LOAD: return btf_load(request);
-    case BPF_PROG_LOAD: return prog_load(request);
-    case BPF_PROG_BIND_MAP: return prog_bind_map(request);
-    case BPF_LINK_CREATE: return link_create(request);
-    case BPF_LINK_DETACH: return link_detach(request);
-    case BPF_OBJ_GET_INFO_BY_FD: return object_info(request);
-    case BPF_MAP_GET_NEXT_ID: return object_next_id(request, ObjectKind::kMap);
-    case BPF_PROG_GET_NEXT_ID: return object_next_id(request, ObjectKind::kProgram);
-    case BPF_BTF_GET_NEXT_ID: return object_next_id(request, ObjectKind::kBtf);
-    case BPF_LINK_GET_NEXT_ID: return object_next_id(request, ObjectKind::kLink);
-    case BPF_MAP_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kMap);
-    case BPF_PROG_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kProgram);
-    case BPF_BTF_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kBtf);
-    case BPF_LINK_GET_FD_BY_ID: return object_by_id(request, ObjectKind::kLink);
+    case BPF_MAP_CREATE:
+      return map_create(request);
+    case BPF_MAP_UPDATE_ELEM:
+      return map_update_fd_value(request);
+    case BPF_MAP_DELETE_ELEM:
+      return map_delete_fd_value(request);
+    case BPF_MAP_FREEZE:
+      return map_freeze(request);
+    case BPF_BTF_LOAD:
+      return btf_load(request);
+    case BPF_PROG_LOAD:
+      return prog_load(request);
+    case BPF_PROG_BIND_MAP:
+      return prog_bind_map(request);
+    case BPF_LINK_CREATE:
+      return link_create(request);
+    case BPF_LINK_DETACH:
+      return link_detach(request);
+    case BPF_OBJ_GET_INFO_BY_FD:
+      return object_info(request);
+    case BPF_MAP_GET_NEXT_ID:
+      return object_next_id(request, ObjectKind::kMap);
+    case BPF_PROG_GET_NEXT_ID:
+      return object_next_id(request, ObjectKind::kProgram);
+    case BPF_BTF_GET_NEXT_ID:
+      return object_next_id(request, ObjectKind::kBtf);
+    case BPF_LINK_GET_NEXT_ID:
+      return object_next_id(request, ObjectKind::kLink);
+    case BPF_MAP_GET_FD_BY_ID:
+      return object_by_id(request, ObjectKind::kMap);
+    case BPF_PROG_GET_FD_BY_ID:
+      return object_by_id(request, ObjectKind::kProgram);
+    case BPF_BTF_GET_FD_BY_ID:
+      return object_by_id(request, ObjectKind::kBtf);
+    case BPF_LINK_GET_FD_BY_ID:
+      return object_by_id(request, ObjectKind::kLink);
     default:
       return BpfReply::fail(EINVAL, "bpf command " + std::to_string(request.command) + ": not supported yet");
   }
@@ -65,7 +83,9 @@ Result<void> Kernel::reserve_map_address(Map& map) {
   const uint64_t end = context_address_ + wire::kWindowSize;
   // Addresses are never reused: a thread may still stand in code that knows the old map. A guard page between maps.
   if (size > end - next_map_address_)
-    return Error{ENOMEM, "map " + map.name + ": " + std::to_string(size) + " bytes: the address window of this daemon is used up; try `bpftime daemon restart`"};
+    return Error{ENOMEM,
+                 "map " + map.name + ": " + std::to_string(size) +
+                     " bytes: the address window of this daemon is used up; try `bpftime daemon restart`"};
   map.address = next_map_address_;
   next_map_address_ += size + kPageSize;
   return {};
@@ -196,7 +216,8 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
   bpf_attr attr = *request.attr;
   if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
   attr.next_id = objects_.next_id(kind, attr.start_id);
-  if (attr.next_id == 0) return BpfReply::fail(ENOENT, "next id: no object after " + std::to_string(attr.start_id));
+  if (attr.next_id == 0)
+    return BpfReply::fail(ENOENT, "next id: no object after " + std::to_string(attr.start_id));
   BpfReply reply;
   const auto bytes = as_bytes(attr.next_id);
   // Only the answer goes back: the caller's attr may be shorter than ours.
@@ -207,13 +228,15 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
 
 BpfReply Kernel::object_by_id(const BpfRequest& request, ObjectKind kind) {
   // Only maps have modes (CHECK_ATTR ends at the id for the others).
-  const size_t known = kind == ObjectKind::kMap ? offsetof(bpf_attr, open_flags) + 4 : offsetof(bpf_attr, map_id) + 4;
+  const size_t known =
+      kind == ObjectKind::kMap ? offsetof(bpf_attr, open_flags) + 4 : offsetof(bpf_attr, map_id) + 4;
   if (auto bad = check_attr_tail(request, known)) return *std::move(bad);
   const uint32_t flags = kind == ObjectKind::kMap ? request.attr->open_flags : 0;
   if ((flags & ~(BPF_F_RDONLY | BPF_F_WRONLY)) != 0 || flags == (BPF_F_RDONLY | BPF_F_WRONLY))
     return BpfReply::fail(EINVAL, "object " + std::to_string(request.attr->map_id) + ": unknown flags");
   auto object = objects_.find(kind, request.attr->map_id);
-  if (!object) return BpfReply::fail(ENOENT, "object " + std::to_string(request.attr->map_id) + ": no such id");
+  if (!object)
+    return BpfReply::fail(ENOENT, "object " + std::to_string(request.attr->map_id) + ": no such id");
   return hand_out(object, access_mode(flags));
 }
 

@@ -17,11 +17,11 @@ struct BpfRequest {
   uint32_t command = 0;
   uint32_t attr_size = 0;
   const bpf_attr* attr = nullptr;
-  bool unsafe_unverified = false;   // the loader was started with --unsafe-unverified
+  bool unsafe_unverified = false;  // the loader was started with --unsafe-unverified
   uint32_t uid = 0;
-  std::function<Bytes(uint32_t attr_offset)> in;            // bytes the caller sent behind that pointer; empty: none
-  std::function<uint32_t(uint32_t attr_offset)> out_size;   // bytes the caller can take back there
-  std::function<int(wire::FdPlace, uint32_t offset)> fd;    // -1: the caller's number was no descriptor
+  std::function<Bytes(uint32_t attr_offset)> in;  // bytes the caller sent behind that pointer; empty: none
+  std::function<uint32_t(uint32_t attr_offset)> out_size;  // bytes the caller can take back there
+  std::function<int(wire::FdPlace, uint32_t offset)> fd;   // -1: the caller's number was no descriptor
 };
 
 // CPUs this machine may ever have: what libbpf sizes per-CPU buffers by.
@@ -48,7 +48,7 @@ class Observer {
   virtual ~Observer() = default;
   virtual void object_changed(const Object& object) = 0;  // new, or its persistent state differs
   virtual void object_gone(const Object& object) = 0;
-  virtual void probes_changed() = 0;                      // some site must be patched, changed or restored
+  virtual void probes_changed() = 0;  // some site must be patched, changed or restored
   virtual void readiness_wanted(const std::shared_ptr<Object>& object) = 0;
 };
 

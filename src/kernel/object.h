@@ -30,7 +30,7 @@ struct Object {
   ObjectKind kind = ObjectKind::kNone;
   uint32_t id = 0;
   std::string name;
-  Fd fd;                  // our description; read-write
+  Fd fd;  // our description; read-write
   InodeId inode;
   bool held_outside = true;
   uint32_t created_by_uid = 0;
@@ -48,28 +48,28 @@ struct PerfEvent;
 
 struct Map : Object {
   wire::MapSpec spec{};
-  uint64_t address = 0;     // in every target
+  uint64_t address = 0;  // in every target
   bool frozen = false;
   std::shared_ptr<Btf> btf;
   uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
-  Mapping memory;           // all of it, read-write
+  Mapping memory;  // all of it, read-write
   // Frozen read-only maps: a write-sealed copy. The verifier took its bytes for constants, so this is what targets map:
   // a process that could change them would steer another into branches that nobody verified.
   Fd sealed;
   std::map<uint32_t, std::shared_ptr<PerfEvent>> perf_slots;  // PERF_EVENT_ARRAY
-  Fd readiness;             // ring buffers: eventfd of waiting clients, if any asked
-  bool internal = false;    // the trace ring: no client ever sees it
+  Fd readiness;           // ring buffers: eventfd of waiting clients, if any asked
+  bool internal = false;  // the trace ring: no client ever sees it
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
 
 struct Prog : Object {
-  verifier::Request source;            // what was verified; source.program has map references as indexes into `maps`
+  verifier::Request source;  // what was verified; source.program has map references as indexes into `maps`
   std::vector<std::shared_ptr<Map>> maps;
   std::vector<std::shared_ptr<Map>> bound_maps;  // PROG_BIND_MAP
   std::shared_ptr<Btf> btf;
-  uint32_t verified_insns = 0;         // as the kernel's verifier counts; 0: not known (a worker took over)
-  std::string verified_by;             // "kernel", or "nobody (--unsafe-unverified)"
+  uint32_t verified_insns = 0;  // as the kernel's verifier counts; 0: not known (a worker took over)
+  std::string verified_by;      // "kernel", or "nobody (--unsafe-unverified)"
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
   std::vector<std::shared_ptr<Object>> references() const override;
@@ -78,8 +78,8 @@ struct Prog : Object {
 struct AttachedProgram {
   std::shared_ptr<Prog> program;
   uint64_t cookie = 0;
-  uint32_t link_id = 0;   // 0: attached by PERF_EVENT_IOC_SET_BPF
-  uint64_t order = 0;     // programs of one site run in the order they were attached
+  uint32_t link_id = 0;  // 0: attached by PERF_EVENT_IOC_SET_BPF
+  uint64_t order = 0;    // programs of one site run in the order they were attached
 };
 
 enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2 };
@@ -92,15 +92,15 @@ struct PerfEvent : Object {
   // Uprobes.
   bool return_probe = false;
   std::string path;
-  uint64_t offset = 0;             // file offset
+  uint64_t offset = 0;  // file offset
   InodeId file;
-  std::string build_id;            // hex, may be empty
+  std::string build_id;  // hex, may be empty
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.
-  Mapping ring;                    // [header page][data], once the client has mapped it
+  Mapping ring;  // [header page][data], once the client has mapped it
   uint64_t lost = 0;
-  bool paused = false;             // PERF_EVENT_IOC_PAUSE_OUTPUT
+  bool paused = false;  // PERF_EVENT_IOC_PAUSE_OUTPUT
   Fd readiness;
 
   std::vector<std::shared_ptr<Object>> references() const override;

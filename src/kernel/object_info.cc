@@ -107,7 +107,8 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
 BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   const auto asked = caller_info<bpf_btf_info>(request);
   bpf_btf_info info{};
-  if ((asked.name == 0) != (asked.name_len == 0)) return BpfReply::fail(EINVAL, "BTF info: name and its length go together");
+  if ((asked.name == 0) != (asked.name_len == 0))
+    return BpfReply::fail(EINVAL, "BTF info: name and its length go together");
   info.btf = asked.btf;
   info.name = asked.name;
   info.btf_size = btf.blob.size();
@@ -118,7 +119,9 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
     reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, btf),
                          {btf.blob.begin(), btf.blob.begin() + std::min<size_t>(room, btf.blob.size())}});
   const uint32_t name_room = request.out_size(kNestedBase + offsetof(bpf_btf_info, name));
-  if (name_room != 0) reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, name), {0}});  // only the kernel's own BTF has one
+  if (name_room != 0)
+    reply.out.push_back(
+        {kNestedBase + offsetof(bpf_btf_info, name), {0}});  // only the kernel's own BTF has one
   return reply;
 }
 
@@ -136,18 +139,24 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
   if (auto bad = check_attr_tail(request, offsetof(bpf_attr, info.info) + 8)) return *std::move(bad);
   const int fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, info.bpf_fd));
   auto object = objects_.find_fd(fd);
-  if (!object) return BpfReply::fail(fd < 0 ? EBADFD : EINVAL, "object info: not one of our objects");  // sic: EBADFD
+  if (!object)
+    return BpfReply::fail(fd < 0 ? EBADFD : EINVAL, "object info: not one of our objects");  // sic: EBADFD
   const bool known = object->kind == ObjectKind::kMap       ? info_tail_zero<bpf_map_info>(request)
                      : object->kind == ObjectKind::kProgram ? info_tail_zero<bpf_prog_info>(request)
                      : object->kind == ObjectKind::kBtf     ? info_tail_zero<bpf_btf_info>(request)
                                                             : info_tail_zero<bpf_link_info>(request);
   if (!known) return BpfReply::fail(E2BIG, "object info: structure has bytes set beyond what is known here");
   switch (object->kind) {
-    case ObjectKind::kMap: return map_info(request, static_cast<const Map&>(*object));
-    case ObjectKind::kProgram: return prog_info(request, static_cast<const Prog&>(*object));
-    case ObjectKind::kBtf: return btf_info(request, static_cast<const Btf&>(*object));
-    case ObjectKind::kLink: return link_info(request, static_cast<const Link&>(*object));
-    default: return BpfReply::fail(EINVAL, "object info: a perf event has none");
+    case ObjectKind::kMap:
+      return map_info(request, static_cast<const Map&>(*object));
+    case ObjectKind::kProgram:
+      return prog_info(request, static_cast<const Prog&>(*object));
+    case ObjectKind::kBtf:
+      return btf_info(request, static_cast<const Btf&>(*object));
+    case ObjectKind::kLink:
+      return link_info(request, static_cast<const Link&>(*object));
+    default:
+      return BpfReply::fail(EINVAL, "object info: a perf event has none");
   }
 }
 

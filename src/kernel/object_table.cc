@@ -18,12 +18,18 @@ namespace {
 const char* memfd_name(ObjectKind kind) {
   // bpftool tells kinds apart by the link text of /proc/PID/fd/N.
   switch (kind) {
-    case ObjectKind::kMap: return "bpf-map";
-    case ObjectKind::kProgram: return "bpf-prog";
-    case ObjectKind::kLink: return "bpf_link";
-    case ObjectKind::kBtf: return "btf";
-    case ObjectKind::kPerfEvent: return "[perf_event]";
-    case ObjectKind::kNone: break;
+    case ObjectKind::kMap:
+      return "bpf-map";
+    case ObjectKind::kProgram:
+      return "bpf-prog";
+    case ObjectKind::kLink:
+      return "bpf_link";
+    case ObjectKind::kBtf:
+      return "btf";
+    case ObjectKind::kPerfEvent:
+      return "[perf_event]";
+    case ObjectKind::kNone:
+      break;
   }
   return "bpf";
 }

@@ -27,7 +27,8 @@ Result<void> identify_file(PerfEvent& event) {
   // As Linux: only regular files can hold a uprobe, and the offset lies inside.
   if (!S_ISREG(st.st_mode)) return Error{EINVAL, "uprobe on " + event.path + ": not a regular file"};
   if (event.offset > static_cast<uint64_t>(st.st_size))
-    return Error{EINVAL, "uprobe on " + event.path + ": offset " + std::to_string(event.offset) + " is past its end"};
+    return Error{EINVAL,
+                 "uprobe on " + event.path + ": offset " + std::to_string(event.offset) + " is past its end"};
   event.file = {st.st_dev, st.st_ino};
   // The build-id finds copies of the file, in other mount namespaces for one. A file that is no ELF has none.
   if (auto elf = symbols::ElfFile::from_fd(fd.get(), event.path)) event.build_id = elf->build_id();
@@ -69,9 +70,11 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
     event->path = path;
     event->name = event->return_probe ? "uretprobe" : "uprobe";
     if (path.empty()) return BpfReply::fail(EINVAL, "uprobe: no path");
-    if (auto found = identify_file(*event); !found) return BpfReply::fail(found.error().code, found.error().message);
+    if (auto found = identify_file(*event); !found)
+      return BpfReply::fail(found.error().code, found.error().message);
   } else {
-    return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) + ": not supported yet (docs/support-matrix.md)");
+    return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) +
+                                      ": not supported yet (docs/support-matrix.md)");
   }
   if (auto entered = enter(event, 0, /*growable=*/event->perf_kind == PerfKind::kBpfOutput); !entered)
     return BpfReply::fail(entered.error().code, entered.error().message);
@@ -83,11 +86,13 @@ BpfReply Kernel::attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram
   if (event->perf_kind != PerfKind::kUprobe)
     return BpfReply::fail(EINVAL, "attach: a program cannot run at this kind of event");
   if (attached.program->source.program.type != BPF_PROG_TYPE_KPROBE)
-    return BpfReply::fail(EINVAL, "attach program " + attached.program->name + ": only kprobe programs run at uprobes");
+    return BpfReply::fail(
+        EINVAL, "attach program " + attached.program->name + ": only kprobe programs run at uprobes");
   // As Linux: one program per event. A link closed a moment ago no longer counts.
   if (!event->by_link.empty()) collect();
   if (!event->by_ioctl.empty() || !event->by_link.empty())
-    return BpfReply::fail(EEXIST, "attach program " + attached.program->name + ": the event has a program already");
+    return BpfReply::fail(EEXIST,
+                          "attach program " + attached.program->name + ": the event has a program already");
   if (auto compiled = ensure_code(*attached.program); !compiled)
     return BpfReply::fail(compiled.error().code, compiled.error().message);
   attached.order = ++attach_order_;
@@ -121,7 +126,8 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
     case PERF_EVENT_IOC_RESET:
       return {};
     case PERF_EVENT_IOC_REFRESH:  // counts down overflows, which uprobes do not have
-      if (event->perf_kind == PerfKind::kUprobe) return BpfReply::fail(EINVAL, "perf ioctl REFRESH: not a sampling event");
+      if (event->perf_kind == PerfKind::kUprobe)
+        return BpfReply::fail(EINVAL, "perf ioctl REFRESH: not a sampling event");
       return {};
     case PERF_EVENT_IOC_PAUSE_OUTPUT:
       if (!event->ring) return BpfReply::fail(EINVAL, "perf ioctl PAUSE_OUTPUT: the event has no ring");
@@ -135,10 +141,11 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
     case PERF_EVENT_IOC_QUERY_BPF:
     case PERF_EVENT_IOC_PERIOD:
     case PERF_EVENT_IOC_SET_FILTER:
-      return BpfReply::fail(EINVAL, "perf ioctl " + std::to_string(command) + ": not for events of this kind");
+      return BpfReply::fail(EINVAL,
+                            "perf ioctl " + std::to_string(command) + ": not for events of this kind");
     default:
-      return BpfReply::fail(ENOTTY, "perf ioctl " + std::to_string(command) + " with " + std::to_string(argument) +
-                                        ": not supported yet");
+      return BpfReply::fail(ENOTTY, "perf ioctl " + std::to_string(command) + " with " +
+                                        std::to_string(argument) + ": not supported yet");
   }
   observer_.object_changed(*event);
   observer_.probes_changed();
@@ -148,7 +155,8 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
 BpfReply Kernel::perf_mmap(int event_fd, uint64_t size) {
   auto event = object_of<PerfEvent>(event_fd, ObjectKind::kPerfEvent);
   if (!event) return BpfReply::fail(EBADF, "map perf event: no such event");
-  if (event->perf_kind != PerfKind::kBpfOutput) return BpfReply::fail(EINVAL, "map perf event: it has no ring");
+  if (event->perf_kind != PerfKind::kBpfOutput)
+    return BpfReply::fail(EINVAL, "map perf event: it has no ring");
   if (auto mapped = map_perf_ring(*event, size); !mapped)
     return BpfReply::fail(mapped.error().code, mapped.error().message);
   observer_.object_changed(*event);
@@ -165,8 +173,8 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
                                       ": not supported yet (docs/support-matrix.md)");
   if (attr.link_create.flags != 0) return BpfReply::fail(EINVAL, "create link: unknown flags");
   // Clients ask with target_fd -1 whether perf links exist: EBADF says yes.
-  auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.target_fd)),
-                                    ObjectKind::kPerfEvent);
+  auto event = object_of<PerfEvent>(
+      request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.target_fd)), ObjectKind::kPerfEvent);
   if (!event) return BpfReply::fail(EBADF, "create link: target is no perf event");
   auto link = std::make_shared<Link>();
   link->kind = ObjectKind::kLink;
@@ -174,7 +182,8 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
   link->program = prog;
   link->event = event;
   link->cookie = attr.link_create.perf_event.bpf_cookie;
-  if (auto entered = enter(link, 0); !entered) return BpfReply::fail(entered.error().code, entered.error().message);
+  if (auto entered = enter(link, 0); !entered)
+    return BpfReply::fail(entered.error().code, entered.error().message);
   BpfReply attached = attach(event, {prog, link->cookie, link->id, 0}, /*by_link=*/true);
   if (attached.result < 0) {
     link->held_outside = false;  // collected as if its descriptor had been closed
@@ -190,7 +199,8 @@ BpfReply Kernel::link_detach(const BpfRequest& request) {
   auto link = object_of<Link>(fd, ObjectKind::kLink);
   if (!link) return BpfReply::fail(wrong_fd(fd), "detach link: no such link");
   // As Linux: perf event links cannot be detached by force.
-  return BpfReply::fail(EOPNOTSUPP, "detach link " + std::to_string(link->id) + ": perf event links end with their descriptor");
+  return BpfReply::fail(
+      EOPNOTSUPP, "detach link " + std::to_string(link->id) + ": perf event links end with their descriptor");
 }
 
 }  // namespace bpftime::kernel

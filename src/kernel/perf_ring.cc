@@ -57,7 +57,8 @@ Result<void> map_perf_ring(PerfEvent& event, uint64_t size) {
     return Error{EINVAL, "map perf event: " + std::to_string(size) + " bytes: not 1 + 2^n pages"};
   if (event.ring) {
     if (event.ring.size() == size) return {};
-    return Error{EINVAL, "map perf event: already mapped with " + std::to_string(event.ring.size()) + " bytes"};
+    return Error{EINVAL,
+                 "map perf event: already mapped with " + std::to_string(event.ring.size()) + " bytes"};
   }
   if (::ftruncate(event.fd.get(), static_cast<off_t>(size + wire::kTrailerSize)) != 0)
     return Error::from_errno("size perf ring");
@@ -94,7 +95,8 @@ void write_perf_sample(PerfEvent& event, Bytes data) {
   std::vector<uint8_t> out;
   auto put = [&](Bytes bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); };
   // What was lost is said in one go with the record that fits again, never alone.
-  if (event.lost != 0) put(as_bytes(LostRecord{{PERF_RECORD_LOST, 0, sizeof(LostRecord)}, event.id, event.lost}));
+  if (event.lost != 0)
+    put(as_bytes(LostRecord{{PERF_RECORD_LOST, 0, sizeof(LostRecord)}, event.id, event.lost}));
   put(as_bytes(perf_event_header{PERF_RECORD_SAMPLE, 0, static_cast<uint16_t>(size)}));
   put(as_bytes(raw_size));
   put(data);

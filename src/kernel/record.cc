@@ -108,10 +108,18 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
   Writer out;
   put_common(out, object);
   switch (object.kind) {
-    case ObjectKind::kBtf: out.put(static_cast<const Btf&>(object).blob); break;
-    case ObjectKind::kMap: put_map(out, static_cast<const Map&>(object)); break;
-    case ObjectKind::kProgram: put_prog(out, static_cast<const Prog&>(object)); break;
-    case ObjectKind::kPerfEvent: put_event(out, static_cast<const PerfEvent&>(object)); break;
+    case ObjectKind::kBtf:
+      out.put(static_cast<const Btf&>(object).blob);
+      break;
+    case ObjectKind::kMap:
+      put_map(out, static_cast<const Map&>(object));
+      break;
+    case ObjectKind::kProgram:
+      put_prog(out, static_cast<const Prog&>(object));
+      break;
+    case ObjectKind::kPerfEvent:
+      put_event(out, static_cast<const PerfEvent&>(object));
+      break;
     case ObjectKind::kLink: {
       const auto& link = static_cast<const Link&>(object);
       uint64_t order = 0;
@@ -120,7 +128,8 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
       out.put(link.program->id).put(link.event->id).put(link.cookie).put(order);
       break;
     }
-    case ObjectKind::kNone: break;
+    case ObjectKind::kNone:
+      break;
   }
   return out.take();
 }
@@ -130,13 +139,21 @@ uint64_t Kernel::record_key(const Object& object) {
   uint64_t rank = 0;
   switch (object.kind) {
     case ObjectKind::kNone:
-    case ObjectKind::kBtf: rank = 0; break;
+    case ObjectKind::kBtf:
+      rank = 0;
+      break;
     case ObjectKind::kPerfEvent:
       rank = static_cast<const PerfEvent&>(object).perf_kind == PerfKind::kBpfOutput ? 1 : 4;
       break;
-    case ObjectKind::kMap: rank = 2; break;
-    case ObjectKind::kProgram: rank = 3; break;
-    case ObjectKind::kLink: rank = 5; break;
+    case ObjectKind::kMap:
+      rank = 2;
+      break;
+    case ObjectKind::kProgram:
+      rank = 3;
+      break;
+    case ObjectKind::kLink:
+      rank = 5;
+      break;
   }
   return rank << 32 | object.id;
 }
@@ -171,7 +188,8 @@ Result<std::shared_ptr<Object>> recover_map(Reader& in, std::vector<Fd>& fds, co
   const uint32_t slots = in.get<uint32_t>();
   for (uint32_t i = 0; in.ok && i < slots; ++i) {
     const uint32_t slot = in.get<uint32_t>();
-    auto event = std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
+    auto event =
+        std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
     if (event) map->perf_slots[slot] = event;
   }
   auto memory = Mapping::shared(fds[0], maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
@@ -266,11 +284,20 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
       made = std::shared_ptr<Object>(btf);
       break;
     }
-    case ObjectKind::kMap: made = recover_map(in, fds, objects_); break;
-    case ObjectKind::kProgram: made = recover_prog(in, objects_); break;
-    case ObjectKind::kPerfEvent: made = recover_event(in, fds, objects_, &attach_order_); break;
-    case ObjectKind::kLink: made = recover_link(in, objects_, &attach_order_); break;
-    case ObjectKind::kNone: break;
+    case ObjectKind::kMap:
+      made = recover_map(in, fds, objects_);
+      break;
+    case ObjectKind::kProgram:
+      made = recover_prog(in, objects_);
+      break;
+    case ObjectKind::kPerfEvent:
+      made = recover_event(in, fds, objects_, &attach_order_);
+      break;
+    case ObjectKind::kLink:
+      made = recover_link(in, objects_, &attach_order_);
+      break;
+    case ObjectKind::kNone:
+      break;
   }
   if (!made) return made.error();
   if (!in.ok) return Error{EINVAL, "recover object: record is cut short"};

@@ -1,8 +1,8 @@
 // For tests of this folder: a kernel with an observer that remembers, and bpf(2) calls without a socket in between.
 #pragma once
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <linux/bpf.h>
 #include <linux/perf_event.h>
 
@@ -60,8 +60,8 @@ struct Call {
   }
 };
 
-inline BpfReply create_map(Kernel& kernel, uint32_t type, uint32_t key, uint32_t value, uint32_t entries, uint32_t flags = 0,
-                           const char* name = "m") {
+inline BpfReply create_map(Kernel& kernel, uint32_t type, uint32_t key, uint32_t value, uint32_t entries,
+                           uint32_t flags = 0, const char* name = "m") {
   Call call;
   call.attr.map_type = type;
   call.attr.key_size = key;
@@ -72,8 +72,8 @@ inline BpfReply create_map(Kernel& kernel, uint32_t type, uint32_t key, uint32_t
   return call.run(kernel, BPF_MAP_CREATE);
 }
 
-inline BpfReply load_program(Kernel& kernel, const std::vector<bpf_insn>& insns, std::map<uint32_t, int> map_fds = {},
-                             uint32_t type = BPF_PROG_TYPE_KPROBE) {
+inline BpfReply load_program(Kernel& kernel, const std::vector<bpf_insn>& insns,
+                             std::map<uint32_t, int> map_fds = {}, uint32_t type = BPF_PROG_TYPE_KPROBE) {
   Call call;
   call.attr.prog_type = type;
   call.attr.insn_cnt = insns.size();
@@ -84,14 +84,16 @@ inline BpfReply load_program(Kernel& kernel, const std::vector<bpf_insn>& insns,
   return call.run(kernel, BPF_PROG_LOAD);
 }
 
-inline const std::vector<bpf_insn> kReturnZero = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+inline const std::vector<bpf_insn> kReturnZero = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0},
+                                                  {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
 // r1 = map at instruction 0; return 0
 inline const std::vector<bpf_insn> kUsesMap = {{BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD, 0, 0},
                                                {0, 0, 0, 0, 0},
                                                {BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0},
                                                {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
 
-inline BpfReply open_uprobe(Kernel& kernel, const std::string& path, uint64_t offset, int32_t pid = -1, int32_t cpu = 0) {
+inline BpfReply open_uprobe(Kernel& kernel, const std::string& path, uint64_t offset, int32_t pid = -1,
+                            int32_t cpu = 0) {
   wire::PerfEventOpen request{};
   perf_event_attr attr{};
   attr.size = sizeof attr;

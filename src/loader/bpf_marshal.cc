@@ -23,7 +23,7 @@ constexpr uint32_t kBlobMax = 32u << 20;        // no kernel takes more in one b
 constexpr uint32_t kLogMax = 16u << 20;         // what we offer to fill of a log buffer
 constexpr uint32_t kInstructionsMax = 1000000;  // BPF_COMPLEXITY_LIMIT_INSNS
 constexpr uint32_t kInfoMax = 4096;
-constexpr uint32_t kBtfMax = 16u << 20;         // BTF_MAX_SIZE
+constexpr uint32_t kBtfMax = 16u << 20;  // BTF_MAX_SIZE
 constexpr uint32_t kRawTracepointNameMax = 128;
 
 enum class Length { kFixed, kField, kString, kPath };

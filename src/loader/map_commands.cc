@@ -69,7 +69,8 @@ int64_t copy_key(const wire::MapSpec& spec, uint64_t address, Buffer& key) {
 int64_t slot_call(const wire::MapSpec& spec, const ElementCall& call) {
   uint32_t index = 0;
   const bool next = call.command == BPF_MAP_GET_NEXT_KEY;
-  if (call.command == BPF_MAP_LOOKUP_ELEM && (call.flags & kFlagsLock) != 0) return -EINVAL;  // nothing to lock
+  if (call.command == BPF_MAP_LOOKUP_ELEM && (call.flags & kFlagsLock) != 0)
+    return -EINVAL;  // nothing to lock
   if (!(next && call.key == 0) && !read_user(&index, call.key, sizeof(index))) return -EFAULT;
   if (!next) return -kNotSupported;
   // As array_map_get_next_key.

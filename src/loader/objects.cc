@@ -95,9 +95,11 @@ const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable) {
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   const int fixed = object->mapping.data != nullptr ? MAP_FIXED : 0;
   void* at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, fd, 0);
-  if (at == MAP_FAILED && errno == EACCES) {  // a write-only descriptor cannot be mapped: through one of our own
+  if (at == MAP_FAILED &&
+      errno == EACCES) {  // a write-only descriptor cannot be mapped: through one of our own
     const Fd again(::open(("/proc/self/fd/" + std::to_string(fd)).c_str(), O_RDWR | O_CLOEXEC));
-    if (again) at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, again.get(), 0);
+    if (again)
+      at = ::mmap(object->mapping.data, object->size, protection, MAP_SHARED | fixed, again.get(), 0);
   }
   if (at == MAP_FAILED) return nullptr;
   object->mapping.data = static_cast<uint8_t*>(at);
@@ -121,9 +123,11 @@ bool host_maps_writable(const ObjectPtr& object) {
     unsigned long long start, inode;
     unsigned device_major, device_minor;
     char mode[5];
-    if (std::sscanf(line, "%llx-%*x %4s %*x %x:%x %llu", &start, mode, &device_major, &device_minor, &inode) != 5) continue;
-    found = inode == object->inode.inode && makedev(device_major, device_minor) == object->inode.device && mode[1] == 'w' &&
-            mode[3] == 's' && start != reinterpret_cast<uint64_t>(own);
+    if (std::sscanf(line, "%llx-%*x %4s %*x %x:%x %llu", &start, mode, &device_major, &device_minor,
+                    &inode) != 5)
+      continue;
+    found = inode == object->inode.inode && makedev(device_major, device_minor) == object->inode.device &&
+            mode[1] == 'w' && mode[3] == 's' && start != reinterpret_cast<uint64_t>(own);
   }
   std::free(line);
   std::fclose(maps);

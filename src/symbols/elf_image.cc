@@ -62,7 +62,8 @@ uint8_t fde_encoding(const ElfImage& image, uint64_t address) {
   if (augmentation.empty()) return kAbsolute;
   if (augmentation.front() != 'z') return kEncodingOmit;
   // Code and data alignment, return address register (a byte in version 1), length of what follows.
-  if (!skip_leb128(reader) || !skip_leb128(reader) || !skip_leb128(reader) || !skip_leb128(reader)) return kEncodingOmit;
+  if (!skip_leb128(reader) || !skip_leb128(reader) || !skip_leb128(reader) || !skip_leb128(reader))
+    return kEncodingOmit;
   for (const char letter : augmentation.substr(1)) {
     if (letter == 'S' || letter == 'B') continue;
     const auto encoding = reader.read<uint8_t>();
@@ -75,17 +76,20 @@ uint8_t fde_encoding(const ElfImage& image, uint64_t address) {
 }
 
 // Decodes the FDE at `address`.
-std::optional<FunctionBounds> read_fde(const ElfImage& image, uint64_t address, std::map<uint64_t, uint8_t>& encodings) {
+std::optional<FunctionBounds> read_fde(const ElfImage& image, uint64_t address,
+                                       std::map<uint64_t, uint8_t>& encodings) {
   ByteReader reader(image.at_address(address, 32));
   const auto length = reader.read<uint32_t>();
   const auto cie_distance = reader.read<uint32_t>();
-  if (!length || *length == 0 || *length == 0xffffffff || !cie_distance || *cie_distance == 0) return std::nullopt;
+  if (!length || *length == 0 || *length == 0xffffffff || !cie_distance || *cie_distance == 0)
+    return std::nullopt;
   const uint64_t cie = address + 4 - *cie_distance;
   auto known = encodings.find(cie);
   if (known == encodings.end()) known = encodings.emplace(cie, fde_encoding(image, cie)).first;
   const uint8_t encoding = known->second;
   const uint8_t application = encoding & kApplicationMask;
-  if (encoding == kEncodingOmit || (application != kAbsolute && application != kPcRelative)) return std::nullopt;
+  if (encoding == kEncodingOmit || (application != kAbsolute && application != kPcRelative))
+    return std::nullopt;
   const uint64_t field = address + reader.offset();
   auto start = read_value(reader, encoding);
   const auto size = read_value(reader, encoding & 0x07);  // a length: same width, unsigned
@@ -132,7 +136,8 @@ std::vector<FunctionBounds> read_unwind_bounds(const ElfImage& image) {
       const auto start = reader.read<int32_t>();
       const auto fde = reader.read<int32_t>();
       if (!start || !fde) break;
-      if (auto found = read_fde(image, base + static_cast<uint64_t>(int64_t{*fde}), encodings)) bounds.push_back(*found);
+      if (auto found = read_fde(image, base + static_cast<uint64_t>(int64_t{*fde}), encodings))
+        bounds.push_back(*found);
     }
   }
   std::sort(bounds.begin(), bounds.end(), [](const auto& a, const auto& b) { return a.start < b.start; });

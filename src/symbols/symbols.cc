@@ -128,8 +128,9 @@ Result<void> ElfFile::State::parse(const std::string& label) {
   std::sort(by_address.begin(), by_address.end(), [](const Entry& a, const Entry& b) {
     return a.address != b.address ? a.address < b.address : a.rank < b.rank;
   });
-  std::sort(by_name.begin(), by_name.end(),
-            [](const Entry& a, const Entry& b) { return a.name != b.name ? a.name < b.name : a.rank < b.rank; });
+  std::sort(by_name.begin(), by_name.end(), [](const Entry& a, const Entry& b) {
+    return a.name != b.name ? a.name < b.name : a.rank < b.rank;
+  });
   unwind_bounds = read_unwind_bounds(image);
   return {};
 }
@@ -137,12 +138,14 @@ Result<void> ElfFile::State::parse(const std::string& label) {
 Result<void> ElfFile::State::read_program_headers(const std::string& label) {
   const Elf64_Ehdr& header = image.header;
   if (header.e_phnum > kProgramHeadersMax) return malformed(label, "too many program headers");
-  if (header.e_phnum != 0 && header.e_phentsize != sizeof(Elf64_Phdr)) return malformed(label, "odd program headers");
+  if (header.e_phnum != 0 && header.e_phentsize != sizeof(Elf64_Phdr))
+    return malformed(label, "odd program headers");
   const auto table = image.part(header.e_phoff, uint64_t{header.e_phnum} * sizeof(Elf64_Phdr));
   if (!table) return malformed(label, "truncated in its program headers");
   ByteReader reader(*table);
   while (auto segment = reader.read<Elf64_Phdr>()) {
-    const bool needed = segment->p_type == PT_LOAD || segment->p_type == PT_INTERP || segment->p_type == PT_NOTE;
+    const bool needed =
+        segment->p_type == PT_LOAD || segment->p_type == PT_INTERP || segment->p_type == PT_NOTE;
     const auto content = image.part(segment->p_offset, segment->p_filesz);
     if (!content && needed) return malformed(label, "truncated: a segment ends beyond the file");
     if (segment->p_type == PT_LOAD) {
@@ -154,7 +157,8 @@ Result<void> ElfFile::State::read_program_headers(const std::string& label) {
     }
     if (segment->p_type == PT_INTERP && interpreter.empty()) {
       const auto path = string_at(*content, 0);
-      if (!path || path->empty() || path->size() > 4096) return malformed(label, "its interpreter is not a path");
+      if (!path || path->empty() || path->size() > 4096)
+        return malformed(label, "its interpreter is not a path");
       interpreter = std::string(*path);
     }
     if (segment->p_type == PT_NOTE && build_id.empty()) build_id = find_build_id(*content, segment->p_align);
@@ -181,7 +185,8 @@ void ElfFile::State::read_section_headers() {
 
 void ElfFile::State::read_symbols(const Elf64_Shdr& section, bool dynamic) {
   const auto table = image.part(section.sh_offset, section.sh_size);
-  if (!table || section.sh_link >= image.section_headers.size() || section.sh_entsize != sizeof(Elf64_Sym)) return;
+  if (!table || section.sh_link >= image.section_headers.size() || section.sh_entsize != sizeof(Elf64_Sym))
+    return;
   const Elf64_Shdr& string_section = image.section_headers[section.sh_link];
   const auto strings = image.part(string_section.sh_offset, string_section.sh_size);
   if (!strings) return;
@@ -205,8 +210,8 @@ void ElfFile::State::read_symbols(const Elf64_Shdr& section, bool dynamic) {
     if (!name || name->empty() || name->size() > kNameBytesMax) continue;
     const auto version = dynamic ? read_at<uint16_t>(versions, index * sizeof(uint16_t)) : std::nullopt;
     const bool hidden = version && (*version & 0x8000) != 0;
-    const auto rank = static_cast<uint8_t>((hidden ? 8 : 0) + (binding == STB_LOCAL ? 4 : 0) + (binding == STB_WEAK ? 2 : 0) +
-                                           (symbol->st_size == 0 ? 1 : 0));
+    const auto rank = static_cast<uint8_t>((hidden ? 8 : 0) + (binding == STB_LOCAL ? 4 : 0) +
+                                           (binding == STB_WEAK ? 2 : 0) + (symbol->st_size == 0 ? 1 : 0));
     const Entry entry{*name, symbol->st_value, symbol->st_size, function, rank};
     by_name.push_back(entry);
     // Labels of hand-written code count as functions when they lie in code (libc's assembly has them typed, others not).
@@ -269,8 +274,9 @@ std::optional<uint64_t> ElfFile::offset_of_address(uint64_t address) const {
 std::optional<Symbol> ElfFile::function_at(uint64_t address) const {
   if (!state_->is_code(address)) return std::nullopt;
   const auto& symbols = state_->by_address;
-  const auto after = std::upper_bound(symbols.begin(), symbols.end(), address,
-                                      [](uint64_t wanted, const Entry& entry) { return wanted < entry.address; });
+  const auto after =
+      std::upper_bound(symbols.begin(), symbols.end(), address,
+                       [](uint64_t wanted, const Entry& entry) { return wanted < entry.address; });
   // A sized symbol that contains the address; of those with the nearest start the best ranked. Symbols may nest: look back a bit.
   constexpr int kLookBackMax = 32;
   const Entry* found = nullptr;
@@ -283,12 +289,15 @@ std::optional<Symbol> ElfFile::function_at(uint64_t address) const {
   if (found != nullptr) return Symbol{std::string(found->name), found->address, found->size};
 
   const auto& bounds = state_->unwind_bounds;
-  const auto next = std::upper_bound(bounds.begin(), bounds.end(), address,
-                                     [](uint64_t wanted, const FunctionBounds& b) { return wanted < b.start; });
+  const auto next =
+      std::upper_bound(bounds.begin(), bounds.end(), address,
+                       [](uint64_t wanted, const FunctionBounds& b) { return wanted < b.start; });
   const FunctionBounds* unwind = next != bounds.begin() && address < (next - 1)->end ? &*(next - 1) : nullptr;
   const Entry* sizeless = after != symbols.begin() && (after - 1)->size == 0 ? &*(after - 1) : nullptr;
   if (sizeless != nullptr) {
-    while (sizeless != symbols.data() && (sizeless - 1)->address == sizeless->address && (sizeless - 1)->size == 0) --sizeless;
+    while (sizeless != symbols.data() && (sizeless - 1)->address == sizeless->address &&
+           (sizeless - 1)->size == 0)
+      --sizeless;
   }
   if (unwind != nullptr && (sizeless == nullptr || sizeless->address < unwind->start)) {
     return Symbol{"", unwind->start, unwind->end - unwind->start};
@@ -309,8 +318,9 @@ std::optional<Symbol> ElfFile::function_at(uint64_t address) const {
 
 std::optional<Symbol> ElfFile::find_symbol(const std::string& name) const {
   const auto& symbols = state_->by_name;
-  const auto found = std::lower_bound(symbols.begin(), symbols.end(), std::string_view(name),
-                                      [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
+  const auto found =
+      std::lower_bound(symbols.begin(), symbols.end(), std::string_view(name),
+                       [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
   if (found == symbols.end() || found->name != name) return std::nullopt;
   return Symbol{std::string(found->name), found->address, found->size};
 }

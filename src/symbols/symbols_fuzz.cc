@@ -12,7 +12,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto elf = ElfFile::from_fd(file.get(), "fuzz");
   if (!elf.ok()) return 0;
   for (const auto& segment : elf->segments()) {
-    for (const uint64_t at : {segment.address, segment.address + segment.memory_size / 2, segment.address + segment.memory_size}) {
+    for (const uint64_t at : {segment.address, segment.address + segment.memory_size / 2,
+                              segment.address + segment.memory_size}) {
       (void)elf->function_at(at);
       (void)elf->read(at, 64);
       (void)elf->read(at, UINT64_MAX);

@@ -39,9 +39,12 @@ std::string mapped_file_path(uint64_t base) {
 }
 
 // libdwfl opens a module's file by the path in /proc/PID/maps: right only in our root directory. Look from the target's.
-int find_elf(Dwfl_Module* module, void** userdata, const char* name, Dwarf_Addr base, char** file_name, Elf** elf) {
-  if (name == nullptr || name[0] != '/') return dwfl_linux_proc_find_elf(module, userdata, name, base, file_name, elf);
-  for (const std::string& path : {"/proc/" + std::to_string(t_pid) + "/root" + name, mapped_file_path(base)}) {
+int find_elf(Dwfl_Module* module, void** userdata, const char* name, Dwarf_Addr base, char** file_name,
+             Elf** elf) {
+  if (name == nullptr || name[0] != '/')
+    return dwfl_linux_proc_find_elf(module, userdata, name, base, file_name, elf);
+  for (const std::string& path :
+       {"/proc/" + std::to_string(t_pid) + "/root" + name, mapped_file_path(base)}) {
     if (path.empty()) continue;
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) continue;
@@ -56,7 +59,10 @@ int find_elf(Dwfl_Module* module, void** userdata, const char* name, Dwarf_Addr 
 }
 
 // No separate debug files: the tables needed are in the file itself, and debuginfod would use the network.
-int find_no_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*, GElf_Word, char**) { return -1; }
+int find_no_debuginfo(Dwfl_Module*, void**, const char*, Dwarf_Addr, const char*, const char*, GElf_Word,
+                      char**) {
+  return -1;
+}
 
 const Dwfl_Callbacks kCallbacks = {find_elf, find_no_debuginfo, nullptr, nullptr};
 
@@ -87,7 +93,8 @@ Unwinder::State::Module& Unwinder::State::module_of(Dwfl_Module* key) {
   const char* name = dwfl_module_info(key, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr);
   module.path = name != nullptr ? name : "";
   GElf_Addr bias = 0;
-  if (dwfl_module_getelf(key, &bias) == nullptr || module.path.empty() || module.path.front() != '/') return module;
+  if (dwfl_module_getelf(key, &bias) == nullptr || module.path.empty() || module.path.front() != '/')
+    return module;
   module.bias = bias;
   dwfl_module_info(key, nullptr, nullptr, nullptr, nullptr, nullptr, &opened, nullptr);
   if (opened == nullptr) return module;

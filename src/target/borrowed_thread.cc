@@ -20,7 +20,8 @@ constexpr uint64_t kDirectionFlag = 0x400, kTrapFlag = 0x100;
 constexpr uint64_t bit(int signal) { return uint64_t{1} << (signal - 1); }
 constexpr uint64_t kAllSignals = ~uint64_t{0};
 // Signals a faulting instruction raises: were they blocked, the kernel would reset their handlers.
-constexpr uint64_t kFaults = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGTRAP) | bit(SIGSYS);
+constexpr uint64_t kFaults =
+    bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGTRAP) | bit(SIGSYS);
 
 // What a called function returns to: keeps the result and asks for rt_sigreturn, at whose entry we catch it. There we skip the
 // system call; should we die just then, the jump asks again.
@@ -39,7 +40,8 @@ void set_arguments(user_regs_struct& r, std::span<const uint64_t> arguments, boo
 
 }  // namespace
 
-Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t tid, const user_regs_struct& registers,
+Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t tid,
+                                                             const user_regs_struct& registers,
                                                              const Fd& memory,
                                                              const std::vector<MappedRegion>& regions) {
   std::unique_ptr<BorrowedThread> thread(new BorrowedThread(pid, tid, registers, memory));
@@ -62,9 +64,10 @@ Result<void> BorrowedThread::suspend_seccomp() {
   if (::ptrace(PTRACE_SETOPTIONS, tid_, nullptr, options) != 0) {
     // What our own container allows us it allows our neighbour.
     if (!thread_filtered_unlike_us(pid_, tid_)) return {};
-    return process_error(pid_, EPERM,
-                         "it is under a seccomp filter of its own, which only CAP_SYS_ADMIN may suspend (and a kernel with "
-                         "CONFIG_CHECKPOINT_RESTORE); try as root");
+    return process_error(
+        pid_, EPERM,
+        "it is under a seccomp filter of its own, which only CAP_SYS_ADMIN may suspend (and a kernel with "
+        "CONFIG_CHECKPOINT_RESTORE); try as root");
   }
   seccomp_suspended_ = true;
   return {};
@@ -73,7 +76,8 @@ Result<void> BorrowedThread::suspend_seccomp() {
 void BorrowedThread::place_frame(const std::vector<MappedRegion>& regions) {
   if (gadgets_.system_call_return == 0 || gadgets_.signal_return == 0) return;
   const uint64_t top = original_.rsp - kRedZoneBytes;
-  SignalFrame frame = build_signal_frame(top, gadgets_.signal_return, original_, original_mask_, extended_state_);
+  SignalFrame frame =
+      build_signal_frame(top, gadgets_.signal_return, original_, original_mask_, extended_state_);
   if (!is_private_writable(regions, frame.start, original_.rsp)) return;
   // Nothing below the red zone belongs to anyone by the ABI, but a coroutine's stack may end right there: keep and put back.
   bytes_below_.resize(frame.bytes.size());
@@ -98,7 +102,8 @@ StopEvent BorrowedThread::next_syscall_stop(Deadline deadline, bool faults_count
   for (;;) {
     if (!resume_thread(tid_, true, signal)) return {StopEvent::Kind::kGone};
     const StopEvent event = wait_for_stop(pid_, tid_, deadline);
-    if (event.kind == StopEvent::Kind::kSignal && faults_count && (kFaults & bit(event.signal)) != 0) return event;
+    if (event.kind == StopEvent::Kind::kSignal && faults_count && (kFaults & bit(event.signal)) != 0)
+      return event;
     if (event.kind != StopEvent::Kind::kTrap && event.kind != StopEvent::Kind::kSignal) return event;
     signal = event.kind == StopEvent::Kind::kSignal ? event.signal : 0;
   }
@@ -133,10 +138,12 @@ Result<int64_t> BorrowedThread::system_call(long number, std::span<const uint64_
 Result<uint64_t> BorrowedThread::scratch() {
   if (framed()) return frame_.scratch();
   if (scratch_page_ == 0) {
-    const uint64_t arguments[] = {0, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0};
+    const uint64_t arguments[] = {
+        0, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0};
     auto page = system_call(SYS_mmap, arguments);
     if (!page) return page.error();
-    if (*page < 0) return process_error(pid_, static_cast<int>(-*page), "no memory for system call arguments");
+    if (*page < 0)
+      return process_error(pid_, static_cast<int>(-*page), "no memory for system call arguments");
     scratch_page_ = static_cast<uint64_t>(*page);
   }
   return scratch_page_;
@@ -144,24 +151,28 @@ Result<uint64_t> BorrowedThread::scratch() {
 
 Result<void> BorrowedThread::ensure_return_stub() {
   if (stub_ != 0) return {};
-  const uint64_t arguments[] = {0, kPageSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0};
+  const uint64_t arguments[] = {
+      0, kPageSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, ~uint64_t{0}, 0};
   auto page = system_call(SYS_mmap, arguments);
   if (!page) return page.error();
   if (*page < 0) {
-    return process_error(pid_, static_cast<int>(-*page),
-                         std::string("no executable memory for a remote call: ") + std::strerror(static_cast<int>(-*page)));
+    return process_error(
+        pid_, static_cast<int>(-*page),
+        std::string("no executable memory for a remote call: ") + std::strerror(static_cast<int>(-*page)));
   }
   stub_ = static_cast<uint64_t>(*page);
   if (!write_memory(memory_, stub_, kReturnStub, sizeof(kReturnStub))) {
-    return process_error(pid_, EFAULT, "code for a remote call cannot be written; is /proc/PID/mem restricted?");
+    return process_error(pid_, EFAULT,
+                         "code for a remote call cannot be written; is /proc/PID/mem restricted?");
   }
   return {};
 }
 
-Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t> arguments, uint64_t stack_top,
-                                     Deadline deadline) {
+Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t> arguments,
+                                     uint64_t stack_top, Deadline deadline) {
   if (arguments.size() > 6) return process_error(pid_, EINVAL, "a remote call has at most six arguments");
-  if (stack_top == 0 && !framed()) return process_error(pid_, EFAULT, "no room on the borrowed thread's stack");
+  if (stack_top == 0 && !framed())
+    return process_error(pid_, EFAULT, "no room on the borrowed thread's stack");
   if (auto stub = ensure_return_stub(); !stub) return stub.error();
   const uint64_t top = stack_top != 0 ? stack_top : original_.rsp - kRedZoneBytes;
   const SignalFrame frame = build_signal_frame(top, stub_, original_, original_mask_, extended_state_);
@@ -187,7 +198,8 @@ Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t
       return process_error(pid_, ETIMEDOUT, "a remote call did not return in time");
     }
     if (event.kind == StopEvent::Kind::kSignal) {
-      return process_error(pid_, EFAULT, std::string("a remote call ended in signal ") + ::strsignal(event.signal));
+      return process_error(pid_, EFAULT,
+                           std::string("a remote call ended in signal ") + ::strsignal(event.signal));
     }
     if (event.kind != StopEvent::Kind::kSyscall || !get_registers(tid_, now)) {
       gone_ = true;
@@ -198,11 +210,13 @@ Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t
   // At the entry of rt_sigreturn: skip it and stand at its exit, as after any system call.
   const auto result = static_cast<int64_t>(now.rbx);
   now.orig_rax = ~uint64_t{0};
-  if (!set_registers(tid_, now) || next_syscall_stop(Clock::now() + kStopTimeout, false).kind != StopEvent::Kind::kSyscall) {
+  if (!set_registers(tid_, now) ||
+      next_syscall_stop(Clock::now() + kStopTimeout, false).kind != StopEvent::Kind::kSyscall) {
     gone_ = true;
     return died();
   }
-  if (framed() && stack_top == 0) write_memory(memory_, frame_.start, frame_.bytes.data(), frame_.bytes.size());
+  if (framed() && stack_top == 0)
+    write_memory(memory_, frame_.start, frame_.bytes.data(), frame_.bytes.size());
   return result;
 }
 
@@ -238,7 +252,8 @@ void BorrowedThread::give_back() {
     }
   }
   if (!bytes_below_.empty()) write_memory(memory_, frame_.start, bytes_below_.data(), bytes_below_.size());
-  if (seccomp_suspended_) ::ptrace(PTRACE_SETOPTIONS, tid_, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC);
+  if (seccomp_suspended_)
+    ::ptrace(PTRACE_SETOPTIONS, tid_, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEEXEC);
   gone_ = true;  // nothing more to give back
 }
 

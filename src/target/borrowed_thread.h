@@ -20,7 +20,8 @@ class BorrowedThread {
   // `registers`: those of the thread in its PTRACE_EVENT_STOP. `memory` must outlive the result.
   // Errors: EPERM under a seccomp filter that may not be suspended; EFAULT when nothing in the process can make system calls.
   static Result<std::unique_ptr<BorrowedThread>> lent(pid_t pid, pid_t tid, const user_regs_struct& registers,
-                                                      const Fd& memory, const std::vector<MappedRegion>& regions);
+                                                      const Fd& memory,
+                                                      const std::vector<MappedRegion>& regions);
   ~BorrowedThread() { give_back(); }
 
   pid_t tid() const { return tid_; }
@@ -33,7 +34,8 @@ class BorrowedThread {
 
   // Calls long f(long × up to 6). `stack_top`: 0 for its own stack, else the top of memory to use instead. Its signals wait.
   // After ETIMEDOUT the call still runs: give_back() breaks it off, abandon() lets it finish. EFAULT: the function faulted.
-  Result<int64_t> call(uint64_t function, std::span<const uint64_t> arguments, uint64_t stack_top, Deadline deadline);
+  Result<int64_t> call(uint64_t function, std::span<const uint64_t> arguments, uint64_t stack_top,
+                       Deadline deadline);
   // Lets a call that has timed out finish on its own: the thread is detached and returns to its own work by its signal frame.
   // Its code and stack must stay mapped. The object is dead afterwards.
   void abandon();
@@ -56,13 +58,13 @@ class BorrowedThread {
   uint64_t original_mask_ = 0, current_mask_ = 0;
   std::vector<uint8_t> extended_state_;
   Gadgets gadgets_;
-  SignalFrame frame_{};                // empty bytes: there was no room for it
-  std::vector<uint8_t> bytes_below_;   // what lay where the frame is
-  uint64_t scratch_page_ = 0;          // anonymous page when there is no frame
-  uint64_t stub_ = 0;                  // page of code that functions return to
-  bool away_ = false;                  // not in its own PTRACE_EVENT_STOP
-  bool called_ = false;                // vector registers may have changed
-  bool running_ = false;               // a call has timed out and goes on
+  SignalFrame frame_{};               // empty bytes: there was no room for it
+  std::vector<uint8_t> bytes_below_;  // what lay where the frame is
+  uint64_t scratch_page_ = 0;         // anonymous page when there is no frame
+  uint64_t stub_ = 0;                 // page of code that functions return to
+  bool away_ = false;                 // not in its own PTRACE_EVENT_STOP
+  bool called_ = false;               // vector registers may have changed
+  bool running_ = false;              // a call has timed out and goes on
   bool gone_ = false;
   bool seccomp_suspended_ = false;
 };

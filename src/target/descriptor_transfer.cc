@@ -80,9 +80,11 @@ Result<void> StoppedProcess::State::ensure_socket() {
     return process_error(pid, code, std::string("no socket pair in it: ") + std::strerror(code));
   }
   int ends[2] = {-1, -1};
-  if (!read_memory(memory, *area, ends, sizeof(ends))) return process_error(pid, EFAULT, "its stack is not readable");
+  if (!read_memory(memory, *area, ends, sizeof(ends)))
+    return process_error(pid, EFAULT, "its stack is not readable");
   our_socket = Fd(static_cast<int>(::syscall(SYS_pidfd_getfd, pidfd.get(), ends[1], 0)));
-  const Error failure = Error::from_errno("process " + std::to_string(pid) + ": fetch a descriptor (pidfd_getfd)");
+  const Error failure =
+      Error::from_errno("process " + std::to_string(pid) + ": fetch a descriptor (pidfd_getfd)");
   target_socket = ends[0];
   const uint64_t close_arguments[] = {static_cast<uint64_t>(ends[1])};
   (void)system_call(SYS_close, close_arguments);
@@ -103,26 +105,30 @@ Result<int64_t> StoppedProcess::State::send_descriptor(int fd) {
     }
     ReceiveArea receive{};
     const auto in_target = [&](const void* field) {
-      return reinterpret_cast<void*>(*area + (static_cast<const char*>(field) - reinterpret_cast<const char*>(&receive)));
+      return reinterpret_cast<void*>(
+          *area + (static_cast<const char*>(field) - reinterpret_cast<const char*>(&receive)));
     };
     receive.vector = {in_target(receive.data), sizeof(receive.data)};
     receive.header.msg_iov = static_cast<iovec*>(in_target(&receive.vector));
     receive.header.msg_iovlen = 1;
     receive.header.msg_control = in_target(receive.control);
     receive.header.msg_controllen = sizeof(receive.control);
-    if (!write_memory(memory, *area, &receive, sizeof(receive))) return process_error(pid, EFAULT, "its stack is not writable");
-    const uint64_t arguments[] = {static_cast<uint64_t>(target_socket), *area, MSG_CMSG_CLOEXEC | MSG_DONTWAIT};
+    if (!write_memory(memory, *area, &receive, sizeof(receive)))
+      return process_error(pid, EFAULT, "its stack is not writable");
+    const uint64_t arguments[] = {static_cast<uint64_t>(target_socket), *area,
+                                  MSG_CMSG_CLOEXEC | MSG_DONTWAIT};
     auto received = system_call(SYS_recvmsg, arguments);
     if (!received) return received.error();
     if (*received < 0) {
       const int code = static_cast<int>(-*received);
       return process_error(pid, code, std::string("receive a descriptor: ") + std::strerror(code));
     }
-    if (!read_memory(memory, *area, &receive, sizeof(receive))) return process_error(pid, EFAULT, "its stack is not readable");
+    if (!read_memory(memory, *area, &receive, sizeof(receive)))
+      return process_error(pid, EFAULT, "its stack is not readable");
     cmsghdr message;
     std::memcpy(&message, receive.control, sizeof(message));
-    if ((receive.header.msg_flags & MSG_CTRUNC) == 0 && receive.header.msg_controllen >= CMSG_LEN(sizeof(int)) &&
-        message.cmsg_type == SCM_RIGHTS) {
+    if ((receive.header.msg_flags & MSG_CTRUNC) == 0 &&
+        receive.header.msg_controllen >= CMSG_LEN(sizeof(int)) && message.cmsg_type == SCM_RIGHTS) {
       int number = -1;
       std::memcpy(&number, receive.control + CMSG_LEN(0), sizeof(number));
       return int64_t{number};

@@ -9,8 +9,8 @@ namespace {
 
 // rel32 reaches ±2 GiB from the end of the instruction; the margin covers instruction lengths and the far end of the range.
 constexpr uint64_t kReach = (uint64_t{1} << 31) - (uint64_t{1} << 20);
-constexpr uint64_t kLowestAddress = 0x10000;           // vm.mmap_min_addr as distributions set it
-constexpr uint64_t kHighestAddress = 0x7ffffffff000;   // end of user space with four-level page tables
+constexpr uint64_t kLowestAddress = 0x10000;          // vm.mmap_min_addr as distributions set it
+constexpr uint64_t kHighestAddress = 0x7ffffffff000;  // end of user space with four-level page tables
 // Kept free below a stack region (it grows down) and between ours and any neighbour.
 constexpr uint64_t kGuard = uint64_t{1} << 20;
 constexpr uint64_t kStackGuard = uint64_t{256} << 20;
@@ -21,8 +21,10 @@ struct Range {
 
 }  // namespace
 
-Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high, uint64_t size) {
-  if (low >= high || size == 0 || high > kHighestAddress || size > kReach) return Error{EINVAL, "find gap: bad range"};
+Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high,
+                               uint64_t size) {
+  if (low >= high || size == 0 || high > kHighestAddress || size > kReach)
+    return Error{EINVAL, "find gap: bad range"};
   if (high - low > kReach) return Error{ERANGE, "find gap: the code spans more than 2 GiB"};
   size = round_up(size, kPageSize);
   // A gap [a, a+size) is reachable from both ends of the code.

@@ -35,7 +35,8 @@ struct DlFunctions {
 Result<DlFunctions> find_dl_functions(const Process& process, const std::vector<MappedRegion>& regions) {
   for (const MappedRegion& region : regions) {
     const std::string name = region.path.substr(region.path.rfind('/') + 1);
-    const bool libc = name.starts_with("libc.so.6") || name.starts_with("libc-2") || name.starts_with("libdl");
+    const bool libc =
+        name.starts_with("libc.so.6") || name.starts_with("libc-2") || name.starts_with("libdl");
     if (!region.executable || !libc) continue;
     auto file = process.open_mapped_file(region);
     if (!file) return file.error();
@@ -46,8 +47,9 @@ Result<DlFunctions> find_dl_functions(const Process& process, const std::vector<
     if (!open || !error || !base) continue;
     return DlFunctions{region.start + open->address - *base, region.start + error->address - *base};
   }
-  return process_error(process.pid(), EOPNOTSUPP,
-                       "no glibc with dlopen in it (static, musl, or older than 2.34); a library cannot be loaded");
+  return process_error(
+      process.pid(), EOPNOTSUPP,
+      "no glibc with dlopen in it (static, musl, or older than 2.34); a library cannot be loaded");
 }
 
 // Whether `path` is the same file for the target as for us.
@@ -87,7 +89,8 @@ class LibraryLoader {
 const HeldThread* LibraryLoader::choose(StoppedProcess::State& state, symbols::Unwinder& unwinder) {
   // The main thread first (it is first in the list).
   const HeldThread* chosen = nullptr;
-  const bool all_needed = std::any_of(state.threads.begin(), state.threads.end(), [](const auto& t) { return t.in_group_stop; });
+  const bool all_needed =
+      std::any_of(state.threads.begin(), state.threads.end(), [](const auto& t) { return t.in_group_stop; });
   for (size_t i = 0; i < state.threads.size() && (all_needed || i < kThreadsTriedMax); ++i) {
     const HeldThread& thread = state.threads[i];
     const std::string why = why_not_safe(unwinder.backtrace(thread.tid), thread.registers);
@@ -102,29 +105,34 @@ const HeldThread* LibraryLoader::choose(StoppedProcess::State& state, symbols::U
   return chosen;
 }
 
-Result<uint64_t> LibraryLoader::call_dlopen(StoppedProcess::State& state, uint64_t arena, const std::string& path) {
+Result<uint64_t> LibraryLoader::call_dlopen(StoppedProcess::State& state, uint64_t arena,
+                                            const std::string& path) {
   if (path.size() + 1 > kPathBytesMax) return process_error(state.pid, ENAMETOOLONG, path);
   if (!write_memory(state.memory, arena, path.c_str(), path.size() + 1)) {
     return process_error(state.pid, EFAULT, "the path of the library cannot be written");
   }
   const uint64_t arguments[] = {arena, RTLD_NOW};
-  auto handle = state.borrowed->call(functions_.open, arguments, arena + kStackBytes, Clock::now() + kLoadTimeout);
+  auto handle =
+      state.borrowed->call(functions_.open, arguments, arena + kStackBytes, Clock::now() + kLoadTimeout);
   if (!handle) {
     if (handle.error().code == ETIMEDOUT) {
       state.borrowed->abandon();
       abandoned_ = true;
-      return process_error(state.pid, ETIMEDOUT, "load " + path + ": dlopen did not return within 10 s; it may still finish");
+      return process_error(state.pid, ETIMEDOUT,
+                           "load " + path + ": dlopen did not return within 10 s; it may still finish");
     }
     return handle.error();
   }
   if (*handle != 0) return static_cast<uint64_t>(*handle);
   std::string text = "unknown reason";
-  auto message = state.borrowed->call(functions_.error, {}, arena + kStackBytes, Clock::now() + kErrorTextTimeout);
+  auto message =
+      state.borrowed->call(functions_.error, {}, arena + kStackBytes, Clock::now() + kErrorTextTimeout);
   if (message && *message != 0) {
     char buffer[kErrorTextBytesMax + 1] = {};
     // Byte by byte from the front: the string may end just before unmapped memory.
     for (size_t i = 0; i < kErrorTextBytesMax; ++i) {
-      if (!read_memory(state.memory, static_cast<uint64_t>(*message) + i, buffer + i, 1) || buffer[i] == 0) break;
+      if (!read_memory(state.memory, static_cast<uint64_t>(*message) + i, buffer + i, 1) || buffer[i] == 0)
+        break;
     }
     text = buffer;
   }
@@ -214,7 +222,8 @@ Result<uint64_t> load_library(const Process& process, const std::string& library
     if (*done) return loader.load_address();
     if (Clock::now() >= deadline) {
       return process_error(process.pid(), EAGAIN,
-                           "load " + library + ": no thread is where a library can be loaded: " + loader.why() + "; try again");
+                           "load " + library + ": no thread is where a library can be loaded: " +
+                               loader.why() + "; try again");
     }
     ::usleep(1000 + ::rand_r(&seed) % 4000);
   }

@@ -71,19 +71,20 @@ TEST_P(LoadLibrary, RunsConstructorAndLeavesTheVictimAtItsWork) {
   victim.finish();
 }
 
-INSTANTIATE_TEST_SUITE_P(Victims, LoadLibrary,
-                         testing::Values(std::vector<std::string>{"poll"}, std::vector<std::string>{"spin"},
-                                         std::vector<std::string>{"nanosleep"}, std::vector<std::string>{"blocked", "poll"},
-                                         std::vector<std::string>{"malloc"},
-                                         std::vector<std::string>{"malloc", "malloc", "malloc", "malloc"},
-                                         std::vector<std::string>{"spin", "malloc", "epoll", "signals", "throw"},
-                                         std::vector<std::string>{"futex", "pselect"},
-                                         std::vector<std::string>{"threads", "fork"}, std::vector<std::string>{"emfile", "nanosleep"}),
-                         [](const auto& info) {
-                           std::string name;
-                           for (const auto& mode : info.param) name += mode;
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Victims, LoadLibrary,
+    testing::Values(std::vector<std::string>{"poll"}, std::vector<std::string>{"spin"},
+                    std::vector<std::string>{"nanosleep"}, std::vector<std::string>{"blocked", "poll"},
+                    std::vector<std::string>{"malloc"},
+                    std::vector<std::string>{"malloc", "malloc", "malloc", "malloc"},
+                    std::vector<std::string>{"spin", "malloc", "epoll", "signals", "throw"},
+                    std::vector<std::string>{"futex", "pselect"}, std::vector<std::string>{"threads", "fork"},
+                    std::vector<std::string>{"emfile", "nanosleep"}),
+    [](const auto& info) {
+      std::string name;
+      for (const auto& mode : info.param) name += mode;
+      return name;
+    });
 
 TEST(LoadLibraryInto, FilteredProcessAsRootOnly) {
   Victim victim({"filter", "poll"});
@@ -232,7 +233,8 @@ TEST(LoadLibraryInto, OurDeathMeanwhileLeavesTheVictimRunningRight) {
     ::usleep(2000 + ::rand_r(&seed) % 30'000);
     ::kill(tracer, SIGKILL);
     ::waitpid(tracer, nullptr, 0);
-    ASSERT_TRUE(victim.works_on(10)) << "round " << round << " state " << thread_state(victim.pid(), victim.pid()).value_or('-');
+    ASSERT_TRUE(victim.works_on(10)) << "round " << round << " state "
+                                     << thread_state(victim.pid(), victim.pid()).value_or('-');
     ASSERT_NE(load_and_check(victim), 0u);  // no loader lock is left held
     victim.finish();
   }

@@ -109,7 +109,8 @@ std::optional<Status> parse_status(std::string_view text) {
     if (auto gid = numbered_field(line, "Gid:", 1)) status.effective_gid = *gid;
     // Absent in kernels without seccomp: then there is no filter.
     if (auto mode = numbered_field(line, "Seccomp:", 0)) status.seccomp_mode = static_cast<int>(*mode);
-    if (auto filters = numbered_field(line, "Seccomp_filters:", 0)) status.seccomp_filters = static_cast<int64_t>(*filters);
+    if (auto filters = numbered_field(line, "Seccomp_filters:", 0))
+      status.seccomp_filters = static_cast<int64_t>(*filters);
   });
   if (found < 5) return std::nullopt;
   return status;

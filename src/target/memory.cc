@@ -12,8 +12,9 @@ constexpr uint64_t kScanBytesMax = 16u << 20;  // per mapping: libc's text is 1.
 
 constexpr std::string_view kSystemCall("\x0f\x05", 2);
 constexpr std::string_view kSystemCallReturn("\x0f\x05\xc3", 3);
-constexpr std::string_view kSignalReturnRax("\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05", 9);  // mov $15, %rax; syscall
-constexpr std::string_view kSignalReturnEax("\xb8\x0f\x00\x00\x00\x0f\x05", 7);          // mov $15, %eax; syscall
+constexpr std::string_view kSignalReturnRax("\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",
+                                            9);                                  // mov $15, %rax; syscall
+constexpr std::string_view kSignalReturnEax("\xb8\x0f\x00\x00\x00\x0f\x05", 7);  // mov $15, %eax; syscall
 
 void look_for(std::string_view needle, std::string_view text, uint64_t base, uint64_t& found) {
   if (found != 0) return;
@@ -34,8 +35,8 @@ int rank(const MappedRegion& region) {
 bool read_memory(const Fd& memory, uint64_t address, void* into, size_t size) {
   size_t done = 0;
   while (done < size) {
-    const ssize_t count =
-        ::pread(memory.get(), static_cast<char*>(into) + done, size - done, static_cast<off_t>(address + done));
+    const ssize_t count = ::pread(memory.get(), static_cast<char*>(into) + done, size - done,
+                                  static_cast<off_t>(address + done));
     if (count <= 0) return false;
     done += count;
   }
@@ -45,8 +46,8 @@ bool read_memory(const Fd& memory, uint64_t address, void* into, size_t size) {
 bool write_memory(const Fd& memory, uint64_t address, const void* from, size_t size) {
   size_t done = 0;
   while (done < size) {
-    const ssize_t count =
-        ::pwrite(memory.get(), static_cast<const char*>(from) + done, size - done, static_cast<off_t>(address + done));
+    const ssize_t count = ::pwrite(memory.get(), static_cast<const char*>(from) + done, size - done,
+                                   static_cast<off_t>(address + done));
     if (count <= 0) return false;
     done += count;
   }

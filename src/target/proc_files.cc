@@ -13,7 +13,9 @@
 
 namespace bpftime::target {
 
-std::string proc_path(pid_t pid, const std::string& suffix) { return "/proc/" + std::to_string(pid) + suffix; }
+std::string proc_path(pid_t pid, const std::string& suffix) {
+  return "/proc/" + std::to_string(pid) + suffix;
+}
 
 Result<std::string> read_proc_file(const std::string& path) {
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

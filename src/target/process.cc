@@ -20,7 +20,8 @@ namespace {
 constexpr uint64_t kReadBytesMax = 256u << 20;
 
 Error missing_or_forbidden(pid_t pid, int code) {
-  if (code == ENOENT || code == ESRCH) return process_error(pid, ESRCH, "no such process; try `ps -e` for the right pid");
+  if (code == ENOENT || code == ESRCH)
+    return process_error(pid, ESRCH, "no such process; try `ps -e` for the right pid");
   if (code == EACCES || code == EPERM) {
     return process_error(pid, EPERM, "it belongs to someone else; try as its user or as root");
   }
@@ -130,7 +131,8 @@ Result<Fd> Process::open_mapped_file(const MappedRegion& region) const {
   Fd by_path(::open(path.c_str(), kFlags));
   if (!by_path) return Error::from_errno("process " + std::to_string(pid_) + ": open " + region.path);
   if (!opened_the_region(by_path.get(), region)) {
-    return process_error(pid_, ESTALE, region.path + " has been replaced since it was mapped; try restarting the process");
+    return process_error(pid_, ESTALE,
+                         region.path + " has been replaced since it was mapped; try restarting the process");
   }
   return by_path;
 }
@@ -149,7 +151,8 @@ Result<std::vector<uint8_t>> Process::read(uint64_t address, uint64_t size) cons
   if (!memory) return missing_or_forbidden(pid_, errno);
   size_t done = 0;
   while (done < size) {
-    const ssize_t count = ::pread(memory.get(), bytes.data() + done, size - done, static_cast<off_t>(address + done));
+    const ssize_t count =
+        ::pread(memory.get(), bytes.data() + done, size - done, static_cast<off_t>(address + done));
     if (count <= 0) {
       char where[32];
       std::snprintf(where, sizeof(where), "0x%llx", static_cast<unsigned long long>(address + done));

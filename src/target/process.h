@@ -17,15 +17,15 @@ struct MappedRegion {
   uint64_t start, end, offset;
   uint64_t device, inode;  // as stat(2) reports them
   bool readable, writable, executable, shared;
-  std::string path;        // as /proc/PID/maps has it; " (deleted)" kept
+  std::string path;  // as /proc/PID/maps has it; " (deleted)" kept
 };
 
 struct Status {
   uint32_t tgid, parent, tracer;
-  uint32_t uid, gid;       // real
+  uint32_t uid, gid;  // real
   uint32_t effective_uid, effective_gid;
-  int seccomp_mode;        // 0 none, 1 strict, 2 filter
-  int64_t seccomp_filters; // installed one above the other; -1: the kernel (before 5.9) does not say
+  int seccomp_mode;         // 0 none, 1 strict, 2 filter
+  int64_t seccomp_filters;  // installed one above the other; -1: the kernel (before 5.9) does not say
   std::string name;
 };
 
@@ -40,8 +40,10 @@ class Process {
   static Result<Process> open(pid_t pid);
 
   pid_t pid() const { return pid_; }
-  uint64_t start_time() const { return start_time_; }  // clock ticks since boot: pid + start time name a process for ever
-  bool alive() const;                                   // by pidfd: never another process with the same pid
+  uint64_t start_time() const {
+    return start_time_;
+  }                    // clock ticks since boot: pid + start time name a process for ever
+  bool alive() const;  // by pidfd: never another process with the same pid
   int pidfd() const { return pidfd_.get(); }
 
   Result<std::vector<MappedRegion>> regions() const;

@@ -19,7 +19,8 @@ namespace bpftime::target {
 namespace {
 
 TEST(MapsParser, ReadsEveryField) {
-  auto region = parse_maps_line("7f0c2a000000-7f0c2a021000 rw-s 00001000 fd:1a 1234                       /a b/c\\012d (deleted)");
+  auto region = parse_maps_line(
+      "7f0c2a000000-7f0c2a021000 rw-s 00001000 fd:1a 1234                       /a b/c\\012d (deleted)");
   ASSERT_TRUE(region);
   EXPECT_EQ(region->start, 0x7f0c2a000000u);
   EXPECT_EQ(region->end, 0x7f0c2a021000u);
@@ -28,14 +29,16 @@ TEST(MapsParser, ReadsEveryField) {
   EXPECT_EQ(region->device, makedev(0xfd, 0x1a));
   EXPECT_EQ(region->inode, 1234u);
   EXPECT_EQ(region->path, "/a b/c\\012d (deleted)");
-  EXPECT_EQ(parse_maps_line("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]")->path, "[vsyscall]");
+  EXPECT_EQ(parse_maps_line("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0 [vsyscall]")->path,
+            "[vsyscall]");
   EXPECT_EQ(parse_maps_line("1000-2000 r-xp 00000000 00:00 0")->path, "");
 }
 
 TEST(MapsParser, RefusesWhatIsNotALine) {
-  for (const char* line : {"", "-", "1000", "1000-", "1000-2000", "1000-2000 r-xp", "2000-1000 r-xp 0 0:0 0", "x-y r-xp 0 0:0 0",
-                           "1000-2000 r-xp 0", "1000-2000 r-xp 0 0", "1000-2000 r-xp 0 0:0", "1000-2000 r-xp 0 0:0 x",
-                           "11112222333344445-2000 r-xp 0 0:0 0"}) {
+  for (const char* line :
+       {"", "-", "1000", "1000-", "1000-2000", "1000-2000 r-xp", "2000-1000 r-xp 0 0:0 0", "x-y r-xp 0 0:0 0",
+        "1000-2000 r-xp 0", "1000-2000 r-xp 0 0", "1000-2000 r-xp 0 0:0", "1000-2000 r-xp 0 0:0 x",
+        "11112222333344445-2000 r-xp 0 0:0 0"}) {
     EXPECT_FALSE(parse_maps_line(line)) << line;
   }
   EXPECT_EQ(parse_maps("junk\n1000-2000 r-xp 00000000 00:00 0\n\n3000-").size(), 1u);
@@ -56,7 +59,8 @@ TEST(Parsers, SurviveDamage) {
   const unsigned seed = std::random_device{}();
   std::printf("seed %u\n", seed);
   std::mt19937 random(seed);
-  const std::string line = "7f0c2a000000-7f0c2a021000 rw-p 00001000 fd:01 1234 /lib/x\nName:\tx\nTgid:\t1\nUid:\t1\t2\t3\t4\n";
+  const std::string line =
+      "7f0c2a000000-7f0c2a021000 rw-p 00001000 fd:01 1234 /lib/x\nName:\tx\nTgid:\t1\nUid:\t1\t2\t3\t4\n";
   for (int round = 0; round < 20'000; ++round) {
     std::string text = line.substr(0, random() % (line.size() + 1));
     for (int i = 0; i < 3 && !text.empty(); ++i) text[random() % text.size()] = static_cast<char>(random());
@@ -70,7 +74,8 @@ TEST(Status, FiltersAreJudgedByOurOwn) {
   auto self = Process::open(::getpid())->status();
   ASSERT_TRUE(self.ok());
   Status status = *self;
-  EXPECT_EQ(filtered_unlike_us(status), self->seccomp_mode != 0 && self->seccomp_filters <= 0) << "our own are ours";
+  EXPECT_EQ(filtered_unlike_us(status), self->seccomp_mode != 0 && self->seccomp_filters <= 0)
+      << "our own are ours";
   status.seccomp_mode = 2;
   status.seccomp_filters = std::max<int64_t>(self->seccomp_filters, 0) + 1;
   EXPECT_TRUE(filtered_unlike_us(status)) << "one more";
@@ -150,7 +155,8 @@ TEST(FindGapNear, IsReachableAndFree) {
   EXPECT_LE(*gap + 14 * 4096, hole + 16 * 4096);
   EXPECT_EQ(find_gap_near(regions, kCode, kCode + kMegabyte, 17 * 4096).error().code, ENOMEM);
   // The hole is out of reach.
-  EXPECT_EQ(find_gap_near(regions, kCode + 2 * kGigabyte, kCode + 2 * kGigabyte + 4096, 4096).error().code, ENOMEM);
+  EXPECT_EQ(find_gap_near(regions, kCode + 2 * kGigabyte, kCode + 2 * kGigabyte + 4096, 4096).error().code,
+            ENOMEM);
   EXPECT_FALSE(find_gap_near({}, 4096, 4096, 4096).ok());
   EXPECT_FALSE(find_gap_near({}, 0, 3 * kGigabyte, 4096).ok());
   EXPECT_TRUE(find_gap_near({}, 0x400000, 0x500000, 4096).ok());  // low, non-PIE
@@ -164,7 +170,8 @@ TEST(FindGapNear, HoldsForOurOwnMappings) {
     if (!region.executable || region.path == "[vsyscall]") continue;
     auto gap = find_gap_near(*regions, region.start, region.end, 1 << 20);
     ASSERT_TRUE(gap.ok()) << gap.error().message << " " << region.path;
-    void* page = ::mmap(reinterpret_cast<void*>(*gap), 1 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void* page = ::mmap(reinterpret_cast<void*>(*gap), 1 << 20, PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     EXPECT_EQ(reinterpret_cast<uint64_t>(page), *gap);
     ::munmap(page, 1 << 20);
   }

@@ -72,18 +72,21 @@ std::optional<Registry> read_registry(const Process& process, uint64_t window, s
   return registry;
 }
 
-Result<void> create_context(StoppedProcess& stopped, const TargetContext& initial, uint32_t tgid, uint64_t window,
-                            int context_fd) {
+Result<void> create_context(StoppedProcess& stopped, const TargetContext& initial, uint32_t tgid,
+                            uint64_t window, int context_fd) {
   auto mapped = stopped.map(window, wire::kContextSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, context_fd, 0);
   if (!mapped) return Error{mapped.error().code, "map target context: " + mapped.error().message};
   const uint64_t identity = window + wire::kIdentityOffset;
-  mapped = stopped.map(identity, wire::kIdentitySize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  mapped =
+      stopped.map(identity, wire::kIdentitySize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (!mapped) return Error{mapped.error().code, "map target identity: " + mapped.error().message};
   // A forked child must not believe it is its parent.
   const uint64_t arguments[] = {identity, wire::kIdentitySize, MADV_WIPEONFORK};
   auto advised = stopped.system_call(SYS_madvise, arguments);
   if (!advised) return advised.error();
-  if (*advised < 0) return Error{static_cast<int>(-*advised), "mark target identity wipe-on-fork: kernel too old (needs 4.14)"};
+  if (*advised < 0)
+    return Error{static_cast<int>(-*advised),
+                 "mark target identity wipe-on-fork: kernel too old (needs 4.14)"};
   if (auto written = stopped.write(identity, as_bytes(wire::TargetIdentity{tgid})); !written) return written;
   const auto* bytes = reinterpret_cast<const uint8_t*>(&initial);
   return stopped.write(window, Bytes(bytes, offsetof(TargetContext, patches)));
@@ -92,7 +95,8 @@ Result<void> create_context(StoppedProcess& stopped, const TargetContext& initia
 Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, PatchRecord patch) {
   // Reuse the site's own record, else one that is free.
   auto& records = registry.patches;
-  auto slot = std::find_if(records.begin(), records.end(), [&](const auto& r) { return r.address == patch.address; });
+  auto slot =
+      std::find_if(records.begin(), records.end(), [&](const auto& r) { return r.address == patch.address; });
   if (slot != records.end() && live(*slot)) {
     // The site is patched already: what must come back in the end is what stood there first.
     std::copy(std::begin(slot->original), std::end(slot->original), std::begin(patch.original));
@@ -103,16 +107,20 @@ Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& reg
   const size_t index = slot - records.begin();
   if (slot == records.end()) {
     if (records.size() >= wire::kPatchesMax)
-      return Error{E2BIG, "patch: more than " + std::to_string(wire::kPatchesMax) + " probed functions in one process"};
+      return Error{E2BIG, "patch: more than " + std::to_string(wire::kPatchesMax) +
+                              " probed functions in one process"};
     records.push_back({});
   }
   patch.state = PatchState::kPending;
   records[index] = patch;
   if (auto written = write_record(stopped, window, registry, index); !written) return written;
   registry.header.patch_count = static_cast<uint32_t>(records.size());
-  if (auto written = write_context(stopped, window, offsetof(TargetContext, patch_count), registry.header.patch_count); !written)
+  if (auto written =
+          write_context(stopped, window, offsetof(TargetContext, patch_count), registry.header.patch_count);
+      !written)
     return written;
-  if (auto written = stopped.write(patch.address, Bytes(patch.patched, patch.length)); !written) return written;
+  if (auto written = stopped.write(patch.address, Bytes(patch.patched, patch.length)); !written)
+    return written;
   records[index].state = PatchState::kActive;
   return write_record(stopped, window, registry, index);
 }
@@ -124,7 +132,8 @@ Result<void> restore_patch(StoppedProcess& stopped, uint64_t window, Registry& r
     auto now = stopped.read(address, record.length);
     const bool ours = now && jumps_into_arena(registry.header, address, *now);
     if (ours)
-      if (auto written = stopped.write(address, Bytes(record.original, record.length)); !written) return written;
+      if (auto written = stopped.write(address, Bytes(record.original, record.length)); !written)
+        return written;
     record.state = PatchState::kRestored;
     if (auto written = write_record(stopped, window, registry, index); !written) return written;
   }

@@ -28,8 +28,8 @@ std::optional<Registry> read_registry(const Process& process, uint64_t window, s
 
 // Maps and fills the context and identity pages of a new target. `context_fd`: a zeroed memfd named wire::kTargetMemfdName
 // of wire::kContextSize bytes, mapped privately. Errors name what is in the way.
-Result<void> create_context(StoppedProcess& stopped, const wire::TargetContext& initial, uint32_t tgid, uint64_t window,
-                            int context_fd);
+Result<void> create_context(StoppedProcess& stopped, const wire::TargetContext& initial, uint32_t tgid,
+                            uint64_t window, int context_fd);
 
 // Writes one field of the context.
 template <typename T>
@@ -39,7 +39,8 @@ Result<void> write_context(StoppedProcess& stopped, uint64_t window, size_t offs
 
 // Replaces the text at a site: records the patch first, then writes, then marks it active; a daemon that dies in between
 // leaves a record from which the next one restores. Threads standing inside the replaced bytes must have been moved.
-Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, wire::PatchRecord patch);
+Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& registry,
+                         wire::PatchRecord patch);
 
 // Puts the original bytes back, unless somebody else has changed the site since (then the record is dropped and the text
 // left alone).

@@ -12,17 +12,38 @@ namespace {
 
 // In any module: an allocator may come from anywhere.
 constexpr auto kUnsafeAnywhere = std::to_array<std::string_view>(
-    {"malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "posix_memalign", "aligned_alloc", "valloc", "pvalloc",
-     "cfree", "malloc_usable_size", "malloc_trim", "mallinfo", "mallinfo2", "mallopt", "malloc_stats", "malloc_info"});
+    {"malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "posix_memalign", "aligned_alloc",
+     "valloc", "pvalloc", "cfree", "malloc_usable_size", "malloc_trim", "mallinfo", "mallinfo2", "mallopt",
+     "malloc_stats", "malloc_info"});
 
 // In libc.
-constexpr auto kUnsafeInLibc = std::to_array<std::string_view>(
-    {"fork", "vfork", "_Fork", "posix_spawn", "posix_spawnp", "daemon", "exit", "quick_exit", "on_exit", "pthread_create",
-     "pthread_exit", "pthread_cancel", "pthread_detach", "pthread_key_create", "pthread_attr_setstack", "pthread_getattr_np",
-     "pthread_setattr_default_np", "setuid", "setgid", "setgroups", "setresuid", "setresgid", "setlocale", "newlocale"});
-constexpr auto kUnsafePrefixesInLibc =
-    std::to_array<std::string_view>({"dl", "_dl", "__libc_dl", "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc",
-                                     "__libc_memalign", "_int_", "__cxa_", "__libc_fork", "__run_", "__nptl_", "__tls_"});
+constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
+                                                                "vfork",
+                                                                "_Fork",
+                                                                "posix_spawn",
+                                                                "posix_spawnp",
+                                                                "daemon",
+                                                                "exit",
+                                                                "quick_exit",
+                                                                "on_exit",
+                                                                "pthread_create",
+                                                                "pthread_exit",
+                                                                "pthread_cancel",
+                                                                "pthread_detach",
+                                                                "pthread_key_create",
+                                                                "pthread_attr_setstack",
+                                                                "pthread_getattr_np",
+                                                                "pthread_setattr_default_np",
+                                                                "setuid",
+                                                                "setgid",
+                                                                "setgroups",
+                                                                "setresuid",
+                                                                "setresgid",
+                                                                "setlocale",
+                                                                "newlocale"});
+constexpr auto kUnsafePrefixesInLibc = std::to_array<std::string_view>(
+    {"dl", "_dl", "__libc_dl", "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc",
+     "__libc_memalign", "_int_", "__cxa_", "__libc_fork", "__run_", "__nptl_", "__tls_"});
 
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 bool in_libc(const symbols::Frame& frame) {
@@ -37,7 +58,8 @@ bool in_loader(const symbols::Frame& frame) {
 // An allocator library's inner functions have no names once stripped, so all of it counts.
 bool in_allocator(const symbols::Frame& frame) {
   const auto name = base_name(frame.module);
-  for (const std::string_view allocator : {"libjemalloc", "libtcmalloc", "libmimalloc", "libhoard", "libsnmalloc"}) {
+  for (const std::string_view allocator :
+       {"libjemalloc", "libtcmalloc", "libmimalloc", "libhoard", "libsnmalloc"}) {
     if (name.starts_with(allocator)) return true;
   }
   return false;
@@ -73,7 +95,8 @@ std::string why_not_safe(const symbols::Backtrace& backtrace, const user_regs_st
     if (in_allocator(frame)) return "is in the allocator " + std::string(base_name(frame.module));
     if (is_unsafe_function(frame)) return "is in " + frame.function;
   }
-  if (!backtrace.complete) return "has a stack that cannot be followed to its end (" + backtrace.why_incomplete + ")";
+  if (!backtrace.complete)
+    return "has a stack that cannot be followed to its end (" + backtrace.why_incomplete + ")";
   // The frames of libc at the top of the stack must lead back to a function with a name: free() goes over into a nameless inner
   // function by a tail call and is not on the stack itself then.
   const symbols::Frame* entry = nullptr;

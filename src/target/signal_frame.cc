@@ -16,8 +16,10 @@ namespace {
 constexpr uint32_t kMagic1 = 0x46505853, kMagic2 = 0x46505845;  // FP_XSTATE_MAGIC1, FP_XSTATE_MAGIC2
 constexpr uint64_t kUcFpXstate = 1, kUcSigcontextSs = 2, kUcStrictRestoreSs = 4;
 constexpr size_t kLegacyBytes = 512, kHeaderBytes = 64;
-constexpr size_t kSoftwareReserved = 464;  // offset in the FXSAVE area; ptrace puts the mask of all features there
-constexpr uint64_t kTileData = uint64_t{1} << 18;  // AMX: allocated on first use, absent from most threads' frames
+constexpr size_t kSoftwareReserved =
+    464;  // offset in the FXSAVE area; ptrace puts the mask of all features there
+constexpr uint64_t kTileData = uint64_t{1}
+                               << 18;  // AMX: allocated on first use, absent from most threads' frames
 
 struct SoftwareBytes {
   uint32_t magic1, extended_size;
@@ -60,7 +62,8 @@ size_t state_size_of(uint64_t features) {
   for (unsigned feature = 2; feature < 63; ++feature) {
     if ((features >> feature & 1) == 0) continue;
     unsigned bytes = 0, offset = 0, c = 0, d = 0;
-    if (__get_cpuid_count(0xd, feature, &bytes, &offset, &c, &d) == 0 || (c & 1) != 0) continue;  // supervisor state
+    if (__get_cpuid_count(0xd, feature, &bytes, &offset, &c, &d) == 0 || (c & 1) != 0)
+      continue;  // supervisor state
     size = std::max<size_t>(size, offset + bytes);
   }
   return size;
@@ -75,7 +78,8 @@ std::vector<uint8_t> floating_point_part(const std::vector<uint8_t>& extended_st
   const size_t size = std::min(state_size_of(features), extended_state.size());
   std::vector<uint8_t> part(size + sizeof(kMagic2));
   std::copy_n(extended_state.begin(), size, part.begin());
-  SoftwareBytes software{kMagic1, static_cast<uint32_t>(size + sizeof(kMagic2)), features, static_cast<uint32_t>(size), {}};
+  SoftwareBytes software{
+      kMagic1, static_cast<uint32_t>(size + sizeof(kMagic2)), features, static_cast<uint32_t>(size), {}};
   std::memcpy(part.data() + kSoftwareReserved, &software, sizeof(software));
   std::memcpy(part.data() + size, &kMagic2, sizeof(kMagic2));
   return part;
@@ -85,8 +89,10 @@ KernelUcontext context_of(const user_regs_struct& r, uint64_t signal_mask, uint6
   KernelUcontext c{};
   c.flags = kUcSigcontextSs | kUcStrictRestoreSs | (fpstate != 0 ? kUcFpXstate : 0);
   // An alternate stack of size 0 is refused by the kernel, silently: the thread keeps the one it has.
-  c.r8 = r.r8, c.r9 = r.r9, c.r10 = r.r10, c.r11 = r.r11, c.r12 = r.r12, c.r13 = r.r13, c.r14 = r.r14, c.r15 = r.r15;
-  c.rdi = r.rdi, c.rsi = r.rsi, c.rbp = r.rbp, c.rbx = r.rbx, c.rdx = r.rdx, c.rax = r.rax, c.rcx = r.rcx, c.rsp = r.rsp;
+  c.r8 = r.r8, c.r9 = r.r9, c.r10 = r.r10, c.r11 = r.r11, c.r12 = r.r12, c.r13 = r.r13, c.r14 = r.r14,
+  c.r15 = r.r15;
+  c.rdi = r.rdi, c.rsi = r.rsi, c.rbp = r.rbp, c.rbx = r.rbx, c.rdx = r.rdx, c.rax = r.rax, c.rcx = r.rcx,
+  c.rsp = r.rsp;
   c.rip = r.rip, c.eflags = r.eflags;
   c.cs = static_cast<uint16_t>(r.cs), c.ss = static_cast<uint16_t>(r.ss);
   c.fpstate = fpstate;
@@ -105,19 +111,21 @@ user_regs_struct restarted(const user_regs_struct& registers) {
   return r;
 }
 
-SignalFrame build_signal_frame(uint64_t top, uint64_t return_to, const user_regs_struct& registers, uint64_t signal_mask,
-                               const std::vector<uint8_t>& extended_state) {
+SignalFrame build_signal_frame(uint64_t top, uint64_t return_to, const user_regs_struct& registers,
+                               uint64_t signal_mask, const std::vector<uint8_t>& extended_state) {
   const std::vector<uint8_t> fpstate = floating_point_part(extended_state);
   const uint64_t fpstate_at = (top - fpstate.size()) & ~uint64_t{63};  // XRSTOR needs 64-byte alignment
   SignalFrame result;
-  result.stack_pointer = ((fpstate_at - sizeof(Frame)) & ~uint64_t{15}) - 8;  // rsp ≡ 8 (mod 16) at a function's entry
+  result.stack_pointer =
+      ((fpstate_at - sizeof(Frame)) & ~uint64_t{15}) - 8;  // rsp ≡ 8 (mod 16) at a function's entry
   result.start = (result.stack_pointer - kScratchBytes) & ~uint64_t{15};
   result.bytes.resize(top - result.start);
   Frame frame{};
   frame.return_address = return_to;
   frame.context = context_of(restarted(registers), signal_mask, fpstate.empty() ? 0 : fpstate_at);
   std::memcpy(result.bytes.data() + (result.stack_pointer - result.start), &frame, sizeof(frame));
-  if (!fpstate.empty()) std::memcpy(result.bytes.data() + (fpstate_at - result.start), fpstate.data(), fpstate.size());
+  if (!fpstate.empty())
+    std::memcpy(result.bytes.data() + (fpstate_at - result.start), fpstate.data(), fpstate.size());
   return result;
 }
 

@@ -1,7 +1,7 @@
 #include "target/stopped.h"
 
-#include <signal.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -68,11 +68,12 @@ Result<void> StoppedProcess::State::stop_all(Deadline deadline, bool& try_again)
       }
       if (event.kind == StopEvent::Kind::kTimeout) {
         try_again = stuck;
-        return process_error(pid, EAGAIN,
-                             "thread " + std::to_string(tid) +
-                                 (stuck ? " is in an uninterruptible wait (disk, or vfork until its child executes a program)"
-                                        : " did not stop in time") +
-                                 "; try again");
+        return process_error(
+            pid, EAGAIN,
+            "thread " + std::to_string(tid) +
+                (stuck ? " is in an uninterruptible wait (disk, or vfork until its child executes a program)"
+                       : " did not stop in time") +
+                "; try again");
       }
       HeldThread held{tid, {}, event.signal != SIGTRAP};
       if (!get_registers(tid, held.registers)) {
@@ -98,7 +99,8 @@ void StoppedProcess::State::release() {
 }
 
 Result<StoppedProcess> StoppedProcess::stop(const Process& process) {
-  if (process.pid() == ::getpid()) return process_error(process.pid(), EINVAL, "a process cannot stop itself");
+  if (process.pid() == ::getpid())
+    return process_error(process.pid(), EINVAL, "a process cannot stop itself");
   const Deadline deadline = Clock::now() + kStopTimeout;
   for (;;) {
     auto state = std::make_unique<State>();
@@ -124,7 +126,8 @@ StoppedProcess::~StoppedProcess() = default;
 // --- threads ------------------------------------------------------------------------------------------------------
 
 const HeldThread* StoppedProcess::State::find(pid_t tid) const {
-  const auto found = std::find_if(threads.begin(), threads.end(), [tid](const HeldThread& t) { return t.tid == tid; });
+  const auto found =
+      std::find_if(threads.begin(), threads.end(), [tid](const HeldThread& t) { return t.tid == tid; });
   return found == threads.end() ? nullptr : &*found;
 }
 
@@ -175,7 +178,8 @@ Result<BorrowedThread*> StoppedProcess::State::borrow() {
     if (thread_seccomp_mode(pid, thread.tid) != 0) cost += 4;
     candidates.emplace_back(cost, &thread);
   }
-  std::stable_sort(candidates.begin(), candidates.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   constexpr size_t kTriesMax = 8;
   std::unique_ptr<BorrowedThread> frameless;
   Error why = process_error(pid, ESRCH, "it has exited");
@@ -254,7 +258,8 @@ Result<void> StoppedProcess::write(uint64_t address, Bytes bytes) {
   return {};
 }
 
-Result<void> StoppedProcess::map(uint64_t address, uint64_t size, int protection, int flags, int fd, uint64_t offset) {
+Result<void> StoppedProcess::map(uint64_t address, uint64_t size, int protection, int flags, int fd,
+                                 uint64_t offset) {
   const MapRequest request{address, size, protection, flags, fd, offset};
   return map_all(std::span(&request, 1));
 }
@@ -265,7 +270,7 @@ Result<void> StoppedProcess::map_all(std::span<const MapRequest> requests) {
     size_t done = 0;
     for (const MapRequest& request : requests) {
       int64_t descriptor = -1;
-      int flags = (request.flags & ~MAP_FIXED) | MAP_FIXED_NOREPLACE;
+      int flags = (request.flags & MAP_FIXED) ? request.flags : request.flags | MAP_FIXED_NOREPLACE;
       if (request.fd >= 0) {
         auto sent = state_->send_descriptor(request.fd);
         if (!sent) {
@@ -295,6 +300,7 @@ Result<void> StoppedProcess::map_all(std::span<const MapRequest> requests) {
     }
     if (result) return;
     for (size_t i = 0; i < done; ++i) {
+      if (requests[i].flags & MAP_FIXED) continue;  // there was something before: the address must stay valid
       const uint64_t arguments[] = {requests[i].address, requests[i].size};
       (void)state_->system_call(SYS_munmap, arguments);
     }

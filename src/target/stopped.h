@@ -57,7 +57,7 @@ class StoppedProcess {
   Result<std::vector<uint8_t>> read(uint64_t address, uint64_t size) const;
   Result<void> write(uint64_t address, Bytes bytes);
 
-  // Maps [offset, offset+size) of our descriptor at exactly `address` (MAP_FIXED_NOREPLACE; EEXIST when taken), or
+  // Maps [offset, offset+size) of our descriptor at exactly `address` (EEXIST when taken, unless `flags` has MAP_FIXED: then what is there is replaced in one step), or
   // anonymous memory when fd < 0. The target opens no file: the descriptor travels by SCM_RIGHTS over a socket pair that
   // exists only while it is stopped, so chroot, credentials and descriptor limits of the target matter little.
   Result<void> map(uint64_t address, uint64_t size, int protection, int flags, int fd, uint64_t offset);
@@ -91,6 +91,7 @@ class StoppedProcess {
 Result<uint64_t> load_library(const Process& process, const std::string& library);
 
 // A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.
-Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high, uint64_t size);
+Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high,
+                               uint64_t size);
 
 }  // namespace bpftime::target

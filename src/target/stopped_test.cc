@@ -20,7 +20,8 @@ namespace {
 
 std::set<std::string> names_in(const std::string& directory) {
   std::set<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(directory)) names.insert(entry.path().filename());
+  for (const auto& entry : std::filesystem::directory_iterator(directory))
+    names.insert(entry.path().filename());
   return names;
 }
 
@@ -175,7 +176,9 @@ TEST(StoppedProcess, WritesReadOnlyCodeForThisProcessOnly) {
     auto copy = open_process(victim.pid()).open_mapped_file(region);
     ASSERT_TRUE(copy.ok()) << copy.error().message;
     uint8_t on_disk[8];
-    ASSERT_EQ(::pread(copy->get(), on_disk, 8, static_cast<off_t>(region.offset + (region.end - region.start) - 8)), 8);
+    ASSERT_EQ(
+        ::pread(copy->get(), on_disk, 8, static_cast<off_t>(region.offset + (region.end - region.start) - 8)),
+        8);
     EXPECT_EQ(std::vector<uint8_t>(on_disk, on_disk + 8), before);
     EXPECT_FALSE(stopped->write(0x10, marker).ok());
     return;
@@ -277,7 +280,8 @@ TEST(StoppedProcess, RefusesWhatItCannotHave) {
     auto second = StoppedProcess::stop(process);
     ASSERT_FALSE(second.ok());
     EXPECT_EQ(second.error().code, EBUSY) << second.error().message;
-    EXPECT_NE(second.error().message.find(std::to_string(::getpid())), std::string::npos) << second.error().message;
+    EXPECT_NE(second.error().message.find(std::to_string(::getpid())), std::string::npos)
+        << second.error().message;
   }
   EXPECT_TRUE(StoppedProcess::stop(process).ok());
   ::kill(victim.pid(), SIGKILL);
@@ -352,7 +356,8 @@ TEST(StoppedProcess, OurDeathAtAnyMomentLeavesTheVictimRunningRight) {
         auto stopped = StoppedProcess::stop(*process);
         if (!stopped) continue;
         (void)stopped->system_call(SYS_getpid, {});
-        if (stopped->map(kSomewhere, 4096, PROT_READ, MAP_PRIVATE, file.get(), 0)) (void)stopped->unmap(kSomewhere, 4096);
+        if (stopped->map(kSomewhere, 4096, PROT_READ, MAP_PRIVATE, file.get(), 0))
+          (void)stopped->unmap(kSomewhere, 4096);
       }
     }
     ::usleep(500 + ::rand_r(&seed) % 15'000);

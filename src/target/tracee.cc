@@ -16,8 +16,9 @@
 namespace bpftime::target {
 namespace {
 
-constexpr int kEventStop = 128;                // PTRACE_EVENT_STOP; glibc's header has it only as an enumerator of some versions
-constexpr int kSyscallStop = SIGTRAP | 0x80;   // with PTRACE_O_TRACESYSGOOD
+constexpr int kEventStop =
+    128;  // PTRACE_EVENT_STOP; glibc's header has it only as an enumerator of some versions
+constexpr int kSyscallStop = SIGTRAP | 0x80;  // with PTRACE_O_TRACESYSGOOD
 constexpr size_t kExtendedStateBytesMax = 64u << 10;
 constexpr unsigned kGetRseqConfiguration = 0x420f;
 
@@ -39,12 +40,16 @@ Error seize_refused(pid_t pid, int code) {
       auto tracer_text = read_proc_file(proc_path(static_cast<pid_t>(status->tracer), "/status"));
       const auto tracer = tracer_text.ok() ? parse_status(*tracer_text) : std::nullopt;
       const uint32_t tracer_pid = tracer ? tracer->tgid : status->tracer;
-      return process_error(pid, EBUSY,
-                           "it is being debugged by process " + std::to_string(tracer_pid) + "; try again without it");
+      return process_error(
+          pid, EBUSY,
+          "it is being debugged by process " + std::to_string(tracer_pid) + "; try again without it");
     }
   }
-  if (code != EPERM && code != EACCES) return process_error(pid, code, std::string("ptrace: ") + std::strerror(code));
-  std::string why = "ptrace is not permitted: it belongs to someone else, is setuid, or forbids it; try as its user or as root";
+  if (code != EPERM && code != EACCES)
+    return process_error(pid, code, std::string("ptrace: ") + std::strerror(code));
+  std::string why =
+      "ptrace is not permitted: it belongs to someone else, is setuid, or forbids it; try as its user or as "
+      "root";
   if (yama_forbids()) why += "; Yama restricts ptrace here, see /proc/sys/kernel/yama/ptrace_scope";
   return process_error(pid, EPERM, why);
 }
@@ -190,8 +195,8 @@ bool undo_spurious_eintr(user_regs_struct& registers) {
 
 void abort_restartable_sequence(pid_t tid, int memory_fd, user_regs_struct& registers) {
   RseqConfiguration configuration{};
-  if (::ptrace(static_cast<__ptrace_request>(kGetRseqConfiguration), tid, reinterpret_cast<void*>(sizeof(configuration)),
-               &configuration) <= 0 ||
+  if (::ptrace(static_cast<__ptrace_request>(kGetRseqConfiguration), tid,
+               reinterpret_cast<void*>(sizeof(configuration)), &configuration) <= 0 ||
       configuration.abi_pointer == 0) {
     return;
   }

@@ -24,12 +24,12 @@ using Deadline = Clock::time_point;
 
 struct StopEvent {
   enum class Kind {
-    kTrap,       // PTRACE_EVENT_STOP: our interrupt, or a group stop
-    kSyscall,    // system-call entry or exit
-    kSignal,     // about to deliver `signal`
-    kExec,       // the process replaced its program
-    kGone,       // exited or replaced by an exec elsewhere
-    kTimeout,    // nothing before the deadline
+    kTrap,     // PTRACE_EVENT_STOP: our interrupt, or a group stop
+    kSyscall,  // system-call entry or exit
+    kSignal,   // about to deliver `signal`
+    kExec,     // the process replaced its program
+    kGone,     // exited or replaced by an exec elsewhere
+    kTimeout,  // nothing before the deadline
   };
   Kind kind;
   int signal = 0;
@@ -39,7 +39,8 @@ struct StopEvent {
 constexpr int64_t kRestartSys = -512, kRestartNoIntr = -513, kRestartNoHandler = -514, kRestartBlock = -516;
 
 inline bool is_restart_code(int64_t result) {
-  return result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHandler || result == kRestartBlock;
+  return result == kRestartSys || result == kRestartNoIntr || result == kRestartNoHandler ||
+         result == kRestartBlock;
 }
 
 // PTRACE_SEIZE. False: the thread is gone or going (zombie). Errors: EBUSY, EPERM with the reason.

@@ -7,8 +7,8 @@ namespace bpftime::wire {
 
 // Constants of one program at one attach point; lies beside the trampoline, read-only.
 struct Invocation {
-  uint64_t cookie;      // bpf_get_attach_cookie
-  uint64_t func_ip;     // bpf_get_func_ip
+  uint64_t cookie;   // bpf_get_attach_cookie
+  uint64_t func_ip;  // bpf_get_func_ip
   uint32_t program_id;
   uint32_t reserved;
 };

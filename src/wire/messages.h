@@ -17,11 +17,12 @@ enum class MessageType : uint32_t {
   kPerfEventOpen = 4,  // body: PerfEventOpen, then the path
   kPerfIoctl = 5,      // body: PerfIoctl; fds: the event [, the program]
   kPerfMmap = 6,       // body: PerfMmap; fds: the event. Sizes the ring before the client maps it
-  kReadiness = 7,      // fds: a ring buffer map or a perf event. Reply carries an eventfd written when data arrives
-  kCommand = 8,        // body: JSON request of the CLI. Reply body: Reply, then JSON
-  kTargetHello = 9,    // agent, before main: "I am here"; reply when probes are in place
+  kReadiness =
+      7,         // fds: a ring buffer map or a perf event. Reply carries an eventfd written when data arrives
+  kCommand = 8,  // body: JSON request of the CLI. Reply body: Reply, then JSON
+  kTargetHello = 9,      // agent, before main: "I am here"; reply when probes are in place
   kTraceSubscribe = 10,  // body: TraceSubscribe
-  kTraceLine = 11,     // body: TraceLine, then text
+  kTraceLine = 11,       // body: TraceLine, then text
 };
 
 struct MessageHeader {
@@ -29,16 +30,16 @@ struct MessageHeader {
   uint16_t abi_version;
   uint16_t arch;
   MessageType type;
-  uint32_t length;    // bytes of body
+  uint32_t length;  // bytes of body
   uint32_t fd_count;
   uint32_t sequence;  // echoed in the reply
 };
 static_assert(sizeof(MessageHeader) == 24);
 
 struct Reply {
-  int64_t result;       // >= 0: the call's result; < 0: -errno
-  uint32_t text_length; // bytes of a human-readable message following (why it failed, next step); no NUL
-  uint32_t blob_count;  // kBpf: that many OutBlob + bytes follow the text
+  int64_t result;        // >= 0: the call's result; < 0: -errno
+  uint32_t text_length;  // bytes of a human-readable message following (why it failed, next step); no NUL
+  uint32_t blob_count;   // kBpf: that many OutBlob + bytes follow the text
 };
 static_assert(sizeof(Reply) == 16);
 
@@ -84,8 +85,9 @@ inline constexpr uint32_t kNestedPointer = 0x10000;
 enum class FdPlace : uint32_t { kAttr = 0, kInstruction = 1, kFdArray = 2, kValue = 3 };
 struct FdRef {
   FdPlace place;
-  uint32_t offset;  // kAttr: byte offset in attr; kInstruction: instruction index; kFdArray: index; kValue: byte offset in the value blob
-  uint32_t index;   // of the descriptor among those sent with the message
+  uint32_t
+      offset;  // kAttr: byte offset in attr; kInstruction: instruction index; kFdArray: index; kValue: byte offset in the value blob
+  uint32_t index;  // of the descriptor among those sent with the message
   uint32_t reserved;
 };
 static_assert(sizeof(FdRef) == 16);
@@ -103,8 +105,8 @@ inline constexpr uint32_t kAttrItself = 0xffffffff;
 inline constexpr uint32_t kUprobePmuType = 0x6270;
 
 struct PerfEventOpen {
-  uint8_t attr[144];     // struct perf_event_attr, zero-extended
-  uint32_t attr_size;    // as given by the caller
+  uint8_t attr[144];   // struct perf_event_attr, zero-extended
+  uint32_t attr_size;  // as given by the caller
   int32_t pid;
   int32_t cpu;
   int32_t group_fd;
@@ -118,16 +120,16 @@ static_assert(sizeof(PerfEventOpen) == 176);
 // follow the reply. PERIOD: argument is the period itself. SET_BPF, SET_OUTPUT: the second descriptor, when one was open
 // under the number given; argument is that number (-1: none).
 struct PerfIoctl {
-  uint64_t command;   // PERF_EVENT_IOC_*
+  uint64_t command;  // PERF_EVENT_IOC_*
   uint64_t argument;
 };
 
 struct PerfMmap {
-  uint64_t size;      // bytes the client will map: (1 + 2^n) pages
+  uint64_t size;  // bytes the client will map: (1 + 2^n) pages
 };
 
 struct TraceSubscribe {
-  uint32_t lineage;   // only lines of this lineage; 0: all
+  uint32_t lineage;  // only lines of this lineage; 0: all
   uint32_t flags;
 };
 inline constexpr uint32_t kTraceFollow = 1;  // else: what is buffered, then end

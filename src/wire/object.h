@@ -12,24 +12,24 @@ inline constexpr uint32_t kNameMax = 16;  // BPF_OBJ_NAME_LEN, with NUL
 
 // Geometry of a map, as given to BPF_MAP_CREATE. Plain data: copied out of shared memory before it is checked.
 struct MapSpec {
-  uint32_t type;         // enum bpf_map_type
-  uint32_t key_size;     // bytes
-  uint32_t value_size;   // bytes, not rounded
+  uint32_t type;        // enum bpf_map_type
+  uint32_t key_size;    // bytes
+  uint32_t value_size;  // bytes, not rounded
   uint32_t max_entries;
-  uint32_t flags;        // BPF_F_*
-  uint32_t cpu_count;    // possible CPUs (per-CPU types, perf event arrays)
+  uint32_t flags;      // BPF_F_*
+  uint32_t cpu_count;  // possible CPUs (per-CPU types, perf event arrays)
 };
 static_assert(sizeof(MapSpec) == 24);
 
 struct ObjectTrailer {
-  SharedHeader header;   // size: of the whole memfd
+  SharedHeader header;  // size: of the whole memfd
   ObjectKind kind;
-  uint32_t id;           // BPF object id, unique per daemon and kind
+  uint32_t id;  // BPF object id, unique per daemon and kind
   char name[kNameMax];
-  MapSpec map;           // kMap only
-  uint32_t frozen;       // kMap: 1 after BPF_MAP_FREEZE
+  MapSpec map;      // kMap only
+  uint32_t frozen;  // kMap: 1 after BPF_MAP_FREEZE
   uint32_t reserved;
-  uint64_t address;      // kMap: where it lies in every target
+  uint64_t address;  // kMap: where it lies in every target
 };
 static_assert(sizeof(ObjectTrailer) == 80);
 inline constexpr uint64_t kTrailerSize = 4096;

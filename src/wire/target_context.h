@@ -33,12 +33,13 @@ enum class PatchKind : uint32_t {
 // One patched site. Written before the text is touched.
 struct PatchRecord {
   uint64_t address;
-  uint64_t trampoline;      // where the patched jump leads
+  uint64_t trampoline;  // where the patched jump leads
   PatchState state;
   PatchKind kind;
-  uint32_t length;          // bytes replaced, <= kPatchBytesMax
+  uint32_t length;  // bytes replaced, <= kPatchBytesMax
   uint32_t trampoline_size;
-  uint64_t content_hash;    // of what the trampoline does: equal hash, equal behaviour (trampolines are reused by it)
+  uint64_t
+      content_hash;  // of what the trampoline does: equal hash, equal behaviour (trampolines are reused by it)
   uint8_t original[kPatchBytesMax];
   uint8_t patched[kPatchBytesMax];
 };
@@ -48,36 +49,38 @@ static_assert(sizeof(PatchRecord) == 88);
 struct ArenaRecord {
   uint64_t address;
   uint64_t size;
-  uint64_t used;   // bytes handed out from the front; never handed out twice while mapped
+  uint64_t used;  // bytes handed out from the front; never handed out twice while mapped
   uint64_t inode;
 };
 static_assert(sizeof(ArenaRecord) == 32);
 
-inline constexpr uint32_t kNoSystemCalls = 1;  // the target has a seccomp filter: programs must not make system calls
-inline constexpr uint32_t kDetached = 2;       // `bpftime detach`: no probes here until it is attached again
+inline constexpr uint32_t kNoSystemCalls =
+    1;  // the target has a seccomp filter: programs must not make system calls
+inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here until it is attached again
 
 struct TargetContext {
   SharedHeader header;
-  uint64_t daemon_instance;    // the runtime directory's identity: a daemon touches only its own targets
+  uint64_t daemon_instance;  // the runtime directory's identity: a daemon touches only its own targets
   uint32_t owner_uid;
-  uint32_t lineage;            // pid (daemon's namespace) of the process first attached; equal in all its forks
+  uint32_t lineage;  // pid (daemon's namespace) of the process first attached; equal in all its forks
   // Read by programs and trampolines.
-  int64_t rseq_offset;         // thread pointer to struct rseq; 0: none registered by libc
-  int32_t tid_offset;          // thread pointer to libc's copy of the thread id; 0: unknown, ask the kernel
+  int64_t rseq_offset;  // thread pointer to struct rseq; 0: none registered by libc
+  int32_t tid_offset;   // thread pointer to libc's copy of the thread id; 0: unknown, ask the kernel
   uint32_t flags;
-  uint64_t vdso_clock_gettime; // 0: none
-  uint64_t agent_base;         // load address of libbpftime-agent.so; 0: not loaded
-  uint64_t safe_copy;          // agent: long safe_copy(void* dst, const void* src, uint64_t len): 0 or -EFAULT
-  uint64_t safe_copy_string;   // agent: long safe_copy_string(char* dst, const void* src, uint64_t size): length with NUL, or -EFAULT
-  uint64_t return_enter;       // agent: see src/agent/arch/x86_64/return_slot.S
+  uint64_t vdso_clock_gettime;  // 0: none
+  uint64_t agent_base;          // load address of libbpftime-agent.so; 0: not loaded
+  uint64_t safe_copy;  // agent: long safe_copy(void* dst, const void* src, uint64_t len): 0 or -EFAULT
+  uint64_t
+      safe_copy_string;  // agent: long safe_copy_string(char* dst, const void* src, uint64_t size): length with NUL, or -EFAULT
+  uint64_t return_enter;  // agent: see src/agent/arch/x86_64/return_slot.S
   // Written by programs and the agent (statistics: lossy, never trusted).
   uint64_t faults_repaired;
   uint64_t returns_missed;
   uint64_t random_state;
-  uint64_t guard_installed;    // 1 once the signal guard is in place
+  uint64_t guard_installed;  // 1 once the signal guard is in place
   uint64_t reserved[8];
   // The registry.
-  uint32_t patch_count;        // records in use, <= kPatchesMax
+  uint32_t patch_count;  // records in use, <= kPatchesMax
   uint32_t arena_count;
   ArenaRecord arenas[kArenasMax];
   PatchRecord patches[kPatchesMax];

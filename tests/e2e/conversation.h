@@ -27,7 +27,10 @@ class Conversation {
     ::close(reading);
   }
   Conversation(Conversation&& other) noexcept
-      : child_(std::move(other.child_)), to_(std::exchange(other.to_, -1)), number_(other.number_), read_(other.read_) {}
+      : child_(std::move(other.child_)),
+        to_(std::exchange(other.to_, -1)),
+        number_(other.number_),
+        read_(other.read_) {}
   ~Conversation() {
     if (to_ >= 0) ::close(to_);
   }
@@ -44,7 +47,8 @@ class Conversation {
 
   void send(const std::string& line) {
     const std::string text = std::to_string(++number_) + " " + line + "\n";
-    if (::write(to_, text.data(), text.size()) != static_cast<ssize_t>(text.size())) ADD_FAILURE() << line << ": not written";
+    if (::write(to_, text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+      ADD_FAILURE() << line << ": not written";
   }
   // What came since the last answer. A forked child may answer in place of one that has ended.
   std::string answer() {
@@ -119,8 +123,10 @@ class VictimTest : public EndToEnd {
   static ::testing::AssertionResult becomes_restored(pid_t pid, const char* after) {
     const auto before = std::chrono::steady_clock::now();
     if (!eventually([&] { return restored(pid); }))
-      return ::testing::AssertionFailure() << "still patched: " << ::testing::PrintToString(text_differences(pid));
-    const auto took = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - before);
+      return ::testing::AssertionFailure()
+             << "still patched: " << ::testing::PrintToString(text_differences(pid));
+    const auto took =
+        std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - before);
     std::cerr << "restored after " << after << ": " << took.count() / 1000.0 << " ms\n";
     return ::testing::AssertionSuccess();
   }

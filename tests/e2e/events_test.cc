@@ -56,7 +56,8 @@ std::string activity(pid_t pid) {
   std::string word, times;
   for (int i = 0; rest >> word; ++i)
     if (i == 11 || i == 12) times += word + " ";
-  return times + status_field(pid, "voluntary_ctxt_switches") + status_field(pid, "nonvoluntary_ctxt_switches");
+  return times + status_field(pid, "voluntary_ctxt_switches") +
+         status_field(pid, "nonvoluntary_ctxt_switches");
 }
 
 void stay_on_one_cpu() {
@@ -74,7 +75,8 @@ void stay_on_one_cpu() {
 class Events : public EndToEnd {
  protected:
   Child talker(int threads, int calls, Child::Options options = {}) {
-    Child child = bpftime_child({"start", program("talker"), std::to_string(threads), std::to_string(calls)}, std::move(options));
+    Child child = bpftime_child({"start", program("talker"), std::to_string(threads), std::to_string(calls)},
+                                std::move(options));
     EXPECT_TRUE(child.wait_for_output("waiting\n")) << child.error();
     return child;
   }
@@ -98,8 +100,11 @@ class EveryBuffer : public Events, public ::testing::WithParamInterface<Tool> {
 };
 INSTANTIATE_TEST_SUITE_P(Libbpf, EveryBuffer,
                          ::testing::Values(Tool{"uprobe_stat", "ring"}, Tool{"uprobe_stat", "perf"},
-                                           Tool{"uprobe_stat_static", "ring"}, Tool{"uprobe_stat_static", "perf"}),
-                         [](const auto& info) { return std::string(info.param.name) + "_" + info.param.mode; });
+                                           Tool{"uprobe_stat_static", "ring"},
+                                           Tool{"uprobe_stat_static", "perf"}),
+                         [](const auto& info) {
+                           return std::string(info.param.name) + "_" + info.param.mode;
+                         });
 
 TEST_P(EveryBuffer, DeliversEveryEventInOrderWithItsFacts) {
   constexpr int kThreads = 4, kCalls = 400;
@@ -147,12 +152,15 @@ TEST_P(EveryBuffer, SleepsUntilAnEventWakesIt) {
   ASSERT_TRUE(eventually([&] {
     const std::string before = activity(tool.pid());
     std::this_thread::sleep_for(std::chrono::milliseconds(700));
-    return activity(tool.pid()) == before && status_field(tool.pid(), "State").find("S (") != std::string::npos;
+    return activity(tool.pid()) == before &&
+           status_field(tool.pid(), "State").find("S (") != std::string::npos;
   })) << activity(tool.pid());
   for (int i = 1; i <= 20; ++i) {
     round(target, i);
-    ASSERT_TRUE(eventually([&] { return lines_starting(tool.output(), "event ").size() == static_cast<size_t>(i); }))
-        << "event " << i << " did not wake the tool";
+    ASSERT_TRUE(eventually([&] {
+      return lines_starting(tool.output(), "event ").size() == static_cast<size_t>(i);
+    })) << "event "
+        << i << " did not wake the tool";
   }
   EXPECT_EQ(finish_tool(tool)["events"], 20);  // SIGTERM ends the blocked wait
 }
@@ -176,7 +184,8 @@ TEST_P(EveryBuffer, DropsWhatDoesNotFitAndGoesOn) {
   Child one = talker(1, 1, options);
   round(one, 1);
   if (!ring) {
-    EXPECT_TRUE(eventually([&] { return lost_count(tool.output()) == kCalls - fit; })) << lost_count(tool.output());
+    EXPECT_TRUE(eventually([&] { return lost_count(tool.output()) == kCalls - fit; }))
+        << lost_count(tool.output());
   }
   EXPECT_TRUE(eventually([&] { return lines_starting(tool.output(), "event ").size() == fit + 1; }))
       << lines_starting(tool.output(), "event ").size() << " of " << fit + 1;
@@ -211,7 +220,8 @@ TEST_P(Rings, ConsumedWithoutWaiting) {
   round(target, 1);
   tool.signal(SIGUSR1);
   ASSERT_TRUE(tool.wait_for_output("}\n"));
-  EXPECT_NE(tool.output().find("\"first\": 32, \"second\": 32, \"disorder\": 0"), std::string::npos) << tool.output();
+  EXPECT_NE(tool.output().find("\"first\": 32, \"second\": 32, \"disorder\": 0"), std::string::npos)
+      << tool.output();
   round(target, 2);
   const auto seen = finish_tool(tool);
   EXPECT_EQ(seen["first"], 64);
@@ -227,11 +237,15 @@ TEST_F(Events, TraceShowsLinesOfSeveralTargets) {
   round(b, 1);
   EXPECT_TRUE(eventually([&] {
     size_t lines = 0;
-    for (size_t at = trace.output().find(" says t0 c"); at != std::string::npos; at = trace.output().find(" says t0 c", at + 1)) ++lines;
+    for (size_t at = trace.output().find(" says t0 c"); at != std::string::npos;
+         at = trace.output().find(" says t0 c", at + 1))
+      ++lines;
     return lines >= 6;
-  })) << trace.output() << trace.error();
+  })) << trace.output()
+      << trace.error();
   std::set<std::string> tgids;
-  for (size_t at = trace.output().find("tgid "); at != std::string::npos; at = trace.output().find("tgid ", at + 1))
+  for (size_t at = trace.output().find("tgid "); at != std::string::npos;
+       at = trace.output().find("tgid ", at + 1))
     tgids.insert(trace.output().substr(at, trace.output().find(" says", at) - at));
   EXPECT_EQ(tgids.size(), 2u) << trace.output();
   trace.signal(SIGINT);

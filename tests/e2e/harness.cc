@@ -125,16 +125,23 @@ void Child::read_available() {
 
 std::optional<int> Child::wait(seconds limit) {
   // Reading goes on: a child that fills its pipe would never end.
-  eventually([&] { read_available(); return !running(); }, limit);
+  eventually(
+      [&] {
+        read_available();
+        return !running();
+      },
+      limit);
   read_available();
   return status_;
 }
 
 bool Child::wait_for(const std::string& text, std::string& in, seconds limit) {
-  const bool found = eventually([&] {
-    read_available();
-    return in.find(text) != std::string::npos || !running();
-  }, limit);
+  const bool found = eventually(
+      [&] {
+        read_available();
+        return in.find(text) != std::string::npos || !running();
+      },
+      limit);
   read_available();
   return found && in.find(text) != std::string::npos;
 }
@@ -187,7 +194,8 @@ std::vector<std::string> text_differences(pid_t pid) {
     unsigned long long start, end, offset;
     char mode[5];
     int path_at = 0;
-    if (std::sscanf(line.c_str(), "%llx-%llx %4s %llx %*s %*s %n", &start, &end, mode, &offset, &path_at) < 4) continue;
+    if (std::sscanf(line.c_str(), "%llx-%llx %4s %llx %*s %*s %n", &start, &end, mode, &offset, &path_at) < 4)
+      continue;
     const std::string path = line.substr(path_at);
     if (mode[2] != 'x' || path.empty() || path[0] != '/' || path.starts_with("/memfd:")) continue;
     std::vector<char> now(end - start), file(end - start);
@@ -273,7 +281,10 @@ Child EndToEnd::bpftime_child(Arguments arguments, Child::Options extra) {
 Arguments EndToEnd::load(Arguments tool) const {
   Arguments out = {"load"};
   if (!kernel_verifies()) {
-    static const bool said = [] { std::cerr << "note: the kernel cannot verify here: tools run with --unsafe-unverified\n"; return true; }();
+    static const bool said = [] {
+      std::cerr << "note: the kernel cannot verify here: tools run with --unsafe-unverified\n";
+      return true;
+    }();
     (void)said;
     out.push_back("--unsafe-unverified");
   }
@@ -293,7 +304,8 @@ nlohmann::json EndToEnd::finish_tool(Child& tool) {
   const std::string& text = tool.output();
   const size_t end = text.find_last_not_of('\n');
   const size_t start = end == std::string::npos ? end : text.rfind('\n', end);
-  auto json = nlohmann::json::parse(start == std::string::npos ? text : text.substr(start + 1), nullptr, false);
+  auto json =
+      nlohmann::json::parse(start == std::string::npos ? text : text.substr(start + 1), nullptr, false);
   EXPECT_FALSE(json.is_discarded()) << text;
   return json;
 }

@@ -26,7 +26,7 @@ class Child {
   struct Options {
     std::map<std::string, std::string> environment;  // added to ours
     std::string directory;
-    std::function<void()> before_exec;               // runs in the child; async-signal-safe code only
+    std::function<void()> before_exec;  // runs in the child; async-signal-safe code only
   };
   Child(const Arguments& arguments, const Options& options);
   explicit Child(const Arguments& arguments) : Child(arguments, Options{}) {}
@@ -60,10 +60,12 @@ struct Finished {
   int code = -1;  // exit code, or 128 + signal; -1: still ran at the deadline
   std::string output, error;
 };
-Finished run(const Arguments& arguments, const Child::Options& options = {}, std::chrono::seconds limit = std::chrono::seconds(60));
+Finished run(const Arguments& arguments, const Child::Options& options = {},
+             std::chrono::seconds limit = std::chrono::seconds(60));
 
 // Waits until `holds` is true. Never a fixed sleep: polls every few milliseconds until the deadline.
-bool eventually(const std::function<bool()>& holds, std::chrono::milliseconds limit = std::chrono::seconds(20));
+bool eventually(const std::function<bool()>& holds,
+                std::chrono::milliseconds limit = std::chrono::seconds(20));
 
 // A free TCP port on 127.0.0.1 (just now).
 int free_port();

@@ -140,7 +140,8 @@ TEST_F(Hosts, OtherRoot) {
   // The agent cannot be opened from in there, not even by descriptor without /proc: said, not suffered.
   Child tool = stat_tool("ring");
   EXPECT_EQ(active_probes(target.pid()), 0u);
-  EXPECT_NE(reason(target.pid()).find("the agent could not be loaded"), std::string::npos) << reason(target.pid());
+  EXPECT_NE(reason(target.pid()).find("the agent could not be loaded"), std::string::npos)
+      << reason(target.pid());
   EXPECT_EQ(target.ask("bad 9"), "wrong 0\n");
 }
 
@@ -172,7 +173,9 @@ TEST_F(Hosts, NewUserIsSeenAtOnce) {
 TEST_F(Hosts, ChildrenOfAllKinds) {
   Conversation target = victim_started();
   Child tool = stat_tool("count");
-  const auto count_of = [](const nlohmann::json& seen, long pid) { return seen["by_tgid"].value(std::to_string(pid), 0); };
+  const auto count_of = [](const nlohmann::json& seen, long pid) {
+    return seen["by_tgid"].value(std::to_string(pid), 0);
+  };
   target.ask("call 1");
   const long forked = target.number("fork 5", "child");
   const long cloned = target.number("raw_clone 6", "child");

@@ -20,7 +20,8 @@ TEST_F(Lifetime, ProbeEndsWithItsLinksLastDescriptor) {
   ASSERT_EQ(tool.ask("attach 7 -1 entry"), "index 0\n");
   EXPECT_FALSE(restored(target.pid()));
   target.ask("call 2");
-  EXPECT_EQ(tool.ask("dump"), "log 7:" + std::to_string(target.pid()) + " 7:" + std::to_string(target.pid()) + "\n");
+  EXPECT_EQ(tool.ask("dump"),
+            "log 7:" + std::to_string(target.pid()) + " 7:" + std::to_string(target.pid()) + "\n");
   // The link keeps its event alive, so closing that changes nothing.
   tool.ask("close_event 0");
   bpftime({"list"});
@@ -35,7 +36,10 @@ TEST_F(Lifetime, ProbeEndsWithItsLinksLastDescriptor) {
   tool.ask("close_event 1");
   tool.ask("close_link 1");
   target.ask("call 1");
-  EXPECT_TRUE(eventually([&] { target.ask("call 1"); return tool.ask("dump").find("8:") == std::string::npos; }));
+  EXPECT_TRUE(eventually([&] {
+    target.ask("call 1");
+    return tool.ask("dump").find("8:") == std::string::npos;
+  }));
   EXPECT_FALSE(restored(target.pid()));
 }
 
@@ -123,7 +127,8 @@ TEST_F(Lifetime, ProgramsOfOneSiteRunInTheOrderTheyWereAttached) {
   second.ask("attach 4 -1 return");
   first.ask("attach 5 -1 entry");
   target.ask("call 1");
-  EXPECT_EQ(first.ask("dump"), "log 1:" + pid + " 2:" + pid + " 3:" + pid + " 5:" + pid + " 4:" + pid + "r\n");
+  EXPECT_EQ(first.ask("dump"),
+            "log 1:" + pid + " 2:" + pid + " 3:" + pid + " 5:" + pid + " 4:" + pid + "r\n");
   // One out of the middle, another at the end.
   first.ask("close_event 1");
   first.ask("close_link 1");
@@ -131,7 +136,8 @@ TEST_F(Lifetime, ProgramsOfOneSiteRunInTheOrderTheyWereAttached) {
   EXPECT_TRUE(eventually([&] {
     first.ask("dump");
     target.ask("call 1");
-    return first.ask("dump") == "log 1:" + pid + " 2:" + pid + " 5:" + pid + " 6:" + pid + " 4:" + pid + "r\n";
+    return first.ask("dump") ==
+           "log 1:" + pid + " 2:" + pid + " 5:" + pid + " 6:" + pid + " 4:" + pid + "r\n";
   }));
   // The first loader's death takes its programs only; its map lives on in the second.
   first.child().signal(SIGKILL);

@@ -9,7 +9,9 @@ namespace {
 
 class Loaders : public EndToEnd, public ::testing::WithParamInterface<const char*> {
  protected:
-  Arguments features(const std::string& mode) const { return {program(GetParam()), mode, program("talker"), "talk"}; }
+  Arguments features(const std::string& mode) const {
+    return {program(GetParam()), mode, program("talker"), "talk"};
+  }
   Child talker(int threads, int calls) {
     Child child = bpftime_child({"start", program("talker"), std::to_string(threads), std::to_string(calls)});
     EXPECT_TRUE(child.wait_for_output("waiting\n")) << child.error();
@@ -52,7 +54,9 @@ TEST_P(Loaders, SkeletonReadsItsMappedVariablesWhileTargetsRun) {
 TEST_P(Loaders, ToolThatGoesIntoTheBackground) {
   Child tool = bpftime_child(load(features("daemon")));
   // Its parent, which is what we started, ends at once: only the output tells.
-  const auto said = [&](const char* text) { return eventually([&] { return tool.output().find(text) != std::string::npos; }); };
+  const auto said = [&](const char* text) {
+    return eventually([&] { return tool.output().find(text) != std::string::npos; });
+  };
   ASSERT_TRUE(said("ready\n")) << tool.error();
   Child target = talker(1, 500);
   ASSERT_EQ(active_probes(0), 1u);
@@ -79,7 +83,8 @@ TEST_P(Loaders, ToolThatIsKilledLeavesNothing) {
 }
 
 class Bpftool : public Loaders {};
-INSTANTIATE_TEST_SUITE_P(Libbpf, Bpftool, ::testing::Values("features"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Libbpf, Bpftool, ::testing::Values("features"),
+                         [](const auto& info) { return std::string(info.param); });
 
 // Debian's bpftool, itself a libbpf program, sees the daemon's objects.
 TEST_P(Bpftool, ListsProgramsAndMaps) {
@@ -89,13 +94,15 @@ TEST_P(Bpftool, ListsProgramsAndMaps) {
   round(target, 1);
   const Finished programs = bpftime(load({"/usr/sbin/bpftool", "--json", "prog", "list"}));
   EXPECT_EQ(programs.code, 0) << programs.error;
-  EXPECT_NE(programs.output.find("\"name\":\"on_counters\""), std::string::npos) << programs.output << programs.error;
+  EXPECT_NE(programs.output.find("\"name\":\"on_counters\""), std::string::npos)
+      << programs.output << programs.error;
   const Finished maps = bpftime(load({"/usr/sbin/bpftool", "--json", "map", "list"}));
   EXPECT_EQ(maps.code, 0) << maps.error;
   EXPECT_NE(maps.output.find("\"name\":\"by_kind\""), std::string::npos) << maps.output;
   const Finished dump = bpftime(load({"/usr/sbin/bpftool", "--json", "map", "dump", "name", "by_kind"}));
   EXPECT_EQ(dump.code, 0) << dump.error;
-  EXPECT_NE(dump.output.find("\"value\":42"), std::string::npos) << dump.output << dump.error;  // kind 2: 7 × 6
+  EXPECT_NE(dump.output.find("\"value\":42"), std::string::npos)
+      << dump.output << dump.error;  // kind 2: 7 × 6
 }
 
 }  // namespace

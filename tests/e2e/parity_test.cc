@@ -24,8 +24,10 @@ class Parity : public EndToEnd {
   void SetUp() override {
     EndToEnd::SetUp();
     if (::geteuid() != 0) GTEST_SKIP() << "comparing with the kernel needs root";
-    if (::access("/sys/bus/event_source/devices/uprobe/type", R_OK) != 0) GTEST_SKIP() << "this kernel has no uprobes";
-    if (run({program("bpf_probe"), "/bin/true", "0"}, options()).output.find("prog trivial fd") == std::string::npos)
+    if (::access("/sys/bus/event_source/devices/uprobe/type", R_OK) != 0)
+      GTEST_SKIP() << "this kernel has no uprobes";
+    if (run({program("bpf_probe"), "/bin/true", "0"}, options()).output.find("prog trivial fd") ==
+        std::string::npos)
       GTEST_SKIP() << "bpf(2) is not permitted here";
   }
   // File offset of talker's `talk`: its address, as the linker lays small executables out.
@@ -44,18 +46,24 @@ struct Difference {
   const char* reason;
 };
 constexpr Difference kDifferences[] = {
-    {"map with BTF of (no type|another size)", "-1 EINVAL", "fd 0", "a map's BTF is not compared with its key and value"},
-    {"perf array takes no uprobe", "0 0", "-1 EINVAL", "perf event arrays take output events only: no program could use another"},
-    {"freeze with a mapping made read-only", "-1 EBUSY", "0 0", "a mapping is judged by its present protection"},
+    {"map with BTF of (no type|another size)", "-1 EINVAL", "fd 0",
+     "a map's BTF is not compared with its key and value"},
+    {"perf array takes no uprobe", "0 0", "-1 EINVAL",
+     "perf event arrays take output events only: no program could use another"},
+    {"freeze with a mapping made read-only", "-1 EBUSY", "0 0",
+     "a mapping is judged by its present protection"},
     {"freeze with a read-only mapping", "0 0", "-1 EPERM", "follows from the one above: frozen already"},
-    {"epoll (hash|array|perf array)", "0 0", "-1 EPERM", "only descriptors that can have data go into an epoll set"},
+    {"epoll (hash|array|perf array)", "0 0", "-1 EPERM",
+     "only descriptors that can have data go into an epoll set"},
     {"epoll (hash|array|perf array) again", "-1 EEXIST", "-1 EPERM", "as above"},
     {"epoll wait with (hash|array|perf array)", "1 0", "0 0", "as above: Linux reports EPOLLERR for ever"},
     {"epoll modify (hash|array|perf array)", "0 0", "-1 EPERM", "as above"},
     {"epoll delete (hash|array|perf array)", "0 0", "-1 EPERM", "as above"},
     {"epoll delete (hash|array|perf array) again", "-1 ENOENT", "-1 EPERM", "as above"},
-    {"epoll wait with output event", "1 0", "0 0", "an event without a ring is not ready; Linux reports EPOLLHUP"},
-    {"read (hash|array|perf array|ringbuf)", "-1 EINVAL", "8 0", "descriptors are memory files: read, write and lseek work on them"},
+    {"epoll wait with output event", "1 0", "0 0",
+     "an event without a ring is not ready; Linux reports EPOLLHUP"},
+    {"read (hash|array|perf array|ringbuf)", "-1 EINVAL", "8 0",
+     "descriptors are memory files: read, write and lseek work on them"},
     {"write (hash|array|perf array|ringbuf)", "-1 EINVAL", "1 0", "as above"},
     {"read output", "8 0", "64 0", "as above"},
     {"read uprobe, small", "-1 ENOSPC", "4 0", "as above"},
@@ -101,7 +109,8 @@ TEST_F(Parity, SystemCallsAnswerAsTheKernels) {
 std::vector<std::string> comparable_events(const std::string& output) {
   std::vector<std::string> out;
   for (const std::string& line : lines_of(output))
-    if (line.starts_with("event ")) out.push_back(std::regex_replace(line, std::regex("(tgid|tid|argument)=[0-9]+"), "$1=N"));
+    if (line.starts_with("event "))
+      out.push_back(std::regex_replace(line, std::regex("(tgid|tid|argument)=[0-9]+"), "$1=N"));
   return out;
 }
 

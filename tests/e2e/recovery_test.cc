@@ -13,7 +13,8 @@ class Recovery : public VictimTest {
  protected:
   void TearDown() override {
     VictimTest::TearDown();
-    for (pid_t pid : seen_) EXPECT_TRUE(eventually([&] { return gone(pid); })) << "daemon process " << pid << " is left";
+    for (pid_t pid : seen_)
+      EXPECT_TRUE(eventually([&] { return gone(pid); })) << "daemon process " << pid << " is left";
   }
   struct Daemon {
     pid_t worker, keeper;
@@ -109,7 +110,10 @@ TEST_F(Recovery, WorkerKilledInTheMiddleOfWork) {
     // Any moment is as good as another: a different number of commands' time each round.
     for (int i = 0; i < round % 4; ++i) bpftime({"list"});
     if (worker > 0) ::kill(worker, SIGKILL);
-    EXPECT_TRUE(eventually([&] { const pid_t now = worker_pid(); return now > 0 && now != worker; }));
+    EXPECT_TRUE(eventually([&] {
+      const pid_t now = worker_pid();
+      return now > 0 && now != worker;
+    }));
     EXPECT_TRUE(target.child().running()) << "ended with " << *target.child().wait();
     if (HasFailure()) break;
   }
@@ -213,7 +217,8 @@ TEST_F(Recovery, StopTakesTheProbesOut) {
 TEST_F(Recovery, LeavesWhenIdleAndNotBefore) {
   std::filesystem::create_directory(directory() + "/run");
   std::filesystem::permissions(directory() + "/run", std::filesystem::perms::owner_all);
-  Child keeper({program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds", "1"}, options());
+  Child keeper({program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds", "1"},
+               options());
   ASSERT_TRUE(eventually([&] { return worker_pid() > 0; })) << keeper.error();
   EXPECT_EQ(processes().keeper, keeper.pid());
   Conversation target = victim();

@@ -11,7 +11,9 @@ class Redis : public EndToEnd {
     if (run({"which", "redis-server"}).code != 0) GTEST_SKIP() << "redis-server is not installed";
     port_ = std::to_string(free_port());
   }
-  Arguments server() const { return {"/usr/bin/redis-server", "--port", port_, "--save", "", "--daemonize", "no"}; }
+  Arguments server() const {
+    return {"/usr/bin/redis-server", "--port", port_, "--save", "", "--daemonize", "no"};
+  }
   std::string cli(Arguments arguments) const {
     arguments.insert(arguments.begin(), {"redis-cli", "-p", port_});
     return run(arguments).output;
@@ -28,7 +30,8 @@ class Redis : public EndToEnd {
     return total;
   }
   void load_generator() const {
-    EXPECT_EQ(run({"redis-benchmark", "-p", port_, "-q", "-n", "2000", "-c", "8", "-t", "set,get,lpush"}).code, 0);
+    EXPECT_EQ(
+        run({"redis-benchmark", "-p", port_, "-q", "-n", "2000", "-c", "8", "-t", "set,get,lpush"}).code, 0);
   }
 
   std::string port_;

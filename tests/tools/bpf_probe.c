@@ -21,7 +21,7 @@
 
 typedef struct bpf_insn insn;
 static char log_text[65536];
-static const char *probed_file;
+static const char* probed_file;
 static unsigned long long probed_offset;
 
 #define INSN(c, d, s, o, i) ((insn){.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)})
@@ -33,48 +33,51 @@ static unsigned long long probed_offset;
 #define LD64(d, s, a, b) INSN(BPF_LD | BPF_IMM | BPF_DW, d, s, 0, a), INSN(0, 0, 0, 0, b)
 #define ST_MEM(size, d, o, i) INSN(BPF_ST | (size) | BPF_MEM, d, 0, o, i)
 
-static const char *error_name(int error) {
-  const char *name = strerrorname_np(error);
+static const char* error_name(int error) {
+  const char* name = strerrorname_np(error);
   return error == 524 ? "ENOTSUPP" : name ? name : "?";
 }
 
 // A descriptor, success, or -1 with errno.
-static int say_fd(const char *name, long result) {
+static int say_fd(const char* name, long result) {
   printf("%s %s %s\n", name, result >= 0 ? "fd" : "-1", result >= 0 ? "0" : error_name(errno));
   return (int)result;
 }
-static long say(const char *name, long result) {
+static long say(const char* name, long result) {
   printf("%s %ld %s\n", name, result, result >= 0 ? "0" : error_name(errno));
   return result;
 }
-static void say_value(const char *name, unsigned long long value) { printf("%s = %llu\n", name, value); }
-static void say_text(const char *name, const char *text) { printf("%s = %s\n", name, text); }
+static void say_value(const char* name, unsigned long long value) { printf("%s = %llu\n", name, value); }
+static void say_text(const char* name, const char* text) { printf("%s = %s\n", name, text); }
 
-static long bpf(int command, void *attr, unsigned size) { return syscall(SYS_bpf, command, attr, size); }
-static long bpf_attr_call(int command, union bpf_attr *attr) { return bpf(command, attr, sizeof *attr); }
+static long bpf(int command, void* attr, unsigned size) { return syscall(SYS_bpf, command, attr, size); }
+static long bpf_attr_call(int command, union bpf_attr* attr) { return bpf(command, attr, sizeof *attr); }
 
-static int map_create(unsigned type, unsigned key, unsigned value, unsigned entries, unsigned flags, const char *name) {
-  union bpf_attr attr = {.map_type = type, .key_size = key, .value_size = value, .max_entries = entries, .map_flags = flags};
+static int map_create(unsigned type, unsigned key, unsigned value, unsigned entries, unsigned flags,
+                      const char* name) {
+  union bpf_attr attr = {
+      .map_type = type, .key_size = key, .value_size = value, .max_entries = entries, .map_flags = flags};
   if (name) strncpy(attr.map_name, name, sizeof attr.map_name);
   return bpf_attr_call(BPF_MAP_CREATE, &attr);
 }
 
-static int prog_load_with(unsigned type, const insn *insns, unsigned count, const char *name, unsigned level, void *log,
-                          unsigned log_size) {
-  union bpf_attr attr = {.prog_type = type, .insn_cnt = count, .insns = (uint64_t)insns, .license = (uint64_t)"GPL"};
+static int prog_load_with(unsigned type, const insn* insns, unsigned count, const char* name, unsigned level,
+                          void* log, unsigned log_size) {
+  union bpf_attr attr = {
+      .prog_type = type, .insn_cnt = count, .insns = (uint64_t)insns, .license = (uint64_t) "GPL"};
   attr.log_level = level;
   attr.log_buf = (uint64_t)log;
   attr.log_size = log_size;
   if (name) strncpy(attr.prog_name, name, sizeof attr.prog_name);
   return bpf_attr_call(BPF_PROG_LOAD, &attr);
 }
-#define LOAD(type, ...)                                                                 \
-  ({                                                                                    \
-    insn insns_[] = {__VA_ARGS__};                                                      \
-    prog_load_with(type, insns_, sizeof insns_ / sizeof insns_[0], NULL, 0, NULL, 0);   \
+#define LOAD(type, ...)                                                               \
+  ({                                                                                  \
+    insn insns_[] = {__VA_ARGS__};                                                    \
+    prog_load_with(type, insns_, sizeof insns_ / sizeof insns_[0], NULL, 0, NULL, 0); \
   })
 
-static int element(int command, int fd, const void *key, void *value, unsigned long long flags) {
+static int element(int command, int fd, const void* key, void* value, unsigned long long flags) {
   union bpf_attr attr = {.map_fd = fd, .key = (uint64_t)key, .value = (uint64_t)value, .flags = flags};
   return bpf_attr_call(command, &attr);
 }
@@ -91,7 +94,7 @@ static int link_create(int prog, int target, unsigned type, unsigned flags, unsi
 
 static unsigned uprobe_type(void) {
   unsigned type = 0;
-  FILE *file = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
+  FILE* file = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
   if (file) {
     if (fscanf(file, "%u", &type) != 1) type = 0;
     fclose(file);
@@ -99,7 +102,8 @@ static unsigned uprobe_type(void) {
   return type;
 }
 
-static long uprobe_open(const char *path, unsigned long long offset, int pid, int cpu, int group, unsigned long flags) {
+static long uprobe_open(const char* path, unsigned long long offset, int pid, int cpu, int group,
+                        unsigned long flags) {
   struct perf_event_attr attr = {.size = sizeof attr, .type = uprobe_type()};
   attr.config1 = (uint64_t)path;
   attr.config2 = offset;
@@ -107,7 +111,8 @@ static long uprobe_open(const char *path, unsigned long long offset, int pid, in
 }
 
 static long output_open(int pid, int cpu, int group, unsigned long flags) {
-  struct perf_event_attr attr = {.size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_BPF_OUTPUT};
+  struct perf_event_attr attr = {
+      .size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_BPF_OUTPUT};
   attr.sample_type = PERF_SAMPLE_RAW;
   attr.sample_period = 1;
   attr.wakeup_events = 1;
@@ -121,8 +126,8 @@ struct btf_blob {
   unsigned char rest[256];
 };
 
-static int btf_load_with(const void *types, unsigned types_size, const char *strings, unsigned strings_size, void *log,
-                         unsigned log_size, unsigned level) {
+static int btf_load_with(const void* types, unsigned types_size, const char* strings, unsigned strings_size,
+                         void* log, unsigned log_size, unsigned level) {
   struct btf_blob blob = {.header = {.magic = BTF_MAGIC, .version = 1, .hdr_len = sizeof(struct btf_header)}};
   memcpy(blob.rest, types, types_size);
   memcpy(blob.rest + types_size, strings, strings_size);
@@ -138,38 +143,43 @@ static int btf_load_with(const void *types, unsigned types_size, const char *str
 
 #define TYPE_INFO(kind, flag, count) ((kind) << 24 | (unsigned)(flag) << 31 | (count))
 #define TYPE_INT(name, size, encoding) name, TYPE_INFO(BTF_KIND_INT, 0, 0), size, encoding
-#define BTF(strings, ...)                                                                       \
-  ({                                                                                            \
-    const unsigned types_[] = {__VA_ARGS__};                                                    \
-    btf_load_with(types_, sizeof types_, strings, sizeof strings, NULL, 0, 0);                  \
+#define BTF(strings, ...)                                                      \
+  ({                                                                           \
+    const unsigned types_[] = {__VA_ARGS__};                                   \
+    btf_load_with(types_, sizeof types_, strings, sizeof strings, NULL, 0, 0); \
   })
 
 static int int_btf(void) { return BTF("\0int", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24)); }
 
 static void probe_btf(void) {
   const int plain = say_fd("btf int", int_btf());
-  say_fd("btf func", BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0, TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0,
-                         7, 1, 5, TYPE_INFO(BTF_KIND_FUNC, 0, 0), 2));
-  say_fd("btf global func", BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0,
-                                TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0, 7, 1, 5, TYPE_INFO(BTF_KIND_FUNC, 0, 1), 2));
-  say_fd("btf func with bad linkage", BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0,
-                                          TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0, 7, 1, 5,
-                                          TYPE_INFO(BTF_KIND_FUNC, 0, 7), 2));
-  say_fd("btf datasec", BTF("\0x\0.data", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0, 3,
-                            TYPE_INFO(BTF_KIND_DATASEC, 0, 1), 4, 2, 0, 4));
-  say_fd("btf ?datasec", BTF("\0x\0?.data", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0, 3,
-                             TYPE_INFO(BTF_KIND_DATASEC, 0, 1), 4, 2, 0, 4));
+  say_fd("btf func",
+         BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0,
+             TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0, 7, 1, 5, TYPE_INFO(BTF_KIND_FUNC, 0, 0), 2));
+  say_fd("btf global func",
+         BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0,
+             TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0, 7, 1, 5, TYPE_INFO(BTF_KIND_FUNC, 0, 1), 2));
+  say_fd("btf func with bad linkage",
+         BTF("\0int\0x\0a", TYPE_INT(1, 4, 32 | BTF_INT_SIGNED << 24), 0,
+             TYPE_INFO(BTF_KIND_FUNC_PROTO, 0, 1), 0, 7, 1, 5, TYPE_INFO(BTF_KIND_FUNC, 0, 7), 2));
+  say_fd("btf datasec",
+         BTF("\0x\0.data", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0,
+             3, TYPE_INFO(BTF_KIND_DATASEC, 0, 1), 4, 2, 0, 4));
+  say_fd("btf ?datasec",
+         BTF("\0x\0?.data", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0,
+             3, TYPE_INFO(BTF_KIND_DATASEC, 0, 1), 4, 2, 0, 4));
   say_fd("btf float", BTF("\0float", 1, TYPE_INFO(BTF_KIND_FLOAT, 0, 0), 4));
   say_fd("btf float of 3 bytes", BTF("\0float", 1, TYPE_INFO(BTF_KIND_FLOAT, 0, 0), 3));
-  say_fd("btf decl_tag", BTF("\0x\0tag", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0, 3,
-                             TYPE_INFO(17, 0, 0), 2, -1));
+  say_fd("btf decl_tag", BTF("\0x\0tag", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1,
+                             TYPE_INFO(BTF_KIND_VAR, 0, 0), 1, 0, 3, TYPE_INFO(17, 0, 0), 2, -1));
   say_fd("btf type_tag", BTF("\0tag", TYPE_INT(0, 4, 32 | BTF_INT_SIGNED << 24), 1, TYPE_INFO(18, 0, 0), 1, 0,
                              TYPE_INFO(BTF_KIND_PTR, 0, 0), 2));
   say_fd("btf enum64", BTF("\0enum64", 1, TYPE_INFO(19, 0, 0), 8));
   say_fd("btf enum64 as libbpf", BTF("\0enum64\0v", 1, TYPE_INFO(19, 0, 1), 8, 8, 0, 0));
   say_fd("btf unknown kind", BTF("\0x", 1, TYPE_INFO(31, 0, 0), 4));
   say_fd("btf reference to nothing", BTF("\0x", 0, TYPE_INFO(BTF_KIND_PTR, 0, 0), 7));
-  say_fd("btf loop", BTF("\0x", 0, TYPE_INFO(BTF_KIND_CONST, 0, 0), 2, 0, TYPE_INFO(BTF_KIND_CONST, 0, 0), 1));
+  say_fd("btf loop",
+         BTF("\0x", 0, TYPE_INFO(BTF_KIND_CONST, 0, 0), 2, 0, TYPE_INFO(BTF_KIND_CONST, 0, 0), 1));
   say_fd("btf name outside strings", BTF("\0x", TYPE_INT(100, 4, 32)));
   say_fd("btf no strings", btf_load_with((unsigned[]){TYPE_INT(0, 4, 32)}, 16, "", 0, NULL, 0, 0));
   unsigned bad[] = {0, TYPE_INFO(BTF_KIND_PTR, 0, 0), 7};
@@ -227,7 +237,7 @@ static void probe_btf(void) {
 
 static void probe_map_create(void) {
   static const struct {
-    const char *name;
+    const char* name;
     unsigned type, key, value, entries, flags;
   } maps[] = {
       {"hash", BPF_MAP_TYPE_HASH, 4, 8, 10, 0},
@@ -240,7 +250,8 @@ static void probe_map_create(void) {
       {"hash value huge", BPF_MAP_TYPE_HASH, 4, 0x7fffffff, 10, 0},
       {"hash bad flag", BPF_MAP_TYPE_HASH, 4, 8, 10, 1u << 30},
       {"hash rdonly and wronly", BPF_MAP_TYPE_HASH, 4, 8, 10, BPF_F_RDONLY | BPF_F_WRONLY},
-      {"hash rdonly_prog and wronly_prog", BPF_MAP_TYPE_HASH, 4, 8, 10, BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG},
+      {"hash rdonly_prog and wronly_prog", BPF_MAP_TYPE_HASH, 4, 8, 10,
+       BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG},
       {"hash zero seed", BPF_MAP_TYPE_HASH, 4, 8, 10, BPF_F_ZERO_SEED},
       {"array", BPF_MAP_TYPE_ARRAY, 4, 8, 10, 0},
       {"array mmapable", BPF_MAP_TYPE_ARRAY, 4, 8, 10, BPF_F_MMAPABLE},
@@ -268,7 +279,8 @@ static void probe_map_create(void) {
   for (unsigned i = 0; i < sizeof maps / sizeof maps[0]; ++i) {
     char name[80];
     snprintf(name, sizeof name, "map %s", maps[i].name);
-    close(say_fd(name, map_create(maps[i].type, maps[i].key, maps[i].value, maps[i].entries, maps[i].flags, NULL)));
+    close(say_fd(name,
+                 map_create(maps[i].type, maps[i].key, maps[i].value, maps[i].entries, maps[i].flags, NULL)));
   }
   close(say_fd("map name of 15", map_create(BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0, "abcdefghij_.123")));
   close(say_fd("map name of 16", map_create(BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0, "abcdefghij_.1234")));
@@ -292,7 +304,7 @@ static void probe_map_create(void) {
   close(say_fd("map attr of 0 bytes", bpf(BPF_MAP_CREATE, page, 0)));
   page[120] = 1;  // inside the union, nothing MAP_CREATE knows
   close(say_fd("map attr with unknown field", bpf(BPF_MAP_CREATE, page, 128)));
-  close(say_fd("map attr at a bad address", bpf(BPF_MAP_CREATE, (void *)8, 64)));
+  close(say_fd("map attr at a bad address", bpf(BPF_MAP_CREATE, (void*)8, 64)));
   close(say_fd("map attr null", bpf(BPF_MAP_CREATE, NULL, 64)));
   const int btf = int_btf();
   union bpf_attr attr = {.map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1};
@@ -315,15 +327,21 @@ static void probe_map_create(void) {
   close(say_fd("map with BTF fd of a pipe", bpf_attr_call(BPF_MAP_CREATE, &attr)));
   attr.btf_key_type_id = attr.btf_value_type_id = 0;
   close(say_fd("map with unused BTF fd", bpf_attr_call(BPF_MAP_CREATE, &attr)));
-  union bpf_attr ring = {.map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = 4096, .btf_fd = btf, .btf_value_type_id = 1};
+  union bpf_attr ring = {
+      .map_type = BPF_MAP_TYPE_RINGBUF, .max_entries = 4096, .btf_fd = btf, .btf_value_type_id = 1};
   close(say_fd("ringbuf with BTF", bpf_attr_call(BPF_MAP_CREATE, &ring)));
-  union bpf_attr perf = {.map_type = BPF_MAP_TYPE_PERF_EVENT_ARRAY, .key_size = 4, .value_size = 4, .max_entries = 1,
-                         .btf_fd = btf, .btf_key_type_id = 1, .btf_value_type_id = 1};
+  union bpf_attr perf = {.map_type = BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+                         .key_size = 4,
+                         .value_size = 4,
+                         .max_entries = 1,
+                         .btf_fd = btf,
+                         .btf_key_type_id = 1,
+                         .btf_value_type_id = 1};
   close(say_fd("perf event array with BTF", bpf_attr_call(BPF_MAP_CREATE, &perf)));
   close(btf);
 }
 
-static void elements_of(const char *kind, int fd) {
+static void elements_of(const char* kind, int fd) {
   char name[80];
   unsigned key = 1, next = 0;
   unsigned long long value[256] = {7};
@@ -340,15 +358,15 @@ static void elements_of(const char *kind, int fd) {
   say_value("  value", value[0]);
   ELEMENT("lookup flags 1", element(BPF_MAP_LOOKUP_ELEM, fd, &key, value, 1));
   ELEMENT("lookup LOCK", element(BPF_MAP_LOOKUP_ELEM, fd, &key, value, BPF_F_LOCK));
-  ELEMENT("lookup bad key", element(BPF_MAP_LOOKUP_ELEM, fd, (void *)8, value, 0));
+  ELEMENT("lookup bad key", element(BPF_MAP_LOOKUP_ELEM, fd, (void*)8, value, 0));
   ELEMENT("lookup null key", element(BPF_MAP_LOOKUP_ELEM, fd, NULL, value, 0));
-  ELEMENT("lookup bad value", element(BPF_MAP_LOOKUP_ELEM, fd, &key, (void *)8, 0));
-  ELEMENT("update bad key", element(BPF_MAP_UPDATE_ELEM, fd, (void *)8, value, 0));
-  ELEMENT("update bad value", element(BPF_MAP_UPDATE_ELEM, fd, &key, (void *)8, 0));
+  ELEMENT("lookup bad value", element(BPF_MAP_LOOKUP_ELEM, fd, &key, (void*)8, 0));
+  ELEMENT("update bad key", element(BPF_MAP_UPDATE_ELEM, fd, (void*)8, value, 0));
+  ELEMENT("update bad value", element(BPF_MAP_UPDATE_ELEM, fd, &key, (void*)8, 0));
   ELEMENT("next of null", element(BPF_MAP_GET_NEXT_KEY, fd, NULL, &next, 0));
   ELEMENT("next", element(BPF_MAP_GET_NEXT_KEY, fd, &key, &next, 0));
-  ELEMENT("next into bad memory", element(BPF_MAP_GET_NEXT_KEY, fd, NULL, (void *)8, 0));
-  ELEMENT("next of bad key", element(BPF_MAP_GET_NEXT_KEY, fd, (void *)8, &next, 0));
+  ELEMENT("next into bad memory", element(BPF_MAP_GET_NEXT_KEY, fd, NULL, (void*)8, 0));
+  ELEMENT("next of bad key", element(BPF_MAP_GET_NEXT_KEY, fd, (void*)8, &next, 0));
   ELEMENT("next with flags", element(BPF_MAP_GET_NEXT_KEY, fd, &key, &next, 1));
   ELEMENT("delete", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
   ELEMENT("delete again", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
@@ -363,7 +381,8 @@ static void elements_of(const char *kind, int fd) {
   ELEMENT("delete key 100", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
   ELEMENT("next of key 100", element(BPF_MAP_GET_NEXT_KEY, fd, &key, &next, 0));
   int full = 0;
-  for (key = 0; key < 40 && full == 0; ++key) full = element(BPF_MAP_UPDATE_ELEM, fd, &key, value, 0) ? errno : 0;
+  for (key = 0; key < 40 && full == 0; ++key)
+    full = element(BPF_MAP_UPDATE_ELEM, fd, &key, value, 0) ? errno : 0;
   snprintf(name, sizeof name, "%s full", kind);
   say_text(name, error_name(full));
 }
@@ -412,7 +431,7 @@ static void probe_elements(void) {
   close(btf);
   for (int i = 0; i < 3; ++i) {
     static const unsigned flags[] = {BPF_F_RDONLY, BPF_F_WRONLY, BPF_F_RDONLY_PROG};
-    static const char *names[] = {"rdonly", "wronly", "rdonly_prog"};
+    static const char* names[] = {"rdonly", "wronly", "rdonly_prog"};
     char name[64];
     const int map = map_create(BPF_MAP_TYPE_ARRAY, 4, 8, 2, flags[i], NULL);
     snprintf(name, sizeof name, "%s update", names[i]);
@@ -431,13 +450,14 @@ static void probe_elements(void) {
   close(hash), close(array), close(percpu), close(ring), close(perf);
 }
 
-static void say_mmap(const char *name, void *at, size_t size) {
+static void say_mmap(const char* name, void* at, size_t size) {
   say(name, at == MAP_FAILED ? -1 : 0);
   if (at != MAP_FAILED) munmap(at, size);
 }
 
 static void probe_mmap_and_freeze(void) {
-  const int map = map_create(BPF_MAP_TYPE_ARRAY, 4, 8, 600, BPF_F_MMAPABLE, "libbpf_mmap");  // 4800 bytes: 2 pages
+  const int map =
+      map_create(BPF_MAP_TYPE_ARRAY, 4, 8, 600, BPF_F_MMAPABLE, "libbpf_mmap");  // 4800 bytes: 2 pages
   say_mmap("mmap rw", mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0), 8192);
   say_mmap("mmap 1 page", mmap(NULL, 4096, PROT_READ, MAP_SHARED, map, 0), 4096);
   say_mmap("mmap 4800", mmap(NULL, 4800, PROT_READ, MAP_SHARED, map, 0), 4800);
@@ -455,7 +475,8 @@ static void probe_mmap_and_freeze(void) {
   const int ring = map_create(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, NULL);
   say_mmap("mmap ring consumer rw", mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 0), 4096);
   say_mmap("mmap ring producer ro", mmap(NULL, 4096 * 3, PROT_READ, MAP_SHARED, ring, 4096), 4096 * 3);
-  say_mmap("mmap ring producer rw", mmap(NULL, 4096 * 3, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 4096), 4096 * 3);
+  say_mmap("mmap ring producer rw", mmap(NULL, 4096 * 3, PROT_READ | PROT_WRITE, MAP_SHARED, ring, 4096),
+           4096 * 3);
   say_mmap("mmap ring too long", mmap(NULL, 4096 * 4, PROT_READ, MAP_SHARED, ring, 4096), 4096 * 4);
   say_mmap("mmap ring all ro", mmap(NULL, 4096 * 4, PROT_READ, MAP_SHARED, ring, 0), 4096 * 4);
   say_mmap("mmap ring private", mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, ring, 0), 4096);
@@ -466,7 +487,7 @@ static void probe_mmap_and_freeze(void) {
   unsigned key = 0;
   unsigned long long value = 3;
   union bpf_attr freeze = {.map_fd = map};
-  unsigned long long *window = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0);
+  unsigned long long* window = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0);
   say("update a mapped map", element(BPF_MAP_UPDATE_ELEM, map, &key, &value, 0));
   say_value("  seen through the mapping", window[0]);
   window[1] = 44;
@@ -505,10 +526,12 @@ static void probe_mmap_and_freeze(void) {
 
 static void probe_poll(void) {
   static const struct {
-    const char *name;
+    const char* name;
     unsigned type, key, value, entries;
-  } maps[] = {{"hash", BPF_MAP_TYPE_HASH, 4, 4, 4}, {"array", BPF_MAP_TYPE_ARRAY, 4, 4, 4},
-              {"perf array", BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4}, {"ringbuf", BPF_MAP_TYPE_RINGBUF, 0, 0, 4096}};
+  } maps[] = {{"hash", BPF_MAP_TYPE_HASH, 4, 4, 4},
+              {"array", BPF_MAP_TYPE_ARRAY, 4, 4, 4},
+              {"perf array", BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4},
+              {"ringbuf", BPF_MAP_TYPE_RINGBUF, 0, 0, 4096}};
   const int set = epoll_create1(EPOLL_CLOEXEC);
   struct epoll_event event = {.events = EPOLLIN};
   char name[64];
@@ -556,19 +579,23 @@ static void probe_programs(void) {
   say_fd("prog cookie probe", LOAD(BPF_PROG_TYPE_TRACEPOINT, CALL(174), EXIT()));
   say_fd("prog cookie in kprobe", LOAD(BPF_PROG_TYPE_KPROBE, CALL(174), EXIT()));
   say_fd("prog cookie in a socket filter", LOAD(BPF_PROG_TYPE_SOCKET_FILTER, CALL(174), EXIT()));
-  say_fd("prog probe_read_kernel probe", LOAD(BPF_PROG_TYPE_TRACEPOINT, MOV_REG(1, 10), ADD_IMM(1, -8), MOV_IMM(2, 8), MOV_IMM(3, 0),
-                                             CALL(113), EXIT()));
+  say_fd("prog probe_read_kernel probe", LOAD(BPF_PROG_TYPE_TRACEPOINT, MOV_REG(1, 10), ADD_IMM(1, -8),
+                                              MOV_IMM(2, 8), MOV_IMM(3, 0), CALL(113), EXIT()));
   insn two[] = {MOV_IMM(0, 0), EXIT()};
   say_fd("prog named", prog_load_with(BPF_PROG_TYPE_SOCKET_FILTER, two, 2, "libbpf_nametest", 0, NULL, 0));
   say_fd("prog with bad name", prog_load_with(BPF_PROG_TYPE_SOCKET_FILTER, two, 2, "a b", 0, NULL, 0));
   const int data = map_create(BPF_MAP_TYPE_ARRAY, 4, 32, 1, 0, NULL);
-  say_fd("prog global data", LOAD(BPF_PROG_TYPE_SOCKET_FILTER, LD64(1, BPF_PSEUDO_MAP_VALUE, data, 16), ST_MEM(BPF_DW, 1, 0, 42),
-                                  MOV_IMM(0, 0), EXIT()));
-  say_fd("prog global data past the end", LOAD(BPF_PROG_TYPE_SOCKET_FILTER, LD64(1, BPF_PSEUDO_MAP_VALUE, data, 32),
-                                               ST_MEM(BPF_DW, 1, 0, 42), MOV_IMM(0, 0), EXIT()));
-  say_fd("prog with a map", LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, data, 0), MOV_IMM(0, 0), EXIT()));
-  say_fd("prog with bad map fd", LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, 999, 0), MOV_IMM(0, 0), EXIT()));
-  say_fd("prog with a pipe as map", LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, 1, 0), MOV_IMM(0, 0), EXIT()));
+  say_fd("prog global data", LOAD(BPF_PROG_TYPE_SOCKET_FILTER, LD64(1, BPF_PSEUDO_MAP_VALUE, data, 16),
+                                  ST_MEM(BPF_DW, 1, 0, 42), MOV_IMM(0, 0), EXIT()));
+  say_fd("prog global data past the end",
+         LOAD(BPF_PROG_TYPE_SOCKET_FILTER, LD64(1, BPF_PSEUDO_MAP_VALUE, data, 32), ST_MEM(BPF_DW, 1, 0, 42),
+              MOV_IMM(0, 0), EXIT()));
+  say_fd("prog with a map",
+         LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, data, 0), MOV_IMM(0, 0), EXIT()));
+  say_fd("prog with bad map fd",
+         LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, 999, 0), MOV_IMM(0, 0), EXIT()));
+  say_fd("prog with a pipe as map",
+         LOAD(BPF_PROG_TYPE_KPROBE, LD64(1, BPF_PSEUDO_MAP_FD, 1, 0), MOV_IMM(0, 0), EXIT()));
   const int kprobe = LOAD(BPF_PROG_TYPE_KPROBE, MOV_IMM(0, 0), EXIT());
   union bpf_attr bind = {};
   bind.prog_bind_map.prog_fd = kprobe;
@@ -600,15 +627,16 @@ static void probe_programs(void) {
   insn stack[] = {ST_MEM(BPF_DW, 10, -520, 0), MOV_IMM(0, 0), EXIT()};
   insn helper[] = {CALL(9999), EXIT()};
   insn poisoned[] = {CALL(195896080), EXIT()};
-  insn dead[] = {MOV_IMM(0, 0), INSN(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1, 0), CALL(195896080), MOV_IMM(0, 0), EXIT()};
+  insn dead[] = {MOV_IMM(0, 0), INSN(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1, 0), CALL(195896080), MOV_IMM(0, 0),
+                 EXIT()};
   insn forbidden[] = {CALL(51), EXIT()};
   insn loop[] = {MOV_IMM(0, 0), INSN(BPF_JMP | BPF_JA, 0, 0, -2, 0), EXIT()};
   insn unreachable[] = {MOV_IMM(0, 0), EXIT(), MOV_IMM(0, 0), EXIT()};
   const struct {
-    const char *name;
-    const insn *insns;
+    const char* name;
+    const insn* insns;
     unsigned count;
-    const char *says;
+    const char* says;
   } bad[] = {
       {"r0 unset", unset, 1, "R0 !read_ok"},
       {"jump out", jump, 2, "jump out of range"},
@@ -630,18 +658,20 @@ static void probe_programs(void) {
     char name[80];
     memset(log_text, 0, sizeof log_text);
     snprintf(name, sizeof name, "refuse %s", bad[i].name);
-    say_fd(name, prog_load_with(BPF_PROG_TYPE_KPROBE, bad[i].insns, bad[i].count, NULL, 1, log_text, sizeof log_text));
+    say_fd(name, prog_load_with(BPF_PROG_TYPE_KPROBE, bad[i].insns, bad[i].count, NULL, 1, log_text,
+                                sizeof log_text));
     snprintf(name, sizeof name, "  log says \"%s\"", bad[i].says);
     say_value(name, strstr(log_text, bad[i].says) != NULL);
     snprintf(name, sizeof name, "  without log: %s", bad[i].name);
     close(say_fd(name, prog_load_with(BPF_PROG_TYPE_KPROBE, bad[i].insns, bad[i].count, NULL, 0, NULL, 0)));
   }
   // Log levels and buffers.
-  insn longer[] = {MOV_IMM(0, 0), MOV_IMM(1, 1), MOV_IMM(2, 2), MOV_IMM(3, 3), MOV_IMM(4, 4), MOV_IMM(5, 5), EXIT()};
+  insn longer[] = {MOV_IMM(0, 0), MOV_IMM(1, 1), MOV_IMM(2, 2), MOV_IMM(3, 3),
+                   MOV_IMM(4, 4), MOV_IMM(5, 5), EXIT()};
 #define LOG_PROBE(name, level, buffer, size)                                                              \
   memset(log_text, 'x', 4096);                                                                            \
   log_text[0] = 0;                                                                                        \
-  close(say_fd("log " name, prog_load_with(BPF_PROG_TYPE_KPROBE, longer, 7, NULL, level, buffer, size)));  \
+  close(say_fd("log " name, prog_load_with(BPF_PROG_TYPE_KPROBE, longer, 7, NULL, level, buffer, size))); \
   say_value("  text", log_text[0] != 0)
   LOG_PROBE("level 1", 1, log_text, sizeof log_text);
   LOG_PROBE("level 2", 2, log_text, sizeof log_text);
@@ -657,25 +687,26 @@ static void probe_programs(void) {
   LOG_PROBE("level 1, null of 4096", 1, NULL, 4096);
   LOG_PROBE("level 1, size 0", 1, log_text, 0);
   LOG_PROBE("level 1, huge size", 1, log_text, 0xffffffff);
-  LOG_PROBE("level 2, bad address", 2, (void *)8, 4096);
+  LOG_PROBE("level 2, bad address", 2, (void*)8, 4096);
 
   // attr.
-  union bpf_attr attr = {.prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = 2, .insns = (uint64_t)two, .license = (uint64_t)"GPL"};
+  union bpf_attr attr = {
+      .prog_type = BPF_PROG_TYPE_KPROBE, .insn_cnt = 2, .insns = (uint64_t)two, .license = (uint64_t) "GPL"};
   close(say_fd("prog attr", bpf(BPF_PROG_LOAD, &attr, 128)));
   close(say_fd("prog attr of 40 bytes", bpf(BPF_PROG_LOAD, &attr, 40)));
   close(say_fd("prog attr of 24 bytes", bpf(BPF_PROG_LOAD, &attr, 24)));
-#define PROG_PROBE(name, change)                                          \
-  do {                                                                    \
-    union bpf_attr attr_ = attr, *a = &attr_;                             \
-    change;                                                               \
-    close(say_fd("prog with " name, bpf_attr_call(BPF_PROG_LOAD, a)));   \
+#define PROG_PROBE(name, change)                                       \
+  do {                                                                 \
+    union bpf_attr attr_ = attr, *a = &attr_;                          \
+    change;                                                            \
+    close(say_fd("prog with " name, bpf_attr_call(BPF_PROG_LOAD, a))); \
   } while (0)
   PROG_PROBE("no instructions", a->insn_cnt = 0);
   PROG_PROBE("too many instructions", a->insn_cnt = 2000000);
   PROG_PROBE("instructions at a bad address", a->insns = 8);
   PROG_PROBE("no license", a->license = 0);
   PROG_PROBE("license at a bad address", a->license = 8);
-  PROG_PROBE("another license", a->license = (uint64_t)"Proprietary");
+  PROG_PROBE("another license", a->license = (uint64_t) "Proprietary");
   PROG_PROBE("unknown flags", a->prog_flags = 1u << 20);
   PROG_PROBE("sleepable flag", a->prog_flags = 1u << 4);
   PROG_PROBE("strict alignment", a->prog_flags = 1);
@@ -684,14 +715,16 @@ static void probe_programs(void) {
   PROG_PROBE("kernel version 1", a->kern_version = 1);
   PROG_PROBE("expected attach type 999", a->expected_attach_type = 999);
   PROG_PROBE("bad BTF fd", a->prog_btf_fd = 999);
-  PROG_PROBE("bad BTF fd and func_info", (a->prog_btf_fd = 999, a->func_info_cnt = 1, a->func_info_rec_size = 8,
-                                          a->func_info = (uint64_t)log_text));
+  PROG_PROBE("bad BTF fd and func_info", (a->prog_btf_fd = 999, a->func_info_cnt = 1,
+                                          a->func_info_rec_size = 8, a->func_info = (uint64_t)log_text));
   PROG_PROBE("ifindex", a->prog_ifindex = 1);
   PROG_PROBE("attach_btf_id", a->attach_btf_id = 1);
   PROG_PROBE("attach_prog_fd", a->attach_prog_fd = 999);
   PROG_PROBE("fd_array at a bad address", a->fd_array = 8);
-  insn gpl[] = {MOV_REG(1, 10), ADD_IMM(1, -8), MOV_IMM(2, 8), MOV_IMM(3, 0), CALL(113), MOV_IMM(0, 0), EXIT()};
-  PROG_PROBE("a GPL helper and another license", (a->insns = (uint64_t)gpl, a->insn_cnt = 7, a->license = (uint64_t)"MIT"));
+  insn gpl[] = {MOV_REG(1, 10), ADD_IMM(1, -8), MOV_IMM(2, 8), MOV_IMM(3, 0),
+                CALL(113),      MOV_IMM(0, 0),  EXIT()};
+  PROG_PROBE("a GPL helper and another license",
+             (a->insns = (uint64_t)gpl, a->insn_cnt = 7, a->license = (uint64_t) "MIT"));
 
   struct bpf_prog_info info = {};
   unsigned ids[4] = {};
@@ -762,7 +795,7 @@ static void probe_infos_and_ids(void) {
   say("info of an event", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
   close(event);
   union bpf_attr garbage = {.info = {.bpf_fd = map, .info_len = sizeof info, .info = (uint64_t)&info}};
-  ((unsigned char *)&garbage)[40] = 1;
+  ((unsigned char*)&garbage)[40] = 1;
   say("info with garbage", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &garbage));
 
   union bpf_attr next = {.start_id = id - 1};
@@ -828,13 +861,14 @@ static void probe_infos_and_ids(void) {
 
 static void probe_perf_open(int dead) {
   close(say_fd("uprobe", uprobe_open(probed_file, probed_offset, -1, 0, -1, PERF_FLAG_FD_CLOEXEC)));
-  close(say_fd("uprobe of a process", uprobe_open(probed_file, probed_offset, getpid(), -1, -1, PERF_FLAG_FD_CLOEXEC)));
+  close(say_fd("uprobe of a process",
+               uprobe_open(probed_file, probed_offset, getpid(), -1, -1, PERF_FLAG_FD_CLOEXEC)));
   close(say_fd("uprobe of this process", uprobe_open(probed_file, probed_offset, 0, -1, -1, 0)));
   close(say_fd("uprobe of a process on a cpu", uprobe_open(probed_file, probed_offset, getpid(), 0, -1, 0)));
   close(say_fd("uprobe missing file", uprobe_open("/nonexistent/file", 0, -1, 0, -1, 0)));
   close(say_fd("uprobe empty path", uprobe_open("", 0, -1, 0, -1, 0)));
   close(say_fd("uprobe null path", uprobe_open(NULL, 0, -1, 0, -1, 0)));
-  close(say_fd("uprobe bad path pointer", uprobe_open((char *)8, 0, -1, 0, -1, 0)));
+  close(say_fd("uprobe bad path pointer", uprobe_open((char*)8, 0, -1, 0, -1, 0)));
   close(say_fd("uprobe directory", uprobe_open("/usr", 0, -1, 0, -1, 0)));
   close(say_fd("uprobe device", uprobe_open("/dev/null", 0, -1, 0, -1, 0)));
   close(say_fd("uprobe not a directory", uprobe_open("/etc/passwd/x", 0, -1, 0, -1, 0)));
@@ -852,12 +886,13 @@ static void probe_perf_open(int dead) {
   close(say_fd("output cpu 5000", output_open(-1, 5000, -1, 0)));
   close(say_fd("output dead process", output_open(dead, -1, -1, 0)));
   close(say_fd("output bad flags", output_open(-1, 0, -1, 1u << 10)));
-  struct perf_event_attr attr = {.size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_BPF_OUTPUT};
-#define PERF_PROBE(name, change)                                                                \
-  do {                                                                                          \
-    struct perf_event_attr attr_ = attr, *a = &attr_;                                           \
-    change;                                                                                     \
-    close(say_fd("perf attr " name, syscall(SYS_perf_event_open, a, -1, 0, -1, 0)));             \
+  struct perf_event_attr attr = {
+      .size = sizeof attr, .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_BPF_OUTPUT};
+#define PERF_PROBE(name, change)                                                     \
+  do {                                                                               \
+    struct perf_event_attr attr_ = attr, *a = &attr_;                                \
+    change;                                                                          \
+    close(say_fd("perf attr " name, syscall(SYS_perf_event_open, a, -1, 0, -1, 0))); \
   } while (0)
   PERF_PROBE("size 0", a->size = 0);
   PERF_PROBE("size 64", a->size = 64);
@@ -924,19 +959,24 @@ static void probe_perf_use(void) {
   say("ioctl SET_FILTER", ioctl(event, PERF_EVENT_IOC_SET_FILTER, "x"));
   say("ioctl on a map", ioctl(map, PERF_EVENT_IOC_ENABLE, 0));
   say_mmap("mmap uprobe", mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, event, 0), 0);
-  say_mmap("mmap output 3 pages of data", mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 4 * 4096);
-  say_mmap("mmap output private", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, output, 0), 5 * 4096);
-  say_mmap("mmap output offset", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 4096), 5 * 4096);
-  void *ring = mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0);
+  say_mmap("mmap output 3 pages of data", mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0),
+           4 * 4096);
+  say_mmap("mmap output private", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, output, 0),
+           5 * 4096);
+  say_mmap("mmap output offset", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 4096),
+           5 * 4096);
+  void* ring = mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0);
   say("mmap output", ring == MAP_FAILED ? -1 : 0);
   if (ring != MAP_FAILED) {
-    const struct perf_event_mmap_page *page = ring;
+    const struct perf_event_mmap_page* page = ring;
     say_value("  data_offset", page->data_offset);
     say_value("  data_size", page->data_size);
     say_value("  data_head", page->data_head);
   }
-  say_mmap("mmap output again, other size", mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 3 * 4096);
-  say_mmap("mmap output again", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 5 * 4096);
+  say_mmap("mmap output again, other size",
+           mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 3 * 4096);
+  say_mmap("mmap output again", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0),
+           5 * 4096);
   say("ioctl PAUSE_OUTPUT", ioctl(output, PERF_EVENT_IOC_PAUSE_OUTPUT, 1));
   char buffer[64];
   say("read output", read(output, buffer, sizeof buffer));
@@ -983,10 +1023,11 @@ static void probe_perf_use(void) {
   update.link_update.link_fd = link;
   update.link_update.new_prog_fd = other;
   say("link update", bpf_attr_call(BPF_LINK_UPDATE, &update));
-  close(link), close(fresh), close(kprobe), close(other), close(filter), close(tracepoint), close(map), close(output);
+  close(link), close(fresh), close(kprobe), close(other), close(filter), close(tracepoint), close(map),
+      close(output);
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   if (argc < 3) return 2;
   probed_file = argv[1];
   probed_offset = strtoull(argv[2], NULL, 0);

@@ -11,12 +11,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static int fail(const char *what) {
+static int fail(const char* what) {
   fprintf(stderr, "deny_bpf: %s: %s\n", what, strerror(errno));
   return 126;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   const unsigned int nobody = 65534;
   struct sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -30,7 +30,8 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: deny_bpf PROGRAM …\n");
     return 2;
   }
-  if (geteuid() == 0 && (setgroups(0, NULL) || setgid(nobody) || setuid(nobody))) return fail("become nobody");
+  if (geteuid() == 0 && (setgroups(0, NULL) || setgid(nobody) || setuid(nobody)))
+    return fail("become nobody");
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)) return fail("no_new_privs");
   if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter)) return fail("seccomp");
   execvp(argv[1], argv + 1);

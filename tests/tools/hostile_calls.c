@@ -10,14 +10,15 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static void tell(const char *what, long result) {
+static void tell(const char* what, long result) {
   printf("%s: %s\n", what, result < 0 ? strerrorname_np(errno) : "ok");
   if (result > 2) close(result);
 }
 
-static long bpf(int command, void *attr, unsigned int size) { return syscall(SYS_bpf, command, attr, size); }
+static long bpf(int command, void* attr, unsigned int size) { return syscall(SYS_bpf, command, attr, size); }
 
-static void map(const char *what, unsigned int type, unsigned int key, unsigned int value, unsigned int entries, unsigned int flags) {
+static void map(const char* what, unsigned int type, unsigned int key, unsigned int value,
+                unsigned int entries, unsigned int flags) {
   union bpf_attr attr;
   memset(&attr, 0, sizeof(attr));
   attr.map_type = type;
@@ -28,7 +29,7 @@ static void map(const char *what, unsigned int type, unsigned int key, unsigned 
   tell(what, bpf(BPF_MAP_CREATE, &attr, sizeof(attr)));
 }
 
-static void btf(const char *what, const void *bytes, unsigned int size) {
+static void btf(const char* what, const void* bytes, unsigned int size) {
   union bpf_attr attr;
   memset(&attr, 0, sizeof(attr));
   attr.btf = (unsigned long)bytes;
@@ -60,7 +61,7 @@ static void attrs(void) {
   tell("attr of more than a page", bpf(BPF_MAP_CREATE, large, sizeof(large)));
   large[1000] = 1;
   tell("attr with a tail", bpf(BPF_MAP_CREATE, large, 2000));
-  tell("attr that is not there", bpf(BPF_MAP_CREATE, (void *)16, sizeof(attr)));
+  tell("attr that is not there", bpf(BPF_MAP_CREATE, (void*)16, sizeof(attr)));
   attr.map_fd = 4000;
   tell("lookup in no descriptor", bpf(BPF_MAP_LOOKUP_ELEM, &attr, sizeof(attr)));
   attr.map_fd = 0;
@@ -72,12 +73,13 @@ static void programs(void) {
   static struct bpf_insn jump[2] = {{.code = BPF_JMP | BPF_JA, .off = 30000}, {.code = BPF_JMP | BPF_EXIT}};
   static struct bpf_insn open_end[1] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K}};
   const struct {
-    const char *what;
-    const void *insns;
+    const char* what;
+    const void* insns;
     unsigned int count;
-  } cases[] = {{"program without instructions", bad, 0},   {"program of too many instructions", bad, 1u << 30},
-               {"program that is not there", (void *)16, 2}, {"program of an unknown instruction", bad, 2},
-               {"program that jumps out of itself", jump, 2}, {"program without an end", open_end, 1}};
+  } cases[] = {
+      {"program without instructions", bad, 0},      {"program of too many instructions", bad, 1u << 30},
+      {"program that is not there", (void*)16, 2},   {"program of an unknown instruction", bad, 2},
+      {"program that jumps out of itself", jump, 2}, {"program without an end", open_end, 1}};
   for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
     union bpf_attr attr;
     memset(&attr, 0, sizeof(attr));
@@ -100,7 +102,7 @@ static void btfs(void) {
   btf("BTF of zeros", &data, sizeof(data));
   memset(&data, 0xff, sizeof(data));
   btf("BTF of ones", &data, sizeof(data));
-  btf("BTF that is not there", (void *)16, 100);
+  btf("BTF that is not there", (void*)16, 100);
   btf("BTF of too many bytes", &data, 1u << 30);
   memset(&data, 0, sizeof(data));
   data.header.magic = BTF_MAGIC;
@@ -124,14 +126,14 @@ static void btfs(void) {
   btf("BTF of strings beyond its end", &data, sizeof(data));
 }
 
-static void probes(const char *file) {
+static void probes(const char* file) {
   struct perf_event_attr attr;
   int type = -1;
-  FILE *sysfs = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
+  FILE* sysfs = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
   if (!sysfs || fscanf(sysfs, "%d", &type) != 1) type = -1;
   if (sysfs) fclose(sysfs);
   const struct {
-    const char *what;
+    const char* what;
     unsigned long path, offset;
   } cases[] = {{"probe in a file that is not there", (unsigned long)"/no/such/file", 0},
                {"probe in a directory", (unsigned long)"/", 0},
@@ -149,7 +151,7 @@ static void probes(const char *file) {
   }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   maps();
   attrs();
   programs();

@@ -6,6 +6,8 @@
 //         enable I | disable I | close_link I | close_event I | dup_link I
 //         fork                             a child inherits everything and waits; prints its pid
 //         mapid | dump (prints and empties the log) | quit
+#include "link_tool.h"
+
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <elf.h>
@@ -21,40 +23,39 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "link_tool.h"
 #include "link_tool.skel.h"
 
 #define LINKS_MAX 64
 
-static struct link_tool_bpf *skel;
+static struct link_tool_bpf* skel;
 static int events[LINKS_MAX], links[LINKS_MAX], count;
-static const char *file;
+static const char* file;
 static unsigned long long offset;
 
-static unsigned long long number_in(const char *path) {
+static unsigned long long number_in(const char* path) {
   unsigned long long value = 0;
   char text[64] = "";
-  FILE *in = fopen(path, "r");
+  FILE* in = fopen(path, "r");
   if (in && fgets(text, sizeof(text), in)) sscanf(text, text[0] == 'c' ? "config:%llu" : "%llu", &value);
   if (in) fclose(in);
   return value;
 }
 
 // The file offset of a function the file exports; 0: none.
-static unsigned long long offset_of(const char *path, const char *function) {
+static unsigned long long offset_of(const char* path, const char* function) {
   struct stat st;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0 || fstat(fd, &st) != 0) return 0;
-  const char *base = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+  const char* base = mmap(NULL, st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
   close(fd);
   if (base == MAP_FAILED) return 0;
-  const Elf64_Ehdr *elf = (const void *)base;
-  const Elf64_Shdr *sections = (const void *)(base + elf->e_shoff);
-  const Elf64_Phdr *segments = (const void *)(base + elf->e_phoff);
+  const Elf64_Ehdr* elf = (const void*)base;
+  const Elf64_Shdr* sections = (const void*)(base + elf->e_shoff);
+  const Elf64_Phdr* segments = (const void*)(base + elf->e_phoff);
   for (int i = 0; i < elf->e_shnum; ++i) {
     if (sections[i].sh_type != SHT_DYNSYM) continue;
-    const Elf64_Sym *symbols = (const void *)(base + sections[i].sh_offset);
-    const char *names = base + sections[sections[i].sh_link].sh_offset;
+    const Elf64_Sym* symbols = (const void*)(base + sections[i].sh_offset);
+    const char* names = base + sections[sections[i].sh_link].sh_offset;
     for (unsigned long s = 0; s < sections[i].sh_size / sizeof(*symbols); ++s) {
       if (strcmp(names + symbols[s].st_name, function) != 0) continue;
       for (int p = 0; p < elf->e_phnum; ++p)
@@ -66,7 +67,8 @@ static unsigned long long offset_of(const char *path, const char *function) {
 }
 
 static int open_event(int pid, int is_return) {
-  struct perf_event_attr attr = {.size = sizeof(attr), .type = number_in("/sys/bus/event_source/devices/uprobe/type")};
+  struct perf_event_attr attr = {.size = sizeof(attr),
+                                 .type = number_in("/sys/bus/event_source/devices/uprobe/type")};
   if (is_return) attr.config |= 1ull << number_in("/sys/bus/event_source/devices/uprobe/format/retprobe");
   attr.uprobe_path = (unsigned long)file;
   attr.probe_offset = offset;
@@ -77,7 +79,8 @@ static void attach(unsigned long long cookie, int pid, int is_return) {
   LIBBPF_OPTS(bpf_link_create_opts, options, .perf_event.bpf_cookie = cookie);
   int program = bpf_program__fd(is_return ? skel->progs.on_return : skel->progs.on_call);
   events[count] = open_event(pid, is_return);
-  links[count] = events[count] < 0 ? -errno : bpf_link_create(program, events[count], BPF_PERF_EVENT, &options);
+  links[count] =
+      events[count] < 0 ? -errno : bpf_link_create(program, events[count], BPF_PERF_EVENT, &options);
   if (links[count] >= 0 && ioctl(events[count], PERF_EVENT_IOC_ENABLE, 0) != 0) links[count] = -errno;
   if (links[count] < 0)
     printf("failed %s\n", strerror(-links[count]));
@@ -116,7 +119,7 @@ static void print_map_id(void) {
   printf("mapid %u\n", info.id);
 }
 
-static void obey(char *line) {
+static void obey(char* line) {
   char what[32] = "", kind[16] = "";
   unsigned long long cookie = 0;
   int i = 0, pid = -1;
@@ -148,7 +151,7 @@ static void obey(char *line) {
   }
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   char line[256];
   if (argc < 3) return 2;
   setvbuf(stdout, NULL, _IOFBF, 65536);
@@ -166,7 +169,7 @@ int main(int argc, char **argv) {
   printf("ready\n");
   fflush(stdout);
   while (fgets(line, sizeof(line), stdin)) {
-    char *rest = line;
+    char* rest = line;
     long number = strtol(line, &rest, 10);
     if (strcmp(rest, " quit\n") == 0) break;
     obey(rest);

@@ -13,14 +13,14 @@
 static int calls;
 static volatile unsigned long heard;
 
-__attribute__((noinline, visibility("default"))) unsigned long talk(const char *text) {
+__attribute__((noinline, visibility("default"))) unsigned long talk(const char* text) {
   unsigned long sum = 0;
-  for (const char *at = text; *at; ++at) sum = sum * 31 + (unsigned char)*at;
+  for (const char* at = text; *at; ++at) sum = sum * 31 + (unsigned char)*at;
   heard = sum;
   return sum;
 }
 
-static void *speak(void *argument) {
+static void* speak(void* argument) {
   const int thread = (int)(long)argument;
   char name[16], text[32];
   snprintf(name, sizeof name, "talker-%d", thread);
@@ -34,7 +34,7 @@ static void *speak(void *argument) {
   return NULL;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 1;
   calls = argc > 2 ? atoi(argv[2]) : 1;
   sigset_t wanted;
@@ -47,8 +47,8 @@ int main(int argc, char **argv) {
   for (int round = 1;; ++round) {
     int signal;
     if (sigwait(&wanted, &signal) != 0 || signal == SIGTERM) return 0;
-    pthread_t *started = calloc(threads, sizeof *started);
-    for (long i = 0; i < threads; ++i) pthread_create(&started[i], NULL, speak, (void *)i);
+    pthread_t* started = calloc(threads, sizeof *started);
+    for (long i = 0; i < threads; ++i) pthread_create(&started[i], NULL, speak, (void*)i);
     for (int i = 0; i < threads; ++i) pthread_join(started[i], NULL);
     free(started);
     printf("round %d done\n", round);

@@ -34,7 +34,8 @@ __attribute__((noinline, visibility("default"))) long victim_call(const char* te
   return reinterpret_cast<long>(text) * 3 + add;
 }
 
-__attribute__((noinline, visibility("default"))) long victim_through(void (*function)(void*), void* argument) {
+__attribute__((noinline, visibility("default"))) long victim_through(void (*function)(void*),
+                                                                     void* argument) {
   volatile long kept = 42;
   function(argument);
   asm volatile("" ::: "memory");
@@ -113,7 +114,10 @@ void own_handler(bool alternate) {
 void print_handler() {
   struct sigaction action = {};
   ::sigaction(SIGSEGV, nullptr, &action);
-  say("handler %s flags %x\n", action.sa_sigaction == on_fault ? "own" : action.sa_handler == SIG_DFL ? "default" : "other",
+  say("handler %s flags %x\n",
+      action.sa_sigaction == on_fault ? "own"
+      : action.sa_handler == SIG_DFL  ? "default"
+                                      : "other",
       static_cast<unsigned>(action.sa_flags & ~0x04000000));
 }
 
@@ -125,7 +129,8 @@ void fault() {
 void print_mask() {
   sigset_t mask;
   ::pthread_sigmask(SIG_BLOCK, nullptr, &mask);
-  say("masked segv %d bus %d usr1 %d\n", sigismember(&mask, SIGSEGV), sigismember(&mask, SIGBUS), sigismember(&mask, SIGUSR1));
+  say("masked segv %d bus %d usr1 %d\n", sigismember(&mask, SIGSEGV), sigismember(&mask, SIGBUS),
+      sigismember(&mask, SIGUSR1));
 }
 
 void change_mask(int how, bool all) {
@@ -145,7 +150,8 @@ void confine() {
                                     BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)};
   };
   std::vector<sock_filter> filter = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr))};
-  for (unsigned number : {SYS_socketpair, SYS_recvmsg, SYS_mmap, SYS_mprotect, SYS_openat, SYS_getuid, SYS_prctl, SYS_gettid, SYS_getpid})
+  for (unsigned number : {SYS_socketpair, SYS_recvmsg, SYS_mmap, SYS_mprotect, SYS_openat, SYS_getuid,
+                          SYS_prctl, SYS_gettid, SYS_getpid})
     for (const auto& step : refuse(number)) filter.push_back(step);
   filter.push_back(BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW));
   const sock_fprog program = {static_cast<unsigned short>(filter.size()), filter.data()};
@@ -236,7 +242,8 @@ void obey(const std::string& line) {
   const std::string what = word;
   if (what == "call") say("wrong %ld\n", call(number));
   if (what == "bad") say("wrong %ld\n", call(number, reinterpret_cast<const char*>(0x10)));
-  if (what == "through") for (; number > 0; --number) victim_through(nothing, nullptr);
+  if (what == "through")
+    for (; number > 0; --number) victim_through(nothing, nullptr);
   if (what == "ways_out") ways_out();
   if (what == "mask") print_mask();
   if (what == "block_all") change_mask(SIG_BLOCK, true);
@@ -264,7 +271,8 @@ void obey(const std::string& line) {
     say("hammered %ld wrong %ld\n", hammered.load(), hammered_wrong.load());
   }
   if (what == "fork" || what == "raw_clone") {
-    const pid_t child = what == "fork" ? ::fork() : static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
+    const pid_t child =
+        what == "fork" ? ::fork() : static_cast<pid_t>(::syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0));
     if (child == 0) ::_exit(call(number) == 0 ? 0 : 1);
     reap(child);
   }

@@ -70,7 +70,7 @@ void command(int socket, const Message& message) {
     reply(socket, message.sequence, 0, "", "{}");
     ::_exit(0);
   }
-  reply(socket, message.sequence, -EINVAL, "", "");
+  reply(socket, message.sequence, -EPROTO, "command: not known to this daemon", "");
 }
 
 void serve(Fd connection) {

@@ -9,7 +9,7 @@ __attribute__((constructor)) static void construct(void) {
   char text[256];
   volatile double x = 1.5;
   for (int i = 0; i < 100; ++i) {
-    char *block = malloc(100 + i * 50);
+    char* block = malloc(100 + i * 50);
     if (block != NULL) memset(block, i, 100);
     free(block);
     x = x * 1.0001;

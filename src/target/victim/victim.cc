@@ -62,42 +62,56 @@ __attribute__((noinline)) uint64_t check_registers(uint64_t spins) {
       "push %%rax\n"
       "mov 16(%%rax), %%rdx\n"
       "cmpq $0, 32(%%rax)\n je 1f\n"
-      "vmovdqu 0(%%rdx), %%ymm0\n vmovdqu 32(%%rdx), %%ymm1\n vmovdqu 64(%%rdx), %%ymm2\n vmovdqu 96(%%rdx), %%ymm3\n"
-      "vmovdqu 128(%%rdx), %%ymm4\n vmovdqu 160(%%rdx), %%ymm5\n vmovdqu 192(%%rdx), %%ymm6\n vmovdqu 224(%%rdx), %%ymm7\n"
-      "vmovdqu 256(%%rdx), %%ymm8\n vmovdqu 288(%%rdx), %%ymm9\n vmovdqu 320(%%rdx), %%ymm10\n vmovdqu 352(%%rdx), %%ymm11\n"
-      "vmovdqu 384(%%rdx), %%ymm12\n vmovdqu 416(%%rdx), %%ymm13\n vmovdqu 448(%%rdx), %%ymm14\n vmovdqu 480(%%rdx), %%ymm15\n"
+      "vmovdqu 0(%%rdx), %%ymm0\n vmovdqu 32(%%rdx), %%ymm1\n vmovdqu 64(%%rdx), %%ymm2\n vmovdqu 96(%%rdx), "
+      "%%ymm3\n"
+      "vmovdqu 128(%%rdx), %%ymm4\n vmovdqu 160(%%rdx), %%ymm5\n vmovdqu 192(%%rdx), %%ymm6\n vmovdqu "
+      "224(%%rdx), %%ymm7\n"
+      "vmovdqu 256(%%rdx), %%ymm8\n vmovdqu 288(%%rdx), %%ymm9\n vmovdqu 320(%%rdx), %%ymm10\n vmovdqu "
+      "352(%%rdx), %%ymm11\n"
+      "vmovdqu 384(%%rdx), %%ymm12\n vmovdqu 416(%%rdx), %%ymm13\n vmovdqu 448(%%rdx), %%ymm14\n vmovdqu "
+      "480(%%rdx), %%ymm15\n"
       "1:\n"
       "mov 0(%%rax), %%rcx\n"
       // Red zone: 16 words below rsp.
       ".set i, 1\n .rept 16\n movq $(0x5a5a00 + i), -8*i(%%rsp)\n .set i, i+1\n .endr\n"
-      "mov $0x1111, %%eax\n mov $0x2222, %%ebx\n mov $0x3333, %%edx\n mov $0x4444, %%esi\n mov $0x5555, %%edi\n"
-      "mov $0x6666, %%ebp\n mov $0x7777, %%r8d\n mov $0x8888, %%r9d\n mov $0x9999, %%r10d\n mov $0xaaaa, %%r11d\n"
+      "mov $0x1111, %%eax\n mov $0x2222, %%ebx\n mov $0x3333, %%edx\n mov $0x4444, %%esi\n mov $0x5555, "
+      "%%edi\n"
+      "mov $0x6666, %%ebp\n mov $0x7777, %%r8d\n mov $0x8888, %%r9d\n mov $0x9999, %%r10d\n mov $0xaaaa, "
+      "%%r11d\n"
       "mov $0xbbbb, %%r12d\n mov $0xcccc, %%r13d\n mov $0xdddd, %%r14d\n mov $0xeeee, %%r15d\n"
       "2: stc\n jnc 3f\n lea -1(%%rcx), %%rcx\n jrcxz 4f\n jmp 2b\n"
       "3: xor %%eax, %%eax\n"
       "4:\n"
       "xor $0x1111, %%rax\n xor $0x2222, %%rbx\n or %%rbx, %%rax\n xor $0x3333, %%rdx\n or %%rdx, %%rax\n"
-      "xor $0x4444, %%rsi\n or %%rsi, %%rax\n xor $0x5555, %%rdi\n or %%rdi, %%rax\n xor $0x6666, %%rbp\n or %%rbp, %%rax\n"
-      "xor $0x7777, %%r8\n or %%r8, %%rax\n xor $0x8888, %%r9\n or %%r9, %%rax\n xor $0x9999, %%r10\n or %%r10, %%rax\n"
-      "xor $0xaaaa, %%r11\n or %%r11, %%rax\n xor $0xbbbb, %%r12\n or %%r12, %%rax\n xor $0xcccc, %%r13\n or %%r13, %%rax\n"
+      "xor $0x4444, %%rsi\n or %%rsi, %%rax\n xor $0x5555, %%rdi\n or %%rdi, %%rax\n xor $0x6666, %%rbp\n or "
+      "%%rbp, %%rax\n"
+      "xor $0x7777, %%r8\n or %%r8, %%rax\n xor $0x8888, %%r9\n or %%r9, %%rax\n xor $0x9999, %%r10\n or "
+      "%%r10, %%rax\n"
+      "xor $0xaaaa, %%r11\n or %%r11, %%rax\n xor $0xbbbb, %%r12\n or %%r12, %%rax\n xor $0xcccc, %%r13\n or "
+      "%%r13, %%rax\n"
       "xor $0xdddd, %%r14\n or %%r14, %%rax\n xor $0xeeee, %%r15\n or %%r15, %%rax\n"
-      ".set i, 1\n .rept 16\n mov -8*i(%%rsp), %%rbx\n xor $(0x5a5a00 + i), %%rbx\n or %%rbx, %%rax\n .set i, i+1\n .endr\n"
+      ".set i, 1\n .rept 16\n mov -8*i(%%rsp), %%rbx\n xor $(0x5a5a00 + i), %%rbx\n or %%rbx, %%rax\n .set "
+      "i, i+1\n .endr\n"
       "pop %%rbx\n"
       "mov %%rax, 8(%%rbx)\n"
       "mov 24(%%rbx), %%rdx\n"
       "cmpq $0, 32(%%rbx)\n je 5f\n"
-      "vmovdqu %%ymm0, 0(%%rdx)\n vmovdqu %%ymm1, 32(%%rdx)\n vmovdqu %%ymm2, 64(%%rdx)\n vmovdqu %%ymm3, 96(%%rdx)\n"
-      "vmovdqu %%ymm4, 128(%%rdx)\n vmovdqu %%ymm5, 160(%%rdx)\n vmovdqu %%ymm6, 192(%%rdx)\n vmovdqu %%ymm7, 224(%%rdx)\n"
-      "vmovdqu %%ymm8, 256(%%rdx)\n vmovdqu %%ymm9, 288(%%rdx)\n vmovdqu %%ymm10, 320(%%rdx)\n vmovdqu %%ymm11, 352(%%rdx)\n"
-      "vmovdqu %%ymm12, 384(%%rdx)\n vmovdqu %%ymm13, 416(%%rdx)\n vmovdqu %%ymm14, 448(%%rdx)\n vmovdqu %%ymm15, 480(%%rdx)\n"
+      "vmovdqu %%ymm0, 0(%%rdx)\n vmovdqu %%ymm1, 32(%%rdx)\n vmovdqu %%ymm2, 64(%%rdx)\n vmovdqu %%ymm3, "
+      "96(%%rdx)\n"
+      "vmovdqu %%ymm4, 128(%%rdx)\n vmovdqu %%ymm5, 160(%%rdx)\n vmovdqu %%ymm6, 192(%%rdx)\n vmovdqu "
+      "%%ymm7, 224(%%rdx)\n"
+      "vmovdqu %%ymm8, 256(%%rdx)\n vmovdqu %%ymm9, 288(%%rdx)\n vmovdqu %%ymm10, 320(%%rdx)\n vmovdqu "
+      "%%ymm11, 352(%%rdx)\n"
+      "vmovdqu %%ymm12, 384(%%rdx)\n vmovdqu %%ymm13, 416(%%rdx)\n vmovdqu %%ymm14, 448(%%rdx)\n vmovdqu "
+      "%%ymm15, 480(%%rdx)\n"
       "vzeroupper\n"
       "5:\n"
       "pop %%rbx\n pop %%rbp\n"
       :
       : "r"(&args)
-      : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc", "xmm0",
-        "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",
-        "xmm15");
+      : "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory",
+        "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
+        "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
   mismatches += args.mismatches != 0;
   if (avx && memcmp(vectors, after, sizeof(vectors)) != 0) ++mismatches;
   return mismatches;
@@ -314,10 +328,18 @@ void use_all_descriptors() {
 }
 
 using Work = void (*)();
-const std::map<std::string, Work> kThreadWork = {
-    {"spin", spin},         {"nanosleep", wait_in_nanosleep}, {"epoll", wait_in_epoll}, {"poll", wait_in_poll},
-    {"malloc", allocate},   {"futex", wait_in_read_and_futex}, {"fork", fork_children}, {"threads", create_threads},
-    {"spawn", spawn_children}, {"signals", handle_signals},   {"pselect", wait_in_pselect}, {"throw", throw_exceptions}};
+const std::map<std::string, Work> kThreadWork = {{"spin", spin},
+                                                 {"nanosleep", wait_in_nanosleep},
+                                                 {"epoll", wait_in_epoll},
+                                                 {"poll", wait_in_poll},
+                                                 {"malloc", allocate},
+                                                 {"futex", wait_in_read_and_futex},
+                                                 {"fork", fork_children},
+                                                 {"threads", create_threads},
+                                                 {"spawn", spawn_children},
+                                                 {"signals", handle_signals},
+                                                 {"pselect", wait_in_pselect},
+                                                 {"throw", throw_exceptions}};
 const std::map<std::string, Work> kSetup = {{"filter", install_filter},
                                             {"blocked", block_all_signals},
                                             {"chroot", change_root},
@@ -326,7 +348,8 @@ const std::map<std::string, Work> kSetup = {{"filter", install_filter},
 }  // namespace
 
 // Called by the tests of StoppedProcess::call. Uses vector registers on purpose.
-extern "C" __attribute__((visibility("default"), noinline, used)) long victim_combine(long a, long b, long c) {
+extern "C" __attribute__((visibility("default"), noinline, used)) long victim_combine(long a, long b,
+                                                                                      long c) {
   volatile double x = a, y = b;
   asm volatile("pxor %%xmm7, %%xmm7\n pxor %%xmm15, %%xmm15\n" ::: "xmm7", "xmm15");
   return static_cast<long>(x * 100 + y * 10) + c;

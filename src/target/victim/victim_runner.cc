@@ -28,7 +28,8 @@ std::string Victim::binary() {
   return path.substr(0, path.rfind('/')) + "/target_victim";
 }
 
-Victim::Victim(const std::vector<std::string>& modes, const std::function<void()>& prepare, const std::string& program) {
+Victim::Victim(const std::vector<std::string>& modes, const std::function<void()>& prepare,
+               const std::string& program) {
   auto memory = create_memfd("victim-progress", 4096, 0);
   EXPECT_TRUE(memory.ok());
   memory_ = std::move(*memory);
