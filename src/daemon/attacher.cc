@@ -267,7 +267,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                " cannot be probed: it returns twice, on another stack, or looks at its caller");
       }
     }
-    if (target::filtered_unlike_us(status) && site.makes_system_calls())
+    if (target::filtered_unlike_us(status) && site.needs_system_calls())
       skip(
           "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
           "or trace output), "

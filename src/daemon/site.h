@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "daemon/attacher.h"
+#include "helpers/table.h"
 
 namespace bpftime::daemon {
 
@@ -43,9 +44,13 @@ struct Attacher::Site {
     return std::any_of(wants.begin(), wants.end(),
                        [](const Want& w) { return w.program->code->repairs_faults; });
   }
-  bool makes_system_calls() const {
-    return std::any_of(wants.begin(), wants.end(),
-                       [](const Want& w) { return w.program->code->makes_system_calls; });
+  bool needs_system_calls() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+      const auto& insns = want.program->source.program.insns;
+      return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
+        return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && helpers::needs_system_calls(insn.imm);
+      });
+    });
   }
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {

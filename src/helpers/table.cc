@@ -1,5 +1,7 @@
 #include "helpers/table.h"
 
+#include <linux/bpf.h>
+
 #include <algorithm>
 #include <array>
 
@@ -35,6 +37,21 @@ const Helper* find(uint32_t id) {
       std::lower_bound(kRows.begin(), kRows.end(), id,
                        [](const Helper& helper, uint32_t wanted) { return helper.id < wanted; });
   return row != kRows.end() && row->id == id ? row : nullptr;
+}
+
+bool needs_system_calls(uint32_t id) {
+  switch (id) {
+    case BPF_FUNC_get_current_uid_gid:
+    case BPF_FUNC_get_current_comm:
+    case BPF_FUNC_trace_printk:
+    case BPF_FUNC_perf_event_output:
+    case BPF_FUNC_ringbuf_output:
+    case BPF_FUNC_ringbuf_submit:
+    case BPF_FUNC_ringbuf_discard:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace bpftime::helpers

@@ -44,4 +44,8 @@ struct Helper {
 std::span<const Helper> all();
 const Helper* find(uint32_t id);  // nullptr: not supported
 
+// True when the helper can do nothing useful without entering the kernel: only a system call knows the answer, or a reader
+// has to be woken. The others have another way where system calls are forbidden (wire::kNoSystemCalls).
+bool needs_system_calls(uint32_t id);
+
 }  // namespace bpftime::helpers

@@ -123,6 +123,11 @@ TEST_F(Hosts, SeccompFilter) {
   EXPECT_NE(reason(target.pid()).find("seccomp"), std::string::npos) << reason(target.pid());
   EXPECT_EQ(target.ask("call 7"), "wrong 0\n");
   finish_tool(tool);
+  // Counting needs nobody's permission.
+  Child counter = stat_tool("count");
+  EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_EQ(target.ask("call 7"), "wrong 0\n");
+  EXPECT_EQ(finish_tool(counter)["calls"], 7);
 }
 
 TEST_F(Hosts, OtherRoot) {
