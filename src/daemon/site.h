@@ -48,7 +48,8 @@ struct Attacher::Site {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
       const auto& insns = want.program->source.program.insns;
       return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
-        return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && helpers::needs_system_calls(insn.imm);
+        return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 &&
+               helpers::needs_system_calls(insn.imm);
       });
     });
   }

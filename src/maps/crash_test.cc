@@ -15,7 +15,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// 1000 kills over the types, as the issue asks: 600 + 250 + 150.
+// 1000 kills over the types: 600 + 250 + 150.
 constexpr uint64_t kHashKills = 600, kRingKills = 250, kPerfKills = 150;
 constexpr uint32_t kEntries = 48;
 
