@@ -21,6 +21,9 @@ namespace {
 
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
+constexpr int kTickMs = 1000;
+constexpr int kSuspectMs = 5;  // while an object may just have been let go
+
 uint64_t now_s() {
   timespec ts;
   ::clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -82,7 +85,8 @@ int Worker::run() {
                            wire::Deadline::after_ms(1000));
   while (!stop_asked_) {
     epoll_event events[64];
-    const int count = ::epoll_wait(epoll_.get(), events, 64, 1000);
+    const int count =
+        ::epoll_wait(epoll_.get(), events, 64, kernel_.objects().suspects() ? kSuspectMs : kTickMs);
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == channel_.get()) return 0;  // the keeper is gone
       on_event(events[i].data.fd);

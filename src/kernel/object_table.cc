@@ -41,6 +41,8 @@ bool only_we_hold(const Object& object) {
   return true;
 }
 
+constexpr uint64_t kSuspectNs = 1'000'000'000;
+
 uint64_t boot_time_ns() {
   timespec ts;
   ::clock_gettime(CLOCK_BOOTTIME, &ts);
@@ -177,7 +179,7 @@ void ObjectTable::read_notifications() {
       auto watched = by_watch_.find(event->wd);
       if (watched == by_watch_.end()) continue;
       // Events coalesce: only the lease tells whether that was the last holder.
-      if (auto object = watched->second.lock()) object->held_outside = !only_we_hold(*object);
+      if (auto object = watched->second.lock()) suspects_[object] = boot_time_ns() + kSuspectNs;
       if (event->mask & IN_IGNORED) by_watch_.erase(watched);
     }
   }
@@ -185,6 +187,10 @@ void ObjectTable::read_notifications() {
 
 void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>&)>& gone) {
   read_notifications();
+  std::erase_if(suspects_, [now = boot_time_ns()](const auto& entry) {
+    entry.first->held_outside = !only_we_hold(*entry.first);
+    return !entry.first->held_outside || now > entry.second;
+  });
   std::set<Object*> living;
   std::vector<std::shared_ptr<Object>> pending;
   for (const auto& [key, object] : objects_) {

@@ -44,6 +44,8 @@ class ObjectTable {
 
   // Drops every object nobody holds and no living object refers to. Calls `gone` for each, links first.
   void collect(const std::function<void(const std::shared_ptr<Object>&)>& gone);
+  // Somebody may have let go of an object a moment ago: collect() again soon.
+  bool suspects() const { return !suspects_.empty(); }
   // Looks at every object again, not only at those inotify named (after recovery or a lost notification).
   void suspect_all();
 
@@ -55,6 +57,8 @@ class ObjectTable {
   std::map<InodeId, std::shared_ptr<Object>> by_inode_;
   std::map<int, std::weak_ptr<Object>> by_watch_;
   std::map<ObjectKind, uint32_t> last_id_;
+  // Objects somebody has just closed, and until when to ask again: the kernel reports a close before it counts it.
+  std::map<std::shared_ptr<Object>, uint64_t> suspects_;
 
   Result<void> watch(const std::shared_ptr<Object>& object);
   void read_notifications();

@@ -42,7 +42,7 @@ struct HashGeometry {
   uint64_t elements_offset;
   uint64_t size;
 };
-inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count word and the doubt word
+inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count, doubt and high-water words
 
 constexpr uint32_t level_words(uint32_t bits) { return bits / 64 + (bits % 64 != 0); }
 
@@ -139,6 +139,16 @@ inline void pool_hint_free(MapView map, const HashGeometry& g, uint32_t number) 
   }
 }
 
+// No element above this number has ever been taken (elements are taken lowest first): what a repairer must look at. The hint
+// bits are no guide for that: whoever frees may clear a bit late, when the element is in use again.
+inline uint64_t* pool_high_water(MapView map) { return reinterpret_cast<uint64_t*>(map.base + 16); }
+inline void pool_raise_high_water(MapView map, uint32_t number) {
+  uint64_t known = load_acquire(pool_high_water(map));
+  while (known < number && !compare_exchange(pool_high_water(map), known, uint64_t{number})) {
+    known = load_acquire(pool_high_water(map));
+  }
+}
+
 // Takes a free element for `owner`; returns its number, 0 when none was found.
 inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner) {
   for (uint32_t attempt = 0; attempt < kAllocateTriesMax; attempt++) {
@@ -162,6 +172,7 @@ inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner
       Element* element = element_at(map, g, number);
       uint64_t control = load_acquire(&element->control);
       if (control_owner(control) != kFree) break;
+      pool_raise_high_water(map, number);
       if (!compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner)))
         break;
       // A repairer may have taken the bit back before the element was ours; what is in use must be found by

@@ -60,18 +60,13 @@ inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_ke
 
 // ---- repair ----
 
-// Calls visit(number) for all elements of the groups of 64 that have a used one; ends when it returns false.
-// Elements of free groups are not touched: reading them would make their pages resident.
+// Calls visit(number) for all elements that have ever been used; ends when it returns false. Others are not touched:
+// reading them would make their pages resident.
 template <typename Visit>
 inline bool hash_each_used(MapView map, const HashGeometry& g, Visit visit) {
-  PoolLevel level = pool_level(map, g, 0);
-  for (uint32_t word = 0; word < level_words(level.bits); word++) {
-    bool used = load_acquire(&level.words[word]) != 0;
-    for (uint32_t number = word * 64 + 1; used && number <= word * 64 + 64 && number <= g.elements;
-         number++) {
-      if (!visit(number)) return false;
-    }
-    if (!used) pool_hint_free(map, g, word * 64 + 1);
+  const uint64_t used = load_acquire(pool_high_water(map));
+  for (uint32_t number = 1; number <= used && number <= g.elements; number++) {
+    if (!visit(number)) return false;
   }
   return true;
 }
@@ -106,10 +101,15 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
 
 // Whether an operation is under way somewhere that has changed the list but not yet the count, or the
 // reverse.
-inline bool hash_in_flight(MapView map, const HashGeometry& g) {
+// `allocations` receives a fingerprint of all elements' generations: equal before and after, nothing was recycled between.
+inline bool hash_in_flight(MapView map, const HashGeometry& g, uint64_t* allocations = nullptr) {
+  uint64_t fingerprint = 0;
   return !hash_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
-    uint32_t holder = control_owner(load_acquire(&element->control));
+    uint64_t control = load_acquire(&element->control);
+    uint32_t holder = control_owner(control);
+    fingerprint += (uint64_t{control_generation(control)} << 32 | number) * 0x9e3779b97f4a7c15u;
+    if (allocations != nullptr) *allocations = fingerprint;
     return holder == kFree || (holder == kLinked && !link_marked(load_acquire(&element->next)));
   });
 }
@@ -129,12 +129,13 @@ inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucke
   return false;
 }
 
-// Sets the count to what the lists hold, if for one whole pass nobody was under way (count word unchanged, no
-// element in flight before and after). Under unbroken traffic it gives up: the next repair tries again.
+// Sets the count to what the lists hold, if for one whole pass nobody was under way: count word unchanged, no element in
+// flight before and after, none recycled between (replacing a value leaves the count alone, yet may lead a walk astray). Under unbroken traffic it gives up: the next repair tries again.
 inline bool hash_reconcile(MapView map, const HashGeometry& g) {
   for (uint32_t attempt = 0; attempt < kReconcileTriesMax; attempt++) {
     uint64_t word = load_acquire(hash_count_word(map));
-    if (hash_in_flight(map, g)) continue;
+    uint64_t before = 0, after = 0;
+    if (hash_in_flight(map, g, &before)) continue;
     uint32_t total = 0, budget = step_budget(g);
     bool whole = true;
     for (uint32_t bucket = 0; whole && bucket < g.buckets; bucket++) {
@@ -142,7 +143,7 @@ inline bool hash_reconcile(MapView map, const HashGeometry& g) {
       whole = hash_count_bucket(map, g, bucket, &budget, &count);
       total += count;
     }
-    if (!whole || hash_in_flight(map, g)) continue;
+    if (!whole || hash_in_flight(map, g, &after) || before != after) continue;
     if (total == static_cast<uint32_t>(word) && load_acquire(hash_count_word(map)) == word) return true;
     if (compare_exchange(hash_count_word(map), word, ((word >> 32) + 1) << 32 | total)) return true;
   }

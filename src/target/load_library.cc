@@ -18,7 +18,8 @@
 namespace bpftime::target {
 namespace {
 
-constexpr auto kSafePointTimeout = std::chrono::seconds(2);
+// A program that does little but allocate is seldom elsewhere: look often, and for long.
+constexpr auto kSafePointTimeout = std::chrono::seconds(8);
 constexpr auto kLoadTimeout = std::chrono::seconds(10);
 constexpr auto kErrorTextTimeout = std::chrono::seconds(2);
 constexpr size_t kThreadsTriedMax = 16;
@@ -225,7 +226,7 @@ Result<uint64_t> load_library(const Process& process, const std::string& library
                            "load " + library + ": no thread is where a library can be loaded: " +
                                loader.why() + "; try again");
     }
-    ::usleep(1000 + ::rand_r(&seed) % 4000);
+    ::usleep(200 + ::rand_r(&seed) % 2000);
   }
 }
 
