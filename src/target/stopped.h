@@ -86,7 +86,7 @@ class StoppedProcess {
 // dynamic loader or the allocator), the other threads running, with a deadline. Returns the load address.
 // `library` (an absolute path of ours) is passed by path when it names the same file in the target, else by descriptor.
 // Other threads run meanwhile, since they may hold locks that dlopen needs; signals of the borrowed thread wait.
-// Errors: EAGAIN no thread was at a safe point within 2 s (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
+// Errors: EAGAIN no thread was at a safe point within 8 s (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
 // (with its words); ETIMEDOUT dlopen did not return within 10 s: it is left to finish by itself.
 Result<uint64_t> load_library(const Process& process, const std::string& library);
 
