@@ -119,6 +119,7 @@ TEST(LoadLibraryInto, ProcessOfAnotherUserThatCannotReadTheFile) {
 
 TEST(LoadLibraryInto, ProcessStoppedBySigstop) {
   Victim victim({"poll", "spin"});
+  ASSERT_TRUE(victim.works_on(1));  // past the start of its threads, where no stack can be followed
   ::kill(victim.pid(), SIGSTOP);
   ASSERT_TRUE(eventually([&] { return thread_state(victim.pid(), victim.pid()) == 'T'; }));
   EXPECT_NE(load_and_check(victim), 0u);

@@ -43,6 +43,7 @@ constexpr uint64_t kSomewhere = 0x6ef000000000;
 
 TEST(StoppedProcess, RunsOnUnharmedAfterFiveHundredRounds) {
   Victim victim({"spin", "nanosleep", "epoll", "poll", "futex", "malloc", "signals", "pselect"});
+  ASSERT_TRUE(victim.works_on(1));  // all its threads have started
   const Process process = open_process(victim.pid());
   for (int round = 0; round < 500; ++round) {
     auto stopped = StoppedProcess::stop(process);
