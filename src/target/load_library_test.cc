@@ -119,7 +119,9 @@ TEST(LoadLibraryInto, ProcessOfAnotherUserThatCannotReadTheFile) {
 
 TEST(LoadLibraryInto, ProcessStoppedBySigstop) {
   Victim victim({"poll", "spin"});
-  ASSERT_TRUE(victim.works_on(1));  // past the start of its threads, where no stack can be followed
+  // Past the start of its thread, where no stack can be followed.
+  ASSERT_TRUE(eventually([&] { return entries(proc_path(victim.pid(), "/task")) == 2; }));
+  ASSERT_TRUE(victim.works_on(100));
   ::kill(victim.pid(), SIGSTOP);
   ASSERT_TRUE(eventually([&] { return thread_state(victim.pid(), victim.pid()) == 'T'; }));
   EXPECT_NE(load_and_check(victim), 0u);

@@ -43,8 +43,9 @@ constexpr uint64_t kSomewhere = 0x6ef000000000;
 
 TEST(StoppedProcess, RunsOnUnharmedAfterFiveHundredRounds) {
   Victim victim({"spin", "nanosleep", "epoll", "poll", "futex", "malloc", "signals", "pselect"});
-  ASSERT_TRUE(victim.works_on(1));  // all its threads have started
   const Process process = open_process(victim.pid());
+  // One thread of each, and a writer for the poller.
+  ASSERT_TRUE(eventually([&] { return process.threads().ok() && process.threads()->size() == 9; }));
   for (int round = 0; round < 500; ++round) {
     auto stopped = StoppedProcess::stop(process);
     ASSERT_TRUE(stopped.ok()) << stopped.error().message;
