@@ -512,17 +512,13 @@ bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sit
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
     return s.report.skipped.empty() && s.repairs_faults();
   });
-  const bool guard_there =
-      std::any_of(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
-        return r.kind == wire::PatchKind::kGuard &&
-               (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
-      });
+  const bool guard_there = std::any_of(
+      registry.patches.begin(), registry.patches.end(),
+      [](const PatchRecord& r) { return r.kind == wire::PatchKind::kGuard && target::is_live(r); });
   if (guard_wanted != guard_there) return false;
-  const auto probes =
-      std::count_if(registry.patches.begin(), registry.patches.end(), [](const PatchRecord& r) {
-        return r.kind == wire::PatchKind::kProbe &&
-               (r.state == wire::PatchState::kActive || r.state == wire::PatchState::kPending);
-      });
+  const auto probes = std::count_if(
+      registry.patches.begin(), registry.patches.end(),
+      [](const PatchRecord& r) { return r.kind == wire::PatchKind::kProbe && target::is_live(r); });
   return wanted == static_cast<size_t>(probes);
 }
 

@@ -29,8 +29,7 @@ constexpr Redirect kRedirects[] = {
 };
 
 bool is_guard(const wire::PatchRecord& record) {
-  return record.kind == wire::PatchKind::kGuard &&
-         (record.state == wire::PatchState::kActive || record.state == wire::PatchState::kPending);
+  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
 }
 
 constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1);

@@ -13,10 +13,6 @@ using wire::TargetContext;
 
 namespace {
 
-bool live(const PatchRecord& record) {
-  return record.state == PatchState::kActive || record.state == PatchState::kPending;
-}
-
 uint64_t record_address(uint64_t window, size_t index) {
   return window + offsetof(TargetContext, patches) + index * sizeof(PatchRecord);
 }
@@ -40,11 +36,9 @@ bool jumps_into_arena(const TargetContext& header, uint64_t address, Bytes text)
 
 const PatchRecord* Registry::active_at(uint64_t address) const {
   for (const auto& record : patches)
-    if (live(record) && record.address == address) return &record;
+    if (is_live(record) && record.address == address) return &record;
   return nullptr;
 }
-
-size_t Registry::active_count() const { return std::count_if(patches.begin(), patches.end(), live); }
 
 std::optional<Registry> read_registry(const Process& process, uint64_t window, std::string* why) {
   constexpr size_t kHeaderSize = offsetof(TargetContext, patches);
@@ -97,13 +91,13 @@ Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& reg
   auto& records = registry.patches;
   auto slot =
       std::find_if(records.begin(), records.end(), [&](const auto& r) { return r.address == patch.address; });
-  if (slot != records.end() && live(*slot)) {
+  if (slot != records.end() && is_live(*slot)) {
     // The site is patched already: what must come back in the end is what stood there first.
     std::copy(std::begin(slot->original), std::end(slot->original), std::begin(patch.original));
     patch.length = std::max(patch.length, slot->length);
   }
   if (slot == records.end())
-    slot = std::find_if(records.begin(), records.end(), [](const auto& r) { return !live(r); });
+    slot = std::find_if(records.begin(), records.end(), [](const auto& r) { return !is_live(r); });
   const size_t index = slot - records.begin();
   if (slot == records.end()) {
     if (records.size() >= wire::kPatchesMax)
@@ -128,7 +122,7 @@ Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& reg
 Result<void> restore_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, uint64_t address) {
   for (size_t index = 0; index < registry.patches.size(); ++index) {
     PatchRecord& record = registry.patches[index];
-    if (record.address != address || !live(record)) continue;
+    if (record.address != address || !is_live(record)) continue;
     auto now = stopped.read(address, record.length);
     const bool ours = now && jumps_into_arena(registry.header, address, *now);
     if (ours)

@@ -13,6 +13,11 @@
 
 namespace bpftime::target {
 
+// Whether the site of this record may hold our bytes.
+inline bool is_live(const wire::PatchRecord& record) {
+  return record.state == wire::PatchState::kActive || record.state == wire::PatchState::kPending;
+}
+
 // A copy of what a process says about itself.
 struct Registry {
   wire::TargetContext header;  // everything but `patches` is filled
@@ -20,7 +25,6 @@ struct Registry {
 
   // The record of a live patch at `address`, or nullptr.
   const wire::PatchRecord* active_at(uint64_t address) const;
-  size_t active_count() const;
 };
 
 // nullopt: the process has no context of ours at `window` (not a target, or another version's; `why` then says which).
