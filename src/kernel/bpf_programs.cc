@@ -6,6 +6,7 @@
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
 #include "maps/map.h"
+#include "verifier/kernel_opinion.h"
 
 namespace bpftime::kernel {
 
@@ -158,7 +159,7 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (request.unsafe_unverified) {
     prog->verified_by = "nobody (--unsafe-unverified)";
   } else {
-    auto verdict = verifier::verify(source);
+    auto verdict = verifier::ask_kernel(source);
     if (!verdict) return refuse(verdict.error().code, verdict.error().message);
     put_log(request, verdict_reply, verdict->log);
     if (verdict->error != 0) {

@@ -1,21 +1,24 @@
-// Decides whether a program may run: program + constraints in, verdict or diagnosis out.
-// Until the project's own verifier exists the verdict is the kernel's, asked with shadow maps; the interface
-// stays.
+// Decides whether a program may run: program + constraints in, proof facts or a diagnosis out.
+// A library of its own: no files, no sockets, no system calls. docs/verifier.md has the design and the soundness argument.
 #pragma once
 
 #include <cstdint>
-#include <span>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/result.h"
 #include "program/program.h"
+#include "verifier/constraints.h"
+#include "verifier/diagnosis.h"
+#include "verifier/facts.h"
+#include "verifier/limits.h"
 #include "wire/object.h"
 
 namespace bpftime::verifier {
 
-// A map the program refers to. `contents`: first value of a frozen map (constants for dead-code elimination),
+// A map the program refers to. `contents`: first value of a frozen read-only map (constants for dead-code elimination),
 // else empty.
 struct MapConstraint {
   wire::MapSpec spec;
@@ -24,6 +27,20 @@ struct MapConstraint {
   std::vector<uint8_t> contents;
   std::vector<uint8_t> btf;  // blob, empty: none
   uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
+  // Places in the value that only helpers may touch (bpf_spin_lock, bpf_timer); found by BTF, offset in bytes.
+  std::optional<uint32_t> spin_lock, timer;
+  std::optional<wire::MapSpec> inner;  // of a map of maps
+};
+
+struct Options {
+  // What ordinary eBPF clients may do as on Linux with privileges. Extensions of a class get the strict side of both.
+  bool zero_stack = true;  // reading uninitialised stack is allowed and reads zeroes (Facts::zeroed_bytes)
+  bool allow_pointer_leaks = true;  // pointers may be stored to maps and compared with numbers
+  bool strict_alignment = false;    // BPF_F_STRICT_ALIGNMENT
+  bool probe_write_user =
+      true;  // bpf_probe_write_user and bpf_override_return need no grant (as root on Linux)
+  Limits limits;
+  RuleSet disabled_rules;  // tests only: rules that are not enforced
 };
 
 struct Request {
@@ -36,22 +53,22 @@ struct Request {
   std::vector<uint8_t> btf;  // the program's BTF blob; with it, func_info and line_info as bpf(2) takes them
   std::vector<uint8_t> func_info, line_info;
   uint32_t func_info_record_size = 0, line_info_record_size = 0;
-  uint32_t log_level = 0;
-  uint32_t log_size_max = 0;
+  uint32_t log_level = 0;     // of bpf(2): 1 states at branches, 2 at every instruction, 4 statistics
+  uint32_t log_size_max = 0;  // bytes of log worth making
+  const Constraints* constraints = nullptr;  // of the extension class; null: an ordinary program
+  Options options;
 };
 
 struct Verdict {
   int error = 0;    // 0: accepted; else the errno PROG_LOAD returns
-  std::string log;  // kernel-style, no NUL
+  std::string log;  // kernel-style, no NUL; empty at log level 0
   uint32_t log_true_size = 0;
-  uint32_t verified_insns = 0;
+  std::vector<Diagnosis> diagnoses;  // not empty when refused
+  Facts facts;                       // when accepted
+  Statistics statistics;
 };
 
-// Whether the kernel's verifier can be asked here (bpf(2) present and permitted). Asked once per process.
-bool kernel_verifier_usable();
-
-// Errors only when nobody could be asked: EPERM "program X: not verified: …; try `bpftime load
-// --unsafe-unverified`".
-Result<Verdict> verify(const Request& request);
+// The same request gets the same verdict on every run.
+Verdict verify(const Request& request);
 
 }  // namespace bpftime::verifier

@@ -1,10 +1,11 @@
 // Asks Linux: the program is loaded with shadow maps and dropped again. Nothing is attached and nothing stays
 // open.
+#include "verifier/kernel_opinion.h"
+
 #include <algorithm>
 
 #include "verifier/bpf_syscall.h"
 #include "verifier/shadow_maps.h"
-#include "verifier/verifier.h"
 
 namespace bpftime::verifier {
 namespace {
@@ -95,12 +96,12 @@ uint32_t verified_insns(int fd) {
 }
 
 // One PROG_LOAD with a log buffer of `log_size` bytes.
-Verdict ask(const Request& request, LongAttr attr, uint32_t log_size) {
+KernelOpinion ask(const Request& request, LongAttr attr, uint32_t log_size) {
   std::string log(log_size, '\0');
   attr.attr.log_level = request.log_level;
   attr.attr.log_buf = log_size != 0 ? to_pointer(log.data()) : 0;
   attr.attr.log_size = log_size;
-  Verdict verdict;
+  KernelOpinion verdict;
   Fd fd;
   for (int attempt = 0; attempt <= kInterruptedRetries; ++attempt) {
     fd = Fd(bpf_call(BPF_PROG_LOAD, attr, sizeof(attr.raw)));
@@ -115,12 +116,12 @@ Verdict ask(const Request& request, LongAttr attr, uint32_t log_size) {
 }
 
 // The answer as if the log buffer had log_size_max bytes, without reserving them all before they are needed.
-Verdict ask_with_log(const Request& request, const LongAttr& attr) {
+KernelOpinion ask_with_log(const Request& request, const LongAttr& attr) {
   if (request.log_level == 0) return ask(request, attr, 0);
   const uint32_t size_max = std::min(request.log_size_max, kLogSizeMax);
   uint32_t size = std::min(size_max, kLogSizeFirst);
   for (;;) {
-    Verdict verdict = ask(request, attr, size);
+    KernelOpinion verdict = ask(request, attr, size);
     if (verdict.error != ENOSPC || size >= size_max) return verdict;
     // Kernels before 6.4 do not say how much it would have been.
     const uint64_t wanted =
@@ -144,7 +145,7 @@ bool kernel_verifier_usable() {
   return usable;
 }
 
-Result<Verdict> verify(const Request& request) {
+Result<KernelOpinion> ask_kernel(const Request& request) {
   if (!kernel_verifier_usable()) return not_verified(request, "bpf(2) is not permitted here", EPERM);
   const auto needed = referenced_maps(request);
   if (!needed) return needed.error();

@@ -1,4 +1,4 @@
-#include "verifier/verifier.h"
+#include "verifier/kernel_opinion.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@ using ::testing::HasSubstr;
 
 constexpr uint32_t kRdonlyProg = BPF_F_RDONLY_PROG;
 
-class VerifierTest : public ::testing::Test {
+class KernelOpinionTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!kernel_verifier_usable())
@@ -56,19 +56,19 @@ size_t open_descriptors() {
   return count;
 }
 
-TEST_F(VerifierTest, AcceptsAGoodProgram) {
-  const auto verdict = verify(make_request("mov %r0, 0\nexit"));
+TEST_F(KernelOpinionTest, AcceptsAGoodProgram) {
+  const auto verdict = ask_kernel(make_request("mov %r0, 0\nexit"));
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0);
   EXPECT_EQ(verdict->verified_insns, 2u);
   EXPECT_EQ(verdict->log, "");
 }
 
-TEST_F(VerifierTest, RefusesABadOneInTheKernelsWords) {
+TEST_F(KernelOpinionTest, RefusesABadOneInTheKernelsWords) {
   Request request = make_request("ldxdw %r0, [%r2]\nexit");
   request.log_level = 1;
   request.log_size_max = 1 << 20;
-  const auto verdict = verify(request);
+  const auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, EACCES);
   EXPECT_THAT(verdict->log, HasSubstr("R2 !read_ok"));
@@ -76,16 +76,16 @@ TEST_F(VerifierTest, RefusesABadOneInTheKernelsWords) {
   EXPECT_EQ(verdict->verified_insns, 0u);
 }
 
-TEST_F(VerifierTest, SaysWhenTheLogDoesNotFit) {
+TEST_F(KernelOpinionTest, SaysWhenTheLogDoesNotFit) {
   Request request = make_request("mov %r0, 0\nexit");
   request.log_level = 2;
   request.log_size_max = 1 << 20;
-  const auto whole = verify(request);
+  const auto whole = ask_kernel(request);
   ASSERT_TRUE(whole.ok());
   EXPECT_EQ(whole->error, 0);
   EXPECT_GT(whole->log.size(), 40u);
   request.log_size_max = 40;
-  const auto cut = verify(request);
+  const auto cut = ask_kernel(request);
   ASSERT_TRUE(cut.ok());
   EXPECT_EQ(cut->error, ENOSPC);
   EXPECT_LT(cut->log.size(), 40u);
@@ -96,13 +96,13 @@ TEST_F(VerifierTest, SaysWhenTheLogDoesNotFit) {
 }
 
 // Needs more than the first buffer: asked again with a bigger one.
-TEST_F(VerifierTest, GrowsTheLogBuffer) {
+TEST_F(KernelOpinionTest, GrowsTheLogBuffer) {
   std::string assembly = "mov %r0, 0\n";
   for (int i = 0; i < 4000; ++i) assembly += "add %r0, 1\n";
   Request request = make_request((assembly + "exit").c_str());
   request.log_level = 2;
   request.log_size_max = UINT32_MAX;
-  const auto verdict = verify(request);
+  const auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, 0);
   EXPECT_GT(verdict->log.size(), 64u << 10);
@@ -125,13 +125,13 @@ Request poisoned_branch() {
   return request;
 }
 
-TEST_F(VerifierTest, AcceptsAPoisonedCallBehindAFalseConstant) {
-  const auto verdict = verify(poisoned_branch());
+TEST_F(KernelOpinionTest, AcceptsAPoisonedCallBehindAFalseConstant) {
+  const auto verdict = ask_kernel(poisoned_branch());
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0) << verdict->log;
 }
 
-TEST_F(VerifierTest, RefusesAPoisonedCallThatMayRun) {
+TEST_F(KernelOpinionTest, RefusesAPoisonedCallThatMayRun) {
   Request other_constant = poisoned_branch();
   other_constant.maps[0].contents[0] = 1;
   Request not_frozen = poisoned_branch();
@@ -139,7 +139,7 @@ TEST_F(VerifierTest, RefusesAPoisonedCallThatMayRun) {
   Request unknown_contents = poisoned_branch();
   unknown_contents.maps[0].contents.clear();
   for (const Request& request : {other_constant, not_frozen, unknown_contents}) {
-    const auto verdict = verify(request);
+    const auto verdict = ask_kernel(request);
     ASSERT_TRUE(verdict.ok()) << verdict.error().message;
     EXPECT_EQ(verdict->error, EINVAL);
     EXPECT_THAT(verdict->log, HasSubstr("invalid func unknown#195896080"));
@@ -159,28 +159,28 @@ Request lookup(uint32_t type, uint32_t value_size, int offset) {
   return request;
 }
 
-TEST_F(VerifierTest, KnowsTheMapsGeometry) {
+TEST_F(KernelOpinionTest, KnowsTheMapsGeometry) {
   for (const uint32_t type :
        {BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_HASH}) {
-    const auto inside = verify(lookup(type, 16, 15));
+    const auto inside = ask_kernel(lookup(type, 16, 15));
     ASSERT_TRUE(inside.ok()) << inside.error().message;
     EXPECT_EQ(inside->error, 0) << inside->log;
-    const auto outside = verify(lookup(type, 16, 16));
+    const auto outside = ask_kernel(lookup(type, 16, 16));
     ASSERT_TRUE(outside.ok());
     EXPECT_EQ(outside->error, EACCES);
     EXPECT_THAT(outside->log, HasSubstr("invalid access to map value"));
   }
 }
 
-TEST_F(VerifierTest, MakesNoHugeShadows) {
+TEST_F(KernelOpinionTest, MakesNoHugeShadows) {
   Request request = lookup(BPF_MAP_TYPE_HASH, 4096, 0);
   request.maps[0].spec.max_entries = 100'000'000;  // 400 GB if made as asked
-  auto verdict = verify(request);
+  auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0);
   request = lookup(BPF_MAP_TYPE_ARRAY, 4096, 0);
   request.maps[0].spec.max_entries = 100'000'000;
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0);
 }
@@ -203,67 +203,67 @@ TEST(ShadowSpec, KeepsWhatDecidesVerdicts) {
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 8, 1, kRdonlyProg, 1}).flags, kRdonlyProg);
 }
 
-TEST_F(VerifierTest, RefusesMapIndexesOutOfRange) {
+TEST_F(KernelOpinionTest, RefusesMapIndexesOutOfRange) {
   for (const uint32_t index : {1u, UINT32_MAX}) {
     Request request = make_request("mov %r0, 0\nexit");
     prepend_map(request, 1, index, false);
     request.maps = {make_map(BPF_MAP_TYPE_ARRAY, 4, 8, 1)};
-    const auto verdict = verify(request);
+    const auto verdict = ask_kernel(request);
     ASSERT_FALSE(verdict.ok());
     EXPECT_EQ(verdict.error().code, EINVAL);
   }
 }
 
-TEST_F(VerifierTest, NamesTheMapThatHasNoShadow) {
+TEST_F(KernelOpinionTest, NamesTheMapThatHasNoShadow) {
   Request request = make_request("mov %r0, 0\nexit");
   prepend_map(request, 1, 0, false);
   request.maps = {make_map(BPF_MAP_TYPE_ARRAY, 3, 8, 1)};  // array keys have four bytes
-  const auto verdict = verify(request);
+  const auto verdict = ask_kernel(request);
   ASSERT_FALSE(verdict.ok());
   EXPECT_EQ(verdict.error().code, EINVAL);
   EXPECT_THAT(verdict.error().message, HasSubstr("map map"));
   EXPECT_THAT(verdict.error().message, HasSubstr("--unsafe-unverified"));
 }
 
-TEST_F(VerifierTest, PassesFlagsAndAttachTypes) {
+TEST_F(KernelOpinionTest, PassesFlagsAndAttachTypes) {
   // Sleepable is refused for what cannot sleep, and allowed for uprobes.
   Request request = make_request("mov %r0, 0\nexit");
   request.flags = BPF_F_SLEEPABLE;
-  auto verdict = verify(request);
+  auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, 0);
   request.program.type = BPF_PROG_TYPE_SOCKET_FILTER;
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, EINVAL);
   request.flags = 0;
   request.expected_attach_type = 4711;
   request.program.type = BPF_PROG_TYPE_CGROUP_SKB;
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, EINVAL);
 }
 
-TEST_F(VerifierTest, ChecksTheLicense) {
+TEST_F(KernelOpinionTest, ChecksTheLicense) {
   Request request =
       make_request("mov %r1, %r10\nadd %r1, -8\nmov %r2, 8\nmov %r3, 0\ncall 113\nmov %r0, 0\nexit");
-  auto verdict = verify(request);  // probe_read_kernel is for GPL programs
+  auto verdict = ask_kernel(request);  // probe_read_kernel is for GPL programs
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, 0);
   request.license = "proprietary";
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, EINVAL);
 }
 
-TEST_F(VerifierTest, LeavesNoDescriptorOpen) {
+TEST_F(KernelOpinionTest, LeavesNoDescriptorOpen) {
   const size_t before = open_descriptors();
   Request request = poisoned_branch();
-  ASSERT_TRUE(verify(request).ok());
+  ASSERT_TRUE(ask_kernel(request).ok());
   request.maps[0].contents[0] = 1;
-  ASSERT_TRUE(verify(request).ok());
+  ASSERT_TRUE(ask_kernel(request).ok());
   request.maps[0].spec.key_size = 3;
-  ASSERT_FALSE(verify(request).ok());
+  ASSERT_FALSE(ask_kernel(request).ok());
   EXPECT_EQ(open_descriptors(), before);
 }
 
@@ -302,7 +302,7 @@ std::vector<uint8_t> words(std::initializer_list<uint32_t> values) {
   return bytes;
 }
 
-TEST_F(VerifierTest, ShowsSourceLinesFromBtf) {
+TEST_F(KernelOpinionTest, ShowsSourceLinesFromBtf) {
   const ProgramBtf btf = make_btf();
   Request request = make_request("mov %r0, 0\nexit");
   request.btf = btf.blob;
@@ -312,27 +312,27 @@ TEST_F(VerifierTest, ShowsSourceLinesFromBtf) {
   request.line_info_record_size = 16;
   request.log_level = 2;
   request.log_size_max = 1 << 16;
-  auto verdict = verify(request);
+  auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0) << verdict->log;
   EXPECT_THAT(verdict->log, HasSubstr("return 0; /* source */"));
   request.func_info = words({0, 1});  // an integer is no function
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok());
   EXPECT_EQ(verdict->error, EINVAL);
   EXPECT_THAT(verdict->log, HasSubstr("invalid type id"));
 }
 
-TEST_F(VerifierTest, GivesMapsTheirBtfOrDoesWithout) {
+TEST_F(KernelOpinionTest, GivesMapsTheirBtfOrDoesWithout) {
   Request request = lookup(BPF_MAP_TYPE_ARRAY, 4, 0);
   request.maps[0].btf = make_btf().blob;
   request.maps[0].btf_key_type_id = 1;
   request.maps[0].btf_value_type_id = 1;
-  auto verdict = verify(request);
+  auto verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0);
   request.maps[0].spec.value_size = 8;  // not what the BTF says
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   EXPECT_FALSE(verdict.ok());
   // Perf event arrays take no BTF: ENOTSUPP, then without.
   request = make_request("mov %r0, 0\nexit");
@@ -340,14 +340,14 @@ TEST_F(VerifierTest, GivesMapsTheirBtfOrDoesWithout) {
   request.maps = {make_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 2)};
   request.maps[0].btf = make_btf().blob;
   request.maps[0].btf_key_type_id = request.maps[0].btf_value_type_id = 1;
-  verdict = verify(request);
+  verdict = ask_kernel(request);
   ASSERT_TRUE(verdict.ok()) << verdict.error().message;
   EXPECT_EQ(verdict->error, 0);
 }
 
 void verify_as_nobody() {
   if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(2);
-  const auto verdict = verify(make_request("mov %r0, 0\nexit"));
+  const auto verdict = ask_kernel(make_request("mov %r0, 0\nexit"));
   const bool right = !verdict.ok() && verdict.error().code == EPERM &&
                      verdict.error().message ==
                          "program under_test: not verified: bpf(2) is not permitted here; try `bpftime load "
