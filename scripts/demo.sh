@@ -59,14 +59,8 @@ tool_count() { awk -v pid="pid=$1" '$1 == pid {n = $NF} END {print n + 0}' "$wor
 tool_says() { [ "$(tool_count "$1")" = "$2" ]; }
 tool_lives() { kill -0 "$tool" 2>/dev/null || fail "the tool ended early"; }
 
-unverified=()
-if ! "$bpftime" doctor --json 2>/dev/null | tr -d ' \n' | grep -q '"name":"bpf(2)","state":"ok"'; then
-  echo "note: bpf(2) cannot be used here, so the kernel's verifier cannot check the program: adding --unsafe-unverified"
-  unverified=(--unsafe-unverified)
-fi
-
-echo "==> bpftime load ${unverified[*]:+${unverified[*]} }./example/malloc/malloc"
-"$bpftime" load "${unverified[@]}" ./example/malloc/malloc >"$work/tool.out" 2>"$work/tool.err" &
+echo "==> bpftime load ./example/malloc/malloc"
+"$bpftime" load ./example/malloc/malloc >"$work/tool.out" 2>"$work/tool.err" &
 tool=$!
 started+=("$tool")
 tool_prints() { tool_lives && [ -s "$work/tool.out" ]; }

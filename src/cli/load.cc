@@ -14,7 +14,7 @@ namespace bpftime::cli {
 namespace {
 
 struct Options {
-  bool unsafe_unverified = false;
+  std::string kernel_verifier;  // empty: the daemon's default
   bool verbose = false;
 };
 
@@ -46,14 +46,14 @@ int load(const Options& options, const std::vector<std::string>& program) {
   }
   ::setenv("LD_PRELOAD", preload->c_str(), 1);
   ::setenv("BPFTIME_SOCKET", directory->socket().c_str(), 1);
-  if (options.unsafe_unverified) {
-    ::setenv("BPFTIME_UNSAFE_UNVERIFIED", "1", 1);
+  if (!options.kernel_verifier.empty()) {
+    ::setenv("BPFTIME_KERNEL_VERIFIER", options.kernel_verifier.c_str(), 1);
   } else {
-    ::unsetenv("BPFTIME_UNSAFE_UNVERIFIED");  // only the flag, never an inherited variable, lowers the guard
+    ::unsetenv("BPFTIME_KERNEL_VERIFIER");  // only the flag decides, never an inherited variable
   }
   if (options.verbose) {
-    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}{}\n", file->path, *preload,
-               directory->socket(), options.unsafe_unverified ? ", UNVERIFIED programs allowed" : "");
+    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}\n", file->path, *preload,
+               directory->socket());
   }
   return exec_program(file->path, program);
 }
@@ -63,12 +63,14 @@ int load(const Options& options, const std::vector<std::string>& program) {
 void add_load(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(app, "load", "Run an eBPF tool: load [OPTIONS] PROGRAM [ARGUMENTS…]",
                             "  bpftime load ./example/malloc/malloc\n"
-                            "  bpftime load --unsafe-unverified ./tool --its-own-option\n"
+                            "  bpftime load --kernel-verifier=require ./tool --its-own-option\n"
                             "Everything from PROGRAM on belongs to it; the exit status is its own.\n");
   auto options = std::make_shared<Options>();
-  verb->add_flag(
-      "--unsafe-unverified", options->unsafe_unverified,
-      "Accept programs no verifier has seen (where bpf(2) cannot be used). They can crash targets");
+  verb->add_option("--kernel-verifier", options->kernel_verifier,
+                   "What the kernel's verifier has to say beside ours: off, advise (its refusals are noted;\n"
+                   "the default where bpf(2) can be used) or require (it must accept too)")
+      ->check(CLI::IsMember({"off", "advise", "require"}))
+      ->type_name("MODE");
   verb->add_flag("-v,--verbose", options->verbose, "Say on stderr what is done");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });
 }

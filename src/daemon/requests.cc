@@ -12,6 +12,16 @@ namespace bpftime::daemon {
 using kernel::BpfReply;
 using wire::MessageType;
 
+namespace {
+
+verifier::KernelVerifier kernel_verifier_of(uint32_t hello_flags) {
+  if (hello_flags & wire::kHelloKernelVerifierRequire) return verifier::KernelVerifier::kRequire;
+  if (hello_flags & wire::kHelloKernelVerifierOff) return verifier::KernelVerifier::kOff;
+  return verifier::KernelVerifier::kAdvise;
+}
+
+}  // namespace
+
 bool Worker::send_reply(Connection& client, uint32_t sequence, BpfReply reply) {
   wire::ReplyBuilder builder(reply.result, reply.text);
   for (const auto& out : reply.out) builder.add_blob(out.attr_offset, out.bytes);
@@ -65,7 +75,7 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
   request.command = call->command();
   request.attr_size = call->attr_size();
   request.attr = &attr;
-  request.unsafe_unverified = client.hello->flags & wire::kHelloUnsafeUnverified;
+  request.kernel_verifier = kernel_verifier_of(client.hello->flags);
   request.uid = client.peer().uid;
   request.in = [&](uint32_t offset) {
     const auto* blob = call->blob(offset);

@@ -43,27 +43,58 @@ void put_log(const BpfRequest& request, BpfReply& reply, const std::string& log)
   reply.out.push_back({offsetof(bpf_attr, log_buf), std::move(bytes)});
 }
 
-// An id no Linux has: its verifier accepts calls to it in dead code only.
-constexpr int32_t kNoHelper = 0x7ffffff;
+// Helpers Linux has and we do not: unknown here, so that calls to them are refused where an older kernel would refuse
+// them, in code that can run.
+const std::vector<uint32_t>& helpers_missing() {
+  static const std::vector<uint32_t> missing = [] {
+    std::vector<uint32_t> out;
+    for (uint32_t id = 1; id < __BPF_FUNC_MAX_ID; ++id)
+      if (helpers::find(id) == nullptr) out.push_back(id);
+    return out;
+  }();
+  return missing;
+}
 
-// Calls to helpers that Linux has and we do not become calls to none, so that they are refused where an older kernel
-// would refuse them: in code that can run. Returns the names of what was replaced.
-std::string hide_unsupported_helpers(program::Program& program) {
-  std::string names;
-  for (size_t i = 0; i < program.insns.size(); ++i) {
-    auto& insn = program.insns[i];
-    if (insn.code == (BPF_LD | BPF_IMM | BPF_DW)) {
-      ++i;
-    } else if (insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm > 0 &&
-               helpers::find(insn.imm) == nullptr) {
-      if (insn.imm <= __BPF_FUNC_MAX_ID) names += (names.empty() ? "" : ", ") + std::to_string(insn.imm);
-      insn.imm = kNoHelper;
-    }
+// Judges the program with what it refers to as it is now.
+verifier::Verdict verify(Prog& prog) {
+  verifier::Request& source = prog.source;
+  source.maps.clear();
+  for (const auto& map : prog.maps) source.maps.push_back(constraint_of(*map));
+  if (prog.btf) source.btf = prog.btf->blob;
+  source.options.helpers_missing = helpers_missing();
+  verifier::Verdict verdict = verifier::verify(source);
+  if (verdict.error == 0) prog.facts = std::move(verdict.facts);
+  return verdict;
+}
+
+// The kernel's word on a program we accepted. Errors when it decides and does not accept; else a note for the log.
+Result<std::string> second_opinion(const verifier::Request& source, verifier::KernelVerifier mode, Prog& prog) {
+  using verifier::KernelVerifier;
+  if (mode == KernelVerifier::kOff) return std::string();
+  if (mode == KernelVerifier::kAdvise && !verifier::kernel_verifier_usable()) return std::string();
+  const auto opinion = verifier::ask_kernel(source);
+  if (!opinion) {
+    if (mode == KernelVerifier::kRequire) return opinion.error();
+    return "note: the kernel could not be asked: " + opinion.error().message + "\n";
   }
-  return names;
+  if (opinion->error == 0) {
+    prog.verified_by += ", kernel";
+    return std::string();
+  }
+  if (mode == KernelVerifier::kRequire)
+    return Error{opinion->error, "the kernel's verifier refuses it (--kernel-verifier=require): " + opinion->log};
+  return "note: accepted here; the kernel's verifier refuses it: " + std::string(std::strerror(opinion->error)) +
+         "; see `bpftime load --kernel-verifier=require`\n";
 }
 
 }  // namespace
+
+Result<void> Kernel::ensure_facts(Prog& prog) {
+  if (prog.facts) return {};
+  const verifier::Verdict verdict = verify(prog);
+  if (verdict.error == 0) return {};
+  return Error{verdict.error, "program " + prog.name + ": accepted by an earlier daemon, but not by this one"};
+}
 
 // Replaces descriptors in ld_imm64 instructions by indexes into the program's map list.
 Result<void> Kernel::resolve_maps(const BpfRequest& request, Prog& prog, std::vector<program::Insn>& insns) {
@@ -129,11 +160,6 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   };
   if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
-  // What we cannot run is refused below; before that the kernel may say why in its own words, which loaders search.
-  const auto valid = program::validate(source.program);
-  if (!valid && request.unsafe_unverified) return refuse(valid.error().code, valid.error().message);
-
-  for (const auto& map : prog->maps) source.maps.push_back(constraint_of(*map));
   source.expected_attach_type = attr.expected_attach_type;
   source.kernel_version = attr.kern_version;
   source.flags = attr.prog_flags;
@@ -144,7 +170,6 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
     const int btf_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, prog_btf_fd));
     prog->btf = object_of<Btf>(btf_fd, ObjectKind::kBtf);
     if (!prog->btf) return refuse(wrong_fd(btf_fd), "prog_btf_fd is no BTF object");
-    source.btf = prog->btf->blob;
     source.func_info = copy(request.in(offsetof(bpf_attr, func_info)));
     source.line_info = copy(request.in(offsetof(bpf_attr, line_info)));
     source.func_info_record_size = attr.func_info_rec_size;
@@ -153,26 +178,19 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   source.log_level = log_level;
   source.log_size_max = request.out_size(offsetof(bpf_attr, log_buf));
 
-  const std::string hidden = hide_unsupported_helpers(source.program);
-
-  BpfReply verdict_reply;
-  if (request.unsafe_unverified) {
-    prog->verified_by = "nobody (--unsafe-unverified)";
-  } else {
-    auto verdict = verifier::ask_kernel(source);
-    if (!verdict) return refuse(verdict.error().code, verdict.error().message);
-    put_log(request, verdict_reply, verdict->log);
-    if (verdict->error != 0) {
-      verdict_reply.result = -verdict->error;
-      verdict_reply.text =
-          "load program " + prog->name + ": refused by the kernel's verifier; its log says why" +
-          (hidden.empty() ? "" : " (not supported here yet: helper " + hidden + "; docs/support-matrix.md)");
-      return verdict_reply;
-    }
-    if (!valid) return refuse(valid.error().code, valid.error().message);
-    prog->verified_by = "kernel";
-    prog->verified_insns = verdict->verified_insns;
+  verifier::Verdict verdict = verify(*prog);
+  if (verdict.error != 0) {
+    BpfReply reply = BpfReply::fail(verdict.error, "load program " + prog->name + ": refused; its log says why");
+    if (!verdict.diagnoses.empty()) reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]);
+    put_log(request, reply, verdict.log);
+    return reply;
   }
+  prog->verified_by = "bpftime";
+  prog->verified_insns = verdict.statistics.insns_processed;
+  const auto opinion = second_opinion(source, request.kernel_verifier, *prog);
+  if (!opinion) return refuse(opinion.error().code, opinion.error().message);
+  BpfReply verdict_reply;
+  put_log(request, verdict_reply, verdict.log + *opinion);
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
   observer_.object_changed(*prog);
   BpfReply reply = hand_out(prog);

@@ -149,12 +149,14 @@ std::vector<Probe> Kernel::probes() const {
 
 Result<void> Kernel::ensure_code(Prog& prog) {
   if (prog.code) return {};
+  if (auto known = ensure_facts(prog); !known) return known.error();
   std::vector<compiler::MapBinding> bindings;
   for (const auto& map : prog.maps) bindings.push_back({map->spec, map->address, map->id});
   const compiler::MapBinding trace{trace_ring_->spec, trace_ring_->address, trace_ring_->id};
   compiler::CompileOptions options;
   options.context_address = context_address_;
   options.trace_ring = &trace;
+  options.facts = &*prog.facts;
   auto code = compiler::compile(prog.source.program, bindings, options);
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
   prog.code = std::move(*code);

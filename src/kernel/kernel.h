@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernel/object_table.h"
+#include "verifier/kernel_opinion.h"
 #include "wire/messages.h"
 
 namespace bpftime::kernel {
@@ -17,7 +18,7 @@ struct BpfRequest {
   uint32_t command = 0;
   uint32_t attr_size = 0;
   const bpf_attr* attr = nullptr;
-  bool unsafe_unverified = false;  // the loader was started with --unsafe-unverified
+  verifier::KernelVerifier kernel_verifier = verifier::KernelVerifier::kAdvise;
   uint32_t uid = 0;
   std::function<Bytes(uint32_t attr_offset)> in;  // bytes the caller sent behind that pointer; empty: none
   std::function<uint32_t(uint32_t attr_offset)> out_size;  // bytes the caller can take back there
@@ -81,6 +82,8 @@ class Kernel {
   void collect();
   // Moves staged records of a perf event array into its events' rings and wakes their readers. Returns records moved.
   size_t drain_perf_array(Map& map);
+  // Verifies `program` again unless its facts are known: a worker that took over has only the record.
+  static Result<void> ensure_facts(Prog& program);
   // Compiles `program` unless done. Errors name the program.
   Result<void> ensure_code(Prog& program);
 

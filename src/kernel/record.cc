@@ -89,6 +89,7 @@ void put_prog(Writer& out, const Prog& prog) {
   const auto& insns = source.program.insns;
   const auto* bytes = reinterpret_cast<const uint8_t*>(insns.data());
   out.put(std::vector<uint8_t>(bytes, bytes + insns.size() * sizeof(program::Insn)));
+  out.put(source.func_info_record_size).put(source.func_info);
   for (const auto* list : {&prog.maps, &prog.bound_maps}) {
     out.put(static_cast<uint32_t>(list->size()));
     for (const auto& map : *list) out.put(map->id);
@@ -213,6 +214,9 @@ Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& obje
   const auto insns = in.block();
   source.program.insns.resize(insns.size() / sizeof(program::Insn));
   std::memcpy(source.program.insns.data(), insns.data(), source.program.insns.size() * sizeof(program::Insn));
+  source.func_info_record_size = in.get<uint32_t>();
+  const auto func_info = in.block();
+  source.func_info.assign(func_info.begin(), func_info.end());
   for (auto* list : {&prog->maps, &prog->bound_maps}) {
     const uint32_t count = in.get<uint32_t>();
     for (uint32_t i = 0; in.ok && i < count; ++i) {

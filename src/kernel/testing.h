@@ -42,14 +42,11 @@ struct Call {
   std::map<uint32_t, std::vector<uint8_t>> in;
   std::map<uint32_t, uint32_t> out_room;
   std::map<std::pair<wire::FdPlace, uint32_t>, int> fds;
-  bool unsafe_unverified = true;
-
   BpfReply run(Kernel& kernel, uint32_t command) {
     BpfRequest request;
     request.command = command;
     request.attr_size = sizeof attr;
     request.attr = &attr;
-    request.unsafe_unverified = unsafe_unverified;
     request.in = [this](uint32_t offset) { return in.contains(offset) ? Bytes(in[offset]) : Bytes(); };
     request.out_size = [this](uint32_t offset) { return out_room.contains(offset) ? out_room[offset] : 0; };
     request.fd = [this](wire::FdPlace place, uint32_t offset) {

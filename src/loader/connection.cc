@@ -46,13 +46,19 @@ void drop_if_stolen(State& s) {
   s.client.reset();
 }
 
+// What `bpftime load --kernel-verifier` asked for.
+uint32_t hello_flags(const char* kernel_verifier) {
+  if (kernel_verifier == nullptr) return 0;
+  if (std::strcmp(kernel_verifier, "off") == 0) return wire::kHelloKernelVerifierOff;
+  if (std::strcmp(kernel_verifier, "require") == 0) return wire::kHelloKernelVerifierRequire;
+  return 0;
+}
+
 Result<void> connect(State& s) {
   const char* path = std::getenv("BPFTIME_SOCKET");
   if (path == nullptr || path[0] == 0)
     return Error{ENOENT, "reach the daemon: BPFTIME_SOCKET: not set; try `bpftime load -- COMMAND`"};
-  const char* unsafe = std::getenv("BPFTIME_UNSAFE_UNVERIFIED");
-  const bool unverified = unsafe != nullptr && unsafe[0] == '1';
-  const wire::Hello hello = {wire::ClientKind::kLoader, unverified ? wire::kHelloUnsafeUnverified : 0};
+  const wire::Hello hello = {wire::ClientKind::kLoader, hello_flags(std::getenv("BPFTIME_KERNEL_VERIFIER"))};
   auto client = wire::Client::connect(path, hello, wire::Deadline::after_ms(kConnectMs));
   if (!client) return client.error();
   client->move_descriptor_above(kDescriptorMin);

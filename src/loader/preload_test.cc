@@ -266,10 +266,10 @@ TEST(Preload, ElementCommandsThroughLibbpf) {
   EXPECT_EQ(daemon.hello_flags, 0u);
 }
 
-TEST(Preload, UnsafeFlagReachesTheDaemon) {
+TEST(Preload, KernelVerifierModeReachesTheDaemon) {
   FakeDaemon daemon;
-  probe(daemon, "maps", "BPFTIME_UNSAFE_UNVERIFIED=1");
-  EXPECT_EQ(daemon.hello_flags, wire::kHelloUnsafeUnverified);
+  probe(daemon, "maps", "BPFTIME_KERNEL_VERIFIER=require");
+  EXPECT_EQ(daemon.hello_flags, wire::kHelloKernelVerifierRequire);
 }
 
 TEST(Preload, ForkedChildHasItsOwnConnection) {

@@ -37,4 +37,7 @@ struct Diagnosis {
 
 inline constexpr size_t kPathMax = 32;
 
+// One line: "NUL001: `r0` may be null (instruction 17)".
+std::string summary(const Diagnosis& diagnosis);
+
 }  // namespace bpftime::verifier

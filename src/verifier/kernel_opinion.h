@@ -5,6 +5,13 @@
 
 namespace bpftime::verifier {
 
+// What becomes of it. Its acceptance never overrides our refusal.
+enum class KernelVerifier : uint8_t {
+  kOff,      // not asked
+  kAdvise,   // asked where it can be; a refusal is noted, the program accepted
+  kRequire,  // must accept too
+};
+
 struct KernelOpinion {
   int error = 0;    // 0: accepted; else the errno PROG_LOAD gave
   std::string log;  // no NUL

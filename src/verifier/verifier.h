@@ -39,6 +39,7 @@ struct Options {
   bool strict_alignment = false;    // BPF_F_STRICT_ALIGNMENT
   bool probe_write_user =
       true;  // bpf_probe_write_user and bpf_override_return need no grant (as root on Linux)
+  std::vector<uint32_t> helpers_missing;  // ids Linux has and the runtime has not: unknown here; ascending
   Limits limits;
   RuleSet disabled_rules;  // tests only: rules that are not enforced
 };

@@ -44,7 +44,9 @@ struct Reply {
 static_assert(sizeof(Reply) == 16);
 
 enum class ClientKind : uint32_t { kLoader = 1, kCli = 2, kTarget = 3, kKeeper = 4 };
-inline constexpr uint32_t kHelloUnsafeUnverified = 1;  // `load --unsafe-unverified`
+// `load --kernel-verifier=off|require`; neither: its opinion is asked for and only noted.
+inline constexpr uint32_t kHelloKernelVerifierOff = 2;
+inline constexpr uint32_t kHelloKernelVerifierRequire = 4;
 
 struct Hello {
   ClientKind kind;

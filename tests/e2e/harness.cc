@@ -42,12 +42,6 @@ void drain(int& fd, std::string& into) {
   }
 }
 
-bool kernel_verifies() {
-  // The daemon's own answer would need a daemon: bpf(2) is the same question.
-  static const bool usable = ::geteuid() == 0 && ::access("/sys/kernel/btf/vmlinux", R_OK) == 0;
-  return usable;
-}
-
 }  // namespace
 
 std::string bin_directory() {
@@ -280,14 +274,6 @@ Child EndToEnd::bpftime_child(Arguments arguments, Child::Options extra) {
 
 Arguments EndToEnd::load(Arguments tool) const {
   Arguments out = {"load"};
-  if (!kernel_verifies()) {
-    static const bool said = [] {
-      std::cerr << "note: the kernel cannot verify here: tools run with --unsafe-unverified\n";
-      return true;
-    }();
-    (void)said;
-    out.push_back("--unsafe-unverified");
-  }
   out.insert(out.end(), tool.begin(), tool.end());
   return out;
 }

@@ -90,7 +90,7 @@ class EndToEnd : public ::testing::Test {
   nlohmann::json bpftime_json(Arguments arguments);
   // `bpftime ARGUMENTS…` left running (load, start, trace).
   Child bpftime_child(Arguments arguments, Child::Options options = {});
-  // Arguments for `load`: on machines whose kernel cannot verify, --unsafe-unverified is added (and said once).
+  // Arguments for `load`.
   Arguments load(Arguments tool) const;
   // A stock tool (tests/tools) under `bpftime load`, ready.
   Child load_tool(Arguments tool);
