@@ -62,8 +62,7 @@ class Bench {
     Arguments tool = {options_.bin + "/probes", mode.name, std::to_string(victim_.pid()),
                       options_.bin + "/bench_victim", mode.function};
     if (ours) {
-      Arguments load = {options_.bin + "/bpftime", "load"};
-      if (options_.unsafe_unverified) load.push_back("--unsafe-unverified");
+      const Arguments load = {options_.bin + "/bpftime", "load"};
       tool.insert(tool.begin(), load.begin(), load.end());
     }
     Process running(tool, options_.work + "/probes.err");

@@ -37,7 +37,6 @@ struct HotPathOptions {
   std::string work;      // for scratch files
   std::string greeting;  // the first line the victim printed
   int rounds;
-  bool unsafe_unverified;
   std::optional<std::string> only;  // this mode's name
 };
 struct HotPath {

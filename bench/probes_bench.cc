@@ -50,17 +50,6 @@ class Workshop {
     arguments.insert(arguments.begin(), bin_ + "/bpftime");
     return output_of(arguments, path_ + "/bpftime.err");
   }
-  // Can the kernel's verifier be asked? Else tools run unverified. `doctor` ends with 1 when anything at all
-  // is missing.
-  bool kernel_verifies() {
-    Process doctor({"/bin/sh", "-c", "\"$0\" doctor --json || true", bin_ + "/bpftime"},
-                   path_ + "/bpftime.err");
-    const auto answer = nlohmann::json::parse(doctor.finish(false), nullptr, false);
-    for (const auto& check : answer.is_array() ? answer : answer.value("checks", nlohmann::json::array())) {
-      if (check.value("name", "") == "bpf(2)") return check.value("state", "") == "ok";
-    }
-    return false;
-  }
 
  private:
   std::string bin_, path_;
@@ -70,9 +59,6 @@ Report measure(const Options& options) {
   const std::string bin = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   Workshop workshop(bin);
   Report report{this_machine(options.commit), {}, {}, {}, {}};
-  const bool verified = workshop.kernel_verifies();
-  if (!verified)
-    std::fprintf(stderr, "note: the kernel cannot verify here: ours runs with --unsafe-unverified\n");
 
   std::fprintf(stderr, "==> a process without probes\n");
   const std::string program = bin + "/bench_victim";
@@ -90,7 +76,7 @@ Report measure(const Options& options) {
 
   std::fprintf(stderr, "==> probed calls, %d rounds\n", options.rounds);
   report.hot_path =
-      measure_hot_path(victim, {bin, workshop.path(), greeting, options.rounds, !verified, options.only});
+      measure_hot_path(victim, {bin, workshop.path(), greeting, options.rounds, options.only});
   victim.finish(false);
   return report;
 }

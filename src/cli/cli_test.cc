@@ -96,16 +96,16 @@ TEST_F(CliTest, NonsenseIsUsage) {
 
 TEST_F(CliTest, LoadReplacesItselfWithThePreloadedProgram) {
   CommandRun run =
-      command({"load", "--unsafe-unverified", "env", "-u", "NOTHING"});  // -u is env's own option
+      command({"load", "--kernel-verifier=off", "env", "-u", "NOTHING"});  // -u is env's own option
   run.environment["LD_PRELOAD"] = "/lib/x86_64-linux-gnu/libdl.so.2";
   const Outcome outcome = run_command(run);
   ASSERT_EQ(outcome.exit_code(), 0) << outcome.err;
   EXPECT_HAS(outcome.out, "LD_PRELOAD=" + base_ + "/libbpftime-loader.so:/lib/x86_64-linux-gnu/libdl.so.2\n");
   EXPECT_HAS(outcome.out, "BPFTIME_SOCKET=" + base_ + "/run/daemon.sock\n");
-  EXPECT_HAS(outcome.out, "BPFTIME_UNSAFE_UNVERIFIED=1\n");
+  EXPECT_HAS(outcome.out, "BPFTIME_KERNEL_VERIFIER=off\n");
   CommandRun inherited = command({"load", "env"});
-  inherited.environment["BPFTIME_UNSAFE_UNVERIFIED"] = "1";
-  EXPECT_LACKS(run_command(inherited).out, "BPFTIME_UNSAFE_UNVERIFIED");
+  inherited.environment["BPFTIME_KERNEL_VERIFIER"] = "off";
+  EXPECT_LACKS(run_command(inherited).out, "BPFTIME_KERNEL_VERIFIER");
 }
 
 TEST_F(CliTest, ProgramsOwnOptionsAreItsOwn) {

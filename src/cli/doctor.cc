@@ -140,9 +140,9 @@ Finding check_bpf() {
   attr.insn_cnt = 2;
   attr.license = reinterpret_cast<uint64_t>(license);
   Fd loaded(static_cast<int>(::syscall(SYS_bpf, BPF_PROG_LOAD, &attr, sizeof(attr))));
-  if (loaded) return {"bpf(2)", State::kOk, "usable: the kernel's verifier checks programs", {}};
+  if (loaded) return {"bpf(2)", State::kOk, "usable: the kernel's verifier gives a second opinion", {}};
   return {"bpf(2)", State::kLimited, std::string("not usable: ") + std::strerror(errno),
-          "programs cannot be verified: `load` needs --unsafe-unverified; everything else works"};
+          "programs are verified by bpftime alone, without the kernel's second opinion; everything works"};
 }
 
 Finding check_btf() {

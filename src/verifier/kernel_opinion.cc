@@ -32,8 +32,7 @@ void for_each_map_reference(Insns& insns, Visit visit) {
 }
 
 Error not_verified(const Request& request, const std::string& why, int code) {
-  return Error{code, "program " + request.program.name + ": not verified: " + why +
-                         "; try `bpftime load --unsafe-unverified`"};
+  return Error{code, "program " + request.program.name + ": the kernel's verifier cannot be asked: " + why};
 }
 
 Result<std::vector<bool>> referenced_maps(const Request& request) {

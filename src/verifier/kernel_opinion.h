@@ -22,7 +22,7 @@ struct KernelOpinion {
 // Whether the kernel's verifier can be asked here (bpf(2) present and permitted). Asked once per process.
 bool kernel_verifier_usable();
 
-// Errors only when nobody could be asked: EPERM "program X: not verified: …".
+// Errors only when nobody could be asked: EPERM "program X: the kernel's verifier cannot be asked: …".
 Result<KernelOpinion> ask_kernel(const Request& request);
 
 }  // namespace bpftime::verifier
