@@ -75,8 +75,7 @@ Report measure(const Options& options) {
   report.start = measure_start(bin + "/bpftime", workshop.path(), kStartRounds);
 
   std::fprintf(stderr, "==> probed calls, %d rounds\n", options.rounds);
-  report.hot_path =
-      measure_hot_path(victim, {bin, workshop.path(), greeting, options.rounds, options.only});
+  report.hot_path = measure_hot_path(victim, {bin, workshop.path(), greeting, options.rounds, options.only});
   victim.finish(false);
   return report;
 }

@@ -68,7 +68,8 @@ verifier::Verdict verify(Prog& prog) {
 }
 
 // The kernel's word on a program we accepted. Errors when it decides and does not accept; else a note for the log.
-Result<std::string> second_opinion(const verifier::Request& source, verifier::KernelVerifier mode, Prog& prog) {
+Result<std::string> second_opinion(const verifier::Request& source, verifier::KernelVerifier mode,
+                                   Prog& prog) {
   using verifier::KernelVerifier;
   if (mode == KernelVerifier::kOff) return std::string();
   if (mode == KernelVerifier::kAdvise && !verifier::kernel_verifier_usable()) return std::string();
@@ -82,9 +83,10 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
     return std::string();
   }
   if (mode == KernelVerifier::kRequire)
-    return Error{opinion->error, "the kernel's verifier refuses it (--kernel-verifier=require): " + opinion->log};
-  return "note: accepted here; the kernel's verifier refuses it: " + std::string(std::strerror(opinion->error)) +
-         "; see `bpftime load --kernel-verifier=require`\n";
+    return Error{opinion->error,
+                 "the kernel's verifier refuses it (--kernel-verifier=require): " + opinion->log};
+  return "note: accepted here; the kernel's verifier refuses it: " +
+         std::string(std::strerror(opinion->error)) + "; see `bpftime load --kernel-verifier=require`\n";
 }
 
 }  // namespace
@@ -93,7 +95,8 @@ Result<void> Kernel::ensure_facts(Prog& prog) {
   if (prog.facts) return {};
   const verifier::Verdict verdict = verify(prog);
   if (verdict.error == 0) return {};
-  return Error{verdict.error, "program " + prog.name + ": accepted by an earlier daemon, but not by this one"};
+  return Error{verdict.error,
+               "program " + prog.name + ": accepted by an earlier daemon, but not by this one"};
 }
 
 // Replaces descriptors in ld_imm64 instructions by indexes into the program's map list.
@@ -180,8 +183,10 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
 
   verifier::Verdict verdict = verify(*prog);
   if (verdict.error != 0) {
-    BpfReply reply = BpfReply::fail(verdict.error, "load program " + prog->name + ": refused; its log says why");
-    if (!verdict.diagnoses.empty()) reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]);
+    BpfReply reply =
+        BpfReply::fail(verdict.error, "load program " + prog->name + ": refused; its log says why");
+    if (!verdict.diagnoses.empty())
+      reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]);
     put_log(request, reply, verdict.log);
     return reply;
   }

@@ -68,9 +68,9 @@ struct Prog : Object {
   std::vector<std::shared_ptr<Map>> maps;
   std::vector<std::shared_ptr<Map>> bound_maps;  // PROG_BIND_MAP
   std::shared_ptr<Btf> btf;
-  uint32_t verified_insns = 0;  // as the kernel's verifier counts; 0: not known (a worker took over)
-  std::string verified_by;      // "bpftime", or "bpftime, kernel" when both accepted it
-  std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
+  uint32_t verified_insns = 0;           // as the kernel's verifier counts; 0: not known (a worker took over)
+  std::string verified_by;               // "bpftime", or "bpftime, kernel" when both accepted it
+  std::optional<verifier::Facts> facts;  // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
   std::vector<std::shared_ptr<Object>> references() const override;

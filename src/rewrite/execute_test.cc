@@ -269,5 +269,62 @@ TEST_P(Execute, OtherProcessesProgramsStaySilent) {
   EXPECT_EQ(last_event.count, 0u);
 }
 
+// Ends the function with 99 when its first argument is 13, and clobbers what a program may.
+extern "C" __attribute__((target("general-regs-only"), noinline)) uint64_t ending_program(
+    void* ctx, const wire::Invocation* invocation) {
+  auto* regs = static_cast<wire::PtRegs*>(ctx);
+  record_program(ctx, invocation);
+  if (regs->rdi != 13) return 0;
+  regs->rax = 99;
+  regs->orig_rax = wire::kFunctionEnds;
+  return 0;
+}
+
+TEST_P(Execute, AProgramEndsTheFunctionWithItsValue) {
+  const auto ending = reinterpret_cast<uint64_t>(ending_program);
+  const auto recording = reinterpret_cast<uint64_t>(record_program);
+  ProgramCall call_ending{ending, {}, 0};
+  call_ending.ends = ProgramCall::Ends::kResultInRax;
+  last_event = {};
+  compare({{recording, {}, 0}});
+  const uint64_t plain = call(12, 0);
+  {
+    auto live = patch({call_ending, {recording, {}, 0}});
+    ASSERT_NE(live, nullptr);
+    EXPECT_EQ(call(12, 0), plain);
+    last_event = {};
+    EXPECT_EQ(call(13, 0), 99u);
+    EXPECT_EQ(last_event.count, 2u) << "the program behind it runs too";
+  }
+}
+
+extern "C" __attribute__((noinline)) double half_of(double value) {
+  asm volatile("" ::: "memory");
+  return value / 2;
+}
+
+extern "C" __attribute__((target("general-regs-only"), noinline)) uint64_t ending_with_a_double(
+    void* ctx, const wire::Invocation*) {
+  auto* regs = static_cast<wire::PtRegs*>(ctx);
+  regs->rax = 0x4008000000000000;  // 3.0
+  regs->orig_rax = wire::kFunctionEnds;
+  return 0;
+}
+
+TEST(ExecuteFloat, AProgramEndsAFunctionThatReturnsADouble) {
+  double (*volatile function)(double) = half_of;
+  TestArena arena(reinterpret_cast<void*>(half_of));
+  ProgramCall call{reinterpret_cast<uint64_t>(ending_with_a_double), {}, 0};
+  call.ends = ProgramCall::Ends::kResultInXmm0;
+  SiteRequest request;
+  request.on_entry = {call};
+  ASSERT_EQ(function(8.0), 4.0);
+  {
+    LivePatch live(arena, reinterpret_cast<void*>(half_of), 16, request);
+    EXPECT_EQ(function(8.0), 3.0);
+  }
+  EXPECT_EQ(function(8.0), 4.0);
+}
+
 }  // namespace
 }  // namespace bpftime::rewrite

@@ -18,6 +18,8 @@ struct ProgramCall {
   uint64_t code_address = 0;  // entry in the target, within ±2 GiB of the trampoline
   wire::Invocation invocation{};
   uint32_t only_tgid = 0;  // run only when TargetIdentity::tgid equals this; 0: in every process
+  // Entry programs: whether this one may end the function (wire::kFunctionEnds), and where its result goes.
+  enum class Ends : uint8_t { kNever, kResultInRax, kResultInXmm0 } ends = Ends::kNever;
 };
 
 struct SiteRequest {

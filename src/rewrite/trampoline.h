@@ -9,6 +9,7 @@
 //  3. Vector and x87 state is never touched: programs use general registers only. No pushf/popf: popf alone
 //  costs more
 //     than all the rest.
+//     One exception: a function that returns a double and is ended by a program gets its result in xmm0.
 //  4. Same request, same bytes: trampolines are compared and reused by content.
 #pragma once
 

@@ -25,4 +25,7 @@ struct PtRegs {
 };
 static_assert(sizeof(PtRegs) == 168);
 
+// In PtRegs::orig_rax, which is -1 at every probe: a program ends the probed function, PtRegs::rax is its result.
+inline constexpr uint64_t kFunctionEnds = ~uint64_t{1};
+
 }  // namespace bpftime::wire
