@@ -19,6 +19,7 @@
 #include "agent/arch/x86_64/system_call.h"
 #include "agent/signals.h"
 #include "agent/thread.h"
+#include "wire/checked_load.h"
 #include "wire/target_context.h"
 
 extern "C" {
@@ -102,14 +103,30 @@ KernelAction our_action(const KernelAction& host) {
 // negative.
 bool is_fault(const SignalInfo& info) { return info.code > 0; }
 
+// Whether `rip` lies in memory of ours, with room for a mark before it.
+bool in_program_code(uint64_t rip) {
+  const wire::TargetContext* context = bpftime_agent_context;
+  if (context == nullptr) return false;
+  for (uint32_t i = 0; i < context->arena_count && i < wire::kArenasMax; ++i) {
+    const wire::ArenaRecord& arena = context->arenas[i];
+    if (rip >= arena.address + wire::kCheckedLoadMark && rip < arena.address + arena.size) return true;
+  }
+  return false;
+}
+
 bool repair(SignalInfo* info, uint8_t* context) {
   uint64_t& rip = word_at(context, kContextRip);
   if (!is_fault(*info)) return false;
-  if (rip < reinterpret_cast<uint64_t>(bpftime_safe_begin) ||
-      rip >= reinterpret_cast<uint64_t>(bpftime_safe_end)) {
+  if (rip >= reinterpret_cast<uint64_t>(bpftime_safe_begin) &&
+      rip < reinterpret_cast<uint64_t>(bpftime_safe_end)) {
+    rip = reinterpret_cast<uint64_t>(bpftime_safe_fixup);
+  } else if (const uint64_t length =
+                 in_program_code(rip) ? wire::checked_load_length(reinterpret_cast<const uint8_t*>(rip)) : 0;
+             length != 0) {
+    rip += length;
+  } else {
     return false;
   }
-  rip = reinterpret_cast<uint64_t>(bpftime_safe_fixup);
   if (bpftime_agent_context != nullptr) ++bpftime_agent_context->faults_repaired;
   return true;
 }

@@ -157,6 +157,48 @@ TEST(SafeCopy, RepairsFaults) {
   });
 }
 
+// long read(const long*): 0 or -EFAULT, as the compiler emits checked loads.
+const uint8_t kCheckedLoad[] = {
+    0x48, 0xc7, 0xc1, 0xf2, 0xff, 0xff, 0xff,  // mov $-14, %rcx
+    0x0f, 0x1f, 0x80, 0x05, 0x62, 0x70, 0x66,  // the mark: skip 5 bytes
+    0x48, 0x8b, 0x07,                          // mov (%rdi), %rax
+    0x31, 0xc9,                                // xor %ecx, %ecx
+    0x48, 0x89, 0xc8,                          // mov %rcx, %rax
+    0xc3,
+};
+
+using CheckedLoad = long (*)(const void*);
+
+CheckedLoad place_checked_load(TestAgent& agent, bool in_an_arena) {
+  void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  std::memcpy(page, kCheckedLoad, sizeof kCheckedLoad);
+  agent.context().arena_count = 2;
+  agent.context().arenas[1] = {reinterpret_cast<uint64_t>(page) + (in_an_arena ? 0 : 4096), 4096, 0, 0};
+  return reinterpret_cast<CheckedLoad>(page);
+}
+
+TEST(CheckedLoad, IsRepairedWhereverItsMarkSays) {
+  expect_fine([] {
+    TestAgent& agent = TestAgent::get();
+    agent.install_guard();
+    const CheckedLoad read = place_checked_load(agent, true);
+    const uint64_t before = agent.context().faults_repaired, good = 5;
+    REQUIRE(read(&good) == 0);
+    REQUIRE(agent.context().faults_repaired == before);
+    for (const uint64_t bad : {uint64_t{0}, uint64_t{16}, uint64_t{1} << 63, ~uint64_t{7}})
+      REQUIRE(read(reinterpret_cast<const void*>(bad)) == -EFAULT);
+    REQUIRE(agent.context().faults_repaired == before + 4);
+  });
+}
+
+TEST(CheckedLoad, MeansNothingOutsideOurCode) {
+  expect_death(SIGSEGV, [] {
+    TestAgent& agent = TestAgent::get();
+    agent.install_guard();
+    place_checked_load(agent, false)(kNowhere);
+  });
+}
+
 TEST(Guard, DefaultActionKillsAtTheTruePlace) {
   expect_death(SIGSEGV, [] {
     guard_all();

@@ -64,8 +64,12 @@ TEST(Compile, ZeroesTheStackThatMayBeReadUnwritten) {
 }
 
 TEST(Compile, LeavesOutWhatIsProvedDead) {
-  const std::vector<program::Insn> insns = {mov(0, 1), raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 2, 7), mov(0, 2),
-                                            exit_insn(), testing::call(0x7ffffff), exit_insn()};
+  const std::vector<program::Insn> insns = {mov(0, 1),
+                                            raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 2, 7),
+                                            mov(0, 2),
+                                            exit_insn(),
+                                            testing::call(0x7ffffff),
+                                            exit_insn()};
   const auto code = compile_proved(insns, {4, 5}, 0);
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->run(0, 0), 2u);

@@ -220,6 +220,25 @@ TEST_F(Helpers, ProbeReadCopiesOrZeroes) {
   }
 }
 
+TEST_F(Helpers, ProbeReadsOfWordsAreLoadsInTheCode) {
+  const uint64_t source = 0x8877665544332211;
+  for (const int32_t size : {1, 2, 4, 8}) {
+    auto* word = new uint64_t(~uint64_t{0});
+    const auto code = target_.compile(read_program(112, size, &source));
+    ASSERT_TRUE(code.ok()) << code.error().message;
+    EXPECT_NE(code->disassembly().find("nop"), std::string::npos);
+    EXPECT_EQ(code->disassembly().find("call"), std::string::npos) << code->disassembly();
+    EXPECT_EQ(code->run(reinterpret_cast<uint64_t>(word), 0), 0u);
+    EXPECT_EQ(memcmp(word, &source, static_cast<size_t>(size)), 0) << size;
+    EXPECT_EQ(size == 8 || *word >> size * 8 == ~uint64_t{0} >> size * 8, true) << "wrote more than " << size;
+    *word = ~uint64_t{0};
+    EXPECT_EQ(static_cast<int64_t>(target_.run(read_program(112, size, reinterpret_cast<void*>(0x10)), word)),
+              -EFAULT);
+    EXPECT_EQ(*word << (64 - size * 8), 0u) << "zeroed";
+    delete word;
+  }
+}
+
 TEST_F(Helpers, ProbeReadWithoutTheAgentFails) {
   target_.context()->safe_copy = target_.context()->safe_copy_string = 0;
   char buffer[200];

@@ -3,10 +3,14 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/rseq.h>
 #include <sys/uio.h>
+#include <ucontext.h>
 #include <unistd.h>
+
+#include "wire/checked_load.h"
 
 namespace bpftime::compiler::testing {
 namespace {
@@ -25,6 +29,17 @@ long safe_copy_string(char* destination, const void* source, uint64_t size) {
   }
   destination[size - 1] = '\0';
   return static_cast<long>(size);
+}
+
+// The agent's part for loads in the code itself. Anything else that faults is the test's own end.
+void repair_checked_load(int signal, siginfo_t*, void* context) {
+  auto& pc = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+  const uint64_t length = wire::checked_load_length(reinterpret_cast<const uint8_t*>(pc));
+  if (length == 0) {
+    ::signal(signal, SIG_DFL);
+    return;
+  }
+  pc += static_cast<greg_t>(length);
 }
 
 int32_t find_tid_offset() {
@@ -51,6 +66,11 @@ Target::Target() : next_map_(address() + wire::kMapsOffset) {
   void* vdso = dlopen("linux-vdso.so.1", RTLD_NOLOAD | RTLD_NOW);
   if (vdso != nullptr)
     context_->vdso_clock_gettime = reinterpret_cast<uint64_t>(dlsym(vdso, "__vdso_clock_gettime"));
+  struct sigaction action {};
+  action.sa_sigaction = repair_checked_load;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  ::sigaction(SIGSEGV, &action, nullptr);
+  ::sigaction(SIGBUS, &action, nullptr);
   context_->safe_copy = reinterpret_cast<uint64_t>(&safe_copy);
   context_->safe_copy_string = reinterpret_cast<uint64_t>(&safe_copy_string);
 }

@@ -709,7 +709,8 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
     const auto end = i + 1 < starts->size() ? (*starts)[i + 1] : static_cast<uint32_t>(program.insns.size());
     const bool known = options.facts != nullptr && i < options.facts->zeroed_bytes.size();
     const uint32_t zeroed = known ? options.facts->zeroed_bytes[i] : 0;
-    if (Result<void> done = FunctionTranslator(scope, (*starts)[i], end, zeroed).run(); !done) return done.error();
+    if (Result<void> done = FunctionTranslator(scope, (*starts)[i], end, zeroed).run(); !done)
+      return done.error();
   }
   make_entry(scope);
   make_environment(scope);

@@ -1,14 +1,37 @@
-// Reads of addresses the program made up. The agent's copy routines repair the faults; without them nothing
-// is read.
-#include "helpers/runtime/runtime.h"
+// Reads of addresses the program made up. Faults are repaired by the agent; without it nothing is read. Reads of 1, 2, 4 and
+// 8 bytes are single loads in the program's code; the others call the agent's copy routines.
+#include "helpers/runtime/checked_load.h"
 
 namespace bpftime::runtime {
 namespace {
 
-constexpr uint64_t kTaskSize = 0x7ffffffff000;  // TASK_SIZE_MAX: user addresses end here
-
 using SafeCopy = long (*)(void* destination, const void* source, uint64_t size);
 using SafeCopyString = long (*)(char* destination, const void* source, uint64_t size);
+
+template <typename T>
+inline int64_t read_word(void* destination, uint64_t address) {
+  T value;
+  const int64_t error = load_checked(address, value);
+  __builtin_memcpy(destination, &value, sizeof value);
+  return error;
+}
+
+// The kernel's size is a u32.
+inline int64_t read(void* destination, uint32_t size, uint64_t address) {
+  switch (size) {
+    case 1:
+      return read_word<uint8_t>(destination, address);
+    case 2:
+      return read_word<uint16_t>(destination, address);
+    case 4:
+      return read_word<uint32_t>(destination, address);
+    case 8:
+      return read_word<uint64_t>(destination, address);
+    default:
+      break;
+  }
+  return read_memory(destination, size, address);
+}
 
 }  // namespace
 
@@ -34,10 +57,10 @@ int64_t read_string(char* destination, uint64_t size, uint64_t address) {
   return -kEfault;
 }
 
-// r1 destination, r2 size, r3 address. The kernel's size is a u32.
-BPFTIME_HELPER_FUNCTION(probe_read) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
-BPFTIME_HELPER_FUNCTION(probe_read_user) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
-BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read_memory(pointer(r1), static_cast<uint32_t>(r2), r3); }
+// r1 destination, r2 size, r3 address.
+BPFTIME_HELPER_FUNCTION(probe_read) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(probe_read_user) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_str) {
   return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
 }

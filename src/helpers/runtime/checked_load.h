@@ -1,0 +1,37 @@
+// A load of an address the program made up, in a few instructions: a fault skips it (wire/checked_load.h).
+#pragma once
+
+#include "helpers/runtime/runtime.h"
+#include "wire/checked_load.h"
+
+namespace bpftime::runtime {
+
+inline constexpr uint64_t kTaskSize = 0x7ffffffff000;  // TASK_SIZE_MAX: user addresses end here
+
+// Whether somebody is there to repair faults; without that nothing is read.
+inline bool faults_are_repaired() { return __builtin_expect(context()->safe_copy != 0, 1); }
+
+// T: 1, 2, 4 or 8 bytes. 0, or -EFAULT with `value` zero.
+template <typename T>
+inline int64_t load_checked(uint64_t address, T& value) {
+  static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8);
+  uint64_t loaded = 0;
+  int64_t error = -kEfault;
+  if (__builtin_expect(address < kTaskSize && faults_are_repaired(), 1)) {
+    // The last instruction of the skipped part clears the error.
+#define BPFTIME_LOAD(instruction)                                                            \
+  asm volatile(BPFTIME_CHECKED_LOAD_MARK("2f - 1f") "1: " instruction "\n xorl %k1, %k1\n2:" \
+               : "+r"(loaded), "+r"(error)                                                   \
+               : "r"(address)                                                                \
+               : "memory", "cc")
+    if constexpr (sizeof(T) == 1) BPFTIME_LOAD("movzbl (%2), %k0");
+    if constexpr (sizeof(T) == 2) BPFTIME_LOAD("movzwl (%2), %k0");
+    if constexpr (sizeof(T) == 4) BPFTIME_LOAD("movl (%2), %k0");
+    if constexpr (sizeof(T) == 8) BPFTIME_LOAD("movq (%2), %0");
+#undef BPFTIME_LOAD
+  }
+  value = static_cast<T>(loaded);
+  return error;
+}
+
+}  // namespace bpftime::runtime
