@@ -34,6 +34,7 @@ class TestAgent {
   }
 
   wire::TargetContext& context() { return context_; }
+  static wire::TargetContext* context_address() { return &context_; }
   uint64_t return_enter() const { return symbol<uint64_t>("bpftime_agent_return_enter"); }
   void install_guard() { symbol<long (*)(wire::TargetContext*)>("bpftime_agent_install_guard")(&context_); }
   void remove_guard() { symbol<long (*)()>("bpftime_agent_remove_guard")(); }

@@ -78,7 +78,9 @@ struct TargetContext {
   uint64_t returns_missed;
   uint64_t random_state;
   uint64_t guard_installed;  // 1 once the signal guard is in place
-  uint64_t reserved[8];
+  uint64_t host_call;           // agent: see src/agent/arch/x86_64/host_call.S
+  uint64_t host_calls_aborted;  // by an exception; statistics
+  uint64_t reserved[6];
   // The registry.
   uint32_t patch_count;  // records in use, <= kPatchesMax
   uint32_t arena_count;
