@@ -41,6 +41,8 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   code.stack_bytes = static_cast<uint32_t>(linked->stack_bytes);
   code.makes_system_calls = facts->makes_system_calls;
   code.repairs_faults = facts->repairs_faults;
+  code.calls_host = facts->calls_host;
+  code.ends_function = facts->ends_function;
   return code;
 }
 

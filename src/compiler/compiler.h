@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "program/program.h"
+#include "verifier/constraints.h"
 #include "verifier/facts.h"
 #include "wire/object.h"
 
@@ -29,6 +30,8 @@ struct CompileOptions {
   // What the verifier proved of this very program: stack it may read unwritten is zeroed, code it never reaches is left
   // out. Null (tests): unwritten stack has unknown bytes and all code is translated.
   const verifier::Facts* facts = nullptr;
+  // Of the program's extension class: how entry arguments become the context, what host calls return. Null: none.
+  const verifier::Constraints* constraints = nullptr;
 };
 
 // Position-independent, fully linked, general registers only, no calls or references outside itself except
@@ -40,7 +43,9 @@ struct MachineCode {
   uint32_t stack_bytes =
       0;  // deepest use of the stack, return addresses included (not what vDSO and agent use)
   bool makes_system_calls = false;  // calls a helper that may enter the kernel (helpers::Helper::system_call)
-  bool repairs_faults = false;      // needs the agent's safe_copy
+  bool repairs_faults = false;      // reads memory that may not be there: needs the agent's signal guard
+  bool calls_host = false;          // needs the agent's bridge
+  bool ends_function = false;       // may end the probed function (bpf_override_return)
 };
 
 // `maps[i]` is what index i of the program's map references means. Program must be valid.

@@ -12,6 +12,8 @@
 
 #include "helpers/table.h"
 #include "maps/map.h"
+#include "wire/invocation.h"
+#include "wire/target_context.h"
 
 namespace bpftime::compiler {
 namespace {
@@ -28,6 +30,8 @@ constexpr uint32_t kRegisters = 11;
 constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
 constexpr uint32_t kInvocationArgument = 5;
+constexpr uint32_t kRegsArgument = 6;  // of local functions: wire::PtRegs, whatever the context is
+constexpr uint32_t kArgumentRegisters = 6;
 
 Error error_at(uint32_t index, const std::string& why) {
   return Error{EINVAL, "compile: instruction " + std::to_string(index) + ": " + why};
@@ -63,8 +67,13 @@ struct ProgramScope {
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
   llvm::PointerType* pointer() const { return llvm::PointerType::get(context(), 0); }
   // r1..r5 and the Invocation; what local functions and helpers have in common.
-  llvm::FunctionType* call_type() const {
+  llvm::FunctionType* helper_type() const {
     return llvm::FunctionType::get(word(), {word(), word(), word(), word(), word(), pointer()}, false);
+  }
+  // The same and the registers of the probed function.
+  llvm::FunctionType* function_type() const {
+    return llvm::FunctionType::get(word(), {word(), word(), word(), word(), word(), pointer(), pointer()},
+                                   false);
   }
 
   // A constant struct MapRef (src/helpers/runtime/runtime.h).
@@ -101,6 +110,14 @@ struct ProgramScope {
     return map_globals[index];
   }
 };
+
+// What C leaves in the upper bits of a narrow argument or result is anything.
+Value* extend_argument(llvm::IRBuilder<>& builder, Value* value, const verifier::Argument& type) {
+  if (type.kind != verifier::Argument::Kind::kNumber || type.bytes == 0 || type.bytes >= 8) return value;
+  Value* narrow = builder.CreateTrunc(value, builder.getIntNTy(type.bytes * 8));
+  return type.is_signed ? builder.CreateSExt(narrow, builder.getInt64Ty())
+                        : builder.CreateZExt(narrow, builder.getInt64Ty());
+}
 
 // Translates one subprogram: instructions [start, end).
 class FunctionTranslator {
@@ -413,10 +430,26 @@ class FunctionTranslator {
     if (insn.dst_reg == kFramePointer) return error_at(index, "r10 is read-only");
     const uint8_t mode = BPF_MODE(insn.code);
     if (mode != BPF_MEM && mode != kMemsx) return unknown(index, insn);
-    Value* value =
-        builder_.CreateAlignedLoad(size_type(insn.code), address(insn.src_reg, insn.off), llvm::Align(1));
+    Value* value = may_fault(index)
+                       ? checked_load(insn)
+                       : builder_.CreateAlignedLoad(size_type(insn.code), address(insn.src_reg, insn.off),
+                                                    llvm::Align(1));
     set(insn.dst_reg, mode == kMemsx ? builder_.CreateSExt(value, word()) : value);
     return {};
+  }
+
+  bool may_fault(uint32_t index) const {
+    const verifier::Facts* facts = scope_.options.facts;
+    return facts != nullptr && index < facts->insns.size() && facts->insns[index].needs_fault_table;
+  }
+  // Of host memory that may be gone: zero then (src/helpers/runtime/host.cc).
+  Value* checked_load(const Insn& insn) {
+    scope_.facts.repairs_faults = true;
+    auto* type = size_type(insn.code);
+    const std::string name = "bpftime_checked_load_" + std::to_string(type->getBitWidth() / 8);
+    const auto callee = scope_.module.getOrInsertFunction(name, word(), word());
+    Value* place = builder_.CreateAdd(get(insn.src_reg), word_of(static_cast<uint64_t>(int64_t{insn.off})));
+    return builder_.CreateTrunc(builder_.CreateCall(callee, {place}), type);
   }
 
   Result<void> store(uint32_t index, const Insn& insn) {
@@ -496,6 +529,11 @@ class FunctionTranslator {
         set(insn.dst_reg, builder_.CreatePtrToInt(target->second, word()));
         return {};
       }
+      case BPF_PSEUDO_BTF_ID:
+        if (!is_host_id(first, &verifier::Constraints::globals))
+          return error_at(index, "no such host variable");
+        set(insn.dst_reg, host_address(first));
+        return {};
       default:
         return error_at(index, "unsupported kind of 64-bit constant " + std::to_string(insn.src_reg));
     }
@@ -565,6 +603,42 @@ class FunctionTranslator {
     }
   }
 
+  template <typename Member>
+  bool is_host_id(uint32_t id, Member member) const {
+    const verifier::Constraints* constraints = scope_.options.constraints;
+    if (constraints == nullptr) return false;
+    const auto& list = constraints->*member;
+    return std::any_of(list.begin(), list.end(), [id](const auto& item) { return item.id == id; });
+  }
+  // Of a host function or variable in the target at hand.
+  Value* host_address(uint32_t id) {
+    Value* invocation = function_->getArg(kInvocationArgument);
+    Value* table =
+        builder_.CreateLoad(word(), builder_.CreateConstGEP1_64(builder_.getInt8Ty(), invocation,
+                                                                offsetof(wire::Invocation, host_table)));
+    Value* place = builder_.CreateAdd(table, word_of(uint64_t{id} * sizeof(uint64_t)));
+    return builder_.CreateLoad(word(), builder_.CreateIntToPtr(place, scope_.pointer()));
+  }
+
+  // Through the agent's bridge (src/agent/arch/x86_64/host_call.S).
+  Result<void> host_call(uint32_t index, const Insn& insn) {
+    const auto id = static_cast<uint32_t>(insn.imm);
+    if (!is_host_id(id, &verifier::Constraints::functions)) return error_at(index, "no such host function");
+    const auto& functions = scope_.options.constraints->functions;
+    const auto& function =
+        *std::find_if(functions.begin(), functions.end(), [id](const auto& item) { return item.id == id; });
+    scope_.facts.calls_host = true;
+    Value* where = word_of(scope_.options.context_address + offsetof(wire::TargetContext, host_call));
+    Value* bridge = builder_.CreateLoad(scope_.pointer(), builder_.CreateIntToPtr(where, scope_.pointer()));
+    std::array<Value*, 7> arguments{};
+    for (uint32_t i = 0; i < 5; i++) arguments[i] = get(i + 1);
+    arguments[kInvocationArgument] = builder_.CreateIntToPtr(host_address(id), scope_.pointer());
+    arguments[kRegsArgument] = function_->getArg(kRegsArgument);
+    Value* result = builder_.CreateCall(scope_.function_type(), bridge, arguments);
+    set(BPF_REG_0, extend_argument(builder_, result, function.result));
+    for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
+    return {};
+  }
   // r1–r5 keep their values: who may run cannot read them, and keeping costs nothing when nobody does.
   Result<void> call(uint32_t index, const Insn& insn) {
     llvm::Function* callee = nullptr;
@@ -572,8 +646,10 @@ class FunctionTranslator {
       const auto target = scope_.subprograms.find(static_cast<uint32_t>(int64_t{index} + 1 + insn.imm));
       if (target == scope_.subprograms.end()) return error_at(index, "no function there");
       callee = target->second;
+    } else if (insn.src_reg == BPF_PSEUDO_KFUNC_CALL) {
+      return host_call(index, insn);
     } else if (insn.src_reg != 0) {
-      return error_at(index, "kernel functions (kfuncs) are not supported");
+      return error_at(index, "unknown kind of call");
     } else {
       const helpers::Helper* helper = helpers::find(static_cast<uint32_t>(insn.imm));
       if (helper == nullptr) {  // proved dead, or nothing was (compiler.h)
@@ -588,12 +664,18 @@ class FunctionTranslator {
       scope_.facts.makes_system_calls |= helper->system_call;
       scope_.facts.repairs_faults |= helper->repairs_faults;
       callee = llvm::cast<llvm::Function>(
-          scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.call_type()).getCallee());
+          scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.helper_type()).getCallee());
     }
-    std::array<Value*, 6> arguments{};
+    std::vector<Value*> arguments(is_local_call(insn) ? 7 : 6);
     // A local function may move the pointers it gets.
     for (uint32_t i = 0; i < 5; i++) arguments[i] = is_local_call(insn) ? get(i + 1) : get_argument(i + 1);
     arguments[kInvocationArgument] = function_->getArg(kInvocationArgument);
+    if (is_local_call(insn)) arguments[kRegsArgument] = function_->getArg(kRegsArgument);
+    if (!is_local_call(insn) && insn.imm == BPF_FUNC_override_return) {
+      scope_.facts.ends_function = true;
+      arguments[0] =
+          builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());  // the context may be a copy
+    }
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
     for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
@@ -649,6 +731,31 @@ Result<std::vector<uint32_t>> find_subprograms(const program::Program& program) 
   return std::vector<uint32_t>(starts.begin(), starts.end());
 }
 
+// The context of a typed entry: the probed function's arguments, one 8-byte slot each, widened as their types say.
+Value* make_typed_context(llvm::IRBuilder<>& builder, ProgramScope& scope, Value* regs) {
+  constexpr uint64_t kRegisterOffsets[kArgumentRegisters] = {
+      offsetof(wire::PtRegs, rdi), offsetof(wire::PtRegs, rsi), offsetof(wire::PtRegs, rdx),
+      offsetof(wire::PtRegs, rcx), offsetof(wire::PtRegs, r8),  offsetof(wire::PtRegs, r9)};
+  const auto& arguments = scope.options.constraints->entry;
+  auto* slots =
+      builder.CreateAlloca(scope.word(), builder.getInt64(std::max<size_t>(arguments.size(), 1)), "context");
+  const auto load_at = [&](Value* base, uint64_t offset) {
+    return builder.CreateLoad(scope.word(), builder.CreateConstGEP1_64(builder.getInt8Ty(), base, offset));
+  };
+  for (size_t i = 0; i < arguments.size(); i++) {
+    Value* value;
+    if (i < kArgumentRegisters) {
+      value = load_at(regs, kRegisterOffsets[i]);
+    } else {  // above the return address
+      Value* stack = builder.CreateIntToPtr(load_at(regs, offsetof(wire::PtRegs, rsp)), scope.pointer());
+      value = load_at(stack, 8 + 8 * (i - kArgumentRegisters));
+    }
+    builder.CreateStore(extend_argument(builder, value, arguments[i]),
+                        builder.CreateConstGEP1_64(scope.word(), slots, i));
+  }
+  return builder.CreatePtrToInt(slots, scope.word());
+}
+
 // uint64_t program(void* ctx, const Invocation*), or bare: r1 and r2.
 void make_entry(ProgramScope& scope) {
   const bool bare = scope.options.bare;
@@ -659,9 +766,13 @@ void make_entry(ProgramScope& scope) {
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
   Value* zero = builder.getInt64(0);
   Value* no_invocation = llvm::ConstantPointerNull::get(scope.pointer());
+  Value* regs = builder.CreateIntToPtr(entry->getArg(0), scope.pointer());
+  const verifier::Constraints* constraints = scope.options.constraints;
+  const bool typed = constraints != nullptr && constraints->typed_entry;
+  Value* context = typed ? make_typed_context(builder, scope, regs) : entry->getArg(0);
   Value* result =
-      builder.CreateCall(scope.subprograms.at(0), {entry->getArg(0), bare ? entry->getArg(1) : zero, zero,
-                                                   zero, zero, bare ? no_invocation : entry->getArg(1)});
+      builder.CreateCall(scope.subprograms.at(0), {context, bare ? entry->getArg(1) : zero, zero, zero, zero,
+                                                   bare ? no_invocation : entry->getArg(1), regs});
   builder.CreateRet(result);
 }
 
@@ -702,8 +813,9 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
 
   ProgramScope scope{program, maps, options, module, {}, {}, std::vector<llvm::GlobalVariable*>(maps.size())};
   for (const uint32_t start : *starts) {
-    scope.subprograms[start] = llvm::Function::Create(scope.call_type(), llvm::GlobalValue::InternalLinkage,
-                                                      "bpf_function_" + std::to_string(start), module);
+    scope.subprograms[start] =
+        llvm::Function::Create(scope.function_type(), llvm::GlobalValue::InternalLinkage,
+                               "bpf_function_" + std::to_string(start), module);
   }
   for (size_t i = 0; i < starts->size(); i++) {
     const auto end = i + 1 < starts->size() ? (*starts)[i + 1] : static_cast<uint32_t>(program.insns.size());

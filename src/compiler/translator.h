@@ -26,6 +26,8 @@ inline constexpr char kTraceRingSymbol[] = "bpftime_trace_ring";
 struct TranslationFacts {
   bool makes_system_calls = false;
   bool repairs_faults = false;
+  bool calls_host = false;
+  bool ends_function = false;
 };
 
 // Fills `module` with kEntrySymbol (wire/invocation.h) and what it needs; helpers stay declared.

@@ -333,7 +333,7 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       code = *copied;
     }
     rewrite::ProgramCall call{*code + want.program->code->entry_offset,
-                              {want.cookie, site.address, want.program->id, 0},
+                              {want.cookie, site.address, want.program->id, 0, 0},
                               want.only_tgid};
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }

@@ -240,8 +240,8 @@ TEST_P(Execute, ProgramsSeeTheCallAndChangeNothing) {
   const auto code = reinterpret_cast<uint64_t>(record_program);
   const auto site = reinterpret_cast<uint64_t>(GetParam().function);
   last_event = {};
-  compare({{code, {1, site, 1, 0}, 0}, {code, {2, site, 2, 0}, identity_.tgid}});
-  auto live = patch({{code, {42, site, 9, 0}, 0}});
+  compare({{code, {1, site, 1, 0, 0}, 0}, {code, {2, site, 2, 0, 0}, identity_.tgid}});
+  auto live = patch({{code, {42, site, 9, 0, 0}, 0}});
   ASSERT_NE(live, nullptr);
   const uint64_t before = last_event.count;
   call(11, 0);

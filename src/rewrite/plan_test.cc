@@ -54,7 +54,7 @@ TEST(PlanProbe, GoldenEntryTrampoline) {
                                      0xe5, 0x53, 0xc3};  // push %rbp; mov %rsp,%rbp; push %rbx; ret
   SiteRequest request = request_for(code);
   request.identity_address = 0x100000001000;
-  request.on_entry = {{0x600000, {7, kSite, 3, 0}, 1234}};
+  request.on_entry = {{0x600000, {7, kSite, 3, 0, 0}, 1234}};
   auto plan = plan_probe(request);
   ASSERT_TRUE(plan.ok()) << plan.error().message;
   const std::string golden =

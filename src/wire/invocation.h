@@ -11,8 +11,11 @@ struct Invocation {
   uint64_t func_ip;  // bpf_get_func_ip
   uint32_t program_id;
   uint32_t reserved;
+  // Addresses in this target of the host functions and variables the program's class grants; what
+  // verifier::HostFunction::id and HostGlobal::id index. 0: the program uses none.
+  uint64_t host_table;
 };
-static_assert(sizeof(Invocation) == 24);
+static_assert(sizeof(Invocation) == 32);
 
 // Compiled program: System V ABI, general registers only, at most kProgramStackMax bytes of stack.
 //   uint64_t program(void* ctx, const Invocation* invocation);

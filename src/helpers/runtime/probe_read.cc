@@ -57,6 +57,14 @@ int64_t read_string(char* destination, uint64_t size, uint64_t address) {
   return -kEfault;
 }
 
+int64_t write_memory(uint64_t address, const void* source, uint64_t size) {
+  if (size == 0) return 0;
+  const auto copy = reinterpret_cast<SafeCopy>(context()->safe_copy);
+  const bool in_range = address < kTaskSize && size <= kTaskSize - address;
+  if (!in_range || copy == nullptr) return -kEfault;
+  return copy(pointer(address), source, size);
+}
+
 // r1 destination, r2 size, r3 address.
 BPFTIME_HELPER_FUNCTION(probe_read) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_user) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }

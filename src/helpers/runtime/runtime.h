@@ -80,6 +80,8 @@ uint64_t clock_ns(int clock);         // 0: the clock cannot be read without a s
 // Reads of addresses the program made up. 0 / length, or -EFAULT with `destination` zeroed.
 int64_t read_memory(void* destination, uint64_t size, uint64_t address);
 int64_t read_string(char* destination, uint64_t size, uint64_t address);
+// The reverse. 0, or -EFAULT with the bytes before the fault written.
+int64_t write_memory(uint64_t address, const void* source, uint64_t size);
 
 extern "C" {
 // In called.cc.
