@@ -1,0 +1,67 @@
+// The log bpf(2) callers read in their log_buf, in the notation of Linux's verifier: libbpf and its kin parse its end.
+//
+// Levels as Linux has them (bits): 1 the instructions of the refused path with what each changed; 2 all paths, with whole
+// states where a path is taken up again; 4 statistics; 8 keep the start of a log that does not fit, not its end.
+//
+// The log of a refused program ends in Linux's words: the failing instruction, the error, the statistics. Our own
+// explanation (render.h) stands in front of these lines: libbpf looks for what it can translate (the mark of a CO-RE
+// relocation that failed) in the last ten lines, and veristat for the statistics in the last four.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "verifier/source_lines.h"
+#include "verifier/state.h"
+#include "verifier/verifier.h"
+
+namespace bpftime::verifier {
+
+// Used by the explorer, when request.log_level != 0 (Engine::log), in this order:
+//   path_continued() when a path that was put aside is taken up; instruction() before each instruction is simulated;
+//   path_put_aside() for each pending branch pushed (Engine::push_branch), path_pruned() when a state is contained in a
+//   stored one; finish() once, after the last of it. Pending branches are taken up last pushed first.
+class LogWriter {
+ public:
+  // Both must outlive the writer.
+  LogWriter(const Request& request, const SourceLines& lines);
+
+  // `state`: before the instruction. What differs from the state logged last goes behind the previous line.
+  void instruction(uint32_t insn, const State& state);
+  void path_put_aside();
+  // At level 1 what was logged since that path was put aside is dropped: that path turned out well.
+  void path_continued(uint32_t from, uint32_t to, const State& state);
+  void path_pruned(uint32_t insn);
+  // A line of its own: "propagating r1", "Func#1 is safe". `text` without newline.
+  void line(std::string_view text);
+
+  // Ends the log and stores it in verdict.log and verdict.log_true_size (bytes with the terminating NUL, as bpf(2) tells
+  // it). The verdict's error, diagnoses and statistics must be final. Sets verdict.error to ENOSPC when there is a buffer
+  // (request.log_size_max != 0) that the log did not fit in, as Linux does.
+  void finish(Verdict& verdict);
+
+ private:
+  enum : uint32_t { kPaths = 1, kStates = 2, kStatistics = 4, kFixed = 8 };
+  bool logs_instructions() const { return (request_.log_level & (kPaths | kStates)) != 0; }
+  void append(std::string_view text);
+  void rewind(size_t position);
+  void put_changes(const State& state);
+  void put_source(uint32_t insn);
+
+  const Request& request_;
+  const SourceLines& lines_;
+  std::string text_;             // what is kept: of a log that does not fit, the part that will be shown
+  uint64_t start_ = 0;           // bytes dropped in front of text_
+  uint64_t length_max_ = 0;      // longest the log has been, without NUL
+  std::vector<uint64_t> marks_;  // where the log was when each pending path was put aside
+  State last_;                   // what was logged last
+  bool have_last_ = false;
+  uint32_t last_insn_ = 0;
+  uint64_t last_line_ = 0;    // where the line of last_insn_ begins
+  bool line_is_open_ = false;  // text_ ends in that line, to which changes may be added
+  uint32_t source_line_ = 0;  // printed last
+};
+
+}  // namespace bpftime::verifier
