@@ -87,7 +87,7 @@ struct Frame {
   // Set while this frame runs a callback of the helper called at call_site.
   bool is_callback = false;
   uint32_t callback_helper = 0;  // BPF_FUNC_*
-  uint32_t callback_depth = 0;   // rounds simulated
+  uint32_t callback_depth = 0;   // rounds simulated in a row of the callback that this frame (the caller) has called
   Scalar callback_result;        // what it may return
 };
 
@@ -111,6 +111,8 @@ struct State {
   std::vector<Reference> references;
   Lock lock;
   uint32_t preempt_or_rcu = 0;
+  // Callback rounds simulated on this path: a state met again after one more round is no infinite loop. Not compared.
+  uint32_t callback_rounds = 0;
 
   Frame& current() { return frames.back(); }
   const Frame& current() const { return frames.back(); }
