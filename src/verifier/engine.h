@@ -46,6 +46,7 @@ struct PathEdge {
   };
   uint32_t node = 0;
   Kind kind = kOn;
+  uint32_t call = 0;  // kReturn, kAgain: node of the call
   uint64_t count = 0;
 };
 
@@ -94,8 +95,16 @@ class Engine {
   // Instructions that a call at the current place costs beyond itself (HostFunction::cost - 1).
   void add_cost(uint64_t instructions) { path_.count += instructions; }
 
+  // For subprograms.cc: the path has left the callback entered at the stored call `call` and is back at that call.
+  void leave_callback(uint32_t call);
+  // Forgets the numbers that differ from those of the round that began in the stored call `call`.
+  void widen_round(uint32_t call);
+
   // Follows all paths. False: refused.
   bool explore();
+
+  bool widen_callbacks = true;  // whether widen_round() may be used
+  bool widened = false;         // it was: a refusal may be due to that
 
  private:
   struct Pending {
@@ -113,7 +122,7 @@ class Engine {
   bool step_jump(bool& path_ends);
   bool check_registers();
   Visit visit_prune_point();
-  void enter_state();
+  void enter_state(bool is_call);
   bool refuse_limit(Rule rule, const std::string& words, const char* limit);
   bool check_bound();
   void finish_facts();
@@ -124,7 +133,9 @@ class Engine {
   std::unique_ptr<StateStore> store_;
   uint32_t jumps_processed_ = 0;
   uint32_t stored_at_insns_ = 0, stored_at_jumps_ = 0;  // counters when a state was stored last
-  std::vector<bool> helper_seen_;
+  uint64_t pending_bytes_ = 0;
+  std::vector<bool> helper_seen_;                // by id
+  std::vector<bool> never_taken_, always_taken_;  // conditional jumps so far
 };
 
 // ---- arithmetic.cc ----
