@@ -45,8 +45,12 @@ struct Value {
       0;  // scalars: link to equal values; pointers that may be null: tested together; packets: same base
   uint32_t reference = 0;  // id of the open reference it stands for or was derived from; 0: none
   uint32_t index = 0;      // map, subprogram, view, handle kind
-  uint32_t size = 0;       // kMemory, kHostBuffer, kPacket: bytes known to be there
-  uint32_t instance = 0;   // kMapValue, kMap from a map of maps: which look-up it came from (locks, timers)
+  // kMemory, kHostBuffer, kPacket: bytes known to be there. kMapValue, kMapKey: bytes of the map's value or key; `index` is that
+  // of the outer map when the map came out of a map of maps.
+  uint32_t size = 0;
+  // kMapValue: which look-up it came from (locks, timers). kMap: not 0 when it is a value of the map of maps `index`.
+  // kMemory: id of the dynptr it is a slice of.
+  uint32_t instance = 0;
   uint32_t length_id =
       0;          // kHostBuffer: link id of the scalar that is its length; kScalar: as a length (0: none)
   Scalar scalar;  // the number, or a pointer's variable offset (constant 0 if there is none)
