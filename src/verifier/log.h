@@ -43,25 +43,32 @@ class LogWriter {
   void finish(Verdict& verdict);
 
  private:
-  enum : uint32_t { kPaths = 1, kStates = 2, kStatistics = 4, kFixed = 8 };
-  bool logs_instructions() const { return (request_.log_level & (kPaths | kStates)) != 0; }
+  enum : uint32_t { kPaths = 1, kAllPaths = 2, kStatistics = 4, kFixed = 8 };
+  bool logs_instructions() const { return (request_.log_level & (kPaths | kAllPaths)) != 0; }
+  bool logs_all_paths() const { return (request_.log_level & kAllPaths) != 0; }
+  bool keeps_start() const { return (request_.log_level & kFixed) != 0; }
+  size_t capacity() const;
   void append(std::string_view text);
-  void rewind(size_t position);
-  void put_changes(const State& state);
+  void rewind(uint64_t position);
+  void put_changes(uint32_t insn, const State& state);
   void put_source(uint32_t insn);
+  void put_explanation(const Verdict& verdict, const std::string& ending);
+  void store(Verdict& verdict);
 
   const Request& request_;
   const SourceLines& lines_;
-  std::string text_;             // what is kept: of a log that does not fit, the part that will be shown
-  uint64_t start_ = 0;           // bytes dropped in front of text_
-  uint64_t length_max_ = 0;      // longest the log has been, without NUL
+  // Positions count from the log's beginning, whatever of it is kept.
+  std::string text_;             // from start_ on; of a log that does not fit, the part that will be shown
+  uint64_t start_ = 0;           // what was dropped in front of text_
+  uint64_t end_ = 0;             // the log's length now …
+  uint64_t length_max_ = 0;      // … and at its longest, without NUL
   std::vector<uint64_t> marks_;  // where the log was when each pending path was put aside
-  State last_;                   // what was logged last
+  std::string last_;             // the state logged last, as text
+  size_t last_frames_ = 0;
   bool have_last_ = false;
-  uint32_t last_insn_ = 0;
-  uint64_t last_line_ = 0;    // where the line of last_insn_ begins
-  bool line_is_open_ = false;  // text_ ends in that line, to which changes may be added
-  uint32_t source_line_ = 0;  // printed last
+  uint64_t last_line_ = 0;              // where the last instruction's line begins
+  bool line_is_open_ = false;           // the log ends in that line, to which changes may be added
+  const SourceLine* source_ = nullptr;  // printed last
 };
 
 }  // namespace bpftime::verifier
