@@ -91,9 +91,10 @@ struct Frame {
   // Set while this frame runs a callback of the helper called at call_site.
   bool is_callback = false;
   uint32_t callback_helper = 0;  // BPF_FUNC_*
-  uint32_t callback_depth = 0;   // rounds simulated in a row of the callback that this frame (the caller) has called
-  Scalar callback_result;        // what it may return
-  uint32_t callback_node = 0;    // stored state of the call (state_store.h)
+  uint32_t callback_depth =
+      0;  // rounds simulated in a row of the callback that this frame (the caller) has called
+  Scalar callback_result;      // what it may return
+  uint32_t callback_node = 0;  // stored state of the call (state_store.h)
 };
 
 struct Reference {
