@@ -68,6 +68,8 @@ class Engine {
   State state;
   uint32_t insn_index = 0;
   std::shared_ptr<const Link> trail;
+  // Per instruction slot, over all paths: the kind of memory it accessed first (kUninitialised: none yet). memory.cc's.
+  std::vector<Kind> accessed;
 
   const program::Insn& insn() const { return request.program.insns[insn_index]; }
   uint32_t new_id() { return ++last_id_; }
@@ -161,8 +163,10 @@ bool step_atomic(Engine& engine);
 // Checks `size` bytes at register + offset; `what`: for messages. On reads into a register, *loaded becomes the value.
 bool check_access(Engine& engine, uint32_t reg, int32_t offset, uint32_t size, Access access, Value* loaded,
                   const Value* stored);
-// A helper's buffer: `size` may be a range [0, max] already checked to be non-negative; `zero_allowed`. Reads need initialised
-// bytes (or mark them to be zeroed); writes initialise them.
+// A helper's buffer: `size` may be a range [0, max] already checked to be non-negative and below kSizeMax; `zero_allowed`.
+// Reads need initialised bytes (or mark them to be zeroed). Writes make the bytes unknown numbers; when the helper may leave
+// some of them as they were (strings), say must_be_initialised, so that nothing uninitialised shows through. A helper's
+// inputs are to be checked before its outputs, because an output counts as written at once.
 bool check_buffer(Engine& engine, uint32_t reg, const Scalar& size, bool zero_allowed, Access access,
                   bool must_be_initialised);
 
@@ -178,6 +182,11 @@ bool write_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, 
 // The value r1 has on entry, and what the program may return.
 Value entry_context(const Engine& engine);
 bool check_return(Engine& engine);  // r0 at the exit of the main program
+
+// ---- dynptr.cc ----
+// Slot `slot` of frame `frame` holds part of a dynptr and is about to be overwritten: forgets the whole dynptr and the slices
+// made from it. Refuses (DYN001) one that stands for a reference.
+bool destroy_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
 
 // ---- calls.cc ----
 bool step_helper_call(Engine& engine);

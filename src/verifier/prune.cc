@@ -59,7 +59,6 @@ void drop_lonely_links(State& state) {
   if (!any) return;
   state.for_each_value([&](Value& value) {
     if (value.is_number()) count(value.id);
-    count(value.length_id);
   });
   state.for_each_value([&](Value& value) {
     if (!value.is_number() || value.id == 0) return;
@@ -75,7 +74,7 @@ void drop_lonely_links(State& state) {
 bool same_plain(const Value& a, const Value& b) {
   return a.kind == b.kind && a.may_be_null == b.may_be_null && a.read_only == b.read_only &&
          a.walked == b.walked && a.alloc_record == b.alloc_record && a.delta32 == b.delta32 &&
-         a.frame == b.frame && a.off == b.off && a.index == b.index;
+         a.frame == b.frame && a.off == b.off && a.index == b.index && a.length_slack == b.length_slack;
 }
 
 }  // namespace
@@ -262,7 +261,9 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
            links_.add(old.id, now.id, false);
   }
   if (old.may_be_null != now.may_be_null) return false;
-  if (!same_plain(old, now)) return false;
+  Value plain = now;
+  plain.length_slack = old.length_slack;
+  if (!same_plain(old, plain)) return false;
   const bool shrinks = old.kind == Kind::kPacket || old.kind == Kind::kHostBuffer;
   if (shrinks ? old.size > now.size : old.size != now.size) return false;
   if ((old.reference == 0) != (now.reference == 0)) return false;
@@ -329,6 +330,7 @@ bool StateStore::contains(const StoredState& stored, const State& state) {
       return false;
   }
   links_.clear();
+  lengths_.clear();
   nulls_.clear();
   instances_.clear();
   references_.clear();

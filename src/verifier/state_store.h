@@ -154,7 +154,7 @@ class StateStore {
   uint32_t stored_ = 0;          // with a state, at present
   uint64_t memory_bytes_ = 0;
   // Scratch of contains().
-  IdMap links_, nulls_, instances_, references_;
+  IdMap links_, lengths_, nulls_, instances_, references_;
 };
 
 }  // namespace bpftime::verifier
