@@ -11,6 +11,8 @@
 
 namespace bpftime::verifier {
 
+struct MapConstraint;  // verifier.h
+
 enum class Kind : uint8_t {
   kUninitialised,  // must not be read
   kScalar,
@@ -125,7 +127,8 @@ struct State {
   template <typename Visit>
   void for_each_value(Visit visit);
 
-  std::string describe() const;  // kernel notation: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm"
+  // Kernel notation, of the innermost frame: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm". `maps`: the request's, for their names.
+  std::string describe(const std::vector<MapConstraint>* maps = nullptr) const;
 };
 
 template <typename Visit>
@@ -137,6 +140,10 @@ void State::for_each_value(Visit visit) {
   }
 }
 
-std::string describe(const Value& value);
+// The kernel's name of the type: "map_value_or_null", "fp", "scalar", "ringbuf_mem".
+std::string type_name(const Value& value);
+// Kernel notation: "map_value_or_null(id=1,map=conf,ks=4,vs=8)". `frame`: the one it is seen from.
+std::string describe(const Value& value, const std::vector<MapConstraint>* maps = nullptr,
+                     uint32_t frame = 0);
 
 }  // namespace bpftime::verifier
