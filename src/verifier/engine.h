@@ -136,18 +136,21 @@ class Engine {
   uint32_t jumps_processed_ = 0;
   uint32_t stored_at_insns_ = 0, stored_at_jumps_ = 0;  // counters when a state was stored last
   uint64_t pending_bytes_ = 0;
-  std::vector<bool> helper_seen_;                // by id
+  std::vector<bool> helper_seen_;                 // by id
   std::vector<bool> never_taken_, always_taken_;  // conditional jumps so far
 };
 
 // ---- arithmetic.cc ----
 bool step_arithmetic(Engine& engine);      // BPF_ALU, BPF_ALU64, MOV, END
 bool step_load_immediate(Engine& engine);  // ld_imm64: constants, maps, map values, functions, host globals
+// Refuses (TYP001) a register without a value.
+bool check_readable(Engine& engine, uint32_t reg);
 
 // ---- branches.cc ----
 // Conditional jumps: decides, narrows both sides, pushes one. Sets insn_index to what follows.
 bool step_branch(Engine& engine);
-// Every copy of the pointer with this null-test id becomes null or not null.
+// Every copy of the pointer with this null-test id becomes null or not null. An acquired one (reference == id) that is null
+// has nothing to be released.
 void resolve_null(Engine& engine, State& state, uint32_t id, bool is_null);
 // After `known` was narrowed: carries it to all values linked with it.
 void update_links(State& state, const Value& known);
@@ -188,6 +191,7 @@ bool destroy_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
 // ---- calls.cc ----
 bool step_helper_call(Engine& engine);
 bool step_host_call(Engine& engine);
+bool load_host_global(Engine& engine);  // host_calls.cc: ld_imm64 of BPF_PSEUDO_BTF_ID, with constraints
 // Ends a reference: all its copies become unusable.
 bool release_reference(Engine& engine, uint32_t id);
 // At exit and before tail calls: nothing is owned, no lock is held. `where` as Linux words it: "BPF_EXIT instruction in main

@@ -210,7 +210,8 @@ Engine::Visit Engine::visit_prune_point() {
           return Visit::kRefused;
       }
     }
-    if (open && !is_call && jumps_since < kJumpsBetweenRounds && insns_since < kInsnsBetweenRounds) store = false;
+    if (open && !is_call && jumps_since < kJumpsBetweenRounds && insns_since < kInsnsBetweenRounds)
+      store = false;
     if (store) ++node.misses;
     const uint32_t patience = is_call && open ? kMissesPerHitOfCalls : kMissesPerHit;
     if (node.misses > node.hits * patience + patience) {
@@ -222,9 +223,10 @@ Engine::Visit Engine::visit_prune_point() {
   }
   if (store && (!store_->full() || is_call)) enter_state(is_call);
   if (store_->memory_bytes() + pending_bytes_ > request.options.limits.memory_bytes &&
-      !refuse_limit(Rule::kLIM003, "BPF program is too large. Processed " +
-                                       std::to_string(statistics.insns_processed) + " insn",
-                    "memory"))
+      !refuse_limit(
+          Rule::kLIM003,
+          "BPF program is too large. Processed " + std::to_string(statistics.insns_processed) + " insn",
+          "memory"))
     return Visit::kRefused;
   return Visit::kGoOn;
 }

@@ -59,11 +59,11 @@ void drop_lonely_links(State& state) {
   if (!any) return;
   state.for_each_value([&](Value& value) {
     if (value.is_number()) count(value.id);
-    count(value.length_id);
   });
   state.for_each_value([&](Value& value) {
     if (!value.is_number() || value.id == 0) return;
-    const auto use = std::find_if(uses.begin(), uses.end(), [&](const auto& u) { return u.first == value.id; });
+    const auto use =
+        std::find_if(uses.begin(), uses.end(), [&](const auto& u) { return u.first == value.id; });
     if (use->second > 1) return;
     value.id = 0;
     value.off = 0;
@@ -74,7 +74,7 @@ void drop_lonely_links(State& state) {
 bool same_plain(const Value& a, const Value& b) {
   return a.kind == b.kind && a.may_be_null == b.may_be_null && a.read_only == b.read_only &&
          a.walked == b.walked && a.alloc_record == b.alloc_record && a.delta32 == b.delta32 &&
-         a.frame == b.frame && a.off == b.off && a.index == b.index;
+         a.frame == b.frame && a.off == b.off && a.index == b.index && a.length_slack == b.length_slack;
 }
 
 }  // namespace
@@ -253,18 +253,23 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
     return request_.options.allow_pointer_leaks && is_any_number(old);
   }
   if (old.kind != now.kind || !old.scalar.contains(now.scalar)) return false;
-  if (old.length_id != 0 && (now.length_id == 0 || !links_.add(old.length_id, now.length_id, false))) return false;
+  if (old.length_id != 0 && (now.length_id == 0 || !links_.add(old.length_id, now.length_id, false)))
+    return false;
   if (old.is_number()) {
     if (old.id == 0) return true;
-    return now.id != 0 && old.off == now.off && old.delta32 == now.delta32 && links_.add(old.id, now.id, false);
+    return now.id != 0 && old.off == now.off && old.delta32 == now.delta32 &&
+           links_.add(old.id, now.id, false);
   }
   if (old.may_be_null != now.may_be_null) return false;
-  if (!same_plain(old, now)) return false;
+  Value plain = now;
+  plain.length_slack = old.length_slack;
+  if (!same_plain(old, plain)) return false;
   const bool shrinks = old.kind == Kind::kPacket || old.kind == Kind::kHostBuffer;
   if (shrinks ? old.size > now.size : old.size != now.size) return false;
   if ((old.reference == 0) != (now.reference == 0)) return false;
   if (old.reference != 0 && !references_.add(old.reference, now.reference, true)) return false;
-  if (old.instance != 0 && (now.instance == 0 || !instances_.add(old.instance, now.instance, true))) return false;
+  if (old.instance != 0 && (now.instance == 0 || !instances_.add(old.instance, now.instance, true)))
+    return false;
   if (old.id != 0 && !nulls_.add(old.id, now.id, true)) return false;
   return true;
 }
@@ -302,7 +307,8 @@ bool StateStore::contains_slot(const StoredState& stored, const StoredState::Ite
   bool zero = true;
   for (uint32_t i = 0; i < old_width; ++i) {
     const Byte is = now.bytes[i];
-    if (is == Byte::kDynptr || is == Byte::kIterator || (is == Byte::kUninitialised && !zero_stack)) return false;
+    if (is == Byte::kDynptr || is == Byte::kIterator || (is == Byte::kUninitialised && !zero_stack))
+      return false;
     if (is == Byte::kSpill && !has_number && !request_.options.allow_pointer_leaks) return false;
     zero &= is == Byte::kZero;
   }
@@ -324,12 +330,14 @@ bool StateStore::contains(const StoredState& stored, const State& state) {
       return false;
   }
   links_.clear();
+  lengths_.clear();
   nulls_.clear();
   instances_.clear();
   references_.clear();
   for (size_t i = 0; i < stored.references.size(); ++i) {
     const Reference &old = stored.references[i], &now = state.references[i];
-    if (old.kind != now.kind || old.frame != now.frame || !references_.add(old.id, now.id, true)) return false;
+    if (old.kind != now.kind || old.frame != now.frame || !references_.add(old.id, now.id, true))
+      return false;
   }
   if (stored.lock.held) {
     const Lock &old = stored.lock, &now = state.lock;
@@ -362,8 +370,9 @@ bool StateStore::same(const StoredState& a, const StoredState& b) {
     if (!references.add(a.references[i].id, b.references[i].id, true)) return false;
   for (size_t i = 0; i < a.items.size(); ++i) {
     const StoredState::Item &x = a.items[i], &y = b.items[i];
-    if (x.frame != y.frame || x.is_slot != y.is_slot || x.number != y.number || x.any_number != y.any_number ||
-        (x.value == kNoNode) != (y.value == kNoNode) || (x.is_slot && x.bytes != y.bytes))
+    if (x.frame != y.frame || x.is_slot != y.is_slot || x.number != y.number ||
+        x.any_number != y.any_number || (x.value == kNoNode) != (y.value == kNoNode) ||
+        (x.is_slot && x.bytes != y.bytes))
       return false;
     if (x.value == kNoNode) continue;
     const Value &v = a.values[x.value], &w = b.values[y.value];
@@ -379,8 +388,8 @@ void StateStore::adopt(const StoredState& stored, const State& state) {
     if (!item.is_slot) continue;
     const Frame& frame = state.frames[item.frame];
     for (uint32_t i = 0; i < kSlotBytes; ++i) {
-      const bool written = item.number < frame.stack.size() &&
-                           frame.stack[item.number].bytes[i] != Byte::kUninitialised;
+      const bool written =
+          item.number < frame.stack.size() && frame.stack[item.number].bytes[i] != Byte::kUninitialised;
       if (item.bytes[i] == Byte::kUninitialised || written) continue;
       // The stored path wrote these bytes and may have read them; this one did not write them.
       uint32_t& zeroed = facts_.zeroed_bytes[frame.subprogram];
@@ -393,7 +402,8 @@ uint32_t StateStore::busiest() const {
   uint32_t insn = 0;
   uint64_t most = 0;
   for (const Node& node : nodes_) {
-    const uint64_t steps = node.is_call ? multiply_steps(node.trips, node.remaining.own.body) : node.misses + 1;
+    const uint64_t steps =
+        node.is_call ? multiply_steps(node.trips, node.remaining.own.body) : node.misses + 1;
     if (node.insn == 0 || !(flow_.loop_head[node.insn] || node.is_call) || steps < most) continue;
     most = steps;
     insn = node.insn;
@@ -443,7 +453,8 @@ void StateStore::ended(PathEdge path, const Remaining& rest) {
   while (--nodes_[index].branches == 0) {
     Node& node = nodes_[index];
     if (node.is_call)
-      node.remaining.steps = add_steps(multiply_steps(node.trips, node.remaining.own.body), node.remaining.own.rest);
+      node.remaining.steps =
+          add_steps(multiply_steps(node.trips, node.remaining.own.body), node.remaining.own.rest);
     const PathEdge from = node.from;
     if (from.node != kNoNode) contribute(from, node.remaining);
     if (!node.listed && from.node != kNoNode) release(index);
@@ -477,7 +488,8 @@ bool StateStore::may_end_at(uint32_t index, const PathEdge& path, const State& s
     }
     uint32_t instance = kNoNode;
     if (lean.level < 0) {
-      if (path.kind == PathEdge::kReturn || path.kind == PathEdge::kAgain) instance = nodes_[path.call].instance;
+      if (path.kind == PathEdge::kReturn || path.kind == PathEdge::kAgain)
+        instance = nodes_[path.call].instance;
     } else {
       int32_t level = 0;
       for (size_t i = state.frames.size(); i-- > 0;) {
@@ -494,7 +506,8 @@ Remaining StateStore::remaining(uint32_t index) {
   Remaining out = nodes_[index].remaining;
   for (const Node::Lean& lean : nodes_[index].leans_on) {
     if (nodes_[lean.call].branches != 0) continue;  // the path is in a round of it, which will count it
-    const Remaining call = nodes_[lean.call].leans_on.empty() ? nodes_[lean.call].remaining : remaining(lean.call);
+    const Remaining call =
+        nodes_[lean.call].leans_on.empty() ? nodes_[lean.call].remaining : remaining(lean.call);
     const auto level = static_cast<size_t>(lean.level + 1);
     if (level == 0) {
       out.own.absorb(call.own);

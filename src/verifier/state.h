@@ -11,6 +11,8 @@
 
 namespace bpftime::verifier {
 
+struct MapConstraint;  // verifier.h
+
 enum class Kind : uint8_t {
   kUninitialised,  // must not be read
   kScalar,
@@ -98,9 +100,10 @@ struct Frame {
   // Set while this frame runs a callback of the helper called at call_site.
   bool is_callback = false;
   uint32_t callback_helper = 0;  // BPF_FUNC_*
-  uint32_t callback_depth = 0;   // rounds simulated in a row of the callback that this frame (the caller) has called
-  Scalar callback_result;        // what it may return
-  uint32_t callback_node = 0;    // stored state of the call (state_store.h)
+  uint32_t callback_depth =
+      0;  // rounds simulated in a row of the callback that this frame (the caller) has called
+  Scalar callback_result;      // what it may return
+  uint32_t callback_node = 0;  // stored state of the call (state_store.h)
 };
 
 struct Reference {
@@ -135,7 +138,8 @@ struct State {
   template <typename Visit>
   void for_each_value(Visit visit);
 
-  std::string describe() const;  // kernel notation: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm"
+  // Kernel notation, of the innermost frame: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm". `maps`: the request's, for their names.
+  std::string describe(const std::vector<MapConstraint>* maps = nullptr) const;
 };
 
 template <typename Visit>
@@ -147,6 +151,10 @@ void State::for_each_value(Visit visit) {
   }
 }
 
-std::string describe(const Value& value);
+// The kernel's name of the type: "map_value_or_null", "fp", "scalar", "ringbuf_mem".
+std::string type_name(const Value& value);
+// Kernel notation: "map_value_or_null(id=1,map=conf,ks=4,vs=8)". `frame`: the one it is seen from.
+std::string describe(const Value& value, const std::vector<MapConstraint>* maps = nullptr,
+                     uint32_t frame = 0);
 
 }  // namespace bpftime::verifier

@@ -32,8 +32,8 @@ struct Rounds {
 // The worst that can still be executed from a place. A callback's body is counted apart from what follows its call, because
 // only a few of its rounds are simulated: the call counts `trips` rounds.
 struct Remaining {
-  uint64_t steps = 0;  // to the end of the program or, in a callback, of this round
-  Rounds own;          // at a call with a callback
+  uint64_t steps = 0;         // to the end of the program or, in a callback, of this round
+  Rounds own;                 // at a call with a callback
   std::vector<Rounds> outer;  // of the calls whose callbacks the place is in, innermost first
 };
 
@@ -42,9 +42,9 @@ struct StoredState {
   struct Item {
     uint8_t frame;
     bool is_slot;
-    uint8_t number;        // register or slot
-    bool any_number;       // an unknown number without links; `value` is not used
-    uint32_t value;        // index in `values`; kNoNode: none (slot without spill)
+    uint8_t number;   // register or slot
+    bool any_number;  // an unknown number without links; `value` is not used
+    uint32_t value;   // index in `values`; kNoNode: none (slot without spill)
     std::array<Byte, kSlotBytes> bytes;
   };
   struct Call {
@@ -61,7 +61,8 @@ struct StoredState {
 };
 
 // The live and relevant parts of frame `depth` when the innermost frame stands before instruction `insn`.
-std::pair<FrameBits, FrameBits> frame_bits(const ControlFlow& flow, const State& state, size_t depth, uint32_t insn);
+std::pair<FrameBits, FrameBits> frame_bits(const ControlFlow& flow, const State& state, size_t depth,
+                                           uint32_t insn);
 
 // Forgets what is dead and what cannot matter.
 void generalise(const ControlFlow& flow, State& state, uint32_t insn);
@@ -81,8 +82,8 @@ class StateStore {
  public:
   struct Node {
     uint32_t insn = 0;
-    PathEdge from;          // parent and way
-    uint32_t branches = 0;  // open paths and children
+    PathEdge from;            // parent and way
+    uint32_t branches = 0;    // open paths and children
     uint32_t next = kNoNode;  // in the list of its instruction
     uint32_t hits = 0, misses = 0;
     uint32_t instance = kNoNode;  // of a call with a callback: node of its first round
@@ -136,6 +137,7 @@ class StateStore {
   void opened(uint32_t index) { ++nodes_[index].branches; }
   // A path on `path` has ended with `rest` still to come; closes what can be closed.
   void ended(PathEdge path, const Remaining& rest);
+
  private:
   void contribute(const PathEdge& edge, const Remaining& rest);
   void release(uint32_t index);
@@ -152,7 +154,7 @@ class StateStore {
   uint32_t stored_ = 0;          // with a state, at present
   uint64_t memory_bytes_ = 0;
   // Scratch of contains().
-  IdMap links_, nulls_, instances_, references_;
+  IdMap links_, lengths_, nulls_, instances_, references_;
 };
 
 }  // namespace bpftime::verifier

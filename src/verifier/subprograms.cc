@@ -54,8 +54,8 @@ uint64_t trips_of(const Engine& engine) {
 bool leave_callback(Engine& engine) {
   const Value result = engine.state.reg(0);
   Frame& callee = engine.state.current();
-  if (!result.is_number() &&
-      !engine.refuse_register(Rule::kFUN007, 0, "the callback's result is no number", "R0 not a scalar value"))
+  if (!result.is_number() && !engine.refuse_register(Rule::kFUN007, 0, "the callback's result is no number",
+                                                     "R0 not a scalar value"))
     return false;
   if (result.is_number() && !callee.callback_result.contains(result.scalar)) {
     if (!engine.refuse_register(Rule::kFUN007, 0, "the callback's result may be out of range",
@@ -69,7 +69,8 @@ bool leave_callback(Engine& engine) {
   engine.state.frames.pop_back();
   engine.insn_index = call_site;
   engine.leave_callback(call);
-  if (engine.widen_callbacks && engine.state.current().callback_depth >= kExactRounds) engine.widen_round(call);
+  if (engine.widen_callbacks && engine.state.current().callback_depth >= kExactRounds)
+    engine.widen_round(call);
   return true;
 }
 
@@ -116,10 +117,6 @@ bool step_exit(Engine& engine, bool& path_ends) {
   const Frame& frame = engine.state.current();
   const bool is_main = engine.state.frames.size() == 1;
   if (is_main || frame.is_callback) {
-    if (is_main && engine.state.lock.held &&
-        !engine.refuse(Rule::kLCK001, "the lock is still held at the end",
-                       "BPF_EXIT instruction in main prog cannot be used inside bpf_spin_lock-ed region"))
-      return false;
     if (!check_no_references(engine, "BPF_EXIT instruction in main prog")) return false;
   }
   if (frame.is_callback) return leave_callback(engine);
