@@ -58,7 +58,7 @@ bool readable(Engine& engine, uint32_t reg) {
                                 reg_name(reg) + " !read_ok");
 }
 
-const wire::MapSpec& value_spec(const Engine& engine, const Value& value) {
+const wire::MapSpec& map_spec(const Engine& engine, const Value& value) {
   const MapConstraint& map = engine.request.maps[value.index];
   // Elements of a map of maps are maps, so a value with its index is one of an inner map.
   return map.inner ? *map.inner : map.spec;
@@ -162,7 +162,7 @@ bool check_packet(Engine& engine, uint32_t reg, const Value& base, int64_t offse
 
 bool check_map_rights(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size,
                       Access access) {
-  const wire::MapSpec& spec = value_spec(engine, base);
+  const wire::MapSpec& spec = map_spec(engine, base);
   const std::string place = ", value_size=" + std::to_string(spec.value_size) +
                             " off=" + std::to_string(static_cast<int64_t>(base.scalar.smin) + offset) +
                             " size=" + std::to_string(size);
@@ -192,7 +192,7 @@ bool check_map_value(Engine& engine, uint32_t reg, const Value& base, int64_t of
                      Access access) {
   const MapConstraint& map = engine.request.maps[base.index];
   if (!check_map_rights(engine, reg, base, offset, size, access) ||
-      !check_region(engine, reg, base, offset, size, value_spec(engine, base).value_size))
+      !check_region(engine, reg, base, offset, size, map_spec(engine, base).value_size))
     return false;
   if (map.inner) return true;
   return check_special_field(engine, reg, base, offset, size, map.spin_lock, kSpinLockBytes,
@@ -535,7 +535,7 @@ bool access_by_kind(Engine& engine, const Value& base, const Touch& request) {
                                            "write to change key " + reg_name(request.reg) + " not allowed"))
         return false;
       return check_region(engine, request.reg, base, offset, request.size,
-                          engine.request.maps[base.index].spec.key_size);
+                          map_spec(engine, base).key_size);
     case Kind::kMemory:
       if (write && base.read_only &&
           !engine.refuse_register(Rule::kMEM005, request.reg, "the memory is read-only",
@@ -964,7 +964,7 @@ bool check_buffer(Engine& engine, uint32_t reg, const Scalar& size, bool zero_al
         return false;
       return check_region(
           engine, reg, base, base.off, bytes,
-          base.kind == Kind::kMemory ? base.size : engine.request.maps[base.index].spec.key_size);
+          base.kind == Kind::kMemory ? base.size : map_spec(engine, base).key_size);
     case Kind::kPacket:
     case Kind::kPacketMeta:
       if (write) return access_packet(engine, base, request);

@@ -56,11 +56,9 @@ void scrub(Slot& slot) {
 
 bool fits(const Scalar& number, uint32_t size) { return size >= 8 || number.umax < 1ull << (8 * size); }
 
-void grow_fact(std::vector<uint32_t>& per_subprogram, uint32_t subprogram, int64_t offset) {
-  if (per_subprogram.size() <= subprogram) per_subprogram.resize(subprogram + 1);
-  // Frames are made of whole slots.
-  const auto bytes = static_cast<uint32_t>((-offset + kSlotBytes - 1) / kSlotBytes * kSlotBytes);
-  per_subprogram[subprogram] = std::max(per_subprogram[subprogram], bytes);
+// Frames are made of whole slots.
+int64_t slot_start(int64_t offset) {
+  return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes);
 }
 
 // Where the access lies; false with `refused` decided otherwise. Linux: check_stack_access_within_bounds.
@@ -98,7 +96,7 @@ bool locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable
         linux_message);
     return false;
   }
-  grow_fact(engine.facts.stack_bytes, engine.state.frames[frame].subprogram, span.low);
+  engine.mark_stack_used(frame, slot_start(span.low));
   return true;
 }
 
@@ -109,7 +107,7 @@ bool read_uninitialised(Engine& engine, uint32_t frame, int64_t offset, const st
                      "the byte at offset " + std::to_string(offset) + " of the stack frame was never written",
                      linux_message))
     return false;
-  grow_fact(engine.facts.zeroed_bytes, engine.state.frames[frame].subprogram, offset);
+  engine.mark_stack_zeroed(frame, offset);
   return true;
 }
 
