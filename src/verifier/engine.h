@@ -183,11 +183,6 @@ bool write_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, 
 Value entry_context(const Engine& engine);
 bool check_return(Engine& engine);  // r0 at the exit of the main program
 
-// ---- dynptr.cc ----
-// Slot `slot` of frame `frame` holds part of a dynptr and is about to be overwritten: forgets the whole dynptr and the slices
-// made from it. Refuses (DYN001) one that stands for a reference.
-bool destroy_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
-
 // ---- calls.cc ----
 bool step_helper_call(Engine& engine);
 bool step_host_call(Engine& engine);
