@@ -136,8 +136,7 @@ class Engine {
   uint32_t jumps_processed_ = 0;
   uint32_t stored_at_insns_ = 0, stored_at_jumps_ = 0;  // counters when a state was stored last
   uint64_t pending_bytes_ = 0;
-  std::vector<bool> helper_seen_;                 // by id
-  std::vector<bool> never_taken_, always_taken_;  // conditional jumps so far
+  std::vector<bool> helper_seen_;  // by id
 };
 
 // ---- arithmetic.cc ----

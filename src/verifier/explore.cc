@@ -57,8 +57,6 @@ Engine::Engine(const Request& request, const ControlFlow& flow, Verdict& verdict
   facts.insns.resize(request.program.insns.size());
   facts.stack_bytes.assign(flow.subprograms.size(), 0);
   facts.zeroed_bytes.assign(flow.subprograms.size(), 0);
-  never_taken_.assign(request.program.insns.size(), true);
-  always_taken_.assign(request.program.insns.size(), true);
 }
 
 Engine::~Engine() = default;
@@ -289,13 +287,9 @@ bool Engine::step_jump(bool& path_ends) {
   const Link* const before = trail.get();
   if (!step_branch(*this)) return false;
   const bool taken = insn_index != from + 1;
-  (taken ? never_taken_ : always_taken_)[from] = false;
-  if (pending_.size() > pending) {
-    // Put aside: the other way.
-    const bool other = pending_.back().insn_index != from + 1;
-    (other ? never_taken_ : always_taken_)[from] = false;
-    if (trail.get() == before) trail = std::make_shared<const Link>(trail, Branch{from, taken});
-  }
+  // Where both ways are possible, one was put aside: remember which this is.
+  if (pending_.size() > pending && trail.get() == before)
+    trail = std::make_shared<const Link>(trail, Branch{from, taken});
   return true;
 }
 
@@ -388,12 +382,6 @@ bool Engine::explore() {
 }
 
 void Engine::finish_facts() {
-  for (size_t i = 0; i < facts.insns.size(); ++i) {
-    const program::Insn& at = request.program.insns[i];
-    if (!facts.insns[i].reached || !is_jump_class(at) || !is_conditional(at)) continue;
-    facts.insns[i].always_taken = always_taken_[i];
-    facts.insns[i].never_taken = never_taken_[i];
-  }
   for (uint32_t id = 0; id < helper_seen_.size(); ++id)
     if (helper_seen_[id]) facts.helpers_called.push_back(id);
 }

@@ -253,7 +253,9 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
     return request_.options.allow_pointer_leaks && is_any_number(old);
   }
   if (old.kind != now.kind || !old.scalar.contains(now.scalar)) return false;
-  if (old.length_id != 0 && (now.length_id == 0 || !links_.add(old.length_id, now.length_id, false)))
+  // More slack is more knowledge.
+  if (old.length_id != 0 && (now.length_id == 0 || now.length_slack < old.length_slack ||
+                             !lengths_.add(old.length_id, now.length_id, false)))
     return false;
   if (old.is_number()) {
     if (old.id == 0) return true;
