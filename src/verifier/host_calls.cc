@@ -1,1 +1,10 @@
-namespace bpftime::verifier {}
+#include "verifier/calls.h"
+
+namespace bpftime::verifier {
+
+bool step_host_call(Engine& engine) {
+  return engine.refuse(Rule::kFUN006, "kernel functions do not exist in user space",
+                       "calling kernel function is not allowed");
+}
+
+}  // namespace bpftime::verifier

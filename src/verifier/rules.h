@@ -29,4 +29,7 @@ struct RuleInfo {
 const RuleInfo& info(Rule rule);
 std::optional<Rule> find_rule(std::string_view id);  // case-insensitive
 
+// The rule's page of docs/verifier-rules.md (Markdown, with its heading); empty when it has none, which a test prevents.
+std::string_view explanation(Rule rule);
+
 }  // namespace bpftime::verifier
