@@ -37,6 +37,10 @@ struct Program {
 // depth, EACCES for a write to r10 or an unwritten register, else EINVAL; "instruction N: …".
 Result<void> validate(const Program& program);
 
+// The part of validate() that the verifier builds on: all but what it decides itself, path by path and in Linux's order
+// (writes to r10, reads of unwritten registers, the depth of calls).
+Result<void> validate_structure(const Program& program);
+
 // Disassembly in bpftool's notation, one line per instruction.
 std::string disassemble(const Program& program);
 

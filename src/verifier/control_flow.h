@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "program/program.h"
 #include "verifier/limits.h"
 #include "verifier/verifier.h"
 
@@ -32,6 +33,12 @@ struct ControlFlow {
   // over-approximate. Stack slots: of the own frame. Callers' frames: at the return point.
   std::vector<FrameBits> live, relevant;
 };
+
+// Whether the instruction calls a helper that runs a callback at once, any number of times.
+bool calls_callback(const program::Insn& insn);
+
+// liveness.cc: fills live and relevant; everything else of `flow` must be there.
+void analyse_liveness(const Request& request, ControlFlow& flow);
 
 // Checks the shape (rules CFG…; ENC001 through program::validate) and analyses it. False: refused, diagnosis in `verdict`.
 bool analyse(const Request& request, ControlFlow& flow, Verdict& verdict);

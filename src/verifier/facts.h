@@ -10,9 +10,12 @@ namespace bpftime::verifier {
 struct InsnFacts {
   bool reached = false;            // on some path; else dead code, whatever it holds
   bool needs_fault_table = false;  // loads through a pointer read from the host: a bad address must give 0
-  bool always_taken = false, never_taken = false;  // conditional jumps
-  bool same_map = false;                           // a helper call or access always names map `map`
+  bool reached_taken = false, reached_through = false;  // conditional jumps: ways that some path goes
+  bool same_map = false;                                // a helper call or access always names map `map`
   uint32_t map = 0;
+
+  bool always_taken() const { return reached_taken && !reached_through; }
+  bool never_taken() const { return reached_through && !reached_taken; }
 };
 
 struct Facts {

@@ -1,7 +1,7 @@
 // What is known about a number: an over-approximation of the set of values it can have, as Linux keeps it.
 // Five views of one set: known bits, and signed and unsigned ranges at 64 and 32 bits. Each operation is sound: whatever
 // concrete values its inputs contain, its result contains the concrete result (scalar_test.cc checks all of it at small
-// widths). The operators are templates on the width for that reason alone.
+// widths; scalar_view.h has the operators for any width for that reason).
 #pragma once
 
 #include <cstdint>
@@ -63,5 +63,8 @@ enum class Outcome : uint8_t { kNever, kAlways, kUnknown };
 Outcome compare(uint8_t op, bool is64, const Scalar& a, const Scalar& b);
 // Narrows both to what holds when the jump is taken or not. False: that way is impossible.
 [[nodiscard]] bool assume(uint8_t op, bool is64, bool taken, Scalar& a, Scalar& b);
+
+// The inside of describe()'s brackets: "umin=1,umax=9,var_off=(0x0; 0xf)"; empty when nothing is known.
+std::string ranges_text(const Scalar& a);
 
 }  // namespace bpftime::verifier

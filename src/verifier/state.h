@@ -11,6 +11,8 @@
 
 namespace bpftime::verifier {
 
+struct MapConstraint;  // verifier.h
+
 enum class Kind : uint8_t {
   kUninitialised,  // must not be read
   kScalar,
@@ -30,6 +32,8 @@ enum class Kind : uint8_t {
   kHandle,        // acquired from a host function: kind `index`; may only be passed on
 };
 
+inline constexpr int32_t kLengthSlackUnknown = INT32_MIN;
+
 // A register, or what was spilled from one. Plain data, compared field by field.
 // A pointer's address is base + off + scalar, where scalar is the variable part.
 struct Value {
@@ -45,10 +49,19 @@ struct Value {
       0;  // scalars: link to equal values; pointers that may be null: tested together; packets: same base
   uint32_t reference = 0;  // id of the open reference it stands for or was derived from; 0: none
   uint32_t index = 0;      // map, subprogram, view, handle kind
-  uint32_t size = 0;       // kMemory, kHostBuffer, kPacket: bytes known to be there
-  uint32_t instance = 0;   // kMapValue, kMap from a map of maps: which look-up it came from (locks, timers)
-  uint32_t length_id =
-      0;          // kHostBuffer: link id of the scalar that is its length; kScalar: as a length (0: none)
+  // kMemory, kHostBuffer, kPacket: bytes known to be there. kMapValue, kMapKey: bytes of the map's value or key; `index` is that
+  // of the outer map when the map came out of a map of maps.
+  uint32_t size = 0;
+  // kMapValue: which look-up it came from (locks, timers). kMap: not 0 when it is a value of the map of maps `index`.
+  // kMemory: id of the dynptr it is a slice of.
+  uint32_t instance = 0;
+  // Names the length of one host buffer (0: none), in a namespace of its own (memory.h, length_id_of). A kScalar with it is
+  // bounded by that length, a kHostBuffer is the buffer of that length; in both, `value + length_slack <= length` holds,
+  // unsigned and without wrap, of the number or of the pointer's variable part. The length itself has slack 0, an index
+  // below it slack 1. More slack is more knowledge: a state with less covers one with more, and a kScalar without
+  // length_id covers one with it. kLengthSlackUnknown (kHostBuffer only): nothing is known of the variable part.
+  uint32_t length_id = 0;
+  int32_t length_slack = 0;
   Scalar scalar;  // the number, or a pointer's variable offset (constant 0 if there is none)
   // For messages only; never compared.
   uint32_t made_at = 0;  // instruction that made it
@@ -87,8 +100,10 @@ struct Frame {
   // Set while this frame runs a callback of the helper called at call_site.
   bool is_callback = false;
   uint32_t callback_helper = 0;  // BPF_FUNC_*
-  uint32_t callback_depth = 0;   // rounds simulated
-  Scalar callback_result;        // what it may return
+  uint32_t callback_depth =
+      0;  // rounds simulated in a row of the callback that this frame (the caller) has called
+  Scalar callback_result;      // what it may return
+  uint32_t callback_node = 0;  // stored state of the call (state_store.h)
 };
 
 struct Reference {
@@ -111,6 +126,8 @@ struct State {
   std::vector<Reference> references;
   Lock lock;
   uint32_t preempt_or_rcu = 0;
+  // Callback rounds simulated on this path: a state met again after one more round is no infinite loop. Not compared.
+  uint32_t callback_rounds = 0;
 
   Frame& current() { return frames.back(); }
   const Frame& current() const { return frames.back(); }
@@ -121,7 +138,8 @@ struct State {
   template <typename Visit>
   void for_each_value(Visit visit);
 
-  std::string describe() const;  // kernel notation: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm"
+  // Kernel notation, of the innermost frame: " R0=0 R1=ctx() R10=fp0 fp-8=mmmmmmmm". `maps`: the request's, for their names.
+  std::string describe(const std::vector<MapConstraint>* maps = nullptr) const;
 };
 
 template <typename Visit>
@@ -133,6 +151,10 @@ void State::for_each_value(Visit visit) {
   }
 }
 
-std::string describe(const Value& value);
+// The kernel's name of the type: "map_value_or_null", "fp", "scalar", "ringbuf_mem".
+std::string type_name(const Value& value);
+// Kernel notation: "map_value_or_null(id=1,map=conf,ks=4,vs=8)". `frame`: the one it is seen from.
+std::string describe(const Value& value, const std::vector<MapConstraint>* maps = nullptr,
+                     uint32_t frame = 0);
 
 }  // namespace bpftime::verifier
