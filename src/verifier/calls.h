@@ -32,8 +32,6 @@ struct Call {
 // As Engine::refuse, with the errno Linux answers here when it is not the rule's.
 bool refuse_with(Engine& engine, Rule rule, int error, std::string message, std::string linux_message);
 
-// "scalar", "map_value_or_null": Linux's name of what the register holds.
-std::string type_name(const Value& value);
 inline std::string reg_name(uint32_t number) { return "R" + std::to_string(number); }
 
 // ---- arguments.cc ----

@@ -12,7 +12,7 @@ bool make_dynptr(Engine& engine, uint32_t number, DynptrKind, uint32_t) {
 
 void end_dynptrs_of(Engine&, uint32_t) {}
 
-bool overwrite_dynptr(Engine& engine, uint32_t, uint32_t) {
+bool destroy_dynptr(Engine& engine, uint32_t, uint32_t) {
   return engine.refuse(Rule::kDYN001, "dynptrs are not supported yet");
 }
 
