@@ -183,6 +183,9 @@ Value entry_context(const Engine& engine);
 bool check_return(Engine& engine);  // r0 at the exit of the main program
 
 // ---- dynptr.cc ----
+// Slot `slot` of frame `frame` holds part of a dynptr and is about to be overwritten: forgets the whole dynptr and the slices
+// made from it. Refuses (DYN001) one that stands for a reference.
+bool destroy_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
 // What Slot::value.index of a dynptr can be.
 enum class DynptrKind : uint32_t { kLocal = 1, kRecord = 2 };
 
