@@ -383,4 +383,9 @@ std::string to_text(const RenderedDiagnosis& rendered, const Request& request, b
   return TextWriter(rendered, request, colour ? kTerminal : kPlain).write();
 }
 
+std::string summary(const Diagnosis& diagnosis) {
+  return std::string(info(diagnosis.rule).id) + ": " + diagnosis.message + " (instruction " +
+         std::to_string(diagnosis.insn) + ")";
+}
+
 }  // namespace bpftime::verifier
