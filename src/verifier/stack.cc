@@ -57,9 +57,7 @@ void scrub(Slot& slot) {
 bool fits(const Scalar& number, uint32_t size) { return size >= 8 || number.umax < 1ull << (8 * size); }
 
 // Frames are made of whole slots.
-int64_t slot_start(int64_t offset) {
-  return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes);
-}
+int64_t slot_start(int64_t offset) { return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes); }
 
 // Where the access lies; false with `refused` decided otherwise. Linux: check_stack_access_within_bounds.
 bool locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
@@ -218,7 +216,7 @@ bool destroy_dynptrs(Engine& engine, const Span& span) {
     const Frame& frame = engine.state.frames[span.frame];
     if (index >= frame.stack.size()) break;
     if (frame.stack[index].bytes[0] == Byte::kDynptr &&
-        !destroy_dynptr(engine, span.frame, static_cast<uint32_t>(index)))
+        !overwrite_dynptr(engine, span.frame, static_cast<uint32_t>(index)))
       return false;
   }
   return true;
