@@ -216,7 +216,7 @@ bool destroy_dynptrs(Engine& engine, const Span& span) {
     const Frame& frame = engine.state.frames[span.frame];
     if (index >= frame.stack.size()) break;
     if (frame.stack[index].bytes[0] == Byte::kDynptr &&
-        !overwrite_dynptr(engine, span.frame, static_cast<uint32_t>(index)))
+        !destroy_dynptr(engine, span.frame, static_cast<uint32_t>(index)))
       return false;
   }
   return true;
