@@ -326,7 +326,6 @@ Value result_of(Engine& engine, const Call& call) {
       value.id = engine.new_id();
       value.instance = call.dynptr_id;
       value.reference = call.dynptr_reference;
-      value.read_only = call.dynptr_read_only;
       return value;
     }
     case ResultKind::kKernelObject:
@@ -476,10 +475,6 @@ bool step_helper_call(Engine& engine) {
     return false;
   Value result = result_of(engine, call);
   result.made_at = engine.insn_index;
-  if (call.made_register != 0 &&
-      !make_dynptr(engine, call.made_register, call.dynptr_kind,
-                   call.dynptr_kind == DynptrKind::kRecord ? acquire_reference(engine, 0) : 0))
-    return false;
   if ((prototype->flags & Prototype::kChangesPacket) != 0)
     invalidate_where(engine, [](const Value& value) {
       return value.kind == Kind::kPacket || value.kind == Kind::kPacketMeta || value.kind == Kind::kPacketEnd;

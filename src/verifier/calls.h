@@ -20,11 +20,7 @@ struct Call {
   uint32_t reference = 0;                 // that the only owning argument stands for
   uint32_t released_register = 0;         // the argument the call releases
   uint32_t subprogram = 0;                // kFunction
-  // The kDynptr argument's, and where an uninitialised one is to be made.
-  DynptrKind dynptr_kind = DynptrKind::kLocal;
-  uint32_t dynptr_id = 0, dynptr_reference = 0;
-  bool dynptr_read_only = false;
-  uint32_t made_register = 0;
+  uint32_t dynptr_id = 0, dynptr_reference = 0;  // of the initialised dynptr argument
 
   uint32_t id() const { return prototype.id; }
 };
@@ -55,7 +51,6 @@ void forget_arguments(Engine& engine);  // r1 … r5 after a call
 
 // ---- dynptr.cc ----
 bool check_dynptr_argument(Engine& engine, Call& call, uint32_t number, ArgKind kind);
-bool make_dynptr(Engine& engine, uint32_t number, DynptrKind kind, uint32_t reference);
 void end_dynptrs_of(Engine& engine, uint32_t reference);
 
 template <typename Match>
