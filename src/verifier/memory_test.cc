@@ -1,14 +1,14 @@
-#include "verifier/testing_verdicts.h"
+#include "verifier/testing/verdicts.h"
 
 namespace bpftime::verifier {
 namespace {
 
 using testing::array_map;
-using testing::Case;
 using testing::expect_verdict;
 using testing::first_message;
 using testing::request_of;
 using testing::request_with_value;
+using testing::VerdictCase;
 
 #define END "\nmov %r0, 0\nexit"
 // r0 = the value of map 0 or null; goes on when it is there.
@@ -18,7 +18,7 @@ using testing::request_with_value;
 #define INDEX "ldxdw %r2, [%r0]\n"
 
 TEST(MapValue, Bounds) {
-  const Case cases[] = {
+  const VerdictCase cases[] = {
       {"not tested", "ldxdw %r2, [%r0]" END, EACCES, "R0 invalid mem access 'map_value_or_null'"},
       {"null", "jne %r0, 0, out\nldxdw %r2, [%r0]" OUT, EACCES, "R0 invalid mem access 'scalar'"},
       {"last bytes", VALUE "ldxdw %r2, [%r0+40]" OUT},
@@ -49,14 +49,16 @@ TEST(MapValue, Bounds) {
       {"stored without value", VALUE "stxdw [%r0], %r7" OUT, EACCES, "R7 !read_ok"},
       {"pointer stored", VALUE "stxdw [%r0], %r10" OUT},
   };
-  for (const Case& one : cases) expect_verdict(request_with_value(one.assembly, array_map(48)), one);
+  for (const VerdictCase& one : cases) expect_verdict(request_with_value(one.assembly, array_map(48)), one);
 }
 
 TEST(MapValue, Rights) {
-  const Case read = {"read", VALUE "ldxdw %r2, [%r0]" OUT}, write = {"write", VALUE "stdw [%r0], 0" OUT};
-  const Case no_write = {"write", write.assembly, EACCES,
-                         "write into map forbidden, value_size=48 off=0 size=8"};
-  const Case no_read = {"read", read.assembly, EACCES, "read from map forbidden, value_size=48 off=0 size=8"};
+  const VerdictCase read = {"read", VALUE "ldxdw %r2, [%r0]" OUT},
+                    write = {"write", VALUE "stdw [%r0], 0" OUT};
+  const VerdictCase no_write = {"write", write.assembly, EACCES,
+                                "write into map forbidden, value_size=48 off=0 size=8"};
+  const VerdictCase no_read = {"read", read.assembly, EACCES,
+                               "read from map forbidden, value_size=48 off=0 size=8"};
   expect_verdict(request_with_value(read.assembly, array_map(48, 1, BPF_F_RDONLY_PROG)), read);
   expect_verdict(request_with_value(write.assembly, array_map(48, 1, BPF_F_RDONLY_PROG)), no_write);
   expect_verdict(request_with_value(read.assembly, array_map(48, 1, BPF_F_WRONLY_PROG)), no_read);
@@ -108,7 +110,7 @@ TEST(MapValue, LocksAndTimersAreTheHelpersAlone) {
 }
 
 TEST(Memory, Atomics) {
-  const Case cases[] = {
+  const VerdictCase cases[] = {
       {"add to a value", VALUE "mov %r2, 1\nlock add [%r0], %r2" OUT},
       {"32 bits", VALUE "mov %r2, 1\nlock add32 [%r0+4], %r2" OUT},
       {"misaligned", VALUE "mov %r2, 1\nlock add [%r0+4], %r2" OUT, EACCES,
@@ -133,9 +135,9 @@ TEST(Memory, Atomics) {
       {"cmpxchg", VALUE "mov %r6, %r0\nmov %r0, 1\nmov %r2, 2\nlock cmpxchg [%r6], %r2\nldxdw %r3, [%r0]" OUT,
        EACCES, "R0 invalid mem access 'scalar'"},
   };
-  for (const Case& one : cases) expect_verdict(request_with_value(one.assembly, array_map(48)), one);
-  const Case context = {"context", "mov %r2, 1\nlock add [%r1], %r2" END, EACCES,
-                        "BPF_ATOMIC stores into R1 ctx is not allowed"};
+  for (const VerdictCase& one : cases) expect_verdict(request_with_value(one.assembly, array_map(48)), one);
+  const VerdictCase context = {"context", "mov %r2, 1\nlock add [%r1], %r2" END, EACCES,
+                               "BPF_ATOMIC stores into R1 ctx is not allowed"};
   expect_verdict(request_of(context.assembly), context);
 }
 
@@ -147,7 +149,7 @@ TEST(Memory, PacketLoadsOfOldFilters) {
   const program::Insn index = {BPF_ALU64 | BPF_MOV | BPF_K, 2, 0, 0, 1};
   const program::Insn end = {BPF_JMP | BPF_EXIT, 0, 0, 0, 0};
   const program::Insn use_r1 = {BPF_ALU64 | BPF_MOV | BPF_X, 0, 1, 0, 0};
-  const auto check = [](std::vector<program::Insn> insns, const Case& expected,
+  const auto check = [](std::vector<program::Insn> insns, const VerdictCase& expected,
                         uint32_t type = BPF_PROG_TYPE_SOCKET_FILTER) {
     Request request = request_of("exit", type);
     request.program.insns = std::move(insns);
@@ -166,7 +168,7 @@ TEST(Memory, PacketLoadsOfOldFilters) {
 TEST(Memory, Packets) {
   // r2 = data, r3 = data_end
   const std::string start = "ldxw %r2, [%r1]\nldxw %r3, [%r1+4]\n";
-  const Case cases[] = {
+  const VerdictCase cases[] = {
       {"proved", "mov %r4, %r2\nadd %r4, 14\njgt %r4, %r3, out\nldxb %r5, [%r2+13]" OUT},
       {"written", "mov %r4, %r2\nadd %r4, 14\njgt %r4, %r3, out\nstb [%r2+13], 1" OUT},
       {"one too many", "mov %r4, %r2\nadd %r4, 14\njgt %r4, %r3, out\nldxb %r5, [%r2+14]" OUT, EACCES,
@@ -181,7 +183,8 @@ TEST(Memory, Packets) {
       {"atomic", "mov %r4, %r2\nadd %r4, 14\njgt %r4, %r3, out\nmov %r5, 1\nlock add [%r2], %r5" OUT, EACCES,
        "BPF_ATOMIC stores into R2 pkt is not allowed"},
   };
-  for (const Case& one : cases) expect_verdict(request_of(start + one.assembly, BPF_PROG_TYPE_XDP), one);
+  for (const VerdictCase& one : cases)
+    expect_verdict(request_of(start + one.assembly, BPF_PROG_TYPE_XDP), one);
 }
 
 // ---- host objects ----
