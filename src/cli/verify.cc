@@ -62,7 +62,7 @@ void ask_kernel(const VerifyOptions& options, const verifier::Request& request, 
   if (opinion)
     program.kernel = std::move(*opinion);
   else
-    program.kernel_note = "bpf(2) is not permitted here";
+    program.kernel_note = opinion.error().message;
   program.refused_by_kernel = options.kernel == kRequire && (!program.kernel || program.kernel->error != 0);
 }
 
