@@ -229,7 +229,7 @@ bool check_spin_lock(Engine& engine, const Call& call, uint32_t number) {
 
 bool check_map_key(Engine& engine, Call& call, uint32_t number) {
   const Value& map = engine.state.reg(call.map_register);
-  const wire::MapSpec& spec = map_spec(engine, map);
+  const wire::MapSpec& spec = spec_of_map(engine, map);
   if (spec.key_size == 0) return true;
   if (!check_fixed(engine, number, spec.key_size, Access::kRead)) return false;
   if (spec.type == BPF_MAP_TYPE_ARRAY || spec.type == BPF_MAP_TYPE_PERCPU_ARRAY)
@@ -239,7 +239,7 @@ bool check_map_key(Engine& engine, Call& call, uint32_t number) {
 
 bool check_map_value(Engine& engine, const Call& call, uint32_t number, ArgKind kind) {
   const Value& map = engine.state.reg(call.map_register);
-  const uint32_t size = map_spec(engine, map).value_size;
+  const uint32_t size = spec_of_map(engine, map).value_size;
   return check_fixed(engine, number, size, kind == ArgKind::kUninitMapValue ? Access::kWrite : Access::kRead);
 }
 

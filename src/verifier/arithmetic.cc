@@ -10,9 +10,7 @@
 
 #include "program/instructions.h"
 #include "verifier/engine.h"
-#if __has_include("verifier/memory.h")
 #include "verifier/memory.h"
-#endif
 
 namespace bpftime::verifier {
 namespace {
@@ -207,12 +205,10 @@ void compute(Engine& engine, const Insn& insn, const Value& source) {
   if (engine.request.constraints != nullptr || !linux_forgets(op, source.scalar, !is_32(insn)))
     result.scalar = apply_alu(op, !is_32(insn), insn.off == 1, before.scalar, source.scalar);
   keep_link(insn, before, source, result);
-#if __has_include("verifier/memory.h")
   if (!is_32(insn) && (op == BPF_ADD || op == BPF_SUB) && source.scalar.is_const()) {
     const uint64_t addend = op == BPF_ADD ? source.scalar.value() : 0 - source.scalar.value();
     shift_length(before, static_cast<int64_t>(addend), result);
   }
-#endif
   set(engine, insn.dst_reg, result, loss(engine, result, before, source));
 }
 
@@ -286,9 +282,7 @@ bool check_pointer_operands(Engine& engine, const Insn& insn, const Value& point
 
 // A new variable part: packets forget what was proved of the old place.
 void vary(Engine& engine, Value& result, uint8_t op, const Value& number) {
-#if __has_include("verifier/memory.h")
   if (result.kind == Kind::kHostBuffer && op == BPF_ADD) index_buffer(result, number);
-#endif
   result.scalar = apply_alu(op, true, false, result.scalar, number.scalar);
   if (result.kind != Kind::kPacket && result.kind != Kind::kPacketMeta) return;
   result.id = engine.new_id();

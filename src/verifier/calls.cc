@@ -104,12 +104,6 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
                                                         std::string(prototype.name));
 }
 
-void note_call(Engine& engine, uint32_t id) {
-  auto& called = engine.facts.helpers_called;
-  const auto at = std::lower_bound(called.begin(), called.end(), id);
-  if (at == called.end() || *at != id) called.insert(at, id);
-}
-
 void note_map(Engine& engine, const Value& map) {
   if (engine.insn_index >= engine.facts.insns.size()) return;
   InsnFacts& facts = engine.facts.insns[engine.insn_index];
@@ -132,7 +126,7 @@ void note_context(Engine& engine, uint32_t id) {
 bool check_map(Engine& engine, const Call& call) {
   if (call.map_register == 0) return true;
   const Value& map = engine.state.reg(call.map_register);
-  const wire::MapSpec& spec = map_spec(engine, map);
+  const wire::MapSpec& spec = spec_of_map(engine, map);
   const uint32_t id = call.id();
   if (!takes_map(id, spec.type) &&
       !engine.refuse(Rule::kFUN004, std::string(call.prototype.name) + " does not work with map `" +
@@ -184,19 +178,14 @@ bool check_format(Engine& engine) {
 bool call_back(Engine& engine, const Call& call) {
   const Scalar result = Scalar::unsigned_range(0, 1);
   std::array<Value, 5> arguments;
-  Frame& frame = engine.state.current();
   switch (call.id()) {
     case BPF_FUNC_loop:
-      if (frame.callback_depth >= engine.state.reg(BPF_REG_1).scalar.umax) {
-        frame.callback_depth = 0;  // this was the last round
-        return true;
-      }
       arguments[0] = Value::of(Scalar::unknown());
       arguments[1] = engine.state.reg(BPF_REG_3);
       break;
     case BPF_FUNC_for_each_map_elem: {
       const Value map = engine.state.reg(BPF_REG_1);
-      const wire::MapSpec& spec = map_spec(engine, map);
+      const wire::MapSpec& spec = spec_of_map(engine, map);
       const bool has_elements =
           spec.type == BPF_MAP_TYPE_HASH || spec.type == BPF_MAP_TYPE_LRU_HASH || spec.type == BPF_MAP_TYPE_ARRAY ||
           spec.type == BPF_MAP_TYPE_PERCPU_HASH || spec.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
@@ -287,7 +276,7 @@ Value integer_result(const Engine& engine, const Call& call) {
 }
 
 Value looked_up(Engine& engine, const Call& call, const Value& map, bool may_be_null) {
-  const wire::MapSpec& spec = map_spec(engine, map);
+  const wire::MapSpec& spec = spec_of_map(engine, map);
   const MapConstraint& constraint = engine.request.maps[map.index];
   const bool is_outer = map.instance == 0 &&
                         (spec.type == BPF_MAP_TYPE_ARRAY_OF_MAPS || spec.type == BPF_MAP_TYPE_HASH_OF_MAPS);
@@ -337,7 +326,6 @@ Value result_of(Engine& engine, const Call& call) {
       value.id = engine.new_id();
       value.instance = call.dynptr_id;
       value.reference = call.dynptr_reference;
-      value.read_only = call.dynptr_read_only;
       return value;
     }
     case ResultKind::kKernelObject:
@@ -377,60 +365,7 @@ bool refuse_with(Engine& engine, Rule rule, int error, std::string message, std:
   return false;
 }
 
-std::string type_name(const Value& value) {
-  std::string name;
-  switch (value.kind) {
-    case Kind::kUninitialised:
-      return "?";
-    case Kind::kScalar:
-      return "scalar";
-    case Kind::kContext:
-      name = "ctx";
-      break;
-    case Kind::kStack:
-      name = "fp";
-      break;
-    case Kind::kMap:
-      name = "map_ptr";
-      break;
-    case Kind::kMapValue:
-      name = "map_value";
-      break;
-    case Kind::kMapKey:
-      name = "map_key";
-      break;
-    case Kind::kMemory:
-      name = value.alloc_record ? "ringbuf_mem" : value.read_only ? "rdonly_mem" : "mem";
-      break;
-    case Kind::kPacket:
-      name = "pkt";
-      break;
-    case Kind::kPacketEnd:
-      name = "pkt_end";
-      break;
-    case Kind::kPacketMeta:
-      name = "pkt_meta";
-      break;
-    case Kind::kFunction:
-      name = "func";
-      break;
-    case Kind::kKernelObject:
-      name = "ptr_";
-      break;
-    case Kind::kHostObject:
-      name = "host_object";
-      break;
-    case Kind::kHostBuffer:
-      name = "buf";
-      break;
-    case Kind::kHandle:
-      name = "handle";
-      break;
-  }
-  return value.may_be_null ? name + "_or_null" : name;
-}
-
-const wire::MapSpec& map_spec(const Engine& engine, const Value& map) {
+const wire::MapSpec& spec_of_map(const Engine& engine, const Value& map) {
   const MapConstraint& constraint = engine.request.maps[map.index];
   return map.instance != 0 && constraint.inner ? *constraint.inner : constraint.spec;
 }
@@ -448,14 +383,9 @@ void invalidate(const Engine& engine, Value& value) {
   value.made_at = made_at;
 }
 
-void forget_reference(State& state, uint32_t id) {
-  std::erase_if(state.references, [id](const Reference& reference) { return reference.id == id; });
-}
-
 bool release_reference(Engine& engine, uint32_t id) {
-  const size_t before = engine.state.references.size();
-  forget_reference(engine.state, id);
-  if (engine.state.references.size() == before) return false;
+  if (std::erase_if(engine.state.references, [id](const Reference& reference) { return reference.id == id; }) == 0)
+    return false;
   invalidate_where(engine, [id](const Value& value) { return value.reference == id; });
   return true;
 }
@@ -543,13 +473,8 @@ bool step_helper_call(Engine& engine) {
       !engine.refuse(Rule::kLIM004, "more than " + std::to_string(engine.request.options.limits.references) +
                                         " references are open at once"))
     return false;
-  note_call(engine, id);
   Value result = result_of(engine, call);
   result.made_at = engine.insn_index;
-  if (call.made_register != 0 &&
-      !make_dynptr(engine, call.made_register, call.dynptr_kind,
-                   call.dynptr_kind == DynptrKind::kRecord ? acquire_reference(engine, 0) : 0))
-    return false;
   if ((prototype->flags & Prototype::kChangesPacket) != 0)
     invalidate_where(engine, [](const Value& value) {
       return value.kind == Kind::kPacket || value.kind == Kind::kPacketMeta || value.kind == Kind::kPacketEnd;

@@ -186,6 +186,8 @@ bool check_return(Engine& engine);  // r0 at the exit of the main program
 // Slot `slot` of frame `frame` holds part of a dynptr and is about to be overwritten: forgets the whole dynptr and the slices
 // made from it. Refuses (DYN001) one that stands for a reference.
 bool destroy_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
+// What Slot::value.index of a dynptr can be.
+enum class DynptrKind : uint32_t { kLocal = 1, kRecord = 2 };
 
 // ---- calls.cc ----
 bool step_helper_call(Engine& engine);
@@ -196,20 +198,10 @@ bool release_reference(Engine& engine, uint32_t id);
 // At exit and before tail calls: nothing is owned, no lock is held. `where` as Linux words it: "BPF_EXIT instruction in main
 // prog", "tail_call".
 bool check_no_references(Engine& engine, std::string_view where);
-// The reference is gone without having been released: on the branch where the pointer that has this `id` and `reference` is null,
-// nothing was acquired (resolve_null calls it). Other copies are not touched.
-void forget_reference(State& state, uint32_t id);
 // The geometry of the map that `map` (kMap) stands for.
-const wire::MapSpec& map_spec(const Engine& engine, const Value& map);
+const wire::MapSpec& spec_of_map(const Engine& engine, const Value& map);
 // Every map the program names may be used by its type of program: once, before anything is explored. Sets insn_index.
 bool check_maps(Engine& engine);
-
-// ---- dynptr.cc ----
-// Something else is about to be written to this slot: a dynptr there ends, and its slices with it. Refused when it stands for a
-// reference, which could not be released any more. To be called before every write to a slot that holds kDynptr bytes.
-bool overwrite_dynptr(Engine& engine, uint32_t frame, uint32_t slot);
-// What a Slot::value.index of a dynptr can be.
-enum class DynptrKind : uint32_t { kLocal = 1, kRecord = 2 };
 
 // ---- subprograms.cc ----
 bool step_local_call(Engine& engine);

@@ -7,4 +7,8 @@ bool step_host_call(Engine& engine) {
                        "calling kernel function is not allowed");
 }
 
+bool load_host_global(Engine& engine) {
+  return engine.refuse(Rule::kFUN006, "there are no kernel variables in user space", "ldimm64 of a kernel variable");
+}
+
 }  // namespace bpftime::verifier

@@ -280,7 +280,8 @@ View divide_signed(const View& a, const View& b) {
     }
     return true;
   };
-  if (a.is_const() && b.is_const() && b.smin == -1) return subtract(View::constant(a.width, 0), a);
+  if (a.is_const() && b.is_const() && b.as_signed(b.bits.value) == -1)
+    return subtract(View::constant(a.width, 0), a);
   if (b.smin < 0 && !add_corners(b.smin, std::min<int64_t>(b.smax, -1))) return View::unknown(a.width);
   if (b.smax > 0 && !add_corners(std::max<int64_t>(b.smin, 1), b.smax)) return View::unknown(a.width);
   return View::signed_range(a.width, least, most);
@@ -289,7 +290,8 @@ View divide_signed(const View& a, const View& b) {
 View modulo_unsigned(const View& a, const View& b) {
   if (b.umax == 0 || a.umax < b.umin) return a;  // by zero: unchanged
   View v = View::unsigned_range(a.width, 0, std::min(a.umax, b.umax - 1));
-  if (a.is_const() && b.is_const()) v = View::constant(a.width, a.umin % b.umin);
+  if (a.is_const() && b.is_const() && b.bits.value != 0)
+    v = View::constant(a.width, a.bits.value % b.bits.value);
   return b.contains(0) ? join(v, a) : v;
 }
 
@@ -299,9 +301,11 @@ View modulo_signed(const View& a, const View& b) {
   const Wide limit = std::max(-static_cast<Wide>(b.smin), static_cast<Wide>(b.smax)) - 1;
   View v = View::signed_range(a.width, a.smin < 0 ? static_cast<int64_t>(std::max<Wide>(a.smin, -limit)) : 0,
                               a.smax > 0 ? static_cast<int64_t>(std::min<Wide>(a.smax, limit)) : 0);
-  if (a.is_const() && b.is_const()) {
-    const uint64_t rest = b.smin == -1 ? 0 : static_cast<uint64_t>(a.smin % b.smin);
-    v = View::constant(a.width, rest);
+  const int64_t divisor = b.as_signed(b.bits.value);
+  if (a.is_const() && b.is_const() && divisor != 0) {
+    // lowest % -1 traps on the processor; it is 0.
+    const int64_t rest = divisor == -1 ? 0 : a.as_signed(a.bits.value) % divisor;
+    v = View::constant(a.width, static_cast<uint64_t>(rest));
   }
   return b.contains(0) ? join(v, a) : v;
 }
