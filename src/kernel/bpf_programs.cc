@@ -13,6 +13,7 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint32_t kMapsPerProgramMax = 64;  // MAX_USED_MAPS
+constexpr uint32_t kProgramTypeMax = 32;     // BPF_PROG_TYPE_NETFILTER, not in every linux/bpf.h
 
 std::vector<uint8_t> copy(Bytes bytes) { return {bytes.begin(), bytes.end()}; }
 
@@ -62,6 +63,7 @@ verifier::Verdict verify(Prog& prog) {
   for (const auto& map : prog.maps) source.maps.push_back(constraint_of(*map));
   if (prog.btf) source.btf = prog.btf->blob;
   source.options.helpers_missing = helpers_missing();
+  source.options.probe_write_user = false;  // ordinary programs observe; a policy grants more
   verifier::Verdict verdict = verifier::verify(source);
   if (verdict.error == 0) prog.facts = std::move(verdict.facts);
   return verdict;
@@ -143,6 +145,8 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (attr.prog_ifindex != 0 || attr.attach_btf_id != 0 || attr.attach_prog_fd != 0)
     return BpfReply::fail(
         EINVAL, "load program: no device, function or program to attach to with programs of this type");
+  if (attr.prog_type == BPF_PROG_TYPE_UNSPEC || attr.prog_type > kProgramTypeMax)
+    return BpfReply::fail(EINVAL, "load program: unknown program type " + std::to_string(attr.prog_type));
   auto name = object_name(attr.prog_name);
   if (!name) return BpfReply::fail(EINVAL, "load program: name has characters other than [A-Za-z0-9_.]");
 
