@@ -185,6 +185,7 @@ TEST_P(EveryBuffer, DropsWhatDoesNotFitAndGoesOn) {
   options.before_exec = stay_on_one_cpu;  // one perf buffer: its lost records come with its next record
   Child target = talker(1, kCalls, options);
   tool.signal(SIGSTOP);
+  ASSERT_TRUE(eventually([&] { return status_field(tool.pid(), "State").find("T (") != std::string::npos; }));
   round(target, 1);
   tool.signal(SIGCONT);
   // Ring: 1 MiB of records of 8 + 104 bytes, the last position stays free. Perf: 64 pages of records of 8 + 4 + 108.
