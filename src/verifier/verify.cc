@@ -113,13 +113,14 @@ class StackDepth {
   const Facts& facts_;
 };
 
-bool run(const Request& request, Verdict& verdict, LogWriter* log) {
+bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter* log) {
   ControlFlow flow;
   if (auto valid = program::validate_structure(request.program); !valid) {
     refuse_structure(verdict, valid.error());
     return false;
   }
   if (!check_flags(request, verdict)) return false;
+  if (!read_source_lines(request, lines, verdict)) return false;
   {
     Engine engine(request, flow, verdict);
     engine.log = log;
@@ -159,11 +160,8 @@ Verdict verify(const Request& asked) {
   }
   SourceLines lines;
   std::unique_ptr<LogWriter> log;
-  if (request->log_level != 0) {
-    if (auto read = SourceLines::read(*request)) lines = std::move(*read);
-    log = std::make_unique<LogWriter>(*request, lines);
-  }
-  if (!run(*request, verdict, log.get())) {
+  if (request->log_level != 0) log = std::make_unique<LogWriter>(*request, lines);
+  if (!run(*request, verdict, lines, log.get())) {
     verdict.error = verdict.diagnoses.empty() ? EINVAL : verdict.diagnoses.front().error;
     verdict.facts = Facts{};
   }
