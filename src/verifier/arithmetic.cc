@@ -7,6 +7,7 @@
 //  3. What Linux 6.18 forgets (quotients, shifts by unknown counts) is forgotten for ordinary programs too, so that they
 //     get the same verdict; classes of extensions get the precise result.
 #include <algorithm>
+#include <bit>
 
 #include "program/instructions.h"
 #include "verifier/engine.h"
@@ -151,6 +152,10 @@ bool move(Engine& engine, const Insn& insn) {
 bool change_in_place(Engine& engine, const Insn& insn) {
   if (!check_readable(engine, insn.dst_reg)) return false;
   const Value before = engine.state.reg(insn.dst_reg);
+  // To the own byte order, all bytes: nothing happens, and links stay.
+  if (before.is_number() && insn.code == (BPF_ALU | BPF_END | BPF_TO_LE) && insn.imm == 64 &&
+      std::endian::native == std::endian::little)
+    return true;
   Value result = Value::of(Scalar::unknown());
   if (before.is_pointer()) {
     if (!engine.request.options.allow_pointer_leaks &&
@@ -160,7 +165,7 @@ bool change_in_place(Engine& engine, const Insn& insn) {
       return false;
   } else if (BPF_OP(insn.code) == BPF_NEG) {
     result.scalar = negate(before.scalar, !is_32(insn));
-  } else if (before.scalar.is_const() || engine.request.constraints != nullptr) {
+  } else {
     const bool unconditional = !is_32(insn);
     result.scalar = byte_swap(before.scalar, static_cast<uint32_t>(insn.imm), BPF_SRC(insn.code) == BPF_TO_BE,
                               unconditional);
@@ -332,8 +337,9 @@ bool move_pointer(Engine& engine, const Insn& insn, const Value& pointer, const 
   }
   if (!is_sane(engine, number_reg, result, type)) return false;
   const uint32_t made_at = pointer.made_at;
-  set(engine, reg, result, number.lost_at);
-  if (number.scalar.is_const()) engine.state.reg(reg).made_at = made_at;
+  const uint32_t lost_at = number.lost_at != 0 ? number.lost_at : number.made_at;
+  set(engine, reg, result, number.scalar.is_const() ? pointer.lost_at : lost_at);
+  engine.state.reg(reg).made_at = made_at;  // where the object comes from
   return true;
 }
 
