@@ -24,7 +24,7 @@ THIRD_PARTY = {
     "CLI": {"cli"},
     "fmt": {"cli"},
     "nlohmann": {"daemon", "cli"},
-    "bpf": set(),  # libbpf: tests, benchmarks and examples only
+    "bpf": {"cli"},  # libbpf opens objects for `bpftime verify`; else tests, benchmarks and examples only
 }
 # Includes against the order of the layers that are allowed, each with its reason.
 EXCEPTIONS = {

@@ -57,6 +57,7 @@ int run(int argc, char** argv) {
   add_list(app, line);
   add_objects(app, line);
   add_trace(app, line);
+  add_verify(app, line);
   add_doctor(app, line);
   add_daemon(app, line);
   add_version(app, line);

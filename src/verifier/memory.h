@@ -21,12 +21,31 @@ bool refuse_register_as(Engine& engine, int error, Rule rule, uint32_t number, s
 // An unknown number as a load of `bytes` gives it, made here.
 Value loaded_number(const Engine& engine, uint32_t bytes);
 
+std::string reg_name(uint32_t reg);                   // "R3"
+std::string bytes_at(uint32_t size, int64_t offset);  // "4 bytes at offset 12"
+
+// One access through a register.
+struct Touch {
+  uint32_t reg;    // holds the address
+  int64_t offset;  // of the instruction
+  uint32_t size;
+  Access access;
+  bool sign_extended = false;
+  bool atomic = false;            // must be aligned whatever the memory
+  Value* loaded = nullptr;        // null: the value is not wanted
+  const Value* stored = nullptr;  // null: unknown bytes
+};
+
+// ---- host_memory.cc: `base` is what the register holds, kHostObject or kHostBuffer, not null ----
+bool access_object(Engine& engine, const Value& base, const Touch& touch);
+bool access_buffer(Engine& engine, const Value& base, const Touch& touch);
+
 // ---- stack.cc ----
 // A helper's buffer of at most `size` bytes on the stack. `fills`: the helper writes every byte of exactly `size`.
 bool check_stack_buffer(Engine& engine, uint32_t reg, const Value& base, uint32_t size, Access access,
                         bool fills);
 
-// ---- symbolic lengths (memory.cc) ----
+// ---- symbolic lengths (host_memory.cc) ----
 // A buffer reached through a host object is as long as another member of the same object says. Both are loads from the object,
 // so both get the same length id: the object's instance and the index of the length member. The index `i` is known to lie
 // below it by a branch; the pointer `buffer + i` inherits that; the access is allowed when its end is within the slack.

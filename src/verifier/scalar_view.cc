@@ -68,6 +68,25 @@ bool bits_meet(Tnum& into, Tnum other) {
   return true;
 }
 
+namespace {
+
+// The smallest member of `t` that is at least `low`, which must not be above the largest.
+uint64_t first_member(Tnum t, uint64_t low) {
+  const uint64_t mismatch = (low ^ t.value) & ~t.mask;
+  if (mismatch == 0) return low;
+  uint64_t bit = std::bit_floor(mismatch);
+  if ((low & bit) != 0) {
+    // `low` has a bit there that no member has: carry into the next unknown bit above that is not set yet.
+    const uint64_t above = t.mask & ~low & ~(bit | (bit - 1));
+    if (above == 0) return t.value;  // `low` is above every member
+    bit = above & (0 - above);
+  }
+  // As `low` above the bit, which is set; the least possible below.
+  return (low & ~(bit | (bit - 1))) | bit | (t.value & (bit - 1));
+}
+
+}  // namespace
+
 // ---- views ----
 
 View View::unknown(unsigned width) {
@@ -130,7 +149,16 @@ bool View::learn() {
                negative ? negative_high : positive_high);
   smin = negative ? as_signed(std::max(negative_low, sign)) : static_cast<int64_t>(positive_low);
   smax = positive ? static_cast<int64_t>(positive_high) : as_signed(negative_high);
-  return bits_meet(bits, bits_of_range(umin, umax));
+  if (!bits_meet(bits, bits_of_range(umin, umax))) return false;
+  // One possible member left: as Linux, which does not look for the first and the last of several.
+  const uint64_t largest = bits.value | bits.mask;
+  if (is_const() || umin > largest) return true;
+  const uint64_t first = first_member(bits, umin);
+  if (first > umax) return false;
+  if (first != largest && first_member(bits, first + 1) <= umax) return true;
+  if (!contains(first)) return false;
+  *this = constant(width, first);
+  return true;
 }
 
 View join(const View& a, const View& b) {
@@ -280,7 +308,8 @@ View divide_signed(const View& a, const View& b) {
     }
     return true;
   };
-  if (a.is_const() && b.is_const() && b.smin == -1) return subtract(View::constant(a.width, 0), a);
+  if (a.is_const() && b.is_const() && b.as_signed(b.bits.value) == -1)
+    return subtract(View::constant(a.width, 0), a);
   if (b.smin < 0 && !add_corners(b.smin, std::min<int64_t>(b.smax, -1))) return View::unknown(a.width);
   if (b.smax > 0 && !add_corners(std::max<int64_t>(b.smin, 1), b.smax)) return View::unknown(a.width);
   return View::signed_range(a.width, least, most);
@@ -289,7 +318,8 @@ View divide_signed(const View& a, const View& b) {
 View modulo_unsigned(const View& a, const View& b) {
   if (b.umax == 0 || a.umax < b.umin) return a;  // by zero: unchanged
   View v = View::unsigned_range(a.width, 0, std::min(a.umax, b.umax - 1));
-  if (a.is_const() && b.is_const()) v = View::constant(a.width, a.umin % b.umin);
+  if (a.is_const() && b.is_const() && b.bits.value != 0)
+    v = View::constant(a.width, a.bits.value % b.bits.value);
   return b.contains(0) ? join(v, a) : v;
 }
 
@@ -299,9 +329,11 @@ View modulo_signed(const View& a, const View& b) {
   const Wide limit = std::max(-static_cast<Wide>(b.smin), static_cast<Wide>(b.smax)) - 1;
   View v = View::signed_range(a.width, a.smin < 0 ? static_cast<int64_t>(std::max<Wide>(a.smin, -limit)) : 0,
                               a.smax > 0 ? static_cast<int64_t>(std::min<Wide>(a.smax, limit)) : 0);
-  if (a.is_const() && b.is_const()) {
-    const uint64_t rest = b.smin == -1 ? 0 : static_cast<uint64_t>(a.smin % b.smin);
-    v = View::constant(a.width, rest);
+  const int64_t divisor = b.as_signed(b.bits.value);
+  if (a.is_const() && b.is_const() && divisor != 0) {
+    // lowest % -1 traps on the processor; it is 0.
+    const int64_t rest = divisor == -1 ? 0 : a.as_signed(a.bits.value) % divisor;
+    v = View::constant(a.width, static_cast<uint64_t>(rest));
   }
   return b.contains(0) ? join(v, a) : v;
 }
@@ -400,16 +432,15 @@ bool exclude(View& a, const View& b) {
   return true;
 }
 
+// Some bit of both is set: known which if only one can be. Linux looks at constants only.
 bool assume_set(View& a, const View& b) {
-  // Some bit of both is set: known which if only one can be.
-  const uint64_t possible = (a.bits.value | a.bits.mask) & (b.bits.value | b.bits.mask);
-  if (possible == 0) return false;
-  if (b.is_const() && std::has_single_bit(b.bits.value))
-    return bits_meet(a.bits, {possible, ~possible & a.mask()});
-  return true;
+  if (!b.is_const() || !std::has_single_bit(b.bits.value)) return true;
+  return bits_meet(a.bits, {b.bits.value, a.mask() & ~b.bits.value});
 }
 
-bool assume_none_set(View& a, const View& b) { return bits_meet(a.bits, {0, a.mask() & ~b.bits.value}); }
+bool assume_none_set(View& a, const View& b) {
+  return !b.is_const() || bits_meet(a.bits, {0, a.mask() & ~b.bits.value});
+}
 
 }  // namespace
 
@@ -420,6 +451,7 @@ Outcome view_compare(uint8_t op, const View& a, const View& b) {
     case BPF_JNE:
       return opposite(view_compare(BPF_JEQ, a, b));
     case BPF_JSET:
+      if (!a.is_const() && !b.is_const()) return Outcome::kUnknown;
       return ordered((a.bits.value & b.bits.value) != 0,
                      ((a.bits.value | a.bits.mask) & (b.bits.value | b.bits.mask)) == 0);
     case BPF_JGT:

@@ -57,9 +57,7 @@ void scrub(Slot& slot) {
 bool fits(const Scalar& number, uint32_t size) { return size >= 8 || number.umax < 1ull << (8 * size); }
 
 // Frames are made of whole slots.
-int64_t slot_start(int64_t offset) {
-  return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes);
-}
+int64_t slot_start(int64_t offset) { return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes); }
 
 // Where the access lies; false with `refused` decided otherwise. Linux: check_stack_access_within_bounds.
 bool locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
