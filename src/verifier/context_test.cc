@@ -1,16 +1,16 @@
 #include <linux/bpf.h>
 
 #include "program/testing/kernel.h"
-#include "verifier/testing_verdicts.h"
+#include "verifier/testing/verdicts.h"
 
 namespace bpftime::verifier {
 namespace {
 
 using program::Insn;
-using testing::Case;
 using testing::expect_verdict;
 using testing::first_message;
 using testing::request_of;
+using testing::VerdictCase;
 
 struct Type {
   uint32_t type;
@@ -80,7 +80,7 @@ TEST(Context, EndOfTheTracepointRecord) {
 }
 
 TEST(Context, PointerMustBeUnchanged) {
-  const Case cases[] = {
+  const VerdictCase cases[] = {
       {"plain", "ldxdw %r0, [%r1+8]\nmov %r0, 0\nexit"},
       {"moved by a constant", "add %r1, 8\nldxdw %r0, [%r1]\nmov %r0, 0\nexit", EACCES,
        "dereference of modified ctx ptr R1 off=8 disallowed"},
@@ -95,11 +95,11 @@ TEST(Context, PointerMustBeUnchanged) {
        "invalid bpf_context access off=4 size=8"},
       {"written", "stdw [%r1+8], 0\nmov %r0, 0\nexit", EACCES, "invalid bpf_context access off=8 size=8"},
   };
-  for (const Case& one : cases) expect_verdict(request_of(one.assembly), one);
+  for (const VerdictCase& one : cases) expect_verdict(request_of(one.assembly), one);
 }
 
 TEST(Context, OneInstructionOneKindOfMemory) {
-  const Case mixed = {
+  const VerdictCase mixed = {
       "context or stack",
       "mov %r6, %r1\nldxdw %r0, [%r1]\nstdw [%r10-8], 0\njeq %r0, 0, here\nmov %r6, %r10\nadd %r6, -8\n"
       "here:\nldxdw %r0, [%r6]\nmov %r0, 0\nexit",
@@ -192,10 +192,10 @@ TEST(TypedEntry, ATestedPointerStaysTested) {
 }
 
 TEST(Return, RangesByType) {
-  const Case cases[] = {{"any number", "ldxdw %r0, [%r1]\nexit"},
-                        {"a pointer", "mov %r0, %r10\nexit"},
-                        {"nothing", "exit", EACCES, "R0 !read_ok"}};
-  for (const Case& one : cases) expect_verdict(request_of(one.assembly), one);
+  const VerdictCase cases[] = {{"any number", "ldxdw %r0, [%r1]\nexit"},
+                               {"a pointer", "mov %r0, %r10\nexit"},
+                               {"nothing", "exit", EACCES, "R0 !read_ok"}};
+  for (const VerdictCase& one : cases) expect_verdict(request_of(one.assembly), one);
   // What extensions return must be a number.
   EXPECT_EQ(rule_of(verify_typed("mov %r0, %r10\nexit", {})), Rule::kTYP006);
 }

@@ -14,7 +14,7 @@
 namespace bpftime::verifier::testing {
 
 // Assembly (program/testing/conformance.h), what is expected of it, and words that Linux has in its log for it.
-struct Case {
+struct VerdictCase {
   const char* name;
   const char* assembly;
   int error = 0;  // 0: accepted
@@ -60,7 +60,7 @@ inline std::string first_message(const Verdict& verdict) {
 }
 
 // Ours says what is expected, and the kernel, where it can be asked, says the same.
-inline void expect_verdict(const Request& request, const Case& expected) {
+inline void expect_verdict(const Request& request, const VerdictCase& expected) {
   SCOPED_TRACE(std::string(expected.name) + "\n" + expected.assembly);
   const Verdict verdict = verify(request);
   EXPECT_EQ(verdict.error, expected.error) << first_message(verdict);
