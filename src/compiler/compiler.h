@@ -7,6 +7,7 @@
 
 #include "base/result.h"
 #include "program/program.h"
+#include "verifier/facts.h"
 #include "wire/object.h"
 
 namespace bpftime::compiler {
@@ -25,6 +26,9 @@ struct CompileOptions {
   // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead of an
   // Invocation.
   bool bare = false;
+  // What the verifier proved of this very program: stack it may read unwritten is zeroed, code it never reaches is left
+  // out. Null (tests): unwritten stack has unknown bytes and all code is translated.
+  const verifier::Facts* facts = nullptr;
 };
 
 // Position-independent, fully linked, general registers only, no calls or references outside itself except

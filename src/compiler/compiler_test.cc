@@ -28,6 +28,51 @@ TEST(Compile, PassesBothArguments) {
   EXPECT_EQ(code->run(40, 2), 42u);
 }
 
+// Runs `insns` as proved: all reached but those of `dead`, the top `zeroed` bytes of the stack to be zero.
+Result<Code> compile_proved(std::vector<program::Insn> insns, std::vector<size_t> dead, uint32_t zeroed) {
+  verifier::Facts facts;
+  facts.insns.resize(insns.size());
+  for (auto& insn : facts.insns) insn.reached = true;
+  for (const size_t index : dead) facts.insns[index].reached = false;
+  facts.zeroed_bytes = {zeroed};
+  CompileOptions options;
+  options.bare = true;
+  options.facts = &facts;
+  Program program;
+  program.insns = std::move(insns);
+  return Code::compile(program, {}, options);
+}
+
+// Leaves no zero byte where the next calls' frames will lie.
+[[gnu::noinline]] void dirty_the_stack() {
+  volatile uint8_t dirt[8192];
+  for (auto& byte : dirt) byte = 0xaa;
+}
+
+TEST(Compile, ZeroesTheStackThatMayBeReadUnwritten) {
+  // The offset is an argument, so that nothing folds.
+  const std::vector<program::Insn> read_unwritten = {mov_reg(3, 10), raw(BPF_ALU64 | BPF_ADD | BPF_X, 3, 1),
+                                                     raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 3), exit_insn()};
+  const auto code = compile_proved(read_unwritten, {}, 64);
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  for (int64_t offset = -64; offset <= -8; offset += 8) {
+    dirty_the_stack();
+    EXPECT_EQ(code->run(static_cast<uint64_t>(offset), 0), 0u) << offset;
+  }
+  dirty_the_stack();
+  EXPECT_NE(code->run(static_cast<uint64_t>(-512), 0), 0u);
+}
+
+TEST(Compile, LeavesOutWhatIsProvedDead) {
+  const std::vector<program::Insn> insns = {mov(0, 1), raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 2, 7), mov(0, 2),
+                                            exit_insn(), testing::call(0x7ffffff), exit_insn()};
+  const auto code = compile_proved(insns, {4, 5}, 0);
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  EXPECT_EQ(code->run(0, 0), 2u);
+  // Were the proof wrong, the program would end, not run on into other code.
+  EXPECT_EQ(code->run(7, 0), 0u);
+}
+
 TEST(Compile, RefusesAnEmptyProgram) {
   const auto code = Code::compile_bare({});
   ASSERT_FALSE(code.ok());

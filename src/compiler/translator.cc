@@ -105,10 +105,12 @@ struct ProgramScope {
 // Translates one subprogram: instructions [start, end).
 class FunctionTranslator {
  public:
-  FunctionTranslator(ProgramScope& scope, uint32_t start, uint32_t end)
+  // `zeroed_bytes`: below r10, to be zero on entry.
+  FunctionTranslator(ProgramScope& scope, uint32_t start, uint32_t end, uint32_t zeroed_bytes)
       : scope_(scope),
         start_(start),
         end_(end),
+        zeroed_bytes_(std::min<uint32_t>(zeroed_bytes, kFrameSize)),
         function_(scope.subprograms.at(start)),
         builder_(scope.context()) {}
 
@@ -117,7 +119,11 @@ class FunctionTranslator {
     make_prologue();
     for (uint32_t index = start_; index < end_; index++) {
       if (const auto block = blocks_.find(index); block != blocks_.end()) enter_block(block->second);
-      if (!open_) continue;  // after a jump without a label: unreachable
+      if (open_ && proved_dead(index)) {
+        builder_.CreateRet(word_of(0));
+        leave_block();
+      }
+      if (!open_) continue;  // after a jump without a label, or proved dead
       if (Result<void> done = translate(index, insn(index)); !done) return done;
       if (is_wide(insn(index))) index++;
     }
@@ -128,6 +134,10 @@ class FunctionTranslator {
 
  private:
   const Insn& insn(uint32_t index) const { return scope_.program.insns[index]; }
+  bool proved_dead(uint32_t index) const {
+    const verifier::Facts* facts = scope_.options.facts;
+    return facts != nullptr && index < facts->insns.size() && !facts->insns[index].reached;
+  }
 
   Result<void> make_blocks() {
     for (uint32_t index = start_; index < end_; index++) {
@@ -170,6 +180,11 @@ class FunctionTranslator {
     Value* size = word_of(kFrameSize);
     frame_top_ = llvm::GetElementPtrInst::Create(builder_.getInt8Ty(), frame_, {size}, "frame_top",
                                                  builder_.GetInsertBlock());
+    if (zeroed_bytes_ != 0) {
+      Value* start = frame_pointer(-int64_t{zeroed_bytes_});
+      builder_.CreateMemSet(start, builder_.getInt8(0), zeroed_bytes_, llvm::MaybeAlign(1));
+    }
+    if (scope_.options.facts != nullptr) return;
     // Programs may read stack they never wrote (the verifier allows it): unknown bytes, not LLVM's undef,
     // which would let it delete the branches that depend on them.
     auto* type = llvm::FunctionType::get(builder_.getVoidTy(), {scope_.pointer()}, false);
@@ -585,7 +600,7 @@ class FunctionTranslator {
   }
 
   ProgramScope& scope_;
-  const uint32_t start_, end_;
+  const uint32_t start_, end_, zeroed_bytes_;
   llvm::Function* function_;
   llvm::IRBuilder<> builder_;
   std::map<uint32_t, BasicBlock*> blocks_;
@@ -692,7 +707,9 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
   }
   for (size_t i = 0; i < starts->size(); i++) {
     const auto end = i + 1 < starts->size() ? (*starts)[i + 1] : static_cast<uint32_t>(program.insns.size());
-    if (Result<void> done = FunctionTranslator(scope, (*starts)[i], end).run(); !done) return done.error();
+    const bool known = options.facts != nullptr && i < options.facts->zeroed_bytes.size();
+    const uint32_t zeroed = known ? options.facts->zeroed_bytes[i] : 0;
+    if (Result<void> done = FunctionTranslator(scope, (*starts)[i], end, zeroed).run(); !done) return done.error();
   }
   make_entry(scope);
   make_environment(scope);

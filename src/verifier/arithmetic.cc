@@ -7,12 +7,11 @@
 //  3. What Linux 6.18 forgets (quotients, shifts by unknown counts) is forgotten for ordinary programs too, so that they
 //     get the same verdict; classes of extensions get the precise result.
 #include <algorithm>
+#include <bit>
 
 #include "program/instructions.h"
 #include "verifier/engine.h"
-#if __has_include("verifier/memory.h")
 #include "verifier/memory.h"
-#endif
 
 namespace bpftime::verifier {
 namespace {
@@ -153,6 +152,10 @@ bool move(Engine& engine, const Insn& insn) {
 bool change_in_place(Engine& engine, const Insn& insn) {
   if (!check_readable(engine, insn.dst_reg)) return false;
   const Value before = engine.state.reg(insn.dst_reg);
+  // To the own byte order, all bytes: nothing happens, and links stay.
+  if (before.is_number() && insn.code == (BPF_ALU | BPF_END | BPF_TO_LE) && insn.imm == 64 &&
+      std::endian::native == std::endian::little)
+    return true;
   Value result = Value::of(Scalar::unknown());
   if (before.is_pointer()) {
     if (!engine.request.options.allow_pointer_leaks &&
@@ -162,7 +165,7 @@ bool change_in_place(Engine& engine, const Insn& insn) {
       return false;
   } else if (BPF_OP(insn.code) == BPF_NEG) {
     result.scalar = negate(before.scalar, !is_32(insn));
-  } else if (before.scalar.is_const() || engine.request.constraints != nullptr) {
+  } else {
     const bool unconditional = !is_32(insn);
     result.scalar = byte_swap(before.scalar, static_cast<uint32_t>(insn.imm), BPF_SRC(insn.code) == BPF_TO_BE,
                               unconditional);
@@ -207,12 +210,10 @@ void compute(Engine& engine, const Insn& insn, const Value& source) {
   if (engine.request.constraints != nullptr || !linux_forgets(op, source.scalar, !is_32(insn)))
     result.scalar = apply_alu(op, !is_32(insn), insn.off == 1, before.scalar, source.scalar);
   keep_link(insn, before, source, result);
-#if __has_include("verifier/memory.h")
   if (!is_32(insn) && (op == BPF_ADD || op == BPF_SUB) && source.scalar.is_const()) {
     const uint64_t addend = op == BPF_ADD ? source.scalar.value() : 0 - source.scalar.value();
     shift_length(before, static_cast<int64_t>(addend), result);
   }
-#endif
   set(engine, insn.dst_reg, result, loss(engine, result, before, source));
 }
 
@@ -286,9 +287,7 @@ bool check_pointer_operands(Engine& engine, const Insn& insn, const Value& point
 
 // A new variable part: packets forget what was proved of the old place.
 void vary(Engine& engine, Value& result, uint8_t op, const Value& number) {
-#if __has_include("verifier/memory.h")
   if (result.kind == Kind::kHostBuffer && op == BPF_ADD) index_buffer(result, number);
-#endif
   result.scalar = apply_alu(op, true, false, result.scalar, number.scalar);
   if (result.kind != Kind::kPacket && result.kind != Kind::kPacketMeta) return;
   result.id = engine.new_id();

@@ -8,9 +8,7 @@
 
 #include "program/instructions.h"
 #include "verifier/engine.h"
-#if __has_include("verifier/memory.h")
 #include "verifier/memory.h"
-#endif
 
 namespace bpftime::verifier {
 namespace {
@@ -85,9 +83,7 @@ bool narrow(State& state, const Comparison& c, bool taken) {
   Value& left = state.reg(c.left_reg);
   if (!assume(c.op, c.is64, taken, left.scalar, right.scalar)) return false;
   if (c.has_right_reg) state.reg(c.right_reg).scalar = right.scalar;
-#if __has_include("verifier/memory.h")
   learn_lengths(state, c.op, c.is64, taken, left, c.has_right_reg ? state.reg(c.right_reg) : right);
-#endif
   if (c.has_right_reg && right.id != 0) update_links(state, Value(state.reg(c.right_reg)));
   if (left.id != 0) update_links(state, Value(left));
   return true;

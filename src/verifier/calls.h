@@ -20,17 +20,10 @@ struct Call {
   uint32_t reference = 0;                 // that the only owning argument stands for
   uint32_t released_register = 0;         // the argument the call releases
   uint32_t subprogram = 0;                // kFunction
-  // The kDynptr argument's, and where an uninitialised one is to be made.
-  DynptrKind dynptr_kind = DynptrKind::kLocal;
-  uint32_t dynptr_id = 0, dynptr_reference = 0;
-  bool dynptr_read_only = false;
-  uint32_t made_register = 0;
+  uint32_t dynptr_id = 0, dynptr_reference = 0;  // of the initialised dynptr argument
 
   uint32_t id() const { return prototype.id; }
 };
-
-// As Engine::refuse, with the errno Linux answers here when it is not the rule's.
-bool refuse_with(Engine& engine, Rule rule, int error, std::string message, std::string linux_message);
 
 inline std::string reg_name(uint32_t number) { return "R" + std::to_string(number); }
 
@@ -46,6 +39,8 @@ std::optional<std::string> constant_string(Engine& engine, uint32_t number);
 
 // ---- references, in calls.cc ----
 uint32_t acquire_reference(Engine& engine, uint32_t kind);
+// Whether one more may be open.
+bool check_reference_limit(Engine& engine);
 // No longer to be used: a number nobody knows, or nothing at all when pointers must not leak.
 void invalidate(const Engine& engine, Value& value);
 // Calls visit(Value&) → bool for each register and each spilled value; where it is true the value is invalidated.
@@ -55,7 +50,6 @@ void forget_arguments(Engine& engine);  // r1 … r5 after a call
 
 // ---- dynptr.cc ----
 bool check_dynptr_argument(Engine& engine, Call& call, uint32_t number, ArgKind kind);
-bool make_dynptr(Engine& engine, uint32_t number, DynptrKind kind, uint32_t reference);
 void end_dynptrs_of(Engine& engine, uint32_t reference);
 
 template <typename Match>

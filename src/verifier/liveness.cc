@@ -28,7 +28,13 @@ constexpr uint32_t kRegisters = 11;
 using Place = int16_t;
 constexpr Place kNowhere = INT16_MAX;
 constexpr Place kAnywhere = INT16_MIN;
-using Places = std::array<Place, kRegisters>;
+
+// What is known of the registers before an instruction.
+struct Known {
+  std::array<Place, kRegisters> places;
+  // Bit i: register i may hold a pointer of any kind; one that pointers can be loaded through (context, host object).
+  uint16_t pointers = 0, gives_pointers = 0;
+};
 
 Place shifted(Place place, int64_t by) {
   if (place == kNowhere || place == kAnywhere) return place;
@@ -102,18 +108,21 @@ class Analysis {
   void run() {
     flow_.live.assign(insns_.size() + 1, {});
     flow_.relevant.assign(insns_.size() + 1, {});
-    places_.resize(insns_.size());
+    known_.resize(insns_.size());
     visited_.assign(insns_.size(), false);
     queued_.assign(insns_.size(), false);
     find_predecessors();
     for (const uint32_t subprogram : callees_first()) {
       // An address in memory can come back from there: once more with that known.
       spilled_.reset();
-      Slots before;
+      spilled_pointers_.reset();
+      in_callee_ = subprogram != 0;
+      Slots before, pointers_before;
       do {
         before = spilled_;
-        find_places(flow_.subprograms[subprogram]);
-      } while (spilled_ != before);
+        pointers_before = spilled_pointers_;
+        find_known(flow_.subprograms[subprogram]);
+      } while (spilled_ != before || spilled_pointers_ != pointers_before);
       find_needs(subprogram);
       done_[subprogram] = true;
     }
@@ -167,24 +176,27 @@ class Analysis {
 
   // ---- forward: addresses ----
 
-  void find_places(const Subprogram& subprogram) {
+  void find_known(const Subprogram& subprogram) {
     std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> work;
     std::fill(visited_.begin() + subprogram.start, visited_.begin() + subprogram.end, false);
-    Places entry;
-    entry.fill(kNowhere);
-    entry[10] = 0;
-    places_[subprogram.start] = entry;
+    Known entry;
+    entry.places.fill(kNowhere);
+    entry.places[10] = 0;
+    // r1 of the program is its context; arguments of a callee may be anything.
+    entry.pointers = subprogram.start == 0 ? 1u << 10 | 1u << 1 : 1u << 10 | 0x3e;
+    entry.gives_pointers = subprogram.start == 0 ? 1u << 1 : 0x3e;
+    known_[subprogram.start] = entry;
     visited_[subprogram.start] = true;
     work.push(subprogram.start);
     while (!work.empty()) {
       const uint32_t insn = work.top();
       work.pop();
       queued_[insn] = false;
-      const Places after = move_places(insn);
+      const Known after = known_after(insn);
       uint32_t next[2];
       const uint32_t count = successors(insn, next);
       for (uint32_t i = 0; i < count; ++i) {
-        if (!merge_places(next[i], after) || queued_[next[i]]) continue;
+        if (!merge_known(next[i], after) || queued_[next[i]]) continue;
         queued_[next[i]] = true;
         work.push(next[i]);
       }
@@ -192,72 +204,132 @@ class Analysis {
   }
 
   // Whether that changed something.
-  bool merge_places(uint32_t insn, const Places& from) {
+  bool merge_known(uint32_t insn, const Known& from) {
     if (!visited_[insn]) {
       visited_[insn] = true;
-      places_[insn] = from;
+      known_[insn] = from;
       return true;
     }
-    bool changed = false;
+    Known& to = known_[insn];
+    bool changed = (from.pointers & ~to.pointers) != 0 || (from.gives_pointers & ~to.gives_pointers) != 0;
+    to.pointers |= from.pointers;
+    to.gives_pointers |= from.gives_pointers;
     for (uint32_t reg = 0; reg < kRegisters; ++reg) {
-      Place& place = places_[insn][reg];
-      if (place == from[reg] || place == kAnywhere) continue;
+      Place& place = to.places[reg];
+      if (place == from.places[reg] || place == kAnywhere) continue;
       place = kAnywhere;
       changed = true;
     }
     return changed;
   }
 
-  Places move_places(uint32_t insn) {
-    Places now = places_[insn];
+  Known known_after(uint32_t insn) {
+    Known now = known_[insn];
     const Insn& at = insns_[insn];
-    Place& dst = now[at.dst_reg];
-    const bool from_reg = BPF_SRC(at.code) == BPF_X;
     switch (BPF_CLASS(at.code)) {
       case BPF_ALU:
-        dst = kNowhere;  // half an address is none
+        set(now, at.dst_reg, kNowhere, false, false);  // half an address is none
         break;
       case BPF_ALU64:
-        if (BPF_OP(at.code) == BPF_MOV) {
-          dst = from_reg && at.off == 0 ? now[at.src_reg] : kNowhere;
-        } else if (!from_reg && BPF_OP(at.code) == BPF_ADD) {
-          dst = shifted(dst, at.imm);
-        } else if (!from_reg && BPF_OP(at.code) == BPF_SUB) {
-          dst = shifted(dst, -static_cast<int64_t>(at.imm));
-        } else if (dst != kNowhere ||
-                   (from_reg && BPF_OP(at.code) != BPF_END && now[at.src_reg] != kNowhere)) {
-          dst = kAnywhere;
-        }
+        after_arithmetic(at, now);
         break;
-      case BPF_LDX: {
-        const Slots slots = slots_at(now[at.src_reg], at.off, access_size(at));
-        dst = (slots & spilled_).any() ? kAnywhere : kNowhere;
+      case BPF_LDX:
+        after_load(at, now);
         break;
-      }
       case BPF_STX:
-        if (BPF_MODE(at.code) == BPF_ATOMIC) {
-          if ((at.imm & BPF_FETCH) != 0) {
-            const Place loaded = (slots_at(dst, at.off, 8) & spilled_).any() ? kAnywhere : kNowhere;
-            now[at.imm == BPF_CMPXCHG ? 0 : at.src_reg] = loaded;
-          }
-        } else if (now[at.src_reg] != kNowhere) {
-          spilled_ |= slots_at(dst, at.off, access_size(at));
-        }
+        after_store(at, now);
         break;
       case BPF_LD:
         if (program::is_load_imm64(at)) {
-          dst = kNowhere;
+          set(now, at.dst_reg, kNowhere, at.src_reg != 0, at.src_reg == BPF_PSEUDO_BTF_ID);
         } else {
-          std::fill(now.begin(), now.begin() + 6, kNowhere);
+          for (uint32_t reg = 0; reg <= 5; ++reg) set(now, reg, kNowhere, false, false);
         }
         break;
       case BPF_JMP:
-        if (BPF_OP(at.code) == BPF_CALL) std::fill(now.begin(), now.begin() + 6, kNowhere);
+        if (BPF_OP(at.code) == BPF_CALL) after_call(at, now);
         break;
       default:
         break;
     }
     return now;
+  }
+
+  static void set(Known& now, uint32_t reg, Place place, bool pointer, bool gives_pointers) {
+    now.places[reg] = place;
+    now.pointers = static_cast<uint16_t>((now.pointers & ~(1u << reg)) | (pointer ? 1u << reg : 0));
+    now.gives_pointers =
+        static_cast<uint16_t>((now.gives_pointers & ~(1u << reg)) | (gives_pointers ? 1u << reg : 0));
+  }
+
+  static bool has(uint16_t bits, uint32_t reg) { return (bits >> reg & 1) != 0; }
+
+  static void after_arithmetic(const Insn& at, Known& now) {
+    const uint8_t operation = BPF_OP(at.code);
+    const bool from_reg = BPF_SRC(at.code) == BPF_X && operation != BPF_END && operation != BPF_NEG;
+    const bool plus_or_minus = operation == BPF_ADD || operation == BPF_SUB;
+    const uint32_t dst = at.dst_reg, src = at.src_reg;
+    if (operation == BPF_MOV) {
+      const bool copies = from_reg && at.off == 0;
+      set(now, dst, copies ? now.places[src] : kNowhere, copies && has(now.pointers, src),
+          copies && has(now.gives_pointers, src));
+      return;
+    }
+    const bool touches = now.places[dst] != kNowhere || (from_reg && now.places[src] != kNowhere);
+    Place place = touches ? kAnywhere : kNowhere;
+    if (plus_or_minus && !from_reg)
+      place = shifted(now.places[dst], operation == BPF_ADD ? at.imm : -static_cast<int64_t>(at.imm));
+    const bool keeps = touches || plus_or_minus;
+    set(now, dst, place, keeps && (has(now.pointers, dst) || (from_reg && has(now.pointers, src))),
+        keeps && (has(now.gives_pointers, dst) || (from_reg && has(now.gives_pointers, src))));
+  }
+
+  void after_load(const Insn& at, Known& now) const {
+    const Slots slots = slots_at(now.places[at.src_reg], at.off, access_size(at));
+    const bool address = (slots & spilled_).any();
+    bool pointer = address || (slots & spilled_pointers_).any();
+    if (now.places[at.src_reg] == kNowhere && has(now.gives_pointers, at.src_reg))
+      pointer |= context_gives_pointers() || in_callee_;
+    set(now, at.dst_reg, address ? kAnywhere : kNowhere, pointer, pointer);
+  }
+
+  void after_store(const Insn& at, Known& now) {
+    const Place place = now.places[at.dst_reg];
+    const Slots slots = slots_at(place, at.off, access_size(at));
+    if (BPF_MODE(at.code) == BPF_ATOMIC) {
+      if ((at.imm & BPF_FETCH) == 0) return;
+      const bool address = (slots & spilled_).any();
+      const uint32_t result = at.imm == BPF_CMPXCHG ? 0 : at.src_reg;
+      set(now, result, address ? kAnywhere : kNowhere, address, address);
+      return;
+    }
+    if (now.places[at.src_reg] != kNowhere) spilled_ |= slots;
+    if (has(now.pointers, at.src_reg)) spilled_pointers_ |= slots;
+  }
+
+  void after_call(const Insn& at, Known& now) const {
+    for (uint32_t reg = 1; reg <= 5; ++reg) set(now, reg, kNowhere, false, false);
+    bool pointer = true, gives_pointers = true;
+    if (at.src_reg == 0) {
+      const Prototype* prototype = find_prototype(static_cast<uint32_t>(at.imm), request_.program.type);
+      const ResultKind result = prototype == nullptr ? ResultKind::kKernelObject : prototype->result;
+      pointer = result != ResultKind::kInteger && result != ResultKind::kVoid;
+      gives_pointers = pointer && result != ResultKind::kMapValue && result != ResultKind::kMapValueOrNull;
+    }
+    set(now, 0, kNowhere, pointer, gives_pointers);
+  }
+
+  // Whether loads from the context may give pointers: to the packet, or to what a typed entry is given.
+  bool context_gives_pointers() const {
+    switch (request_.program.type) {
+      case BPF_PROG_TYPE_KPROBE:
+      case BPF_PROG_TYPE_TRACEPOINT:
+      case BPF_PROG_TYPE_RAW_TRACEPOINT:
+      case BPF_PROG_TYPE_PERF_EVENT:
+        return request_.constraints != nullptr;
+      default:
+        return true;
+    }
   }
 
   // ---- backward: needs ----
@@ -314,13 +386,13 @@ class Analysis {
     switch (BPF_CLASS(at.code)) {
       case BPF_ALU:
       case BPF_ALU64:
-        before_arithmetic(at, needs);
+        before_arithmetic(at, known_[insn], needs);
         break;
       case BPF_LDX: {
         const bool relevant = needs.relevant[at.dst_reg];
         drop(needs, at.dst_reg);
         need(needs, at.src_reg, true);
-        read_slots(slots_at(places_[insn][at.src_reg], at.off, access_size(at)), relevant, needs);
+        read_slots(slots_at(known_[insn].places[at.src_reg], at.off, access_size(at)), relevant, needs);
         break;
       }
       case BPF_ST:
@@ -342,7 +414,7 @@ class Analysis {
     }
   }
 
-  static void before_arithmetic(const Insn& at, Needs& needs) {
+  static void before_arithmetic(const Insn& at, const Known& known, Needs& needs) {
     const uint8_t operation = BPF_OP(at.code);
     const bool from_reg = BPF_SRC(at.code) == BPF_X && operation != BPF_END && operation != BPF_NEG;
     const bool relevant = needs.relevant[at.dst_reg];
@@ -351,7 +423,11 @@ class Analysis {
     } else {
       needs.live.set(at.dst_reg);
     }
-    if (from_reg) need(needs, at.src_reg, relevant);
+    if (!from_reg) return;
+    // By how far a pointer moves is checked even where it is never followed.
+    const bool moves = BPF_CLASS(at.code) == BPF_ALU64 && (operation == BPF_ADD || operation == BPF_SUB);
+    need(needs, at.src_reg, relevant || (moves && has(known.pointers, at.dst_reg)));
+    if (moves && has(known.pointers, at.src_reg)) needs.relevant.set(at.dst_reg);
   }
 
   static void read_slots(const Slots& slots, bool relevant, Needs& needs) {
@@ -361,7 +437,7 @@ class Analysis {
 
   void before_store(uint32_t insn, uint32_t subprogram, Needs& needs) const {
     const Insn& at = insns_[insn];
-    const Place place = places_[insn][at.dst_reg];
+    const Place place = known_[insn].places[at.dst_reg];
     const uint32_t size = access_size(at);
     const Slots slots = slots_at(place, at.off, size);
     // Through anything else, a callee may reach its callers' frames, and what it stores may matter there.
@@ -428,7 +504,7 @@ class Analysis {
       for (uint32_t reg = 1; reg <= 5; ++reg) {
         if (!done_[callee] || flow_.live[start][reg])
           need(needs, reg, !done_[callee] || flow_.relevant[start][reg]);
-        if (places_[insn][reg] != kNowhere) read_slots(Slots().set(), true, needs);
+        if (known_[insn].places[reg] != kNowhere) read_slots(Slots().set(), true, needs);
       }
       return;
     }
@@ -442,7 +518,7 @@ class Analysis {
       if (kind == ArgKind::kNone) break;
       // Flags and the like may be anything, but bpf_loop's number of rounds decides.
       need(needs, i + 1, kind != ArgKind::kAnything || at.imm == BPF_FUNC_loop);
-      const Place place = places_[insn][i + 1];
+      const Place place = known_[insn].places[i + 1];
       if (place == kNowhere) continue;
       read_slots(
           argument_slots(kind, place),
@@ -473,7 +549,7 @@ class Analysis {
         if (function.id == static_cast<uint32_t>(insns_[insn].imm)) arguments = function.arguments.size();
     for (uint32_t reg = 1; reg <= arguments && reg <= 5; ++reg) {
       need(needs, reg, true);
-      const Place place = places_[insn][reg];
+      const Place place = known_[insn].places[reg];
       if (place == kNowhere) continue;
       read_slots(place == kAnywhere ? Slots().set() : slots_between(place, 0), false, needs);
     }
@@ -483,10 +559,12 @@ class Analysis {
   ControlFlow& flow_;
   const std::vector<Insn>& insns_;
   uint32_t key_size_max_ = 0, value_size_max_ = 0;
-  std::vector<Places> places_;  // before each instruction
+  std::vector<Known> known_;  // before each instruction
   std::vector<bool> visited_, queued_, second_slot_, done_;
   std::vector<std::pair<uint32_t, uint32_t>> jumps_;  // target, instruction; ascending
-  Slots spilled_;                                     // of the subprogram at hand: may hold an address
+  // Of the subprogram at hand: slots that may hold an address into its frame, or any pointer.
+  Slots spilled_, spilled_pointers_;
+  bool in_callee_ = false;
 };
 
 }  // namespace

@@ -501,8 +501,12 @@ std::string bytes_at(uint32_t size, int64_t offset) {
 
 std::string describe_bits(const Tnum& bits) {
   char text[64];
-  std::snprintf(text, sizeof(text), "(0x%llx; 0x%llx)", static_cast<unsigned long long>(bits.value),
-                static_cast<unsigned long long>(bits.mask));
+  const auto value = static_cast<unsigned long long>(bits.value);
+  if (bits.mask != 0) {
+    std::snprintf(text, sizeof(text), "(0x%llx; 0x%llx)", value, static_cast<unsigned long long>(bits.mask));
+  } else {
+    std::snprintf(text, sizeof(text), value <= UINT16_MAX ? "%llu" : "0x%llx", value);
+  }
   return text;
 }
 

@@ -142,11 +142,11 @@ Scalar Domain::negate(const Scalar& a, bool is_wide) const {
 
 Scalar Domain::truncate(const Scalar& a, unsigned bits) const {
   if (bits >= width) return a;
-  View kept = bits >= half() ? low_bits(wide(a), bits) : low_bits(narrow(a), bits);
-  if (bits <= half() && !meet(kept, low_bits(wide(a), bits))) return unknown();
-  if (bits == half() && !meet(kept, narrow(a))) return unknown();
+  View kept = low_bits(wide(a), bits);
+  const View low = narrow(a);
+  if (bits <= half() && !meet(kept, bits == half() ? low : low_bits(low, bits))) return unknown();
   if (!kept.learn()) return unknown();
-  return combine(zero_extended(kept, width), View::unknown(half()));
+  return combine(zero_extended(kept, width), bits == half() ? kept : View::unknown(half()));
 }
 
 Scalar Domain::sign_extend(const Scalar& a, unsigned bits, bool is_wide) const {
@@ -190,7 +190,6 @@ Outcome Domain::compare(uint8_t op, bool is_wide, const Scalar& a, const Scalar&
 bool Domain::assume(uint8_t op, bool is_wide, bool taken, Scalar& a, Scalar& b) const {
   if (!taken) op = negated(op);
   View wide_a = wide(a), wide_b = wide(b), low_a = narrow(a), low_b = narrow(b);
-  if (is_wide && op == BPF_JEQ && !view_assume(op, low_a, low_b)) return false;
   if (!(is_wide ? view_assume(op, wide_a, wide_b) : view_assume(op, low_a, low_b))) return false;
   if (!settle(wide_a, low_a) || !settle(wide_b, low_b)) return false;
   a = to_scalar(wide_a, low_a);
@@ -278,6 +277,12 @@ std::string unsigned_text(uint64_t number) {
   return text;
 }
 
+// 32-bit numbers that are shown in hexadecimal are shown, and compared, without their sign.
+uint64_t shown32(int32_t number) {
+  return number >= INT16_MIN && number <= INT16_MAX ? static_cast<uint64_t>(static_cast<int64_t>(number))
+                                                    : static_cast<uint32_t>(number);
+}
+
 struct Bound {
   const char* name;
   uint64_t value;
@@ -291,8 +296,8 @@ std::string ranges_text(const Scalar& a) {
                     {"smax", static_cast<uint64_t>(a.smax), a.smax == INT64_MAX},
                     {"umin", a.umin, a.umin == 0},
                     {"umax", a.umax, a.umax == UINT64_MAX},
-                    {"smin32", static_cast<uint64_t>(a.smin32), a.smin32 == INT32_MIN},
-                    {"smax32", static_cast<uint64_t>(a.smax32), a.smax32 == INT32_MAX},
+                    {"smin32", shown32(a.smin32), a.smin32 == INT32_MIN},
+                    {"smax32", shown32(a.smax32), a.smax32 == INT32_MAX},
                     {"umin32", a.umin32, a.umin32 == 0},
                     {"umax32", a.umax32, a.umax32 == UINT32_MAX}};
   const auto is_negative = [](const Bound& b) {

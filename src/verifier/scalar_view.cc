@@ -68,6 +68,25 @@ bool bits_meet(Tnum& into, Tnum other) {
   return true;
 }
 
+namespace {
+
+// The smallest member of `t` that is at least `low`, which must not be above the largest.
+uint64_t first_member(Tnum t, uint64_t low) {
+  const uint64_t mismatch = (low ^ t.value) & ~t.mask;
+  if (mismatch == 0) return low;
+  uint64_t bit = std::bit_floor(mismatch);
+  if ((low & bit) != 0) {
+    // `low` has a bit there that no member has: carry into the next unknown bit above that is not set yet.
+    const uint64_t above = t.mask & ~low & ~(bit | (bit - 1));
+    if (above == 0) return t.value;  // `low` is above every member
+    bit = above & (0 - above);
+  }
+  // As `low` above the bit, which is set; the least possible below.
+  return (low & ~(bit | (bit - 1))) | bit | (t.value & (bit - 1));
+}
+
+}  // namespace
+
 // ---- views ----
 
 View View::unknown(unsigned width) {
@@ -130,7 +149,16 @@ bool View::learn() {
                negative ? negative_high : positive_high);
   smin = negative ? as_signed(std::max(negative_low, sign)) : static_cast<int64_t>(positive_low);
   smax = positive ? static_cast<int64_t>(positive_high) : as_signed(negative_high);
-  return bits_meet(bits, bits_of_range(umin, umax));
+  if (!bits_meet(bits, bits_of_range(umin, umax))) return false;
+  // One possible member left: as Linux, which does not look for the first and the last of several.
+  const uint64_t largest = bits.value | bits.mask;
+  if (is_const() || umin > largest) return true;
+  const uint64_t first = first_member(bits, umin);
+  if (first > umax) return false;
+  if (first != largest && first_member(bits, first + 1) <= umax) return true;
+  if (!contains(first)) return false;
+  *this = constant(width, first);
+  return true;
 }
 
 View join(const View& a, const View& b) {
@@ -404,16 +432,15 @@ bool exclude(View& a, const View& b) {
   return true;
 }
 
+// Some bit of both is set: known which if only one can be. Linux looks at constants only.
 bool assume_set(View& a, const View& b) {
-  // Some bit of both is set: known which if only one can be.
-  const uint64_t possible = (a.bits.value | a.bits.mask) & (b.bits.value | b.bits.mask);
-  if (possible == 0) return false;
-  if (b.is_const() && std::has_single_bit(b.bits.value))
-    return bits_meet(a.bits, {possible, ~possible & a.mask()});
-  return true;
+  if (!b.is_const() || !std::has_single_bit(b.bits.value)) return true;
+  return bits_meet(a.bits, {b.bits.value, a.mask() & ~b.bits.value});
 }
 
-bool assume_none_set(View& a, const View& b) { return bits_meet(a.bits, {0, a.mask() & ~b.bits.value}); }
+bool assume_none_set(View& a, const View& b) {
+  return !b.is_const() || bits_meet(a.bits, {0, a.mask() & ~b.bits.value});
+}
 
 }  // namespace
 
@@ -424,6 +451,7 @@ Outcome view_compare(uint8_t op, const View& a, const View& b) {
     case BPF_JNE:
       return opposite(view_compare(BPF_JEQ, a, b));
     case BPF_JSET:
+      if (!a.is_const() && !b.is_const()) return Outcome::kUnknown;
       return ordered((a.bits.value & b.bits.value) != 0,
                      ((a.bits.value | a.bits.mask) & (b.bits.value | b.bits.mask)) == 0);
     case BPF_JGT:

@@ -99,54 +99,58 @@ bool locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable
 }
 
 // A byte that nobody wrote is read.
-bool read_uninitialised(Engine& engine, uint32_t frame, int64_t offset, const std::string& linux_message) {
+template <typename Message>
+bool read_uninitialised(Engine& engine, uint32_t frame, int64_t offset, const Message& linux_message) {
   if (!engine.request.options.zero_stack &&
       !engine.refuse(Rule::kSTK001,
                      "the byte at offset " + std::to_string(offset) + " of the stack frame was never written",
-                     linux_message))
+                     linux_message()))
     return false;
   engine.mark_stack_zeroed(frame, offset);
   return true;
 }
 
-// Reads bytes one by one: all zero gives zero, else unknown. Refuses those that only helpers may read.
+// Reads bytes one by one. Zeroes give zero: all written as such, or, where the place is known, all of one spilled zero (a
+// mixture would too, but Linux does not see it). Refuses those that only helpers may read.
 bool read_bytes(Engine& engine, const Span& span, uint32_t size, const std::string& linux_place,
                 Value* loaded) {
   const Frame& frame = engine.state.frames[span.frame];
-  bool zero = true;
+  uint32_t zeroes = 0, spilled_zeroes = 0;
   for (int64_t offset = span.low; offset < span.high; ++offset) {
     const Byte byte = byte_at(frame, offset);
-    const std::string linux_message = "invalid read from stack " + linux_place + "+" +
-                                      std::to_string(offset - span.low) + " size " + std::to_string(size);
+    const auto linux_message = [&] {
+      return "invalid read from stack " + linux_place + "+" + std::to_string(offset - span.low) + " size " +
+             std::to_string(size);
+    };
     switch (byte) {
       case Byte::kZero:
+        ++zeroes;
         break;
       case Byte::kSpill: {
         const Value& spilled = frame.stack[slot_index(offset)].value;
-        if (!spilled.is_null()) zero = false;
+        spilled_zeroes += span.fixed && spilled.is_null();
         if (spilled.is_pointer() && !engine.request.options.allow_pointer_leaks &&
-            !engine.refuse(Rule::kSTK004, "the bytes hold part of a pointer", linux_message))
+            !engine.refuse(Rule::kSTK004, "the bytes hold part of a pointer", linux_message()))
           return false;
         break;
       }
       case Byte::kMisc:
-        zero = false;
         break;
       case Byte::kUninitialised:
-        zero = false;
         if (!read_uninitialised(engine, span.frame, offset, linux_message)) return false;
         break;
       case Byte::kDynptr:
       case Byte::kIterator:
-        zero = false;
         if (!refuse_as(engine, EACCES, Rule::kDYN001,
                        "the stack bytes hold a dynptr or iterator, which only helpers may read",
-                       linux_message))
+                       linux_message()))
           return false;
         break;
     }
   }
   if (loaded) {
+    const auto bytes = static_cast<uint32_t>(span.high - span.low);
+    const bool zero = zeroes == bytes || spilled_zeroes == bytes;
     *loaded = zero ? Value::of(Scalar::constant(0)) : loaded_number(engine, size);
     loaded->made_at = engine.insn_index;
   }

@@ -49,11 +49,18 @@ uint64_t trips_of(const Engine& engine) {
   }
 }
 
+bool check_no_stack_pointer(Engine& engine) {
+  return engine.state.reg(0).kind != Kind::kStack ||
+         engine.refuse_register(Rule::kSTK006, 0, "a pointer to the stack is returned",
+                                "cannot return stack pointer to the caller");
+}
+
 // Leaves a callback: its result is checked, and the path is back at the helper's call, whose caller's registers are as
 // they were.
 bool leave_callback(Engine& engine) {
+  if (!check_no_stack_pointer(engine)) return false;
   const Value result = engine.state.reg(0);
-  Frame& callee = engine.state.current();
+  const Frame& callee = engine.state.current();
   if (!result.is_number() && !engine.refuse_register(Rule::kFUN007, 0, "the callback's result is no number",
                                                      "R0 not a scalar value"))
     return false;
@@ -75,15 +82,8 @@ bool leave_callback(Engine& engine) {
 }
 
 bool leave_subprogram(Engine& engine) {
+  if (!check_no_stack_pointer(engine)) return false;
   const Value result = engine.state.reg(0);
-  if (result.kind == Kind::kStack && result.frame + 1u == engine.state.frames.size() &&
-      !engine.refuse_register(Rule::kSTK006, 0, "a pointer to a local is returned",
-                              "cannot return stack pointer to the caller"))
-    return false;
-  if (result.kind == Kind::kStack && result.frame + 1u != engine.state.frames.size() &&
-      !engine.refuse_register(Rule::kSTK006, 0, "a pointer to the stack is returned",
-                              "cannot return stack pointer to the caller"))
-    return false;
   const uint32_t call_site = engine.state.current().call_site;
   const auto depth = static_cast<uint8_t>(engine.state.frames.size() - 1);
   engine.state.frames.pop_back();

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "program/instructions.h"
 #include "program/program.h"
 #include "verifier/engine.h"
 #include "verifier/log.h"
@@ -15,7 +16,8 @@ namespace {
 
 constexpr uint32_t kSleepable = 1u << 4;  // BPF_F_SLEEPABLE
 constexpr uint32_t kKnownFlags =
-    ((1u << 8) - 1) | 1u << 16;            // up to BPF_F_TEST_REG_INVARIANTS, and BPF_F_TOKEN_FD
+    ((1u << 8) - 1) | 1u << 16;  // up to BPF_F_TEST_REG_INVARIANTS, and BPF_F_TOKEN_FD
+constexpr uint32_t kStackAboveTailCallMax = 256;
 constexpr uint32_t kPrivateStackMin = 64;  // BPF_PRIV_STACK_MIN_SIZE
 constexpr uint32_t kStackRounding = 16;    // of a frame, by Linux's JIT compilers
 
@@ -62,41 +64,93 @@ void refuse_structure(Verdict& verdict, const Error& error) {
   refuse(verdict, rule, error.code, insn, std::string(what), words);
 }
 
-// Only programs that may block, and only known flags.
-bool check_flags(const Request& request, Verdict& verdict) {
-  if ((request.flags & ~kKnownFlags) != 0) {
-    refuse(verdict, Rule::kENC001, EINVAL, 0, "unknown program flags");
-    return false;
-  }
-  if ((request.flags & kSleepable) != 0 && request.program.type != BPF_PROG_TYPE_KPROBE) {
-    refuse(verdict, Rule::kFUN002, EINVAL, 0, "this program type cannot be sleepable",
-           "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable");
+bool check_known_flags(const Request& request, Verdict& verdict) {
+  if ((request.flags & ~kKnownFlags) == 0) return true;
+  refuse(verdict, Rule::kENC001, EINVAL, 0, "unknown program flags");
+  return false;
+}
+
+bool check_sleepable(const Request& request, Verdict& verdict) {
+  if ((request.flags & kSleepable) == 0 || request.program.type == BPF_PROG_TYPE_KPROBE) return true;
+  refuse(verdict, Rule::kFUN002, EINVAL, 0, "this program type cannot be sleepable",
+         "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable");
+  return false;
+}
+
+bool calls_helper(const program::Insn& insn, int32_t id) {
+  return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm == id;
+}
+
+// Without BTF nobody knows whether a function returns a number, which tail calls and packet loads may do in its stead.
+bool check_abnormal_returns(const Request& request, Verdict& verdict) {
+  if (!request.func_info.empty()) return true;
+  const std::vector<uint32_t> starts = program::subprogram_starts(request.program);
+  if (starts.size() < 2) return true;
+  for (program::InsnCursor at(request.program); !at.done(); at.advance()) {
+    if (at.index() < starts[1]) continue;
+    const program::Insn& insn = at.insn();
+    const bool packet_load = BPF_CLASS(insn.code) == BPF_LD && !program::is_load_imm64(insn);
+    if (!packet_load && !calls_helper(insn, BPF_FUNC_tail_call)) continue;
+    const std::string what = packet_load ? "LD_ABS" : "tail_call";
+    refuse(verdict, Rule::kFUN009, EINVAL, static_cast<uint32_t>(at.index()),
+           what + " in a function that has no BTF", what + " is not allowed in subprogs without BTF");
     return false;
   }
   return true;
 }
 
-// The deepest stack over all chains of calls, as Linux adds it up.
+// The deepest stack over all chains of calls, as Linux adds it up: also over calls that no path reaches.
 class StackDepth {
  public:
   StackDepth(const Request& request, const ControlFlow& flow, const Facts& facts)
-      : request_(request), flow_(flow), facts_(facts) {}
+      : request_(request), flow_(flow), facts_(facts), tail_calls_(flow.subprograms.size()) {
+    for (program::InsnCursor at(request.program); !at.done(); at.advance())
+      if (calls_helper(at.insn(), BPF_FUNC_tail_call)) {
+        tail_calls_[flow.subprogram_of[at.index()]] = true;
+        any_tail_call_ = true;
+      }
+  }
 
   // False: refused.
   bool check(Verdict& verdict) { return walk(0, 0, 1, verdict); }
 
  private:
+  // Linux gives frames of these programs stacks of their own, from 64 bytes on, so that only the small ones add up.
+  bool has_private_frames() const {
+    if (any_tail_call_) return false;
+    switch (request_.program.type) {
+      case BPF_PROG_TYPE_KPROBE:
+      case BPF_PROG_TYPE_TRACEPOINT:
+      case BPF_PROG_TYPE_PERF_EVENT:
+      case BPF_PROG_TYPE_RAW_TRACEPOINT:
+        return true;
+      default:
+        return false;
+    }
+  }
+
   bool walk(uint32_t subprogram, uint32_t above, uint32_t frames, Verdict& verdict) {
-    const uint32_t used = facts_.stack_bytes[subprogram];
-    const uint32_t rounded = (used + kStackRounding - 1) / kStackRounding * kStackRounding;
-    const uint32_t depth = above + rounded;
+    // A subprogram met again with no more above it and no deeper was walked already: chains can be many.
+    for (const auto& [seen, seen_above, seen_frames] : walked_)
+      if (seen == subprogram && above <= seen_above && frames <= seen_frames) return true;
     const Subprogram& here = flow_.subprograms[subprogram];
     if (frames > kFramesMax) {
       if (!enforces(request_, Rule::kCFG004)) return true;
       refuse(verdict, Rule::kCFG004, E2BIG, here.start, "functions are nested too deeply",
-             "the call stack of " + std::to_string(frames) + " frames is too deep !");
+             "the call stack of " + std::to_string(frames - 1) + " frames is too deep !");
       return false;
     }
+    if (subprogram != 0 && tail_calls_[subprogram] && above >= kStackAboveTailCallMax &&
+        enforces(request_, Rule::kCFG005)) {
+      refuse(verdict, Rule::kCFG005, EACCES, here.start,
+             "this function tail-calls with " + std::to_string(above) + " bytes of stack above it",
+             "tail_calls are not allowed when call stack of previous frames is " + std::to_string(above) +
+                 " bytes. Too large");
+      return false;
+    }
+    const uint32_t used =
+        (facts_.stack_bytes[subprogram] + kStackRounding - 1) / kStackRounding * kStackRounding;
+    const uint32_t depth = has_private_frames() && used >= kPrivateStackMin ? above : above + used;
     if (depth > kStackBytes && enforces(request_, Rule::kCFG005)) {
       refuse(verdict, Rule::kCFG005, EACCES, here.start,
              "the functions up to here use " + std::to_string(depth) + " bytes of stack",
@@ -104,23 +158,34 @@ class StackDepth {
                  ". Too large");
       return false;
     }
-    return std::all_of(here.callees.begin(), here.callees.end(),
-                       [&](uint32_t callee) { return walk(callee, depth, frames + 1, verdict); });
+    for (const uint32_t callee : here.callees)
+      if (!walk(callee, depth, frames + 1, verdict)) return false;
+    walked_.push_back({subprogram, above, frames});
+    return true;
   }
 
+  struct Walked {
+    uint32_t subprogram, above, frames;
+  };
   const Request& request_;
   const ControlFlow& flow_;
   const Facts& facts_;
+  std::vector<bool> tail_calls_;  // per subprogram
+  bool any_tail_call_ = false;
+  std::vector<Walked> walked_;
 };
 
+// `lines` is filled, for the log and for diagnoses.
 bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter* log) {
+  if (!check_known_flags(request, verdict)) return false;
   ControlFlow flow;
   if (auto valid = program::validate_structure(request.program); !valid) {
     refuse_structure(verdict, valid.error());
     return false;
   }
-  if (!check_flags(request, verdict)) return false;
-  if (!read_source_lines(request, lines, verdict)) return false;
+  if (!read_source_lines(request, lines, verdict) || !check_abnormal_returns(request, verdict) ||
+      !check_sleepable(request, verdict))
+    return false;
   {
     Engine engine(request, flow, verdict);
     engine.log = log;

@@ -27,6 +27,7 @@ class Differential {
   explicit Differential(KernelOracle& kernel) : kernel_(kernel) {}
 
   Agreement compare(const Request& request, const std::string& origin);
+  Agreement compare(const Request& request, const Verdict& ours, const std::string& origin);
 
   // The group's program with everything taken out that the difference does not need.
   Request shrink(const Group& group);
@@ -36,6 +37,8 @@ class Differential {
   std::string table(size_t groups_max, bool shrunk);
 
   size_t counts[5] = {};
+  size_t allowed_accepts = 0;  // of counts[kFalseAccept]: explained by allowed_differences.def
+  bool explain_errno = false;  // fill errno_differences
   std::map<std::string, size_t> errno_differences;  // "ours RULE 22, kernel 13: message class"
   uint64_t our_time_ns = 0, kernel_time_ns = 0;
 

@@ -81,6 +81,7 @@ int run(int argc, char** argv) {
   }
   KernelOracle kernel;
   Differential differential(kernel);
+  differential.explain_errno = true;
   for (uint64_t i = 0; i < arguments.count; ++i) {
     const uint64_t seed = arguments.seed * 1'000'003 + i;
     Random random(seed);

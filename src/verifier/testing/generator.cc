@@ -523,7 +523,7 @@ class Generator {
     if (depth_ >= 2) return arithmetic();
     const uint8_t counter = saved_register();
     const int32_t stride = random_.pick({1, 1, 1, 2, 3, 4, -1});
-    const int32_t trips = 1 + static_cast<int32_t>(random_.below(depth_ == 0 ? 24 : 6));
+    const int32_t trips = 1 + static_cast<int32_t>(random_.below(depth_ == 0 ? 12 : 4));
     const int32_t first = stride < 0 ? trips : 0, last = stride < 0 ? 0 : trips * stride;
     b_.mov_imm(counter, first);
     held_[counter] = {Held::kNumber, static_cast<uint64_t>(std::max(first, last))};

@@ -1,5 +1,7 @@
 #include "verifier/testing/maps.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -45,6 +47,12 @@ constexpr Row kRows[] = {
     {"percpu_cgroup_storage", BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE, 16, 64, 0, 0},
 };
 
+// What the kernel has, which bounds bpf_get_smp_processor_id() by it.
+uint32_t processors() {
+  static const auto count = static_cast<uint32_t>(std::max(1l, sysconf(_SC_NPROCESSORS_CONF)));
+  return count;
+}
+
 void add_lock(MapConstraint& map) {
   BtfBuilder btf;
   const uint32_t integer = btf.add_int("int", 4, true);
@@ -82,10 +90,10 @@ std::optional<MapConstraint> standard_map(std::string_view kind) {
   if (row == std::end(kRows)) return std::nullopt;
   MapConstraint map;
   map.name = std::string(kind).substr(0, wire::kNameMax - 1);
-  map.spec = {row->type, row->key_size, row->value_size, row->max_entries, row->flags, 1};
+  map.spec = {row->type, row->key_size, row->value_size, row->max_entries, row->flags, processors()};
   if (kind == "map_spin_lock" || kind == "sk_storage_map") add_lock(map);
   if (kind == "map_timer") add_timer(map);
-  if (kind == "map_in_map") map.inner = wire::MapSpec{BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0, 1};
+  if (kind == "map_in_map") map.inner = wire::MapSpec{BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0, processors()};
   if (row->type == BPF_MAP_TYPE_ARRAY && row->value_size == 48) map.contents = test_value();
   return map;
 }
@@ -102,7 +110,7 @@ const std::vector<std::string_view>& standard_map_kinds() {
 MapConstraint frozen_array(std::vector<uint8_t> contents) {
   MapConstraint map;
   map.name = "rodata";
-  map.spec = {BPF_MAP_TYPE_ARRAY, 4, static_cast<uint32_t>(contents.size()), 1, BPF_F_RDONLY_PROG, 1};
+  map.spec = {BPF_MAP_TYPE_ARRAY, 4, static_cast<uint32_t>(contents.size()), 1, BPF_F_RDONLY_PROG, processors()};
   map.frozen = true;
   map.contents = std::move(contents);
   return map;
