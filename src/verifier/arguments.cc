@@ -3,9 +3,9 @@
 #include <linux/bpf.h>
 
 #include <cctype>
-#include <cstdio>
 
 #include "verifier/calls.h"
+#include "verifier/memory.h"
 
 namespace bpftime::verifier {
 namespace {
@@ -119,13 +119,6 @@ bool may_have_offset(const Value& value) {
   }
 }
 
-std::string describe(const Tnum& bits) {
-  char text[48];
-  std::snprintf(text, sizeof(text), "(0x%llx; 0x%llx)", static_cast<unsigned long long>(bits.value),
-                static_cast<unsigned long long>(bits.mask));
-  return text;
-}
-
 bool check_offset(Engine& engine, uint32_t number, ArgKind kind, const Value& value) {
   const std::string reg = reg_name(number), type = type_name(value);
   const bool is_released = kind == ArgKind::kRingbufRecord;
@@ -149,7 +142,7 @@ bool check_offset(Engine& engine, uint32_t number, ArgKind kind, const Value& va
   const bool is_variable = !value.scalar.is_const() || value.scalar.value() != 0;
   return !is_variable ||
          engine.refuse_register(rule, number, "the pointer was moved by an unknown distance before it was passed on",
-                                "variable " + type + " access var_off=" + describe(value.scalar.bits) + " disallowed");
+                                "variable " + type + " access var_off=" + describe_bits(value.scalar.bits) + " disallowed");
 }
 
 // The key, when it lies on the stack as a constant of exactly its size: what Linux recognises, no more.
@@ -230,7 +223,6 @@ bool check_spin_lock(Engine& engine, const Call& call, uint32_t number) {
 bool check_map_key(Engine& engine, Call& call, uint32_t number) {
   const Value& map = engine.state.reg(call.map_register);
   const wire::MapSpec& spec = spec_of_map(engine, map);
-  if (spec.key_size == 0) return true;
   if (!check_fixed(engine, number, spec.key_size, Access::kRead)) return false;
   if (spec.type == BPF_MAP_TYPE_ARRAY || spec.type == BPF_MAP_TYPE_PERCPU_ARRAY)
     call.constant_key = constant_key(engine, engine.state.reg(number), spec.key_size);
@@ -380,7 +372,7 @@ std::optional<std::string> constant_string(Engine& engine, uint32_t number) {
   const Value& value = engine.state.reg(number);
   const std::string reg = reg_name(number);
   const auto refuse = [&](std::string message, std::string linux_message, int error = EACCES) -> std::optional<std::string> {
-    if (refuse_with(engine, Rule::kTYP002, error, std::move(message), std::move(linux_message))) return std::string();
+    if (refuse_as(engine, error, Rule::kTYP002, std::move(message), std::move(linux_message))) return std::string();
     return {};
   };
   if (value.kind != Kind::kMapValue || !is_frozen_constant(engine.request.maps[value.index]))

@@ -337,8 +337,9 @@ bool move_pointer(Engine& engine, const Insn& insn, const Value& pointer, const 
   }
   if (!is_sane(engine, number_reg, result, type)) return false;
   const uint32_t made_at = pointer.made_at;
-  set(engine, reg, result, number.lost_at);
-  if (number.scalar.is_const()) engine.state.reg(reg).made_at = made_at;
+  const uint32_t lost_at = number.lost_at != 0 ? number.lost_at : number.made_at;
+  set(engine, reg, result, number.scalar.is_const() ? pointer.lost_at : lost_at);
+  engine.state.reg(reg).made_at = made_at;  // where the object comes from
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "verifier/calls.h"
+#include "verifier/memory.h"
 
 namespace bpftime::verifier {
 namespace {
@@ -123,25 +124,44 @@ void note_context(Engine& engine, uint32_t id) {
   engine.facts.context_escapes = true;
 }
 
-bool check_map(Engine& engine, const Call& call) {
+bool check_arguments(Engine& engine, Call& call) {
+  // The output of bpf_snprintf is the only one before its inputs; written, it would count as initialised.
+  constexpr std::array<uint32_t, 5> kInOrder{0, 1, 2, 3, 4}, kOutputLast{0, 2, 3, 4, 1};
+  for (const uint32_t i : call.id() == BPF_FUNC_snprintf ? kOutputLast : kInOrder) {
+    if (call.prototype.arguments[i] == ArgKind::kContext) note_context(engine, call.id());
+    if (!check_argument(engine, call, i)) return false;
+  }
+  return true;
+}
+
+// Before anything else is done with the map. Whether the helper is made for it comes last, as on Linux.
+bool check_map_writes(Engine& engine, const Call& call) {
   if (call.map_register == 0) return true;
   const Value& map = engine.state.reg(call.map_register);
   const wire::MapSpec& spec = spec_of_map(engine, map);
   const uint32_t id = call.id();
-  if (!takes_map(id, spec.type) &&
-      !engine.refuse(Rule::kFUN004, std::string(call.prototype.name) + " does not work with map `" +
-                                        engine.request.maps[map.index].name + "`",
-                     "cannot pass map_type " + std::to_string(spec.type) + " into func " + std::string(call.prototype.name) +
-                         "#" + std::to_string(id)))
-    return false;
+  note_map(engine, map);
   const bool writes = id == BPF_FUNC_map_update_elem || id == BPF_FUNC_map_delete_elem ||
                       id == BPF_FUNC_map_push_elem || id == BPF_FUNC_map_pop_elem;
   if (writes && (spec.flags & BPF_F_RDONLY_PROG) != 0 &&
       !engine.refuse(Rule::kMEM005, "map `" + engine.request.maps[map.index].name + "` is read-only for programs",
                      "write into map forbidden"))
     return false;
-  note_map(engine, map);
-  return true;
+  return id != BPF_FUNC_tail_call || spec.type == BPF_MAP_TYPE_PROG_ARRAY ||
+         engine.refuse(Rule::kFUN004, "tail calls go through a map of programs, which `" + engine.request.maps[map.index].name +
+                                          "` is not",
+                       "expected prog array map for tail call");
+}
+
+bool check_map_type(Engine& engine, const Call& call) {
+  if (call.map_register == 0) return true;
+  const Value& map = engine.state.reg(call.map_register);
+  const uint32_t type = spec_of_map(engine, map).type;
+  return takes_map(call.id(), type) ||
+         engine.refuse(Rule::kFUN004, std::string(call.prototype.name) + " does not work with map `" +
+                                          engine.request.maps[map.index].name + "`",
+                       "cannot pass map_type " + std::to_string(type) + " into func " + std::string(call.prototype.name) +
+                           "#" + std::to_string(call.id()));
 }
 
 // r2 of bpf_override_return becomes the host function's result.
@@ -191,7 +211,7 @@ bool call_back(Engine& engine, const Call& call) {
           spec.type == BPF_MAP_TYPE_PERCPU_HASH || spec.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
           spec.type == BPF_MAP_TYPE_PERCPU_ARRAY;
       if (!has_elements &&
-          !refuse_with(engine, Rule::kFUN004, kEnotsupp, "elements of this type of map cannot be listed",
+          !refuse_as(engine, kEnotsupp, Rule::kFUN004, "elements of this type of map cannot be listed",
                        "callback function not allowed for map"))
         return false;
       arguments[0] = map;
@@ -358,13 +378,6 @@ bool release_argument(Engine& engine, const Call& call) {
 
 }  // namespace
 
-bool refuse_with(Engine& engine, Rule rule, int error, std::string message, std::string linux_message) {
-  if (engine.refuse(rule, std::move(message), std::move(linux_message))) return true;
-  if (!engine.verdict.diagnoses.empty()) engine.verdict.diagnoses.back().error = error;
-  if (engine.verdict.error != 0) engine.verdict.error = error;
-  return false;
-}
-
 const wire::MapSpec& spec_of_map(const Engine& engine, const Value& map) {
   const MapConstraint& constraint = engine.request.maps[map.index];
   return map.instance != 0 && constraint.inner ? *constraint.inner : constraint.spec;
@@ -375,6 +388,12 @@ uint32_t acquire_reference(Engine& engine, uint32_t kind) {
   const auto frame = static_cast<uint8_t>(engine.state.frames.size() - 1);
   engine.state.references.push_back({id, engine.insn_index, kind, frame});
   return id;
+}
+
+bool check_reference_limit(Engine& engine) {
+  const uint32_t limit = engine.request.options.limits.references;
+  return engine.state.references.size() < limit ||
+         engine.refuse(Rule::kLIM004, "more than " + std::to_string(limit) + " references are open at once");
 }
 
 void invalidate(const Engine& engine, Value& value) {
@@ -421,7 +440,7 @@ bool check_maps(Engine& engine) {
     if (insn.src_reg != BPF_PSEUDO_MAP_FD && insn.src_reg != BPF_PSEUDO_MAP_VALUE) continue;
     const auto index = static_cast<uint32_t>(insn.imm);
     if (index >= engine.request.maps.size()) {
-      if (!refuse_with(engine, Rule::kENC001, EBADF, "there is no map number " + std::to_string(index),
+      if (!refuse_as(engine, EBADF, Rule::kENC001, "there is no map number " + std::to_string(index),
                        "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"))
         return false;
       continue;
@@ -463,16 +482,11 @@ bool step_helper_call(Engine& engine) {
   }
   if (!check_permission(engine, *prototype)) return false;
   Call call{*prototype};
-  for (uint32_t i = 0; i < prototype->arguments.size(); ++i) {
-    if (prototype->arguments[i] == ArgKind::kContext) note_context(engine, id);
-    if (!check_argument(engine, call, i)) return false;
-  }
-  if (!check_map(engine, call) || !check_special(engine, call)) return false;
-  if (!release_argument(engine, call)) return false;
-  if (prototype->result == ResultKind::kRecordOrNull && engine.state.references.size() >= engine.request.options.limits.references &&
-      !engine.refuse(Rule::kLIM004, "more than " + std::to_string(engine.request.options.limits.references) +
-                                        " references are open at once"))
+  if (!check_arguments(engine, call)) return false;
+  if (!check_map_writes(engine, call) || !release_argument(engine, call) || !check_special(engine, call) ||
+      !check_map_type(engine, call))
     return false;
+  if (prototype->result == ResultKind::kRecordOrNull && !check_reference_limit(engine)) return false;
   Value result = result_of(engine, call);
   result.made_at = engine.insn_index;
   if ((prototype->flags & Prototype::kChangesPacket) != 0)

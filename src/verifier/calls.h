@@ -25,9 +25,6 @@ struct Call {
   uint32_t id() const { return prototype.id; }
 };
 
-// As Engine::refuse, with the errno Linux answers here when it is not the rule's.
-bool refuse_with(Engine& engine, Rule rule, int error, std::string message, std::string linux_message);
-
 inline std::string reg_name(uint32_t number) { return "R" + std::to_string(number); }
 
 // ---- arguments.cc ----
@@ -42,6 +39,8 @@ std::optional<std::string> constant_string(Engine& engine, uint32_t number);
 
 // ---- references, in calls.cc ----
 uint32_t acquire_reference(Engine& engine, uint32_t kind);
+// Whether one more may be open.
+bool check_reference_limit(Engine& engine);
 // No longer to be used: a number nobody knows, or nothing at all when pointers must not leak.
 void invalidate(const Engine& engine, Value& value);
 // Calls visit(Value&) → bool for each register and each spilled value; where it is true the value is invalidated.

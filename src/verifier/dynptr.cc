@@ -48,6 +48,7 @@ bool make_dynptr(Engine& engine, uint32_t number, DynptrKind kind) {
   for (int32_t offset = 0; offset < static_cast<int32_t>(kDynptrBytes); offset += kSlotBytes)
     if (!check_access(engine, number, offset, kSlotBytes, Access::kWrite, nullptr, nullptr)) return false;
   if (!slot || *slot >= engine.state.frames[pointer.frame].stack.size()) return true;  // a rule is switched off
+  if (kind == DynptrKind::kRecord && !check_reference_limit(engine)) return false;
   const uint32_t reference = kind == DynptrKind::kRecord ? acquire_reference(engine, 0) : 0;
   const uint32_t identity = engine.new_id();
   for (const int32_t half : {kLowerHalf, kUpperHalf}) {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "program/instructions.h"
+#include "verifier/blame.h"
 #include "verifier/engine.h"
 #include "verifier/log.h"
 #include "verifier/state_store.h"
@@ -84,10 +85,8 @@ bool Engine::refuse_register(Rule rule, uint32_t number, std::string message, st
   if (refuse(rule, std::move(message), std::move(linux_message))) return true;
   Diagnosis& diagnosis = verdict.diagnoses.back();
   if (!diagnosis.state.empty() || number > kFrameRegister) return false;
-  const Value& value = state.reg(number);
-  diagnosis.state.push_back("r" + std::to_string(number) + " = " + describe(value));
-  if (value.lost_at != 0) diagnosis.causes.push_back({value.lost_at, "what was known of it is lost here"});
-  if (value.made_at != 0) diagnosis.causes.push_back({value.made_at, "it comes from here"});
+  diagnosis.state.push_back(describe_operand(*this, state.reg(number), "r" + std::to_string(number)));
+  for (Cause& cause : blame_register(*this, rule, number)) diagnosis.causes.push_back(std::move(cause));
   return false;
 }
 

@@ -436,11 +436,14 @@ void StateStore::contribute(const PathEdge& edge, const Remaining& rest) {
       if (!rest.outer.empty()) to.own.absorb(rest.outer[0]);
       absorb_outer(1, 0);
       break;
-    case PathEdge::kReturn:
-      to.steps = std::max(to.steps, edge.count);
+    case PathEdge::kReturn: {
+      // From past another call, the way out is that call's rest.
+      uint64_t& way_out = nodes_[edge.node].is_call ? to.own.rest : to.steps;
+      way_out = std::max(way_out, edge.count);
       if (!to.outer.empty()) to.outer[0].absorb(rest.own);
       absorb_outer(0, 1);
       break;
+    }
     case PathEdge::kAgain:
       to.own.body = std::max(to.own.body, edge.count);
       to.own.absorb(rest.own);

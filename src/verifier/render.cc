@@ -133,6 +133,16 @@ std::string grant_of(const Diagnosis& diagnosis, const Request& request) {
   return of_class + " lacks `" + printable(diagnosis.grant) + "`: add it under `allowed:` in its policy";
 }
 
+// Calls that libbpf puts in place of what it could not resolve for the kernel that runs here.
+void explain_poison(const Diagnosis& diagnosis, const Request& request, RenderedDiagnosis& out) {
+  constexpr int32_t kFailedRelocation = 0xbad2310;
+  if (diagnosis.rule != Rule::kFUN001 || diagnosis.insn >= request.program.insns.size()) return;
+  if (request.program.insns[diagnosis.insn].imm != kFailedRelocation) return;
+  out.message = "this needs a kernel type or field that does not exist here (CO-RE relocation)";
+  out.label = "not resolved";
+  out.help = "guard it with bpf_core_field_exists() or bpf_core_type_exists()";
+}
+
 // ---- text ----
 
 struct Colours {
@@ -315,7 +325,7 @@ class TextWriter {
     if (!rendered_.linux_message.empty()) {
       std::string text = rendered_.linux_message;
       std::replace(text.begin(), text.end(), '\n', ';');
-      detail("linux", text);
+      detail("linux", printable(text, 1024));
     }
     if (!rendered_.grant.empty()) detail("grant", rendered_.grant);
     detail("help", rendered_.help);
@@ -375,6 +385,7 @@ RenderedDiagnosis render(const Diagnosis& diagnosis, const Request& request, con
   for (uint32_t site : diagnosis.call_chain) out.call_chain.push_back(place_of(site, request, lines));
   out.help = diagnosis.help.empty() ? std::string(rule.help) : printable(diagnosis.help, 1024);
   out.grant = grant_of(diagnosis, request);
+  explain_poison(diagnosis, request, out);
   if (lines.empty()) out.notes.push_back("no line information; compile with -g to see source lines");
   return out;
 }
