@@ -241,8 +241,9 @@ bool Engine::check_registers() {
   const program::RegisterUse use = program::register_use(insn());
   const bool is_exit_or_call = is_jump_class(insn()) && !is_conditional(insn());
   if (!is_exit_or_call && BPF_CLASS(insn().code) != BPF_LD) {
-    // The source first, as Linux: `r2 = r1` with neither is about r1.
-    const uint32_t order[] = {insn().src_reg, insn().dst_reg, 0};
+    // The source first, as Linux: `r2 = r1` with neither is about r1. Jumps look at the left side first.
+    uint32_t order[] = {insn().src_reg, insn().dst_reg, 0};
+    if (is_conditional(insn())) std::swap(order[0], order[1]);
     for (const uint32_t reg : order) {
       if ((use.reads & 1u << reg) == 0 || state.reg(reg).kind != Kind::kUninitialised) continue;
       const std::string name = std::to_string(reg);

@@ -471,6 +471,11 @@ bool step_atomic_update(Engine& engine) {
   if (fetches && !exchanges_compared && !writable_register(engine, insn.src_reg)) return false;
 
   const Value base = engine.state.reg(insn.dst_reg);
+  const bool host = base.kind == Kind::kHostObject || base.kind == Kind::kHostBuffer;
+  if (host && engine.state.reg(insn.src_reg).is_pointer() &&
+      !engine.refuse_register(Rule::kTYP006, insn.src_reg, "a pointer would be stored in memory of the host",
+                              reg_name(insn.src_reg) + " leaks addr into mem"))
+    return false;
   Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kRead};
   touch.atomic = true;
   if (!access_memory(engine, touch)) return false;
@@ -480,13 +485,9 @@ bool step_atomic_update(Engine& engine) {
     if (!access_memory(engine, touch)) return false;
     touch.loaded = nullptr;
   }
-  // The old value is in the register before the write is checked, as on Linux: `fetch add [r1], r1` is refused.
-  const Value operand = engine.state.reg(insn.src_reg);
+  // What is written counts as unknown. The old value is in the register before the write is checked, as on Linux: `fetch add [r1], r1` is refused.
   if (fetches) engine.state.reg(exchanges_compared ? 0 : insn.src_reg) = loaded;
   touch.access = Access::kWrite;
-  // Host memory takes no pointers; elsewhere the result counts as unknown.
-  const bool host = base.kind == Kind::kHostObject || base.kind == Kind::kHostBuffer;
-  if (host) touch.stored = &operand;
   return access_memory(engine, touch) && remember_kind(engine, base);
 }
 

@@ -259,7 +259,8 @@ class TextWriter {
     const uint32_t at = rendered_.place.insn;
     std::map<uint32_t, std::vector<const Mark*>> shown;
     for (const Mark& mark : marks_) shown[mark.place->insn].push_back(&mark);
-    for (uint32_t i = at - std::min(at, kContextBefore); i <= at; ++i)
+    const bool exists = at < request_.program.insns.size();
+    for (uint32_t i = exists ? at - std::min(at, kContextBefore) : at; i < at; ++i)
       if (!is_second_slot(i)) shown[i];
     width_ = std::to_string(shown.rbegin()->first).size();
     put_location(rendered_.place, subject());
@@ -268,7 +269,7 @@ class TextWriter {
     uint32_t expected = shown.begin()->first;
     for (const auto& [insn, marks] : shown) {
       if (insn > expected) out_ += std::string(width_, ' ') + "...\n";
-      expected = insn + (is_second_slot(insn + 1) ? 2 : 1);
+      expected = insn + (is_second_slot(insn + 1) ? 2u : 1u);
       const std::string text = instruction_text(request_.program, insn);
       gutter(std::to_string(insn));
       out_ += "  " + text + "\n";

@@ -306,12 +306,22 @@ bool check_range(Engine& engine, uint32_t reg, const Span& span, const Scalar& v
 
 }  // namespace
 
+namespace {
+
+// Only when the rule about alignment is switched off: byte by byte, as if the place were unknown.
+void split_if_misaligned(Span& span, uint32_t size) {
+  if (span.fixed && byte_index(span.low) + size > kSlotBytes) span.fixed = false;
+}
+
+}  // namespace
+
 bool read_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
                 uint32_t size, Value* loaded) {
   Span span;
   if (loaded) *loaded = loaded_number(engine, size);
   if (!locate(engine, reg, frame, variable, offset, size, Access::kRead, span))
     return engine.verdict.diagnoses.empty();
+  split_if_misaligned(span, size);
   if (span.fixed) return read_fixed(engine, span, size, loaded);
   if (!loaded)
     return engine.refuse_register(
@@ -328,6 +338,7 @@ bool write_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& var
   Span span;
   if (!locate(engine, reg, frame, variable, offset, size, Access::kWrite, span))
     return engine.verdict.diagnoses.empty();
+  split_if_misaligned(span, size);
   if (!destroy_dynptrs(engine, span)) return false;
   return span.fixed ? write_fixed(engine, reg, span, size, stored)
                     : write_variable(engine, reg, span, stored);
