@@ -129,7 +129,8 @@ BpfObject read_object(Bytes bytes, const std::string& name, const Selection& sel
   }
   out.programs = choose(object.get(), selection, bpf);
   const int loaded = bpf_object__load(object.get());
-  if (loaded != 0) out.error = "libbpf cannot load it: " + (complaint.empty() ? std::strerror(-loaded) : complaint);
+  if (loaded != 0)
+    out.error = "libbpf cannot load it: " + (complaint.empty() ? std::strerror(-loaded) : complaint);
   pair_up(out.programs, bpf.loads());
   return out;
 }
@@ -155,8 +156,9 @@ Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selec
   if (!file) return file.error();
   const std::vector<Bytes> found = find_objects(*file);
   if (found.empty())
-    return Error{ENOEXEC, "verify: " + path +
-                              ": no BPF object and none inside; try an object made by `clang -target bpf -g -c`"};
+    return Error{ENOEXEC,
+                 "verify: " + path +
+                     ": no BPF object and none inside; try an object made by `clang -target bpf -g -c`"};
   libbpf_set_print(keep_complaint);
   const std::string base = std::filesystem::path(path).filename();
   std::vector<BpfObject> objects;

@@ -25,8 +25,8 @@ struct BpfObject {
 };
 
 struct Selection {
-  std::string program;      // only this one; empty: all that the object loads by itself
-  bool all = false;         // also those that the tool loads on demand (SEC("?…"))
+  std::string program;  // only this one; empty: all that the object loads by itself
+  bool all = false;     // also those that the tool loads on demand (SEC("?…"))
 };
 
 // The objects in the file. ENOENT and so on: not readable; ENOEXEC: neither an object nor a file with one inside.

@@ -90,14 +90,16 @@ long OfflineBpf::map_create(const bpf_attr& attr) {
   object->is_map = true;
   verifier::MapConstraint& map = object->map;
   // Tools set sizes that depend on the machine or on options when they run; what is not set yet counts as one.
-  map.spec = {attr.map_type, attr.key_size, attr.value_size, std::max(attr.max_entries, 1u), attr.map_flags, cpus()};
+  map.spec = {attr.map_type,  attr.key_size, attr.value_size, std::max(attr.max_entries, 1u),
+              attr.map_flags, cpus()};
   map.name = name_in(attr.map_name);
   if (auto btf = find(static_cast<int>(attr.btf_fd)); btf && !btf->is_map && attr.btf_value_type_id != 0) {
     map.btf = btf->btf;
     map.btf_key_type_id = attr.btf_key_type_id;
     map.btf_value_type_id = attr.btf_value_type_id;
   }
-  const bool of_maps = attr.map_type == BPF_MAP_TYPE_ARRAY_OF_MAPS || attr.map_type == BPF_MAP_TYPE_HASH_OF_MAPS;
+  const bool of_maps =
+      attr.map_type == BPF_MAP_TYPE_ARRAY_OF_MAPS || attr.map_type == BPF_MAP_TYPE_HASH_OF_MAPS;
   if (of_maps) {
     const auto inner = find(static_cast<int>(attr.inner_map_fd));
     if (!inner || !inner->is_map) return -EBADF;
@@ -111,7 +113,8 @@ long OfflineBpf::map_update(const bpf_attr& attr) {
   const auto object = find(static_cast<int>(attr.map_fd));
   if (!object || !object->is_map) return -EBADF;
   verifier::MapConstraint& map = object->map;
-  if (map.spec.type != BPF_MAP_TYPE_ARRAY || (map.spec.flags & BPF_F_RDONLY_PROG) == 0 || map.spec.key_size != 4)
+  if (map.spec.type != BPF_MAP_TYPE_ARRAY || (map.spec.flags & BPF_F_RDONLY_PROG) == 0 ||
+      map.spec.key_size != 4)
     return 0;
   uint32_t key;
   std::memcpy(&key, reinterpret_cast<const void*>(attr.key), sizeof(key));
@@ -138,7 +141,8 @@ long OfflineBpf::object_info(bpf_attr& attr) {
   info.max_entries = object->map.spec.max_entries;
   info.map_flags = object->map.spec.flags;
   std::memcpy(info.name, object->map.name.data(), std::min(object->map.name.size(), sizeof(info.name) - 1));
-  std::memcpy(reinterpret_cast<void*>(attr.info.info), &info, std::min<size_t>(attr.info.info_len, sizeof(info)));
+  std::memcpy(reinterpret_cast<void*>(attr.info.info), &info,
+              std::min<size_t>(attr.info.info_len, sizeof(info)));
   return 0;
 }
 
@@ -181,7 +185,8 @@ long OfflineBpf::prog_load(const bpf_attr& attr) {
   request.kernel_version = attr.kern_version;
   request.flags = attr.prog_flags;
   request.license = reinterpret_cast<const char*>(attr.license);
-  if (auto btf = find(static_cast<int>(attr.prog_btf_fd)); btf && (attr.func_info_cnt | attr.line_info_cnt) != 0) {
+  if (auto btf = find(static_cast<int>(attr.prog_btf_fd));
+      btf && (attr.func_info_cnt | attr.line_info_cnt) != 0) {
     request.btf = btf->btf;
     request.func_info = copy(attr.func_info, uint64_t{attr.func_info_cnt} * attr.func_info_rec_size);
     request.line_info = copy(attr.line_info, uint64_t{attr.line_info_cnt} * attr.line_info_rec_size);
@@ -206,9 +211,11 @@ long __wrap_syscall(long number, ...) {
   for (long& each : argument) each = va_arg(list, long);
   va_end(list);
   if (number != __NR_bpf || bpftime::cli::current == nullptr)
-    return __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4], argument[5]);
-  const long result = bpftime::cli::current->call(
-      static_cast<int>(argument[0]), reinterpret_cast<const void*>(argument[1]), static_cast<uint32_t>(argument[2]));
+    return __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4],
+                          argument[5]);
+  const long result =
+      bpftime::cli::current->call(static_cast<int>(argument[0]), reinterpret_cast<const void*>(argument[1]),
+                                  static_cast<uint32_t>(argument[2]));
   if (result >= 0) return result;
   errno = static_cast<int>(-result);
   return -1;

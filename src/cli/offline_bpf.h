@@ -52,7 +52,8 @@ class OfflineBpf {
   // Descriptors in ld_imm64 instructions become indexes into request.maps. False: one is no map.
   bool resolve_maps(const bpf_attr& attr, verifier::Request& request) const;
 
-  std::map<int, std::shared_ptr<Object>> objects_;  // by the descriptor libbpf was given, last use of the number
+  std::map<int, std::shared_ptr<Object>>
+      objects_;  // by the descriptor libbpf was given, last use of the number
   std::set<std::string> expected_;
   std::vector<verifier::Request> loads_;
 };

@@ -85,7 +85,8 @@ VerifiedProgram judge(const VerifyOptions& options, ObjectProgram source) {
   if (auto read = verifier::SourceLines::read(request)) lines = std::move(*read);
   for (const auto& diagnosis : program.verdict.diagnoses) {
     program.diagnoses.push_back(verifier::render(diagnosis, request, lines));
-    program.texts.push_back(verifier::to_text(program.diagnoses.back(), request, ::isatty(STDOUT_FILENO) != 0));
+    program.texts.push_back(
+        verifier::to_text(program.diagnoses.back(), request, ::isatty(STDOUT_FILENO) != 0));
   }
   ask_kernel(options, request, program);
   return program;
@@ -97,7 +98,8 @@ ExitCode status_of(const std::vector<VerifiedObject>& objects, const Selection& 
   for (const auto& object : objects) {
     if (!object.error.empty() && status == kOk) status = kFailure;
     for (const auto& program : object.programs) {
-      const bool refused = program.not_judged.empty() && (program.verdict.error != 0 || program.refused_by_kernel);
+      const bool refused =
+          program.not_judged.empty() && (program.verdict.error != 0 || program.refused_by_kernel);
       const bool asked_in_vain = program.name == selection.program && !program.not_judged.empty();
       if (refused || asked_in_vain) status = kRefused;
     }
@@ -137,7 +139,8 @@ int verify_files(const VerifyOptions& options, bool json) {
   }
   const std::string& wanted = options.selection.program;
   if (!wanted.empty() && !objects.empty() && !has_program(objects, wanted))
-    return report(Error{ENOENT, "verify: program " + wanted + ": not in these objects; try without --program"});
+    return report(
+        Error{ENOENT, "verify: program " + wanted + ": not in these objects; try without --program"});
   const ExitCode judged = status_of(objects, options.selection);
   return judged != kOk ? judged : status;
 }
@@ -153,25 +156,29 @@ int run_verify(const VerifyOptions& options, bool json) {
 }  // namespace
 
 void add_verify(CLI::App& app, CommandLine& line) {
-  CLI::App* verb = add_verb(app, "verify", "Judge the programs of BPF objects, without daemon and kernel",
-                            "  bpftime verify opensnoop.bpf.o\n"
-                            "  bpftime verify /usr/sbin/opensnoop      the objects inside a tool\n"
-                            "  bpftime verify --program handle_exec --log 2 execsnoop.bpf.o\n"
-                            "  bpftime verify --explain NUL001\n"
-                            "Exit status 4 when a program is refused. Programs of types that do not run here are not\n"
-                            "judged, which is no failure unless --program names one.\n");
+  CLI::App* verb =
+      add_verb(app, "verify", "Judge the programs of BPF objects, without daemon and kernel",
+               "  bpftime verify opensnoop.bpf.o\n"
+               "  bpftime verify /usr/sbin/opensnoop      the objects inside a tool\n"
+               "  bpftime verify --program handle_exec --log 2 execsnoop.bpf.o\n"
+               "  bpftime verify --explain NUL001\n"
+               "Exit status 4 when a program is refused. Programs of types that do not run here are not\n"
+               "judged, which is no failure unless --program names one.\n");
   auto options = std::make_shared<VerifyOptions>();
   verb->add_option("FILE", options->files, "BPF objects, or programs with BPF objects inside");
   verb->add_option("--program", options->selection.program, "Judge this program only")->type_name("NAME");
   verb->add_flag("--all", options->selection.all, "Judge programs that are loaded on demand, too");
-  verb->add_option("--log", options->log_level, "Print the verifier's log: 1 refused paths, 2 all, 4 statistics")
+  verb->add_option("--log", options->log_level,
+                   "Print the verifier's log: 1 refused paths, 2 all, 4 statistics")
       ->type_name("LEVEL")
       ->check(CLI::Range(0, 15));
-  verb->add_option("--kernel-verifier", options->kernel, "Ask the kernel's verifier, too: off, advise or require")
+  verb->add_option("--kernel-verifier", options->kernel,
+                   "Ask the kernel's verifier, too: off, advise or require")
       ->check(CLI::IsMember({kOff, kAdvise, kRequire}));
   verb->add_option("--explain", options->explain, "Explain a rule and do nothing else")->type_name("RULE");
   verb->add_flag("--rules", options->rules, "List the rules and do nothing else");
-  verb->callback([options, &line] { line.run = [options, &line] { return run_verify(*options, line.json); }; });
+  verb->callback(
+      [options, &line] { line.run = [options, &line] { return run_verify(*options, line.json); }; });
 }
 
 }  // namespace bpftime::cli

@@ -73,20 +73,22 @@ Json program_json(const VerifiedProgram& program) {
 }  // namespace
 
 Json to_json(const verifier::RenderedDiagnosis& diagnosis) {
-  Json out{{"rule", diagnosis.rule},       {"title", diagnosis.title}, {"errno", diagnosis.error},
-           {"program", diagnosis.program}, {"message", diagnosis.message},
+  Json out{{"rule", diagnosis.rule},
+           {"title", diagnosis.title},
+           {"errno", diagnosis.error},
+           {"program", diagnosis.program},
+           {"message", diagnosis.message},
            {"linux_message", diagnosis.linux_message.empty() ? diagnosis.message : diagnosis.linux_message},
-           {"place", place(diagnosis.place)}, {"label", diagnosis.label}};
+           {"place", place(diagnosis.place)},
+           {"label", diagnosis.label}};
   out["causes"] = Json::array();
   for (const auto& cause : diagnosis.causes)
     out["causes"].push_back({{"place", place(cause.place)}, {"text", cause.text}});
   out["state"] = diagnosis.state;
   out["path"] = Json::array();
   for (const auto& step : diagnosis.path)
-    out["path"].push_back({{"from", place(step.from)},
-                           {"to", place(step.to)},
-                           {"taken", step.taken},
-                           {"times", step.times}});
+    out["path"].push_back(
+        {{"from", place(step.from)}, {"to", place(step.to)}, {"taken", step.taken}, {"times", step.times}});
   out["call_chain"] = Json::array();
   for (const auto& site : diagnosis.call_chain) out["call_chain"].push_back(place(site));
   out["help"] = diagnosis.help;
@@ -112,7 +114,8 @@ std::string to_text(const VerifiedObject& object) {
     }
     out += fmt::format(": {} instructions, {} processed", program.insns,
                        program.verdict.statistics.insns_processed);
-    if (program.verdict.error == 0) out += fmt::format(", at most {} executed", program.verdict.facts.instructions_max);
+    if (program.verdict.error == 0)
+      out += fmt::format(", at most {} executed", program.verdict.facts.instructions_max);
     out += ", " + duration(program.time_ns) + "\n";
     out += program.verdict.log;
     for (const std::string& text : program.texts) out += text;

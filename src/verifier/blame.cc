@@ -37,9 +37,8 @@ std::string range(const Scalar& s) {
 }
 
 std::string offset_of(const Value& value) {
-  std::string text = ", offset " + std::to_string(value.off);
-  if (!value.scalar.is_const()) return text + " + " + range(value.scalar);
-  if (value.scalar.value() == 0) return text;
+  if (!value.scalar.is_const() && value.off == 0) return ", offset in " + range(value.scalar);
+  if (!value.scalar.is_const()) return ", offset " + std::to_string(value.off) + " + " + range(value.scalar);
   return ", offset " + std::to_string(value.off + static_cast<int64_t>(value.scalar.value()));
 }
 
@@ -158,18 +157,17 @@ std::string made_text(const Value& value, const std::string& name, Origin origin
   }
 }
 
+// For pointers: what happened to the number that was added.
 std::string lost_text(const Value& value, const std::string& name, Origin origin) {
+  const bool bounded =
+      value.is_pointer() && value.scalar.smin > -kOffsetMax && value.scalar.smax < kOffsetMax;
+  const bool is_load = origin == Origin::kLoad || origin == Origin::kStackLoad;
+  const bool is_call = origin == Origin::kCall || origin == Origin::kLocalCall;
+  const std::string place = is_load ? "this load" : is_call ? "this call" : "here";
+  if (bounded) return "what is added to " + quoted(name) + " comes from " + place;
   const std::string what = value.is_pointer() ? "the offset of " + quoted(name) : quoted(name);
-  switch (origin) {
-    case Origin::kLoad:
-    case Origin::kStackLoad:
-      return what + ": bound unknown since this load";
-    case Origin::kCall:
-    case Origin::kLocalCall:
-      return what + ": bound unknown since this call";
-    default:
-      return what + ": bound lost here";
-  }
+  if (is_load || is_call) return what + " has no known bound since " + place;
+  return what + " loses its bound here";
 }
 
 void add_cause(const Engine& engine, std::vector<Cause>& causes, uint32_t insn, std::string text) {

@@ -134,7 +134,11 @@ void LogWriter::path_put_aside() {
 void LogWriter::path_continued(uint32_t from, uint32_t to, const State& state) {
   if (!logs_instructions()) return;
   if (!marks_.empty()) {
-    if (!logs_all_paths()) rewind(marks_.back());
+    if (!logs_all_paths()) {
+      rewind(marks_.back());
+      // The line's end was there before changes were added to it.
+      if (!text_.empty() && start_ + text_.size() == end_) text_.back() = '\n';
+    }
     marks_.pop_back();
   }
   if (logs_all_paths()) append("\n");

@@ -126,11 +126,21 @@ bool is_capability(const Diagnosis& diagnosis) { return info(diagnosis.rule).id.
 
 std::string grant_of(const Diagnosis& diagnosis, const Request& request) {
   if (!is_capability(diagnosis)) return {};
-  const std::string of_class = request.constraints == nullptr || request.constraints->class_name.empty()
-                                   ? "the extension class"
-                                   : "class `" + printable(request.constraints->class_name, kNameMax) + "`";
   if (diagnosis.grant.empty()) return {};
-  return of_class + " lacks `" + printable(diagnosis.grant) + "`: add it under `allowed:` in its policy";
+  const bool named = request.constraints != nullptr && !request.constraints->class_name.empty();
+  return "add `" + printable(diagnosis.grant) + "` to class `" +
+         (named ? printable(request.constraints->class_name, kNameMax) : std::string("?")) +
+         "` in the policy";
+}
+
+// Calls that libbpf puts in place of what it could not resolve for the kernel that runs here.
+void explain_poison(const Diagnosis& diagnosis, const Request& request, RenderedDiagnosis& out) {
+  constexpr int32_t kFailedRelocation = 0xbad2310;
+  if (diagnosis.rule != Rule::kFUN001 || diagnosis.insn >= request.program.insns.size()) return;
+  if (request.program.insns[diagnosis.insn].imm != kFailedRelocation) return;
+  out.message = "this needs a kernel type or field that does not exist here (CO-RE relocation)";
+  out.label = "not resolved";
+  out.help = "guard it with bpf_core_field_exists() or bpf_core_type_exists()";
 }
 
 // ---- text ----
@@ -249,7 +259,8 @@ class TextWriter {
     const uint32_t at = rendered_.place.insn;
     std::map<uint32_t, std::vector<const Mark*>> shown;
     for (const Mark& mark : marks_) shown[mark.place->insn].push_back(&mark);
-    for (uint32_t i = at - std::min(at, kContextBefore); i <= at; ++i)
+    const bool exists = at < request_.program.insns.size();
+    for (uint32_t i = exists ? at - std::min(at, kContextBefore) : at; i < at; ++i)
       if (!is_second_slot(i)) shown[i];
     width_ = std::to_string(shown.rbegin()->first).size();
     put_location(rendered_.place, subject());
@@ -258,7 +269,7 @@ class TextWriter {
     uint32_t expected = shown.begin()->first;
     for (const auto& [insn, marks] : shown) {
       if (insn > expected) out_ += std::string(width_, ' ') + "...\n";
-      expected = insn + (is_second_slot(insn + 1) ? 2 : 1);
+      expected = insn + (is_second_slot(insn + 1) ? 2u : 1u);
       const std::string text = instruction_text(request_.program, insn);
       gutter(std::to_string(insn));
       out_ += "  " + text + "\n";
@@ -315,7 +326,7 @@ class TextWriter {
     if (!rendered_.linux_message.empty()) {
       std::string text = rendered_.linux_message;
       std::replace(text.begin(), text.end(), '\n', ';');
-      detail("linux", text);
+      detail("linux", printable(text, 1024));
     }
     if (!rendered_.grant.empty()) detail("grant", rendered_.grant);
     detail("help", rendered_.help);
@@ -375,6 +386,7 @@ RenderedDiagnosis render(const Diagnosis& diagnosis, const Request& request, con
   for (uint32_t site : diagnosis.call_chain) out.call_chain.push_back(place_of(site, request, lines));
   out.help = diagnosis.help.empty() ? std::string(rule.help) : printable(diagnosis.help, 1024);
   out.grant = grant_of(diagnosis, request);
+  explain_poison(diagnosis, request, out);
   if (lines.empty()) out.notes.push_back("no line information; compile with -g to see source lines");
   return out;
 }

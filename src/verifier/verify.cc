@@ -64,18 +64,17 @@ void refuse_structure(Verdict& verdict, const Error& error) {
   refuse(verdict, rule, error.code, insn, std::string(what), words);
 }
 
-// Only programs that may block, and only known flags.
-bool check_flags(const Request& request, Verdict& verdict) {
-  if ((request.flags & ~kKnownFlags) != 0) {
-    refuse(verdict, Rule::kENC001, EINVAL, 0, "unknown program flags");
-    return false;
-  }
-  if ((request.flags & kSleepable) != 0 && request.program.type != BPF_PROG_TYPE_KPROBE) {
-    refuse(verdict, Rule::kFUN002, EINVAL, 0, "this program type cannot be sleepable",
-           "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable");
-    return false;
-  }
-  return true;
+bool check_known_flags(const Request& request, Verdict& verdict) {
+  if ((request.flags & ~kKnownFlags) == 0) return true;
+  refuse(verdict, Rule::kENC001, EINVAL, 0, "unknown program flags");
+  return false;
+}
+
+bool check_sleepable(const Request& request, Verdict& verdict) {
+  if ((request.flags & kSleepable) == 0 || request.program.type == BPF_PROG_TYPE_KPROBE) return true;
+  refuse(verdict, Rule::kFUN002, EINVAL, 0, "this program type cannot be sleepable",
+         "Only fentry/fexit/fmod_ret, lsm, iter, uprobe, and struct_ops programs can be sleepable");
+  return false;
 }
 
 bool calls_helper(const program::Insn& insn, int32_t id) {
@@ -177,19 +176,16 @@ class StackDepth {
 };
 
 // `lines` is filled, for the log and for diagnoses.
-bool run(const Request& request, SourceLines& lines, Verdict& verdict, LogWriter* log) {
+bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter* log) {
+  if (!check_known_flags(request, verdict)) return false;
   ControlFlow flow;
   if (auto valid = program::validate_structure(request.program); !valid) {
     refuse_structure(verdict, valid.error());
     return false;
   }
-  if (auto read = SourceLines::read(request)) {
-    lines = std::move(*read);
-  } else {
-    refuse(verdict, Rule::kBTF001, read.error().code, 0, read.error().message, read.error().message);
+  if (!read_source_lines(request, lines, verdict) || !check_abnormal_returns(request, verdict) ||
+      !check_sleepable(request, verdict))
     return false;
-  }
-  if (!check_abnormal_returns(request, verdict) || !check_flags(request, verdict)) return false;
   {
     Engine engine(request, flow, verdict);
     engine.log = log;
@@ -230,7 +226,7 @@ Verdict verify(const Request& asked) {
   SourceLines lines;
   std::unique_ptr<LogWriter> log;
   if (request->log_level != 0) log = std::make_unique<LogWriter>(*request, lines);
-  if (!run(*request, lines, verdict, log.get())) {
+  if (!run(*request, verdict, lines, log.get())) {
     verdict.error = verdict.diagnoses.empty() ? EINVAL : verdict.diagnoses.front().error;
     verdict.facts = Facts{};
   }
