@@ -234,8 +234,12 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
           site.report.skipped = compiled.error().message;
           continue;
         }
-        site.wants.push_back({attached.program, attached.cookie, event.return_probe,
-                              event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0, attached.order});
+        site.wants.push_back({attached.program,
+                              attached.cookie,
+                              event.return_probe,
+                              event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0,
+                              attached.order,
+                              {}});
         site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe});
       }
     }
@@ -267,12 +271,47 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                " cannot be probed: it returns twice, on another stack, or looks at its caller");
       }
     }
+    for (auto& want : site.wants) {
+      if (!want.program->host) continue;
+      if (want.on_return && (want.program->code->calls_host || want.program->code->ends_function))
+        skip("extensions call host functions and end functions at their entry only");
+      auto table = host_table(target.process, regions, site, *want.program->host);
+      if (!table) skip(table.error().message);
+      if (table) want.host_table = std::move(*table);
+    }
     if (target::filtered_unlike_us(status) && site.needs_system_calls())
       skip(
           "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
           "or trace output), "
           "and the process has a seccomp filter of its own that may kill it for them");
     out.push_back(std::move(site));
+  }
+  return out;
+}
+
+// Symbols are looked for in the probed file first, then in the others in the order they are mapped.
+Result<std::vector<uint64_t>> Attacher::host_table(const target::Process& process,
+                                                   const std::vector<MappedRegion>& regions, const Site& site,
+                                                   const kernel::HostClass& host) {
+  std::vector<const MappedRegion*> files = {&site.region};
+  for (const MappedRegion& region : regions)
+    if (region.executable && region.inode != 0 && region.inode != site.region.inode) files.push_back(&region);
+  std::vector<uint64_t> out;
+  for (const auto& symbol : host.symbols) {
+    std::optional<uint64_t> address;
+    for (const MappedRegion* region : files) {
+      const auto info = file_info(process, *region);
+      if (!info->elf) continue;
+      const auto found = info->elf->find_symbol(symbol.name);
+      const auto mapped = info->elf->address_of_offset(region->offset);
+      if (!found || !mapped) continue;
+      address = region->start - *mapped + found->address + symbol.offset;
+      break;
+    }
+    if (!address)
+      return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
+                               " or another file of the process; is it stripped of it?"};
+    out.push_back(*address);
   }
   return out;
 }
@@ -314,7 +353,8 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       high = std::max(high, region.end);
     }
   uint64_t room = kPageSize;  // the trampoline
-  for (const auto& want : site.wants) room += round_up(want.program->code->image.size(), 16) + 256;
+  for (const auto& want : site.wants)
+    room += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
   auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
   if (!arena) return arena.error();
 
@@ -332,9 +372,20 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       (*arena)->remember(want.program->id, *copied);
       code = *copied;
     }
+    uint64_t table = 0;
+    if (!want.host_table.empty()) {
+      const auto* bytes = reinterpret_cast<const uint8_t*>(want.host_table.data());
+      auto placed = (*arena)->append(Bytes(bytes, want.host_table.size() * sizeof(uint64_t)));
+      if (!placed) return placed.error();
+      table = *placed;
+    }
     rewrite::ProgramCall call{*code + want.program->code->entry_offset,
-                              {want.cookie, site.address, want.program->id, 0, 0},
+                              {want.cookie, site.address, want.program->id, 0, table},
                               want.only_tgid};
+    if (want.program->code->ends_function)
+      call.ends = want.program->host && want.program->host->result_in_xmm0
+                      ? rewrite::ProgramCall::Ends::kResultInXmm0
+                      : rewrite::ProgramCall::Ends::kResultInRax;
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
   const auto kept = (*arena)->find(hash);

@@ -119,6 +119,10 @@ class Attacher {
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
   bool same_file(const target::Process& process, const target::MappedRegion& region,
                  const kernel::PerfEvent& event);
+  // Where the program's host functions and variables lie in this process. Errors name the first that is missing.
+  Result<std::vector<uint64_t>> host_table(const target::Process& process,
+                                           const std::vector<target::MappedRegion>& regions, const Site& site,
+                                           const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps.

@@ -27,6 +27,7 @@ struct Attacher::Site {
     bool on_return;
     uint32_t only_tgid;
     uint64_t order;
+    std::vector<uint64_t> host_table;  // kernel::HostClass::symbols, as they lie in this target
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
@@ -37,8 +38,10 @@ struct Attacher::Site {
   std::vector<Want> wants;
 
   bool needs_agent() const {
-    return std::any_of(wants.begin(), wants.end(),
-                       [](const Want& w) { return w.on_return || w.program->code->repairs_faults; });
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
+      const auto& code = *w.program->code;
+      return w.on_return || code.repairs_faults || code.calls_host;
+    });
   }
   bool repairs_faults() const {
     return std::any_of(wants.begin(), wants.end(),
@@ -67,6 +70,7 @@ struct Attacher::Site {
       mix(want.cookie);
       mix(want.on_return);
       mix(want.only_tgid);
+      for (const uint64_t address : want.host_table) mix(address);
     }
     return value;
   }

@@ -63,6 +63,8 @@ verifier::Verdict verify(Prog& prog) {
   for (const auto& map : prog.maps) source.maps.push_back(constraint_of(*map));
   if (prog.btf) source.btf = prog.btf->blob;
   source.options.helpers_missing = helpers_missing();
+  source.constraints = prog.host ? &prog.host->constraints : nullptr;
+  source.options.zero_stack = source.options.allow_pointer_leaks = prog.host == nullptr;
   source.options.probe_write_user = false;  // ordinary programs observe; a policy grants more
   verifier::Verdict verdict = verifier::verify(source);
   if (verdict.error == 0) prog.facts = std::move(verdict.facts);

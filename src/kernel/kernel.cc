@@ -157,6 +157,7 @@ Result<void> Kernel::ensure_code(Prog& prog) {
   options.context_address = context_address_;
   options.trace_ring = &trace;
   options.facts = &*prog.facts;
+  options.constraints = prog.host ? &prog.host->constraints : nullptr;
   auto code = compiler::compile(prog.source.program, bindings, options);
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
   prog.code = std::move(*code);

@@ -63,14 +63,29 @@ struct Map : Object {
   std::vector<std::shared_ptr<Object>> references() const override;
 };
 
+// What an extension class gives a program beyond observing; made from a policy (src/eim), the same for every program of it.
+struct HostClass {
+  // Ids of host functions and variables are slots: indexes into `symbols`.
+  verifier::Constraints constraints;
+  // Where the slots' addresses come from: a symbol, and a distance from it, in the file the program is attached to, or in
+  // any other file the process has mapped.
+  struct Symbol {
+    std::string name;
+    uint64_t offset = 0;
+  };
+  std::vector<Symbol> symbols;
+  bool result_in_xmm0 = false;  // the entry returns a float or double
+};
+
 struct Prog : Object {
   verifier::Request source;  // what was verified; source.program has map references as indexes into `maps`
   std::vector<std::shared_ptr<Map>> maps;
   std::vector<std::shared_ptr<Map>> bound_maps;  // PROG_BIND_MAP
   std::shared_ptr<Btf> btf;
-  uint32_t verified_insns = 0;           // as the kernel's verifier counts; 0: not known (a worker took over)
-  std::string verified_by;               // "bpftime", or "bpftime, kernel" when both accepted it
-  std::optional<verifier::Facts> facts;  // of `source`; made again when a worker took over
+  uint32_t verified_insns = 0;  // as the kernel's verifier counts; 0: not known (a worker took over)
+  std::string verified_by;      // "bpftime", or "bpftime, kernel" when both accepted it
+  std::shared_ptr<const HostClass> host;      // null: an ordinary program, which observes
+  std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
   std::vector<std::shared_ptr<Object>> references() const override;
