@@ -9,13 +9,9 @@ namespace bpftime::helpers {
 namespace {
 
 constexpr auto kRows = [] {
-  using enum ArgType;
-  using enum RetType;
   std::array rows{
-#define BPFTIME_HELPER(id, name, ret, a1, a2, a3, a4, a5, system_call, repairs_faults, differs)              \
-  Helper{                                                                                                    \
-      id,     "bpf_" #name, "bpftime_helper_" #name, ret, {a1, a2, a3, a4, a5}, system_call, repairs_faults, \
-      differs},
+#define BPFTIME_HELPER(id, name, system_call, repairs_faults, differs) \
+  Helper{id, "bpf_" #name, "bpftime_helper_" #name, system_call, repairs_faults, differs},
 #include "helpers/helpers.def"
 #undef BPFTIME_HELPER
   };

@@ -1,4 +1,5 @@
-// The one table of helpers: compiler, verifier, feature probes and docs/support-matrix.md read it.
+// The helpers that exist here: compiler, feature probes and docs/support-matrix.md read it. How Linux defines them, and many more,
+// is in verifier/prototypes.h.
 // A helper is one row in helpers.def and one function in runtime/.
 #pragma once
 
@@ -8,34 +9,10 @@
 
 namespace bpftime::helpers {
 
-// Argument and result kinds, as the kernel's enum bpf_arg_type / bpf_return_type name them (the subset in
-// use).
-enum class ArgType : uint8_t {
-  kNone,
-  kAnything,
-  kConstMap,
-  kMapKey,
-  kMapValue,
-  kUninitMapValue,
-  kMem,
-  kMemReadOnly,
-  kUninitMem,
-  kSize,
-  kSizeOrZero,
-  kConstSizeOrZero,
-  kContext,
-  kRingbufMemory,
-  kConstAllocSize,
-  kConstString,
-};
-enum class RetType : uint8_t { kInteger, kVoid, kMapValueOrNull, kRingbufMemoryOrNull };
-
 struct Helper {
   uint32_t id;              // BPF_FUNC_*
   std::string_view name;    // "bpf_map_lookup_elem"
   std::string_view symbol;  // function in the runtime bitcode: "bpftime_helper_map_lookup_elem"
-  RetType ret;
-  ArgType args[5];
   bool system_call;          // may enter the kernel in the target
   bool repairs_faults;       // reads memory it was handed an address of
   std::string_view differs;  // how it differs from Linux; empty: it does not

@@ -21,16 +21,6 @@ TEST(Table, DoesNotFindWhatIsNotThere) {
   }
 }
 
-TEST(Table, ArgumentsHaveNoGaps) {
-  for (const Helper& helper : all()) {
-    bool ended = false;
-    for (ArgType arg : helper.args) {
-      if (arg == ArgType::kNone) ended = true;
-      EXPECT_FALSE(ended && arg != ArgType::kNone) << helper.name;
-    }
-  }
-}
-
 TEST(RuntimeImages, AreBitcodeAndElf) {
   const auto bitcode = runtime_bitcode();
   ASSERT_GT(bitcode.size(), 1000u);

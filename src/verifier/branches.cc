@@ -78,11 +78,15 @@ Outcome decide(const Comparison& c) {
 // Narrows the operands in `state` for one way. False: that way is impossible.
 bool narrow(State& state, const Comparison& c, bool taken) {
   if (!c.left.is_number() || !c.right.is_number()) return true;
-  if (c.has_right_reg && c.left_reg == c.right_reg) return true;
   Value right = c.right;
   Value& left = state.reg(c.left_reg);
   if (!assume(c.op, c.is64, taken, left.scalar, right.scalar)) return false;
-  if (c.has_right_reg) state.reg(c.right_reg).scalar = right.scalar;
+  if (c.has_right_reg && c.left_reg == c.right_reg) {
+    // A register compared with itself: it has the bounds of either side.
+    if (!intersect(left.scalar, right.scalar)) return false;
+  } else if (c.has_right_reg) {
+    state.reg(c.right_reg).scalar = right.scalar;
+  }
   learn_lengths(state, c.op, c.is64, taken, left, c.has_right_reg ? state.reg(c.right_reg) : right);
   if (c.has_right_reg && right.id != 0) update_links(state, Value(state.reg(c.right_reg)));
   if (left.id != 0) update_links(state, Value(left));
@@ -221,9 +225,7 @@ bool learn_from_pointers(Engine& engine, const Comparison& c, State& through, St
 }
 
 bool check_operands(Engine& engine, const Insn& insn) {
-  if (!check_readable(engine, insn.dst_reg)) return false;
   if (BPF_SRC(insn.code) != BPF_X) return true;
-  if (!check_readable(engine, insn.src_reg)) return false;
   const Value &left = engine.state.reg(insn.dst_reg), &right = engine.state.reg(insn.src_reg);
   if (engine.request.options.allow_pointer_leaks || !right.is_pointer()) return true;
   return (is_packet(left) && is_packet(right)) || refuse_comparison(engine, insn.src_reg);

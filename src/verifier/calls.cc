@@ -191,7 +191,7 @@ bool check_format(Engine& engine) {
   if (!format) return false;
   const Scalar& bytes = engine.state.reg(BPF_REG_5).scalar;
   return format_valid(*format, static_cast<uint32_t>(bytes.bits.value / 8)) ||
-         engine.refuse(Rule::kTYP002, "the format string is not valid for these values", "Invalid format string");
+         refuse_as(engine, EINVAL, Rule::kTYP002, "the format string is not valid for these values", "Invalid format string");
 }
 
 // What the callback of this helper gets. Linux explores it any number of times; what it returns decides whether it goes on.
@@ -248,15 +248,15 @@ bool check_special(Engine& engine, const Call& call) {
       return check_no_references(engine, "tail_call");
     case BPF_FUNC_get_local_storage:
       return engine.state.reg(BPF_REG_2).is_null() ||
-             engine.refuse(Rule::kTYP002, "the flags must be zero",
-                           "get_local_storage() doesn't support non-zero flags");
+             refuse_as(engine, EINVAL, Rule::kTYP002, "the flags must be zero",
+                       "get_local_storage() doesn't support non-zero flags");
     case BPF_FUNC_snprintf:
       return check_format(engine);
     case BPF_FUNC_dynptr_from_mem:
       return engine.state.reg(BPF_REG_1).kind == Kind::kMapValue ||
-             engine.refuse_register(Rule::kDYN001, BPF_REG_1, "a dynptr can be made of map values only",
-                                    "Unsupported reg type " + type_name(engine.state.reg(BPF_REG_1)) +
-                                        " for bpf_dynptr_from_mem data");
+             refuse_register_as(engine, EACCES, Rule::kDYN001, BPF_REG_1, "a dynptr can be made of map values only",
+                                "Unsupported reg type " + type_name(engine.state.reg(BPF_REG_1)) +
+                                    " for bpf_dynptr_from_mem data");
     case BPF_FUNC_override_return:
       return check_override(engine);
     case BPF_FUNC_loop:

@@ -89,7 +89,8 @@ bool is_typed(const Engine& engine) {
 bool known_non_null(Engine& engine, Kind kind, uint32_t instance) {
   bool found = false;
   engine.state.for_each_value([&](const Value& value) {
-    found = found || (value.kind == kind && value.instance == instance && !value.may_be_null);
+    found =
+        found || (instance != 0 && value.kind == kind && value.instance == instance && !value.may_be_null);
   });
   return found;
 }

@@ -210,7 +210,7 @@ Engine::Visit Engine::visit_prune_point() {
     if (open && !is_call && jumps_since < kJumpsBetweenRounds && insns_since < kInsnsBetweenRounds)
       store = false;
     if (store) ++node.misses;
-    const uint32_t patience = is_call && open ? kMissesPerHitOfCalls : kMissesPerHit;
+    const uint32_t patience = is_call ? kMissesPerHitOfCalls : kMissesPerHit;
     if (node.misses > node.hits * patience + patience) {
       store_->evict(insn_index, before, index);
     } else {
@@ -241,8 +241,9 @@ bool Engine::check_registers() {
   const program::RegisterUse use = program::register_use(insn());
   const bool is_exit_or_call = is_jump_class(insn()) && !is_conditional(insn());
   if (!is_exit_or_call && BPF_CLASS(insn().code) != BPF_LD) {
-    // The source first, as Linux: `r2 = r1` with neither is about r1.
-    const uint32_t order[] = {insn().src_reg, insn().dst_reg, 0};
+    // The source first, as Linux: `r2 = r1` with neither is about r1. Jumps look at the left side first.
+    uint32_t order[] = {insn().src_reg, insn().dst_reg, 0};
+    if (is_conditional(insn())) std::swap(order[0], order[1]);
     for (const uint32_t reg : order) {
       if ((use.reads & 1u << reg) == 0 || state.reg(reg).kind != Kind::kUninitialised) continue;
       const std::string name = std::to_string(reg);
@@ -340,6 +341,7 @@ bool Engine::follow_path() {
       }
     }
     if (log != nullptr) log->instruction(insn_index, state);
+    if (request.options.observer != nullptr) request.options.observer->on_instruction(insn_index, state);
     facts.insns[insn_index].reached = true;
     path_.count = add_steps(path_.count, 1);
     bool path_ends = false;
@@ -352,6 +354,7 @@ bool Engine::follow_path() {
 }
 
 bool Engine::explore() {
+  if (request.options.observer != nullptr) request.options.observer->on_start();
   const uint32_t root = store_->add_root();
   path_ = {root, PathEdge::kOn, 0, 0};
   state = State{};

@@ -9,6 +9,11 @@
 namespace bpftime::verifier {
 namespace {
 
+// A length id is an instance and, in the low bits, the index of the length member (or argument).
+constexpr uint32_t kMemberBits = 10, kMemberMask = (1u << kMemberBits) - 1;
+constexpr uint32_t kInstancesMax = 1u << (32 - kMemberBits);
+constexpr uint32_t kEntryInstances = 64;
+
 enum class Containment : uint8_t { kOutside, kStraddles, kInside };
 
 // Where [low, high + size) lies in the member, for all offsets of the variable part.
@@ -88,6 +93,7 @@ Value load_member(Engine& engine, const Value& base, uint32_t member_index, cons
       value.may_be_null = true;
       value.id = engine.new_id();
       value.instance = engine.new_id();
+      if (is_entry_instance(value.instance)) value.instance = 0;  // after millions: no identity, no lengths
       value.walked = true;
       break;
     case Gives::kBuffer:
@@ -142,6 +148,23 @@ bool check_stored_member(Engine& engine, const Value& base, const View& view, co
   return in_range || engine.refuse(Rule::kEIM005, "the value stored may be none that " + name + " can have");
 }
 
+// "read(r.headers_in.cookie)", when the bytes are those of one member that a policy could grant.
+std::string missing_grant(const View& view, const Value& base, int64_t offset, uint32_t size, bool write) {
+  for (const View::Member& member : view.members) {
+    if (contained(member, base, offset, size) != Containment::kInside) continue;
+    if (write ? member.write || member.bit_field : member.read) continue;
+    return std::string(write ? "write(" : "read(") + (view.path.empty() ? view.type : view.path) + "." +
+           member.name + ")";
+  }
+  return {};
+}
+
+bool refuse_member(Engine& engine, Rule rule, uint32_t reg, std::string message, std::string grant) {
+  if (engine.refuse_register(rule, reg, std::move(message))) return true;
+  if (!engine.verdict.diagnoses.empty()) engine.verdict.diagnoses.back().grant = std::move(grant);
+  return false;
+}
+
 }  // namespace
 
 bool access_object(Engine& engine, const Value& base, const Touch& touch) {
@@ -175,7 +198,8 @@ bool access_object(Engine& engine, const Value& base, const Touch& touch) {
   if (found == kNone) {
     std::string message = (write ? "write to " : "read of ") + object_place(view, base, offset, touch.size);
     if (straddles) message += ": not within one granted member";
-    return engine.refuse_register(rule, touch.reg, message);
+    return refuse_member(engine, rule, touch.reg, std::move(message),
+                         missing_grant(view, base, offset, touch.size, write));
   }
   if (base.walked) engine.facts.insns[engine.insn_index].needs_fault_table = true;
   if (write) return check_stored_member(engine, base, view, view.members[found], touch);
@@ -245,15 +269,21 @@ void grow_buffers(State& state) {
 }  // namespace
 
 uint32_t length_id_of(uint32_t instance, uint32_t member) {
-  constexpr uint32_t kMemberBits = 10, kInstancesMax = 1u << (32 - kMemberBits);
-  if (instance == 0 || instance >= kInstancesMax || member >= (1u << kMemberBits)) return 0;
+  if (instance == 0 || instance >= kInstancesMax || member > kMemberMask) return 0;
   return instance << kMemberBits | member;
 }
 
-uint32_t entry_instance(uint32_t index) { return (1u << 22) - 1 - index; }
+// The last ones, so that they cannot meet those of new_id().
+uint32_t entry_instance(uint32_t index) { return index < kEntryInstances ? kInstancesMax - 1 - index : 0; }
+bool is_entry_instance(uint32_t instance) {
+  return instance >= kInstancesMax - kEntryInstances && instance < kInstancesMax;
+}
 
 // Instance 0 names no object, so these are nobody else's.
-uint32_t entry_length_id(uint32_t index) { return index < 1023 ? index + 1 : 0; }
+uint32_t entry_length_id(uint32_t index) { return index < kMemberMask ? index + 1 : 0; }
+
+uint32_t length_instance(uint32_t length_id) { return length_id >> kMemberBits; }
+bool is_same_length_member(uint32_t a, uint32_t b) { return ((a ^ b) & kMemberMask) == 0; }
 
 void learn_lengths(State& state, uint8_t op, bool is64, bool taken, Value& a, Value& b) {
   if (a.length_id == 0 && b.length_id == 0) return;
@@ -300,9 +330,10 @@ void index_buffer(Value& pointer, const Value& index) {
 
 void forget_lengths(State& state) {
   state.for_each_value([](Value& value) {
+    if (value.length_id == 0 || length_instance(value.length_id) == 0) return;
     value.length_id = 0;
     value.length_slack = 0;
-    if (value.kind == Kind::kHostBuffer && value.walked) value.size = 0;
+    if (value.kind == Kind::kHostBuffer) value.size = 0;
   });
 }
 

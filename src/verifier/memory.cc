@@ -140,17 +140,15 @@ bool check_packet(Engine& engine, uint32_t reg, const Value& base, int64_t offse
 bool check_map_rights(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size,
                       Access access) {
   const wire::MapSpec& spec = value_spec(engine, base);
+  const bool write = access == Access::kWrite;
+  if (!(spec.flags & (write ? BPF_F_RDONLY_PROG : BPF_F_WRONLY_PROG))) return true;
   const std::string place = ", value_size=" + std::to_string(spec.value_size) +
                             " off=" + std::to_string(static_cast<int64_t>(base.scalar.smin) + offset) +
                             " size=" + std::to_string(size);
-  const std::string name = "map `" + engine.request.maps[base.index].name + "`";
-  if (access == Access::kWrite && (spec.flags & BPF_F_RDONLY_PROG))
-    return engine.refuse_register(Rule::kMEM005, reg, name + " is read-only for programs",
-                                  "write into map forbidden" + place);
-  if (access == Access::kRead && (spec.flags & BPF_F_WRONLY_PROG))
-    return engine.refuse_register(Rule::kMEM005, reg, name + " is write-only for programs",
-                                  "read from map forbidden" + place);
-  return true;
+  return engine.refuse_register(Rule::kMEM005, reg,
+                                "map `" + engine.request.maps[base.index].name + "` is " +
+                                    (write ? "read-only" : "write-only") + " for programs",
+                                (write ? "write into map forbidden" : "read from map forbidden") + place);
 }
 
 bool check_special_field(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size,
@@ -471,6 +469,11 @@ bool step_atomic_update(Engine& engine) {
   if (fetches && !exchanges_compared && !writable_register(engine, insn.src_reg)) return false;
 
   const Value base = engine.state.reg(insn.dst_reg);
+  const bool host = base.kind == Kind::kHostObject || base.kind == Kind::kHostBuffer;
+  if (host && engine.state.reg(insn.src_reg).is_pointer() &&
+      !engine.refuse_register(Rule::kTYP006, insn.src_reg, "a pointer would be stored in memory of the host",
+                              reg_name(insn.src_reg) + " leaks addr into mem"))
+    return false;
   Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kRead};
   touch.atomic = true;
   if (!access_memory(engine, touch)) return false;
@@ -480,13 +483,9 @@ bool step_atomic_update(Engine& engine) {
     if (!access_memory(engine, touch)) return false;
     touch.loaded = nullptr;
   }
-  // The old value is in the register before the write is checked, as on Linux: `fetch add [r1], r1` is refused.
-  const Value operand = engine.state.reg(insn.src_reg);
+  // What is written counts as unknown. The old value is in the register before the write is checked, as on Linux: `fetch add [r1], r1` is refused.
   if (fetches) engine.state.reg(exchanges_compared ? 0 : insn.src_reg) = loaded;
   touch.access = Access::kWrite;
-  // Host memory takes no pointers; elsewhere the result counts as unknown.
-  const bool host = base.kind == Kind::kHostObject || base.kind == Kind::kHostBuffer;
-  if (host) touch.stored = &operand;
   return access_memory(engine, touch) && remember_kind(engine, base);
 }
 

@@ -56,6 +56,14 @@ uint32_t length_id_of(uint32_t instance, uint32_t member);
 uint32_t entry_instance(uint32_t index);
 uint32_t entry_length_id(uint32_t index);
 
+// The instance that a length id belongs to (0: arguments of the entry).
+uint32_t length_instance(uint32_t length_id);
+// For prune.cc, which maps names of one state to those of another. Instances of entry arguments are the same in all states,
+// because loading the slot again names them again; so are lengths of the entry. Other lengths correspond when their members
+// are the same and their instances correspond, as those of the objects do.
+bool is_entry_instance(uint32_t instance);
+bool is_same_length_member(uint32_t a, uint32_t b);
+
 // branches.cc, after both sides of a comparison were narrowed in `state` for one outcome: `a OP b` (BPF_OP `op`, of BPF_JMP
 // if is64) is now `taken`. Carries bounds by a length from one to the other, and to the buffers of that length. Constant time
 // for programs without host buffers.
@@ -67,7 +75,7 @@ void shift_length(const Value& before, int64_t addend, Value& result);
 // An index bounded by the buffer's own length may be as large as that length, whatever the ranges say: no limit of offsets
 // applies to it.
 void index_buffer(Value& pointer, const Value& index);
-// host_calls.cc: the host ran, lengths and buffers read before may be stale.
+// host_calls.cc: the host ran, lengths and buffers read from objects before may be stale.
 void forget_lengths(State& state);
 
 }  // namespace bpftime::verifier

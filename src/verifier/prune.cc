@@ -6,6 +6,7 @@
 // 3. An open node is an ancestor of the current path (paths are followed depth first).
 #include <algorithm>
 
+#include "verifier/memory.h"
 #include "verifier/state_store.h"
 
 namespace bpftime::verifier {
@@ -247,6 +248,18 @@ void StateStore::release(uint32_t index) {
   free_.push_back(index);
 }
 
+bool StateStore::same_instance(uint32_t old, uint32_t now) {
+  if ((is_entry_instance(old) || is_entry_instance(now)) && old != now) return false;
+  return instances_.add(old, now, true);
+}
+
+// A length belongs to an object: a buffer loaded from that object later must be as long in both states.
+bool StateStore::same_length(uint32_t old, uint32_t now) {
+  const uint32_t old_object = length_instance(old), now_object = length_instance(now);
+  if (old_object == 0 || now_object == 0) return old == now;
+  return is_same_length_member(old, now) && same_instance(old_object, now_object);
+}
+
 bool StateStore::contains_value(const Value& old, const Value& now) {
   if (old.is_number() && now.is_pointer()) {
     // A pointer is some number; only who may give pointers away may treat it as one.
@@ -254,8 +267,8 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
   }
   if (old.kind != now.kind || !old.scalar.contains(now.scalar)) return false;
   // More slack is more knowledge.
-  if (old.length_id != 0 && (now.length_id == 0 || now.length_slack < old.length_slack ||
-                             !lengths_.add(old.length_id, now.length_id, false)))
+  if (old.length_id != 0 &&
+      (now.length_id == 0 || now.length_slack < old.length_slack || !same_length(old.length_id, now.length_id)))
     return false;
   if (old.is_number()) {
     if (old.id == 0) return true;
@@ -270,8 +283,7 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
   if (shrinks ? old.size > now.size : old.size != now.size) return false;
   if ((old.reference == 0) != (now.reference == 0)) return false;
   if (old.reference != 0 && !references_.add(old.reference, now.reference, true)) return false;
-  if (old.instance != 0 && (now.instance == 0 || !instances_.add(old.instance, now.instance, true)))
-    return false;
+  if (old.instance != 0 && (now.instance == 0 || !same_instance(old.instance, now.instance))) return false;
   if (old.id != 0 && !nulls_.add(old.id, now.id, true)) return false;
   return true;
 }
@@ -332,7 +344,6 @@ bool StateStore::contains(const StoredState& stored, const State& state) {
       return false;
   }
   links_.clear();
-  lengths_.clear();
   nulls_.clear();
   instances_.clear();
   references_.clear();

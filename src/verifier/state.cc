@@ -125,7 +125,9 @@ Value Value::pointer(Kind kind) {
 }
 
 std::string type_name(const Value& value) {
-  std::string name = base_name(value.kind);
+  // A value of a map of maps is a map only once it is known not to be null.
+  const bool is_untested_map = value.kind == Kind::kMap && value.may_be_null;
+  std::string name = base_name(is_untested_map ? Kind::kMapValue : value.kind);
   if (value.kind == Kind::kMemory && value.alloc_record) name = "ringbuf_" + name;
   if (value.kind == Kind::kMemory && value.read_only) name = "rdonly_" + name;
   if (value.kind == Kind::kKernelObject) name = (value.walked ? "untrusted_" : "trusted_") + name;

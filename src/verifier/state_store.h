@@ -141,6 +141,8 @@ class StateStore {
  private:
   void contribute(const PathEdge& edge, const Remaining& rest);
   void release(uint32_t index);
+  bool same_instance(uint32_t old, uint32_t now);
+  bool same_length(uint32_t old, uint32_t now);
   bool contains_value(const Value& old, const Value& now);
   bool contains_slot(const StoredState& stored, const StoredState::Item& item, const Slot* slot);
 
@@ -154,7 +156,7 @@ class StateStore {
   uint32_t stored_ = 0;          // with a state, at present
   uint64_t memory_bytes_ = 0;
   // Scratch of contains().
-  IdMap links_, lengths_, nulls_, instances_, references_;
+  IdMap links_, nulls_, instances_, references_;
 };
 
 }  // namespace bpftime::verifier
