@@ -248,16 +248,7 @@ class Machine {
   // 32-bit results are zero-extended; immediates are sign-extended to 64 bits first.
   void step_alu(const Insn& insn) {
     uint64_t& dst = reg_[insn.dst_reg];
-    if (BPF_OP(insn.code) == BPF_END) {
-      dst = byte_order(insn, dst);
-      return;
-    }
-    const uint64_t operand = BPF_SRC(insn.code) == BPF_X ? reg_[insn.src_reg] : immediate(insn);
-    if (BPF_CLASS(insn.code) == BPF_ALU64) {
-      dst = arithmetic<uint64_t>(insn, dst, operand);
-    } else {
-      dst = arithmetic<uint32_t>(insn, static_cast<uint32_t>(dst), static_cast<uint32_t>(operand));
-    }
+    dst = execute_arithmetic(insn, dst, BPF_SRC(insn.code) == BPF_X ? reg_[insn.src_reg] : immediate(insn));
   }
 
   Result<void> step_jump(const Insn& insn) {
@@ -276,10 +267,8 @@ class Machine {
 
   bool is_taken(const Insn& insn) const {
     if (BPF_OP(insn.code) == BPF_JA) return true;
-    const uint64_t a = reg_[insn.dst_reg];
-    const uint64_t b = BPF_SRC(insn.code) == BPF_X ? reg_[insn.src_reg] : immediate(insn);
-    if (BPF_CLASS(insn.code) == BPF_JMP) return compare<uint64_t>(BPF_OP(insn.code), a, b);
-    return compare<uint32_t>(BPF_OP(insn.code), static_cast<uint32_t>(a), static_cast<uint32_t>(b));
+    return execute_comparison(insn, reg_[insn.dst_reg],
+                              BPF_SRC(insn.code) == BPF_X ? reg_[insn.src_reg] : immediate(insn));
   }
 
   void step_exit() {
@@ -389,6 +378,21 @@ class Machine {
 };
 
 }  // namespace
+
+uint64_t execute_arithmetic(const Insn& insn, uint64_t dst, uint64_t operand) {
+  if (BPF_OP(insn.code) == BPF_END) return byte_order(insn, dst);
+  if (BPF_CLASS(insn.code) == BPF_ALU64) return arithmetic<uint64_t>(insn, dst, operand);
+  return arithmetic<uint32_t>(insn, static_cast<uint32_t>(dst), static_cast<uint32_t>(operand));
+}
+
+bool execute_comparison(const Insn& insn, uint64_t dst, uint64_t operand) {
+  if (BPF_CLASS(insn.code) == BPF_JMP) return compare<uint64_t>(BPF_OP(insn.code), dst, operand);
+  return compare<uint32_t>(BPF_OP(insn.code), static_cast<uint32_t>(dst), static_cast<uint32_t>(operand));
+}
+
+uint64_t combine_atomic(int32_t operation, uint64_t old_value, uint64_t operand) {
+  return combine(operation, old_value, operand);
+}
 
 Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2,
                            const InterpreterEnvironment& environment) {

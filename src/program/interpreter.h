@@ -31,4 +31,13 @@ struct InterpreterEnvironment {
 Result<uint64_t> interpret(const Program& program, uint64_t r1, uint64_t r2,
                            const InterpreterEnvironment& environment);
 
+// The meaning of single instructions, for other engines of tests. `operand`: the source register, or the immediate extended
+// to 64 bits.
+// What BPF_ALU and BPF_ALU64 (byte order included) leave in the destination.
+uint64_t execute_arithmetic(const Insn& insn, uint64_t dst, uint64_t operand);
+// Whether a conditional jump is taken.
+bool execute_comparison(const Insn& insn, uint64_t dst, uint64_t operand);
+// What an atomic operation (`imm` of the instruction, not compare-and-exchange) leaves in memory.
+uint64_t combine_atomic(int32_t operation, uint64_t old_value, uint64_t operand);
+
 }  // namespace bpftime::program

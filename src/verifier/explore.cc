@@ -210,7 +210,7 @@ Engine::Visit Engine::visit_prune_point() {
     if (open && !is_call && jumps_since < kJumpsBetweenRounds && insns_since < kInsnsBetweenRounds)
       store = false;
     if (store) ++node.misses;
-    const uint32_t patience = is_call && open ? kMissesPerHitOfCalls : kMissesPerHit;
+    const uint32_t patience = is_call ? kMissesPerHitOfCalls : kMissesPerHit;
     if (node.misses > node.hits * patience + patience) {
       store_->evict(insn_index, before, index);
     } else {
@@ -341,6 +341,7 @@ bool Engine::follow_path() {
       }
     }
     if (log != nullptr) log->instruction(insn_index, state);
+    if (request.options.observer != nullptr) request.options.observer->on_instruction(insn_index, state);
     facts.insns[insn_index].reached = true;
     path_.count = add_steps(path_.count, 1);
     bool path_ends = false;
@@ -353,6 +354,7 @@ bool Engine::follow_path() {
 }
 
 bool Engine::explore() {
+  if (request.options.observer != nullptr) request.options.observer->on_start();
   const uint32_t root = store_->add_root();
   path_ = {root, PathEdge::kOn, 0, 0};
   state = State{};

@@ -96,7 +96,9 @@ TEST(Generator, ReachesEverythingAndAgreesWithLinux) {
   // Precision: what Linux takes and we refuse.
   const size_t both = differential.counts[static_cast<size_t>(Agreement::kBothAccept)];
   const size_t lost = differential.counts[static_cast<size_t>(Agreement::kFalseRefusal)];
-  if (has_kernel) EXPECT_LE(lost * 100, (both + lost) * 2);
+  if (has_kernel) {
+    EXPECT_LE(lost * 100, (both + lost) * 2);
+  }
 }
 
 // Edits of accepted programs, of the corpus and generated ones: no verdict on the unsafe side of Linux's.

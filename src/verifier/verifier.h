@@ -32,6 +32,14 @@ struct MapConstraint {
   std::optional<wire::MapSpec> inner;  // of a map of maps
 };
 
+// Tests only: sees what is believed before each instruction of each path.
+class StateObserver {
+ public:
+  virtual ~StateObserver() = default;
+  virtual void on_start() = 0;  // exploration begins (again): what was seen before is void
+  virtual void on_instruction(uint32_t insn, const struct State& state) = 0;
+};
+
 struct Options {
   // What ordinary eBPF clients may do as on Linux with privileges. Extensions of a class get the strict side of both.
   bool zero_stack = true;  // reading uninitialised stack is allowed and reads zeroes (Facts::zeroed_bytes)
@@ -41,6 +49,7 @@ struct Options {
       true;  // bpf_probe_write_user and bpf_override_return need no grant (as root on Linux)
   Limits limits;
   RuleSet disabled_rules;  // tests only: rules that are not enforced
+  StateObserver* observer = nullptr;
 };
 
 struct Request {
