@@ -430,6 +430,22 @@ void forget_arguments(Engine& engine) {
   for (uint32_t number = BPF_REG_1; number <= BPF_REG_5; ++number) engine.state.reg(number) = Value{};
 }
 
+// An address inside the only value of an array: whether there is one, and the offset lies in it.
+bool check_direct_value(Engine& engine, const MapConstraint& map, uint32_t offset) {
+  const wire::MapSpec& spec = map.spec;
+  if (offset >= kOffsetMax)
+    return refuse_as(engine, EINVAL, Rule::kMEM002, "the offset into map `" + map.name + "` is too large",
+                     "direct value offset of " + std::to_string(offset) + " is not allowed");
+  if (spec.type != BPF_MAP_TYPE_ARRAY)
+    return refuse_as(engine, EINVAL, Rule::kMEM004, "the values of map `" + map.name + "` have no fixed address",
+                     "no direct value access support for this map type");
+  if (spec.max_entries == 1 && offset < spec.value_size) return true;
+  return refuse_as(engine, spec.max_entries == 1 ? EINVAL : kEnotsupp, Rule::kMEM002,
+                   "offset " + std::to_string(offset) + " is not inside the only value of map `" + map.name + "`",
+                   "invalid access to map value pointer, value_size=" + std::to_string(spec.value_size) +
+                       " off=" + std::to_string(offset));
+}
+
 bool check_maps(Engine& engine) {
   const auto& insns = engine.request.program.insns;
   const uint32_t type = engine.request.program.type;
@@ -437,6 +453,7 @@ bool check_maps(Engine& engine) {
     if (insns[i].code != (BPF_LD | BPF_IMM | BPF_DW)) continue;
     engine.insn_index = i++;
     const program::Insn& insn = engine.insn();
+    const auto offset = static_cast<uint32_t>(insns[i].imm);
     if (insn.src_reg != BPF_PSEUDO_MAP_FD && insn.src_reg != BPF_PSEUDO_MAP_VALUE) continue;
     const auto index = static_cast<uint32_t>(insn.imm);
     if (index >= engine.request.maps.size()) {
@@ -446,6 +463,7 @@ bool check_maps(Engine& engine) {
       continue;
     }
     const MapConstraint& map = engine.request.maps[index];
+    if (insn.src_reg == BPF_PSEUDO_MAP_VALUE && !check_direct_value(engine, map, offset)) return false;
     const auto refuse = [&](const char* what, const char* words) {
       return engine.refuse(Rule::kFUN005, std::string(what) + " in map `" + map.name + "`", words);
     };

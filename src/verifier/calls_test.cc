@@ -745,6 +745,28 @@ TEST_F(Calls, Dynptrs) {
   for (const Case& test : cases) judge(test);
 }
 
+TEST_F(Calls, MapsAreJudgedBeforeAnythingElse) {
+  // In dead code, and before the uninitialised register that comes first.
+  const auto value_at = [](Map map, int32_t offset) {
+    return [=](Builder& b) {
+      const auto end = b.label();
+      b.mov_imm(kR6, 0);
+      b.jump_imm(BPF_JEQ, kR6, 0, end);
+      b.load_map_value(kR1, map, offset);
+      b.place(end);
+      finish(b);
+    };
+  };
+  const Case cases[] = {
+      {"inside", kSocket, 0, nullptr, value_at(kValue, 63)},
+      {"beyond the value", kSocket, EINVAL, "invalid access to map value pointer, value_size=64 off=64", value_at(kValue, 64)},
+      {"far beyond", kSocket, EINVAL, "direct value offset of 536870912 is not allowed", value_at(kValue, 1 << 29)},
+      {"many values", kSocket, 524, "invalid access to map value pointer, value_size=48 off=0", value_at(kArray, 0)},
+      {"of a hash", kSocket, EINVAL, "no direct value access support for this map type", value_at(kHash, 0)},
+  };
+  for (const Case& test : cases) judge(test);
+}
+
 // ---- callbacks ----
 
 class Callbacks : public Calls {
