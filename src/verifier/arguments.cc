@@ -339,6 +339,12 @@ bool check_argument(Engine& engine, Call& call, uint32_t index) {
       return true;  // the rule is switched off: nothing below makes sense of this value
     }
     if (!check_offset(engine, number, kind, value)) return false;
+    // A bad address is repaired in the program's own loads, not inside a helper.
+    if (value.kind == Kind::kHostBuffer && value.walked &&
+        !engine.refuse_register(Rule::kEIM005, number,
+                                "the buffer's address was read from the host's memory and may dangle: copy "
+                                "what is needed of it, byte by byte, and pass the copy"))
+      return false;
   }
   if (kind == ArgKind::kRingbufRecord) {
     if (value.reference == 0 &&

@@ -177,6 +177,13 @@ MapConstraint writable() {
   return map;
 }
 
+MapConstraint ring() {
+  MapConstraint map;
+  map.name = "ring";
+  map.spec = {BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, 0};
+  return map;
+}
+
 void call_host(Builder& b, int32_t id) {
   b.raw(testing::make_insn(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 0, id));
 }
@@ -201,7 +208,7 @@ class HostCalls : public ::testing::Test {
     request.program.type = BPF_PROG_TYPE_KPROBE;
     request.program.insns = b.finish();
     request.license = "GPL";
-    request.maps = {strings(), writable()};
+    request.maps = {strings(), writable(), ring()};
     request.constraints = without_constraints_ ? nullptr : &constraints_;
     request.options.zero_stack = request.options.allow_pointer_leaks = false;
     request.options.probe_write_user = false;
@@ -631,6 +638,29 @@ TEST_F(HostCalls, Variables) {
   EXPECT_EQ(verdict.diagnoses.at(0).grant, "secret");
   without_constraints_ = true;
   refuse("an ordinary program", Rule::kFUN006, [](Builder& b) { load_global(b, kR7, kPid); });
+}
+
+TEST_F(HostCalls, HelpersGetNoBuffersThatMayDangle) {
+  const auto output = [](int16_t slot, bool is_walked) {
+    return [=](Builder& b) {
+      load_slot(b, kR2, slot);
+      if (is_walked) {
+        b.load(BPF_DW, kR3, kR2, 16);
+        b.load(BPF_DW, kR2, kR2, 24);
+      } else {
+        load_slot(b, kR3, 4);
+      }
+      const auto end = b.label();
+      b.jump_imm(BPF_JLT, kR3, 8, end);
+      b.mov_imm(kR3, 8);
+      b.load_map(kR1, 2);
+      b.mov_imm(4, 0);
+      b.call(BPF_FUNC_ringbuf_output);
+      b.place(end);
+    };
+  };
+  accept("handed over by the host", output(3, false));
+  refuse("read from the host's memory", Rule::kEIM005, output(0, true));
 }
 
 TEST_F(HostCalls, PointersAreNotGivenAway) {
