@@ -63,7 +63,7 @@ class CliTest : public Test {
 
 TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
   for (const char* verb :
-       {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "doctor", "daemon"}) {
+       {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "verify", "doctor", "daemon"}) {
     const Outcome outcome = bpftime({verb, "--help"});
     EXPECT_EQ(outcome.exit_code(), 0) << verb;
     EXPECT_HAS(outcome.out, "Examples:") << verb;

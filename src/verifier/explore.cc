@@ -210,7 +210,7 @@ Engine::Visit Engine::visit_prune_point() {
     if (open && !is_call && jumps_since < kJumpsBetweenRounds && insns_since < kInsnsBetweenRounds)
       store = false;
     if (store) ++node.misses;
-    const uint32_t patience = is_call && open ? kMissesPerHitOfCalls : kMissesPerHit;
+    const uint32_t patience = is_call ? kMissesPerHitOfCalls : kMissesPerHit;
     if (node.misses > node.hits * patience + patience) {
       store_->evict(insn_index, before, index);
     } else {

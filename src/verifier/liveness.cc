@@ -111,8 +111,11 @@ class Analysis {
     known_.resize(insns_.size());
     visited_.assign(insns_.size(), false);
     queued_.assign(insns_.size(), false);
+    reads_matter_.assign(flow_.subprograms.size(), false);
+    writes_matter_.assign(flow_.subprograms.size(), false);
     find_predecessors();
-    for (const uint32_t subprogram : callees_first()) {
+    const std::vector<uint32_t> order = callees_first();
+    for (const uint32_t subprogram : order) {
       // An address in memory can come back from there: once more with that known.
       spilled_.reset();
       spilled_pointers_.reset();
@@ -123,9 +126,12 @@ class Analysis {
         pointers_before = spilled_pointers_;
         find_known(flow_.subprograms[subprogram]);
       } while (spilled_ != before || spilled_pointers_ != pointers_before);
-      find_needs(subprogram);
-      done_[subprogram] = true;
     }
+    // What callers and callees need of each other only grows, so this ends.
+    do {
+      changed_ = false;
+      for (const uint32_t subprogram : order) find_needs(subprogram);
+    } while (changed_ && flow_.subprograms.size() > 1);
   }
 
  private:
@@ -144,7 +150,6 @@ class Analysis {
     std::vector<uint32_t> order;
     std::vector<uint8_t> seen(count, 0);
     std::vector<std::pair<uint32_t, size_t>> open;
-    done_.assign(count, false);
     for (uint32_t root = 0; root < count; ++root) {
       if (seen[root]) continue;
       seen[root] = 1;
@@ -359,6 +364,7 @@ class Analysis {
       if (needs.live == flow_.live[insn] && needs.relevant == flow_.relevant[insn]) continue;
       flow_.live[insn] = needs.live;
       flow_.relevant[insn] = needs.relevant;
+      changed_ = true;
       const auto again = [&](uint32_t predecessor) {
         if (predecessor < bounds.start || predecessor >= bounds.end || queued_[predecessor]) return;
         queued_[predecessor] = true;
@@ -381,7 +387,7 @@ class Analysis {
     needs.relevant.reset(bit);
   }
 
-  void before(uint32_t insn, uint32_t subprogram, Needs& needs) const {
+  void before(uint32_t insn, uint32_t subprogram, Needs& needs) {
     const Insn& at = insns_[insn];
     switch (BPF_CLASS(at.code)) {
       case BPF_ALU:
@@ -392,6 +398,8 @@ class Analysis {
         const bool relevant = needs.relevant[at.dst_reg];
         drop(needs, at.dst_reg);
         need(needs, at.src_reg, true);
+        // Through anything but its own frame, a callee may read its callers'.
+        if (relevant && known_[insn].places[at.src_reg] == kNowhere) raise(reads_matter_, subprogram);
         read_slots(slots_at(known_[insn].places[at.src_reg], at.off, access_size(at)), relevant, needs);
         break;
       }
@@ -435,18 +443,19 @@ class Analysis {
     if (relevant) add_slots(needs.relevant, slots);
   }
 
-  void before_store(uint32_t insn, uint32_t subprogram, Needs& needs) const {
+  void before_store(uint32_t insn, uint32_t subprogram, Needs& needs) {
     const Insn& at = insns_[insn];
     const Place place = known_[insn].places[at.dst_reg];
     const uint32_t size = access_size(at);
     const Slots slots = slots_at(place, at.off, size);
-    // Through anything else, a callee may reach its callers' frames, and what it stores may matter there.
-    bool relevant = (slots & slots_of(needs.relevant)).any() || (place == kNowhere && subprogram != 0);
+    const bool outside = place == kNowhere && subprogram != 0;
+    const bool relevant = (slots & slots_of(needs.relevant)).any() || (outside && writes_matter_[subprogram]);
     if (BPF_MODE(at.code) == BPF_ATOMIC) {
       const bool fetches = (at.imm & BPF_FETCH) != 0;
       const uint32_t result = at.imm == BPF_CMPXCHG ? 0 : at.src_reg;
       const bool loaded_relevant = fetches && needs.relevant[result];
       read_slots(slots, loaded_relevant, needs);
+      if (loaded_relevant && outside) raise(reads_matter_, subprogram);
       if (at.imm == BPF_CMPXCHG) need(needs, 0, relevant);
       need(needs, at.src_reg, relevant);
       need(needs, at.dst_reg, true);
@@ -462,7 +471,7 @@ class Analysis {
     need(needs, at.dst_reg, true);
   }
 
-  void before_jump(uint32_t insn, uint32_t subprogram, Needs& needs) const {
+  void before_jump(uint32_t insn, uint32_t subprogram, Needs& needs) {
     const Insn& at = insns_[insn];
     switch (BPF_OP(at.code)) {
       case BPF_JA:
@@ -473,7 +482,7 @@ class Analysis {
         need(needs, 0, subprogram != 0 || flow_.subprograms[subprogram].is_callback || return_is_checked());
         return;
       case BPF_CALL:
-        before_call(insn, needs);
+        before_call(insn, subprogram, needs);
         return;
       default:
         need(needs, at.dst_reg, true);
@@ -495,22 +504,41 @@ class Analysis {
     }
   }
 
-  void before_call(uint32_t insn, Needs& needs) const {
+  void raise(std::vector<bool>& flags, uint32_t subprogram) {
+    changed_ |= !flags[subprogram];
+    flags[subprogram] = true;
+  }
+
+  // `caller` runs `callee`; `passes`: with an address into its own frame. Whether numbers in that frame matter to it.
+  bool link_frames(uint32_t caller, uint32_t callee, bool passes, const Needs& after) {
+    const bool matters_here = passes && slots_of(after.relevant).any();
+    if (matters_here || writes_matter_[caller] || reads_matter_[callee]) raise(writes_matter_, callee);
+    if (reads_matter_[callee] && caller != 0) raise(reads_matter_, caller);
+    return reads_matter_[callee];
+  }
+
+  void before_call(uint32_t insn, uint32_t subprogram, Needs& needs) {
     const Insn& at = insns_[insn];
     for (uint32_t reg = 0; reg <= 5; ++reg) drop(needs, reg);
+    bool passes = false;
+    for (uint32_t reg = 1; reg <= 5; ++reg) passes |= known_[insn].places[reg] != kNowhere;
     if (at.src_reg == BPF_PSEUDO_CALL) {
       const uint32_t callee = flow_.subprogram_of[static_cast<uint32_t>(*program::call_target(at, insn))];
       const uint32_t start = flow_.subprograms[callee].start;
-      for (uint32_t reg = 1; reg <= 5; ++reg) {
-        if (!done_[callee] || flow_.live[start][reg])
-          need(needs, reg, !done_[callee] || flow_.relevant[start][reg]);
-        if (known_[insn].places[reg] != kNowhere) read_slots(Slots().set(), true, needs);
-      }
+      const bool matters = link_frames(subprogram, callee, passes, needs);
+      if (passes) read_slots(Slots().set(), matters, needs);
+      for (uint32_t reg = 1; reg <= 5; ++reg)
+        if (flow_.live[start][reg]) need(needs, reg, flow_.relevant[start][reg]);
       return;
     }
     if (at.src_reg == BPF_PSEUDO_KFUNC_CALL) {
       before_host_call(insn, needs);
       return;
+    }
+    bool callback_matters = false;
+    if (calls_callback(at)) {
+      for (uint32_t i = 0; i < flow_.subprograms.size(); ++i)
+        if (flow_.subprograms[i].is_callback) callback_matters |= link_frames(subprogram, i, passes, needs);
     }
     const Prototype* prototype = find_prototype(static_cast<uint32_t>(at.imm), request_.program.type);
     for (uint32_t i = 0; i < 5; ++i) {
@@ -560,11 +588,14 @@ class Analysis {
   const std::vector<Insn>& insns_;
   uint32_t key_size_max_ = 0, value_size_max_ = 0;
   std::vector<Known> known_;  // before each instruction
-  std::vector<bool> visited_, queued_, second_slot_, done_;
+  std::vector<bool> visited_, queued_, second_slot_;
   std::vector<std::pair<uint32_t, uint32_t>> jumps_;  // target, instruction; ascending
   // Of the subprogram at hand: slots that may hold an address into its frame, or any pointer.
   Slots spilled_, spilled_pointers_;
   bool in_callee_ = false;
+  // Per subprogram: whether numbers it reads in its callers' frames can matter, and whether those it writes there can.
+  std::vector<bool> reads_matter_, writes_matter_;
+  bool changed_ = false;
 };
 
 }  // namespace

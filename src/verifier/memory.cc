@@ -140,17 +140,15 @@ bool check_packet(Engine& engine, uint32_t reg, const Value& base, int64_t offse
 bool check_map_rights(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size,
                       Access access) {
   const wire::MapSpec& spec = value_spec(engine, base);
+  const bool write = access == Access::kWrite;
+  if (!(spec.flags & (write ? BPF_F_RDONLY_PROG : BPF_F_WRONLY_PROG))) return true;
   const std::string place = ", value_size=" + std::to_string(spec.value_size) +
                             " off=" + std::to_string(static_cast<int64_t>(base.scalar.smin) + offset) +
                             " size=" + std::to_string(size);
-  const std::string name = "map `" + engine.request.maps[base.index].name + "`";
-  if (access == Access::kWrite && (spec.flags & BPF_F_RDONLY_PROG))
-    return engine.refuse_register(Rule::kMEM005, reg, name + " is read-only for programs",
-                                  "write into map forbidden" + place);
-  if (access == Access::kRead && (spec.flags & BPF_F_WRONLY_PROG))
-    return engine.refuse_register(Rule::kMEM005, reg, name + " is write-only for programs",
-                                  "read from map forbidden" + place);
-  return true;
+  return engine.refuse_register(Rule::kMEM005, reg,
+                                "map `" + engine.request.maps[base.index].name + "` is " +
+                                    (write ? "read-only" : "write-only") + " for programs",
+                                (write ? "write into map forbidden" : "read from map forbidden") + place);
 }
 
 bool check_special_field(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size,

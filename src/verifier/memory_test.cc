@@ -158,6 +158,9 @@ TEST(Memory, PacketLoadsOfOldFilters) {
   check({to_r6, absolute, end}, {"absolute", ""});
   check({to_r6, index, indirect, end}, {"indirect", ""});
   check({to_r6, indirect, end}, {"indirect without index", "", EACCES, "R2 !read_ok"});
+  const program::Insn call = {BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 1};
+  check({call, end, to_r6, absolute, end},
+        {"in a function", "", EINVAL, "LD_ABS is not allowed in subprogs without BTF"});
   check({absolute, end}, {"without context", "", EACCES, "R6 !read_ok"});
   check({to_r6, absolute, use_r1, end}, {"r1 is gone", "", EACCES, "R1 !read_ok"});
   check({to_r6, {BPF_ALU64 | BPF_MOV | BPF_K, 6, 0, 0, 0}, absolute, end},
@@ -269,6 +272,53 @@ TEST(HostObject, MembersAreGrantedOneByOne) {
       {"its bytes stored", "mov %r2, 1\nlock add32 [%r6], %r2" END},
       {"atomic without write", "mov %r2, 1\nlock add32 [%r6+24], %r2" END, Rule::kEIM002},
   });
+}
+
+TEST(HostObject, RefusalsNameTheMissingGrant) {
+  const auto grant = [](const char* assembly) {
+    const Verdict verdict = verify_host(assembly);
+    return verdict.diagnoses.empty() ? "accepted" : verdict.diagnoses[0].grant;
+  };
+  EXPECT_EQ(grant("ldxw %r2, [%r6+12]" END), "read(request.secret)");
+  EXPECT_EQ(grant("stb [%r6+4], 1" END), "write(request.method)");
+  EXPECT_EQ(grant("ldxb %r2, [%r6+20]" END), "");  // inside a pointer: nothing to grant
+  EXPECT_EQ(grant("ldxw %r2, [%r6]" END), "accepted");
+}
+
+// A member whose type promises a range (an enum) takes only numbers within it, and gives them back.
+TEST(HostObject, PromisedRangesAreKept) {
+  Constraints constraints = host();
+  constraints.views[0].members[0].number = Scalar::unsigned_range(0, 3);
+  const auto error = [&](const std::string& assembly) {
+    Request request = request_of("ldxdw %r6, [%r1]\n" + assembly);
+    request.constraints = &constraints;
+    return verify(request).error;
+  };
+  EXPECT_EQ(error("stw [%r6], 3" END), 0);
+  EXPECT_EQ(error("stw [%r6], 4" END), EACCES);
+  EXPECT_EQ(error("stb [%r6], 1" END), EACCES);  // part of it
+  EXPECT_EQ(error("ldxw %r2, [%r6]\nstxw [%r6], %r2" END), 0);
+  EXPECT_EQ(error("mov %r2, 1\nlock add32 [%r6], %r2" END), EACCES);
+  EXPECT_EQ(error("ldxw %r2, [%r6]\njgt %r2, 3, bad\nmov %r0, 0\nexit\nbad:\nldxdw %r0, [%r2]\nexit"), 0);
+}
+
+TEST(Memory, StrictAlignment) {
+  const VerdictCase loose = {"loose", VALUE "ldxdw %r2, [%r0+4]" OUT};
+  const VerdictCase strict = {"strict", loose.assembly, EACCES, "misaligned value access off 0+0+4 size 8"};
+  Request request = request_with_value(loose.assembly, array_map(48));
+  expect_verdict(request, loose);
+  request.flags = BPF_F_STRICT_ALIGNMENT;
+  request.options.strict_alignment = true;
+  expect_verdict(request, strict);
+}
+
+TEST(Memory, FactsNameTheMap) {
+  Request request = request_with_value(VALUE "ldxdw %r2, [%r0+4]" OUT, array_map(48));
+  const Verdict verdict = verify(request);
+  ASSERT_EQ(verdict.error, 0);
+  EXPECT_TRUE(verdict.facts.insns[7].same_map);
+  EXPECT_EQ(verdict.facts.insns[7].map, 0u);
+  EXPECT_FALSE(verdict.facts.insns[2].same_map);  // the key, on the stack
 }
 
 TEST(HostObject, ArraysWithinOneElement) {

@@ -126,11 +126,11 @@ bool is_capability(const Diagnosis& diagnosis) { return info(diagnosis.rule).id.
 
 std::string grant_of(const Diagnosis& diagnosis, const Request& request) {
   if (!is_capability(diagnosis)) return {};
-  const std::string of_class = request.constraints == nullptr || request.constraints->class_name.empty()
-                                   ? "the extension class"
-                                   : "class `" + printable(request.constraints->class_name, kNameMax) + "`";
   if (diagnosis.grant.empty()) return {};
-  return of_class + " lacks `" + printable(diagnosis.grant) + "`: add it under `allowed:` in its policy";
+  const bool named = request.constraints != nullptr && !request.constraints->class_name.empty();
+  return "add `" + printable(diagnosis.grant) + "` to class `" +
+         (named ? printable(request.constraints->class_name, kNameMax) : std::string("?")) +
+         "` in the policy";
 }
 
 // Calls that libbpf puts in place of what it could not resolve for the kernel that runs here.

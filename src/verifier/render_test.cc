@@ -183,7 +183,7 @@ TEST(Render, CapabilitiesNameTheClassAndTheGrant) {
   const std::string text = shown(diagnosis, request);
   EXPECT_THAT(text, HasSubstr("error[EIM001]: `r.headers_in` may not be read\n"));
   EXPECT_THAT(text,
-              HasSubstr("= grant: class `firewall` lacks `read(r.headers_in)`: add it under `allowed:`"));
+              HasSubstr("= grant: add `read(r.headers_in)` to class `firewall` in the policy\n"));
 }
 
 TEST(Render, CallChainsAndPathsAreShort) {

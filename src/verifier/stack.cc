@@ -60,42 +60,52 @@ bool fits(const Scalar& number, uint32_t size) { return size >= 8 || number.umax
 int64_t slot_start(int64_t offset) { return -static_cast<int64_t>((slot_index(offset) + 1) * kSlotBytes); }
 
 // Where the access lies; false with `refused` decided otherwise. Linux: check_stack_access_within_bounds.
-bool locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
-            uint32_t size, Access access, Span& span) {
-  const std::string direction = access == Access::kRead ? " read from" : " write to";
-  const std::string name = "R" + std::to_string(reg);
+bool refuse_place(Engine& engine, uint32_t reg, const Span& span, const Scalar& variable, int64_t offset,
+                  uint32_t size, Access access) {
+  const std::string what = access == Access::kRead ? " read from stack " : " write to stack ";
+  const std::string linux_message =
+      span.fixed
+          ? "invalid" + what + reg_name(reg) + " off=" + std::to_string(span.low) +
+                " size=" + std::to_string(size)
+          : "invalid variable-offset" + what + reg_name(reg) + " var_off=" + describe_bits(variable.bits) +
+                " off=" + std::to_string(offset) + " size=" + std::to_string(size);
+  const std::string where =
+      span.fixed ? "offset " + std::to_string(span.low)
+                 : "offsets " + std::to_string(span.low) + " to " + std::to_string(span.high - size);
+  const bool starts_inside = span.low >= kFrameLow && span.low < 0;
+  return refuse_register_as(
+      engine, starts_inside ? EINVAL : EACCES, Rule::kSTK002, reg,
+      std::to_string(size) + " bytes at " + where + " of the stack frame, which has [-512, 0)",
+      linux_message);
+}
+
+enum class Place : uint8_t { kInside, kRefused, kUnenforced };
+
+// Where the access lies. kUnenforced: nowhere in the frame, but the rule is switched off. Linux:
+// check_stack_access_within_bounds.
+Place locate(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
+             uint32_t size, Access access, Span& span) {
   span = {frame, 0, 0, variable.is_const()};
   if (span.fixed) {
-    span.low = static_cast<int64_t>(variable.value()) + offset;
+    span.low = static_cast<int64_t>(variable.value() + static_cast<uint64_t>(offset));
     span.high = span.low + size;
   } else {
     if (variable.smax >= kOffsetMax || variable.smin <= -kOffsetMax) {
-      engine.refuse_register(Rule::kSTK005, reg, "the offset into the stack frame has no bounds",
-                             "invalid unbounded variable-offset" + direction + " stack " + name);
-      return false;
+      const char* what = access == Access::kRead ? " read from stack " : " write to stack ";
+      const bool goes_on =
+          engine.refuse_register(Rule::kSTK005, reg, "the offset into the stack frame has no bounds",
+                                 std::string("invalid unbounded variable-offset") + what + reg_name(reg));
+      return goes_on ? Place::kUnenforced : Place::kRefused;
     }
     span.low = variable.smin + offset;
     span.high = variable.smax + offset + size;
   }
-  const bool starts_inside = span.low >= kFrameLow && span.low < 0;
-  if (!starts_inside || span.high > 0) {
-    const std::string linux_message =
-        span.fixed ? "invalid" + direction + " stack " + name + " off=" + std::to_string(span.low) +
-                         " size=" + std::to_string(size)
-                   : "invalid variable-offset" + direction + " stack " + name +
-                         " var_off=" + describe_bits(variable.bits) + " off=" + std::to_string(offset) +
-                         " size=" + std::to_string(size);
-    const std::string where =
-        span.fixed ? "offset " + std::to_string(span.low)
-                   : "offsets " + std::to_string(span.low) + " to " + std::to_string(span.high - size);
-    refuse_register_as(
-        engine, starts_inside ? EINVAL : EACCES, Rule::kSTK002, reg,
-        std::to_string(size) + " bytes at " + where + " of the stack frame, which has [-512, 0)",
-        linux_message);
-    return false;
+  if (span.low < kFrameLow || span.low >= 0 || span.high > 0) {
+    return refuse_place(engine, reg, span, variable, offset, size, access) ? Place::kUnenforced
+                                                                           : Place::kRefused;
   }
   engine.mark_stack_used(frame, slot_start(span.low));
-  return true;
+  return Place::kInside;
 }
 
 // A byte that nobody wrote is read.
@@ -112,14 +122,14 @@ bool read_uninitialised(Engine& engine, uint32_t frame, int64_t offset, const Me
 
 // Reads bytes one by one. Zeroes give zero: all written as such, or, where the place is known, all of one spilled zero (a
 // mixture would too, but Linux does not see it). Refuses those that only helpers may read.
-bool read_bytes(Engine& engine, const Span& span, uint32_t size, const std::string& linux_place,
-                Value* loaded) {
+template <typename Describe>
+bool read_bytes(Engine& engine, const Span& span, uint32_t size, const Describe& linux_place, Value* loaded) {
   const Frame& frame = engine.state.frames[span.frame];
   uint32_t zeroes = 0, spilled_zeroes = 0;
   for (int64_t offset = span.low; offset < span.high; ++offset) {
     const Byte byte = byte_at(frame, offset);
     const auto linux_message = [&] {
-      return "invalid read from stack " + linux_place + "+" + std::to_string(offset - span.low) + " size " +
+      return "invalid read from stack " + linux_place() + "+" + std::to_string(offset - span.low) + " size " +
              std::to_string(size);
     };
     switch (byte) {
@@ -160,7 +170,7 @@ bool read_bytes(Engine& engine, const Span& span, uint32_t size, const std::stri
 // Linux: check_stack_read_fixed_off. `loaded` null: only asks whether the bytes may be used as a number.
 bool read_fixed(Engine& engine, const Span& span, uint32_t size, Value* loaded) {
   Frame& frame = engine.state.frames[span.frame];
-  const std::string place = "off " + std::to_string(span.low);
+  const auto place = [&] { return "off " + std::to_string(span.low); };
   if (slot_index(span.low) >= frame.stack.size()) return read_bytes(engine, span, size, place, loaded);
   Slot& slot = frame.stack[slot_index(span.low)];
   const uint32_t spilled = spill_size(slot);
@@ -293,9 +303,10 @@ bool write_variable(Engine& engine, uint32_t reg, const Span& span, const Value*
 // Every byte of the span must be readable; `clobber`: and becomes unknown.
 bool check_range(Engine& engine, uint32_t reg, const Span& span, const Scalar& variable, uint32_t size,
                  bool clobber) {
-  const std::string place =
-      "R" + std::to_string(reg) +
-      (span.fixed ? " off " + std::to_string(span.low) : " var_off " + describe_bits(variable.bits));
+  const auto place = [&] {
+    return reg_name(reg) +
+           (span.fixed ? " off " + std::to_string(span.low) : " var_off " + describe_bits(variable.bits));
+  };
   if (!read_bytes(engine, span, size, place, nullptr)) return false;
   if (!clobber) return true;
   // A maximum size, an unknown place: bytes may keep what they had, which is initialised or zeroed.
@@ -319,8 +330,9 @@ bool read_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& vari
                 uint32_t size, Value* loaded) {
   Span span;
   if (loaded) *loaded = loaded_number(engine, size);
-  if (!locate(engine, reg, frame, variable, offset, size, Access::kRead, span))
-    return engine.verdict.diagnoses.empty();
+  if (const Place place = locate(engine, reg, frame, variable, offset, size, Access::kRead, span);
+      place != Place::kInside)
+    return place == Place::kUnenforced;
   split_if_misaligned(span, size);
   if (span.fixed) return read_fixed(engine, span, size, loaded);
   if (!loaded)
@@ -329,15 +341,16 @@ bool read_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& vari
         "variable offset stack pointer cannot be passed into helper function; var_off=" +
             describe_bits(variable.bits) + " off=" + std::to_string(offset) +
             " size=" + std::to_string(size));
-  const std::string place = "R" + std::to_string(reg) + " var_off " + describe_bits(variable.bits);
+  const auto place = [&] { return reg_name(reg) + " var_off " + describe_bits(variable.bits); };
   return read_bytes(engine, span, size, place, loaded);
 }
 
 bool write_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& variable, int64_t offset,
                  uint32_t size, const Value* stored) {
   Span span;
-  if (!locate(engine, reg, frame, variable, offset, size, Access::kWrite, span))
-    return engine.verdict.diagnoses.empty();
+  if (const Place place = locate(engine, reg, frame, variable, offset, size, Access::kWrite, span);
+      place != Place::kInside)
+    return place == Place::kUnenforced;
   split_if_misaligned(span, size);
   if (!destroy_dynptrs(engine, span)) return false;
   return span.fixed ? write_fixed(engine, reg, span, size, stored)
@@ -347,8 +360,9 @@ bool write_stack(Engine& engine, uint32_t reg, uint32_t frame, const Scalar& var
 bool check_stack_buffer(Engine& engine, uint32_t reg, const Value& base, uint32_t size, Access access,
                         bool fills) {
   Span span;
-  if (!locate(engine, reg, base.frame, base.scalar, base.off, size, access, span))
-    return engine.verdict.diagnoses.empty();
+  if (const Place place = locate(engine, reg, base.frame, base.scalar, base.off, size, access, span);
+      place != Place::kInside)
+    return place == Place::kUnenforced;
   if (size == 0 && span.fixed) return true;
   if (access == Access::kRead || !fills || !span.fixed)
     return check_range(engine, reg, span, base.scalar, size, access == Access::kWrite);

@@ -159,5 +159,31 @@ TEST(Stack, HelperBuffers) {
   EXPECT_EQ(verify(request_of(std::string(probe_read) + "mov %r0, 0\nexit")).facts.zeroed_bytes.at(0), 0u);
 }
 
+// Each rule can be switched off; what then goes on must stay inside the verifier's own memory (the sanitizer preset watches).
+TEST(Stack, RulesSwitchedOffLeaveTheVerifierWhole) {
+  const char* programs[] = {
+      "stdw [%r10-4], 1\nldxdw %r2, [%r10-4]" END,
+      "stdw [%r10-513], 1\nldxdw %r2, [%r10-513]" END,
+      "stdw [%r10+0], 1\nldxdw %r2, [%r10+16]" END,
+      "stxdw [%r10-8], %r10\nldxw %r2, [%r10-8]\nstxw [%r10-8], %r10\nldxdw %r2, [%r10-10]" END,
+      INDEX(0xffff) "mov %r3, %r10\nadd %r3, -8\nadd %r3, %r2\nstdw [%r3], 1\nldxdw %r3, [%r3]" END,
+      "mov %r1, %r10\nadd %r1, -600\nmov %r2, 4096\nmov %r3, 0\ncall 113" END,
+      "mov %r1, %r10\nadd %r1, -4\nmov %r2, 4\nlock fetch add [%r1], %r2\nldxdw %r4, [%r7]" END,
+  };
+  RuleSet all;
+  all.set();
+  for (const char* assembly : programs) {
+    for (size_t rule = 0; rule <= kRuleCount; ++rule) {
+      Request request = request_of(assembly);
+      if (rule < kRuleCount) request.options.disabled_rules.set(rule);
+      if (rule == kRuleCount) request.options.disabled_rules = all;
+      for (const bool strict : {false, true}) {
+        request.options.zero_stack = request.options.allow_pointer_leaks = !strict;
+        verify(request);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace bpftime::verifier
