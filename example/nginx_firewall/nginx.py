@@ -55,9 +55,9 @@ def title_of(pid):
 
 
 class Server:
-    """top, http, server: lines for these parts of nginx.conf.in. before: what runs nginx, e.g. ["bpftime", "start"]."""
+    """main, top, http, server: lines for these parts of nginx.conf.in. before: what runs nginx, e.g. ["bpftime", "start"]."""
 
-    def __init__(self, directory, top="", http="", server="", workers=1, master=True, access_log=True, before=(), environment=None):
+    def __init__(self, directory, main="", top="", http="", server="", workers=1, master=True, access_log=True, before=(), environment=None):
         self.directory = pathlib.Path(directory)
         self.port = free_port()
         self.before, self.environment = list(before), {**os.environ, **(environment or {})}
@@ -72,7 +72,7 @@ class Server:
             "WORKERS": str(workers),
             "DIRECTORY": str(self.directory),
             "ACCESS_LOG": f"{self.directory}/access.log" if access_log else "off",
-            "PORT": str(self.port), "TOP": top, "HTTP": http, "SERVER": server,
+            "PORT": str(self.port), "TOP": f"{main}\n{top}", "HTTP": http, "SERVER": server,
         }
         text = (HERE / "nginx.conf.in").read_text()
         for name, value in values.items():
@@ -83,11 +83,11 @@ class Server:
     def command(self):
         return [BINARY, "-p", str(self.directory), "-c", str(self.config)]
 
-    def start(self):
+    def start(self, deadline_s=DEADLINE_S):
         self.output = open(self.directory / "output", "wb")
         self.process = subprocess.Popen(self.before + self.command(), env=self.environment, stdin=subprocess.DEVNULL,
                                         stdout=self.output, stderr=subprocess.STDOUT)
-        await_that(lambda: self.process.poll() is not None or self.listens(), "nginx")
+        await_that(lambda: self.process.poll() is not None or self.listens(), "nginx", deadline_s)
         require(self.process.poll() is None, f"nginx ended: {self.last_words()}")
         await_that(lambda: len(self.workers()) == self.expected_workers, "nginx's workers")
         return self
