@@ -62,3 +62,4 @@ clean: ## remove what was built
 	@rm -rf build
 	@$(MAKE) --no-print-directory -C example/malloc clean
 	@$(MAKE) --no-print-directory -C example/nginx_firewall clean
+	@$(MAKE) --no-print-directory -C example/disasters clean
