@@ -291,6 +291,12 @@ void update_links(State& state, const Value& known) {
     // Contradiction: the path cannot be; what was known before stays true.
     Scalar narrowed = value.scalar;
     if (intersect(narrowed, through_link(known, value))) value.scalar = narrowed;
+    // Equal values are bounded by the same length.
+    const bool equal = known.off == value.off && (known.off == 0 || known.delta32 == value.delta32);
+    if (equal && value.length_id == 0) {
+      value.length_id = known.length_id;
+      value.length_slack = known.length_slack;
+    }
   });
 }
 
