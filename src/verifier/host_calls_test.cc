@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "verifier/testing/builder.h"
+#include "verifier/testing/call_cases.h"
 #include "verifier/testing/oracle.h"
 #include "verifier/verifier.h"
 
@@ -212,6 +213,7 @@ class HostCalls : public ::testing::Test {
     request.constraints = without_constraints_ ? nullptr : &constraints_;
     request.options.zero_stack = request.options.allow_pointer_leaks = false;
     request.options.probe_write_user = false;
+    testing::survives_without_each_rule(request);
     return verify(request);
   }
 

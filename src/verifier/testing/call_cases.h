@@ -188,6 +188,21 @@ inline void describe_functions(Request& request, const std::vector<size_t>& star
   std::memcpy(request.func_info.data(), records.data(), request.func_info.size());
 }
 
+// Tests switch rules off; whatever is let through then must still be followed without harm. Limits stay: they end the run.
+inline void survives_without_each_rule(Request request) {
+  for (size_t i = 0; i < kRuleCount; ++i) {
+    const std::string_view id = info(static_cast<Rule>(i)).id;
+    if (id.starts_with("LIM") || id.starts_with("CFG") || id.starts_with("BND")) continue;
+    request.options.disabled_rules.reset();
+    request.options.disabled_rules.set(i);
+    const Verdict verdict = verify(request);
+    EXPECT_EQ(verdict.error != 0, !verdict.diagnoses.empty()) << "without " << id;
+    if (!verdict.diagnoses.empty()) {
+      EXPECT_NE(info(verdict.diagnoses.front().rule).id, id);
+    }
+  }
+}
+
 class Calls : public ::testing::Test {
  protected:
   void judge(const Request& request, const std::string& name, int error, const char* words) {
@@ -198,6 +213,7 @@ class Calls : public ::testing::Test {
       ASSERT_FALSE(verdict.diagnoses.empty());
       EXPECT_EQ(last_line(verdict), words);
     }
+    survives_without_each_rule(request);
     if (!KernelOracle::unusable().empty()) return;
     ++asked_;
     const auto kernel = kernel_.ask(request, 1);
