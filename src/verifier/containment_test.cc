@@ -2,7 +2,7 @@
 // verifier explored.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
 #include <map>
 
 #include "program/program.h"
@@ -108,7 +108,9 @@ TEST(Containment, ResultsAreLinux) {
     CheckedMachine machine(test.request, verdict.facts, 1);
     machine.set_context(test.retval_data);
     const RunResult run = machine.run();
-    if (run.kind == RunResult::kInconclusive) continue;
+    const bool reads_unwritten = std::any_of(verdict.facts.zeroed_bytes.begin(), verdict.facts.zeroed_bytes.end(),
+                                             [](uint32_t bytes) { return bytes != 0; });
+    if (run.kind == RunResult::kInconclusive || run.is_address || reads_unwritten) continue;
     EXPECT_EQ(run.kind, RunResult::kFinished) << test.id << ": " << run.why;
     EXPECT_EQ(static_cast<uint32_t>(run.result), *test.retval) << test.id << " " << test.title;
     ++compared;

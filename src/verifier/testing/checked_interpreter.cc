@@ -331,6 +331,7 @@ bool CheckedMachine::step_exit() {
     if (open_records() != 0) return trap("ends with a record that was not given back");
     if (lock_held_) return trap("ends with a lock held");
     result_.result = reg(0).value;
+    result_.is_address = reg(0).region != kNoRegion;
     finished_ = true;
     return true;
   }

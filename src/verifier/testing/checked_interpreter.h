@@ -55,6 +55,7 @@ struct RunResult {
   enum Kind : uint8_t { kFinished, kTrapped, kInconclusive } kind = kFinished;
   std::string why;  // of a trap; or what is not modelled
   uint64_t result = 0;
+  bool is_address = false;  // the result is a pointer: another number on each machine
   uint64_t executed = 0;
   uint32_t insn = 0;
 };
