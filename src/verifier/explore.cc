@@ -21,6 +21,7 @@ constexpr uint32_t kJumpsBetweenRounds = 20;
 constexpr uint32_t kMissesPerHit = 3;
 constexpr uint32_t kMissesPerHitOfCalls = 64;
 
+constexpr uint32_t kLimitOverrun = 4;
 constexpr uint32_t kFrameRegister = 10;
 
 bool is_conditional(const program::Insn& insn) {
@@ -239,6 +240,8 @@ void Engine::enter_state(bool is_call) {
 }
 
 bool Engine::check_registers() {
+  if (flow.any_reserved_fields && program::uses_reserved_fields(insn()))
+    return refuse(Rule::kENC001, "reserved fields of the instruction are used", "uses reserved fields");
   const program::RegisterUse use = program::register_use(insn());
   const bool is_exit_or_call = is_jump_class(insn()) && !is_conditional(insn());
   if (!is_exit_or_call && BPF_CLASS(insn().code) != BPF_LD) {
@@ -357,6 +360,8 @@ bool Engine::follow_path() {
   while (true) {
     if (++statistics.insns_processed > request.options.limits.insns_processed && !refuse_too_complex())
       return false;
+    // A test that switched the limit off must end as well.
+    if (statistics.insns_processed / kLimitOverrun > request.options.limits.insns_processed) return false;
     if (request.constraints != nullptr && !check_path_length()) return false;
     if (flow.prune_point[insn_index]) {
       const Visit visit = visit_prune_point();
