@@ -257,19 +257,22 @@ def main():
     options = parser.parse_args()
     if "none" not in options.filters or not set(options.filters) <= set(ORDER):
         parser.error(f"filters are some of {','.join(ORDER)}, none among them")
-    seed = time.time_ns() % 1000000
+    seed, load = time.time_ns() % 1000000, os.getloadavg()[0]
+    began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     random.seed(seed)
     progress(f"==> bench-nginx, {options.rounds} rounds of {options.seconds} s each, seed {seed}")
     with tempfile.TemporaryDirectory(prefix="bench-nginx-") as directory:
         pathlib.Path(directory).chmod(0o755)
         results, skipped = measure(options, pathlib.Path(directory))
     compare(results)
+    print(f"{os.cpu_count()} CPUs, Linux {os.uname().release}, {began}, commit {options.commit}, load before the run {load:.1f}, "
+          f"{options.rounds} rounds of {options.seconds} s")
     print_table(results)
     for name, why in skipped.items():
         print(f"{LABELS[name]:28}SKIPPED: {why}")
     print_aims(results)
     version = subprocess.run([BINARY, "-v"], stderr=subprocess.PIPE, check=True).stderr.decode().strip()
-    report = {"commit": options.commit, "kernel": os.uname().release, "nginx": version, "cpus": os.cpu_count(),
+    report = {"when": began, "load": load, "commit": options.commit, "kernel": os.uname().release, "nginx": version, "cpus": os.cpu_count(),
               "rounds": options.rounds, "seconds": options.seconds, "seed": seed, "filters": results, "skipped": skipped}
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(report, indent=2) + "\n")

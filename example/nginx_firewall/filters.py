@@ -5,7 +5,7 @@
     observe     BPF at ngx_http_handler under bpftime: counts, and can do nothing else
     lua, njs    as scripts
     wasm        the C engine as wasm, made into C by wasm2c, inside a module
-    extension   BPF that blocks, as its policy allows: not built yet
+    extension   BPF that blocks, as its policy allows: needs `bpftime load --policy`
 """
 import json
 import os
@@ -113,12 +113,13 @@ class Observe(Filter):
     name = "observe"
     blocks = False
     edits = True
+    program = "firewall"
     tool = runtime = None
 
     def lacks(self):
         if not self.bpftime or missing(self.bpftime):
-            return self.bpftime or "the bpftime command (BPFTIME_BIN_DIR)"
-        return super().lacks() or (None if (self.out / "firewall").exists() else str(self.out / "firewall"))
+            return self.bpftime or "the bpftime command: --bpftime, or on PATH"
+        return super().lacks() or (None if (self.out / self.program).exists() else str(self.out / self.program))
 
     def bpftime_run(self, *arguments):
         return subprocess.run([self.bpftime, *arguments], env=self.environment, stdout=subprocess.PIPE,
@@ -140,10 +141,10 @@ class Observe(Filter):
         self.table.write_bytes((self.out / "rules.table").read_bytes())
         self.said = directory / "firewall.err"
         with open(self.said, "wb") as error:
-            self.tool = subprocess.Popen([self.bpftime, "load", *self.load_options(), str(self.out / "firewall"), "--table",
+            self.tool = subprocess.Popen([self.bpftime, "load", *self.load_options(), str(self.out / self.program), "--table",
                                           str(self.table)], env=self.environment, stdout=subprocess.PIPE, stderr=error)
         try:
-            await_that(lambda: self.tool.poll() is not None or "observing" in self.said.read_text(), "the tool", 60)
+            await_that(lambda: self.tool.poll() is not None or "attached" in self.said.read_text(), "the tool", 60)
             require(self.tool.poll() is None, f"the tool ended: {self.said.read_text()}")
         except Failure:
             self.stop()
@@ -181,13 +182,21 @@ class Observe(Filter):
             self.bpftime_run("daemon", "stop")
 
 
-class Extension(Filter):
-    """The slot for the blocking extension: started by `bpftime extend POLICY -- nginx`, rules and counters as in Observe."""
+class Extension(Observe):
+    """The one that blocks: the same tool with the other program, under its policy."""
     name = "extension"
-    policy = HERE / "firewall.policy.yaml"
+    program = "firewall_block"
+    blocks = True
 
     def lacks(self):
-        return super().lacks() or (None if self.policy.exists() else f"{self.policy.name} (`bpftime extend` is not built yet)")
+        if self.bpftime and not missing(self.bpftime):
+            help_ = subprocess.run([self.bpftime, "load", "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+            if b"--policy" not in help_.stdout:
+                return "`bpftime load --policy`, which this bpftime does not have yet"
+        return super().lacks()
+
+    def load_options(self):
+        return ["--policy", str(self.out / "firewall.policy.yaml")]
 
 
 class Lua(Filter):

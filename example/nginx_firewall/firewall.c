@@ -1,4 +1,5 @@
-// The observing firewall's user side: a stock libbpf tool.
+// The firewall's user side: a stock libbpf tool, built with the program that observes (firewall) and, with FIREWALL_BLOCK, with
+// the one that blocks (firewall_block), which needs a policy: `bpftime load --policy firewall.policy.yaml firewall_block …`.
 //
 //   firewall --table FILE [--binary PATH] [--symbol NAME]
 //
@@ -16,7 +17,13 @@
 #include <unistd.h>
 
 #include "firewall.h"
+#ifdef FIREWALL_BLOCK
+#include "firewall_block.skel.h"
+#define UNREADABLE(skeleton) 0ULL  // reads in place, within what is proved
+#else
 #include "firewall.skel.h"
+#define UNREADABLE(skeleton) (skeleton)->bss->unreadable
+#endif
 
 static int complain(const char *what, const char *subject) {
   fprintf(stderr, "firewall: %s: %s: %s\n", what, subject, strerror(errno));
@@ -53,7 +60,7 @@ static int set_rules(struct firewall_bpf *skeleton, const char *path) {
 static void print_counts(struct firewall_bpf *skeleton) {
   int cpus = libbpf_num_possible_cpus(), first = 1;
   __u64 by_cpu[cpus > 0 ? cpus : 1];
-  printf("{\"unreadable\": %llu, \"verdicts\": {", skeleton->bss->unreadable);
+  printf("{\"unreadable\": %llu, \"verdicts\": {", UNREADABLE(skeleton));
   for (__u32 verdict = 0; verdict < FW_VERDICTS; ++verdict) {
     __u32 zero = 0;
     __u64 count = 0;
@@ -92,14 +99,14 @@ int main(int argc, char **argv) {
   LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = symbol);
   struct bpf_link *link = NULL;
   if (set_rules(skeleton, table) == 0) {
-    link = bpf_program__attach_uprobe_opts(skeleton->progs.observe_request, -1, binary, 0, &options);
+    link = bpf_program__attach_uprobe_opts(bpf_object__next_program(skeleton->obj, NULL), -1, binary, 0, &options);
     if (!link) complain("cannot attach to", binary);
   }
   if (!link) {
     firewall_bpf__destroy(skeleton);
     return 1;
   }
-  fprintf(stderr, "firewall: observing\n");
+  fprintf(stderr, "firewall: attached\n");
   for (int signal_number = 0; signal_number != SIGINT && signal_number != SIGTERM;) {
     if (sigwait(&signals, &signal_number)) break;
     if (signal_number == SIGHUP) set_rules(skeleton, table);

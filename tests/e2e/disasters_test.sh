@@ -2,7 +2,7 @@
 # disasters_test.sh SOURCE_DIR BINARY_DIR: the command of example/disasters/README.md. Exit status 77: skipped.
 set -euo pipefail
 source="$1" binary="$2"
-out="$binary/disasters"
+out="$binary/nginx_examples"
 mkdir -p "$out"
 export OUT="$out" PATH="$binary/bin:$PATH" PYTHONDONTWRITEBYTECODE=1
 cd "$source"
