@@ -63,7 +63,7 @@
   EIM_IMPL_RECORD(EIM_IMPL_UNIQUE(eim_hfunc_args_), EIM_KIND_HFUNC_ARGS, 0, EIM_IMPL_NO_POINTER, 0, \
                   #function, #__VA_ARGS__)
 
-/* What the host promises about an entry's arguments: HF_ARG_NONNULL, HF_ARG_RANGE. Without it extensions must test. */
+/* What the host promises about an entry's arguments: HF_ARG_NONNULL, HF_ARG_RANGE, HF_ARG_BUFFER_…. Without it extensions must test. */
 #define EIM_ENTRY_PROMISES(entry, ...)                                                                     \
   EIM_IMPL_ASSERT((int)eim_argument_count_of_##entry > 0, "");                                             \
   EIM_IMPL_CONSTRAINED_RECORD(eim_entry_promises_##entry, EIM_KIND_ENTRY_PROMISES, EIM_IMPL_NO_POINTER, 0, \

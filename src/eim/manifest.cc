@@ -338,9 +338,10 @@ class Builder {
       return error(record, of_entry ? "there is no such entry" : "there is no such host function");
     if (record.kind == EIM_KIND_ENTRY_PROMISES) {
       for (const Constraint& constraint : record.constraints) {
-        if (constraint.kind != EIM_ARG_NONNULL && constraint.kind != EIM_ARG_RANGE)
+        if (constraint.kind != EIM_ARG_NONNULL && constraint.kind != EIM_ARG_RANGE &&
+            (constraint.kind < EIM_ARG_BUFFER_IN || constraint.kind > EIM_ARG_BUFFER_INOUT))
           return error(record, constraint_text(constraint) +
-                                   ": an entry can promise HF_ARG_NONNULL and HF_ARG_RANGE only");
+                                   ": an entry can promise HF_ARG_NONNULL, HF_ARG_RANGE and buffers only");
         if (auto fine = check_constraint(record, table().at(function->prototype), constraint); !fine)
           return fine;
         function->constraints.push_back(constraint);

@@ -157,7 +157,7 @@ TEST(Manifest, CxxNamesOverloadsAndBases) {
         pointee(manifest, manifest.types.at(manifest.entries[0].prototype).parameters.at(0).type);
     EXPECT_EQ(manifest.types.at(order).name, "shop::Order");
     ASSERT_EQ(manifest.types.at(order).members.size(), 2u);  // the base, total_; not the static count
-    EXPECT_EQ(manifest.types.at(order).members[0].name, "");
+    EXPECT_EQ(manifest.types.at(order).members[0].name, "Base");
     EXPECT_NE(manifest.function("shop::tax"), nullptr);
   }
 }

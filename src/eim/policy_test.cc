@@ -211,8 +211,9 @@ TEST(Policy, BombsAreBounded) {
   }
   EXPECT_THAT(parse_policy(laughs, "p").error().message, HasSubstr("anchors"));
   EXPECT_THAT(parse_policy(std::string(100'000, '['), "p").error().message, HasSubstr("p:1:1"));
-  EXPECT_THAT(parse_policy("a: " + std::string(100'000, '['), "p").error().message,
-              HasSubstr("nested too deep"));
+  std::string dashes;
+  for (int i = 0; i < 10'000; ++i) dashes += "- ";
+  EXPECT_THAT(parse_policy(dashes, "p").error().message, HasSubstr("nested too deep"));
   EXPECT_THAT(parse_policy(std::string(100'000, '{'), "p").error().message, HasSubstr("p:"));
   std::string many = "version: 1\nmanifest: m\nclasses:\n";
   for (int i = 0; i < 30'000; ++i) many += " - {}\n";

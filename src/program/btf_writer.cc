@@ -194,7 +194,7 @@ class Writer {
                  {static_cast<uint32_t>(size)}});
     for (const auto* value : values) {
       const auto bits = static_cast<uint64_t>(value->value);
-      const uint32_t name = string(identifier(value->name));
+      const uint32_t name = string(prefix_ + identifier(value->name));
       if (wide) {
         put(btf_enum64{name, static_cast<uint32_t>(bits), static_cast<uint32_t>(bits >> 32)});
       } else {

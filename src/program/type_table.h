@@ -101,7 +101,7 @@ struct BtfContents {
 Result<BtfContents> read_btf(Bytes blob);
 
 // Makes a BTF blob. With `base`: split BTF, whose type ids and string offsets go on after the base's; else both 0.
-// `prefix` is put before the names of all structs, unions, enums, typedefs, functions and variables. Variables go in order
+// `prefix` is put before the names of all structs, unions, enums and their values, typedefs, functions and variables. Variables go in order
 // into one DATASEC named `data_section`. What BTF cannot say (a bit-field wider or farther than its encoding) becomes bytes.
 // `ids`: for each of `names` the id of its FUNC or VAR, if not null.
 struct BtfBase {

@@ -338,7 +338,11 @@ class Reader {
     if (flag(die, DW_AT_declaration) || flag(die, DW_AT_external)) return;
     if (dwarf_tag(&die) == DW_TAG_inheritance && number(die, DW_AT_virtuality).value_or(0) != 0) return;
     CType::Member member;
-    if (dwarf_tag(&die) == DW_TAG_member) member.name = name_of(die);
+    if (dwarf_tag(&die) == DW_TAG_member) {
+      member.name = name_of(die);
+    } else if (auto base = referenced(die)) {
+      member.name = name_of(*base);
+    }
     member.type = target_of(die);
     const uint64_t bytes = number(die, DW_AT_data_member_location).value_or(0);
     const uint64_t bits = number(die, DW_AT_bit_size).value_or(0);

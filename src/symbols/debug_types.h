@@ -31,7 +31,7 @@ struct DebugTypes {
 
 // Types of the variables in sections named `section`, and functions whose names (without namespaces) are in `functions`.
 // A file without DWARF gives empty tables. `image`: a whole ELF file. EFBIG: a limit is hit. C++ classes become structs (bases
-// as nameless first members, references as pointers), names carry their namespaces. Types that are only declared where they are
+// as members with the class's name, references as pointers), names carry their namespaces. Types that are only declared where they are
 // used are looked up by name in the whole file.
 Result<DebugTypes> read_debug_types(Bytes image, const std::string& label, const std::string& section,
                                     const std::set<std::string>& functions);
