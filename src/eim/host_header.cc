@@ -131,7 +131,10 @@ class Header {
         return;
       case TypeKind::kStruct:
       case TypeKind::kUnion:
-        for (const auto& member : type.members) define(member.type, out, depth + 1);
+        for (const auto& member : type.members) {
+          define(member.type, out, depth + 1);
+          complete(member.type, out, depth);
+        }
         if (!type.name.empty() && is_new(type)) out += "\n" + composite(type, "", 0) + ";\n";
         return;
       default:
@@ -142,6 +145,14 @@ class Header {
   void define_behind(uint32_t id, std::string& out, uint32_t depth) {
     const CType& type = table_.at(id);
     if (!is_composite(type.kind) || type.name.empty()) define(id, out, depth + 1);
+  }
+
+  // What is held by value must be defined, also behind typedefs and arrays.
+  void complete(uint32_t id, std::string& out, uint32_t depth) {
+    id = table_.resolve(id);
+    for (uint32_t i = 0; i < program::kTypeDepthMax && table_.at(id).kind == TypeKind::kArray; ++i)
+      id = table_.resolve(table_.at(id).target);
+    if (is_composite(table_.at(id).kind)) define(id, out, depth + 1);
   }
 
   // Each source of a program brings its own copy of a type: the first of a name is written.
