@@ -59,6 +59,7 @@ int run(int argc, char** argv) {
   add_trace(app, line);
   add_verify(app, line);
   add_doctor(app, line);
+  add_eim(app, line);
   add_daemon(app, line);
   add_version(app, line);
   // Once a verb is parsed, CLI11's help() speaks of that verb: the overview is made before.

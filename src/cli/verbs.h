@@ -23,6 +23,7 @@ void add_list(CLI::App& app, CommandLine& line);
 void add_objects(CLI::App& app, CommandLine& line);  // prog, map, link
 void add_trace(CLI::App& app, CommandLine& line);
 void add_doctor(CLI::App& app, CommandLine& line);
+void add_eim(CLI::App& app, CommandLine& line);
 void add_daemon(CLI::App& app, CommandLine& line);
 void add_verify(CLI::App& app, CommandLine& line);
 void add_version(CLI::App& app, CommandLine& line);
