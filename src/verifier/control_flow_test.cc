@@ -235,6 +235,35 @@ TEST(Liveness, WhatACalleeStoresMattersIfItsCallerAsks) {
   EXPECT_TRUE(relevant(analysed, 4, 6));
 }
 
+TEST(Liveness, WhatACallbackCountsMattersOnlyIfItDecides) {
+  const auto program = [](bool decides) {
+    return [decides](Builder& b) {
+      const auto callback = b.label(), end = b.label();
+      b.store_imm(BPF_DW, 10, -8, 0);  // 0
+      b.mov_imm(1, 10);                // 1
+      b.load_function(2, callback);    // 2
+      b.mov(3, 10);                    // 4
+      b.alu_imm(BPF_ADD, 3, -8);       // 5
+      b.mov_imm(4, 0);                 // 6
+      b.call(BPF_FUNC_loop);           // 7
+      b.exit();
+      b.place(callback);
+      b.load(BPF_DW, 3, 2, 0);
+      b.alu_imm(BPF_ADD, 3, 1);
+      b.store(BPF_DW, 2, 0, 3);
+      if (decides) b.jump_imm(BPF_JEQ, 3, 5, end);
+      b.place(end);
+      b.mov_imm(0, 0);
+      b.exit();
+    };
+  };
+  const Analysed counts = analyse_program(program(false)), decides = analyse_program(program(true));
+  EXPECT_TRUE(counts.flow.live[7][slot(-8)]);
+  EXPECT_FALSE(counts.flow.relevant[7][slot(-8)]);
+  EXPECT_TRUE(decides.flow.relevant[7][slot(-8)]);
+  EXPECT_TRUE(relevant(counts, 7, 1)) << "the number of rounds";
+}
+
 TEST(Liveness, AMillionInstructionsWithLoopsEnd) {
   const Analysed analysed = analyse_program([](Builder& b) {
     b.mov_imm(0, 0);

@@ -548,12 +548,15 @@ class Analysis {
       if (kind == ArgKind::kNone) break;
       // Flags and the like may be anything, but bpf_loop's number of rounds decides.
       need(needs, i + 1, kind != ArgKind::kAnything || at.imm == BPF_FUNC_loop);
+      // A constant key of an array is looked at.
+      const bool is_key = kind == ArgKind::kMapKey && at.imm == BPF_FUNC_map_lookup_elem;
       const Place place = known_[insn].places[i + 1];
-      if (place == kNowhere) continue;
-      read_slots(
-          argument_slots(kind, place),
-          kind == ArgKind::kStackOrNull || (kind == ArgKind::kMapKey && at.imm == BPF_FUNC_map_lookup_elem),
-          needs);
+      if (place == kNowhere) {
+        if (is_key && subprogram != 0) raise(reads_matter_, subprogram);
+        continue;
+      }
+      read_slots(argument_slots(kind, place), is_key || (kind == ArgKind::kStackOrNull && callback_matters),
+                 needs);
     }
   }
 
