@@ -13,7 +13,7 @@ nginx_source=/usr/share/nginx/src
 [ -d "$nginx_source" ] || nginx_source="$PWD/build/packages/usr/share/nginx/src"
 make -s --no-print-directory -C example/nginx_firewall OUT="$PWD/$out" NGINX_SOURCE="$nginx_source" WABT="$PWD/build/packages" all wasm >&2
 # The program that blocks, where this bpftime knows policies; else bench.py says that it is skipped.
-if "$bin/bpftime" eim --help >/dev/null 2>&1; then
+if "$bin/bpftime" load --help 2>/dev/null | grep -q -- --policy; then
   make -s --no-print-directory -C example/nginx_firewall OUT="$PWD/$out" NGINX_SOURCE="$nginx_source" BPFTIME="$bin/bpftime" extension >&2
 fi
 cc -O2 -Wall bench/nginx/step_count.c -o "$out/step_count"

@@ -29,7 +29,7 @@ ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "example/nginx_firewall"))
 from client import TARGETS  # noqa: E402
 from filters import FILTERS  # noqa: E402
-from nginx import BINARY, Failure, Server, await_that, end_process  # noqa: E402
+from nginx import BINARY, Failure, Server, end_process  # noqa: E402
 from plot import write_svg  # noqa: E402
 
 LABELS = {

@@ -44,13 +44,17 @@ static __always_inline int match(const struct fw_table *table, __u64 state, cons
 SEC("uprobe")
 int observe_request(struct pt_regs *ctx) {
   const char *request = (const char *)PT_REGS_PARM1(ctx);
-  struct text path, args;
+  // Two ngx_str_t that stand one behind the other: read at once.
+  struct {
+    struct text path, args;
+  } texts;
+  _Static_assert(NGX_REQUEST_ARGS == NGX_REQUEST_URI + sizeof(struct text), "path and arguments are not neighbours");
+  _Static_assert(NGX_STR_LEN == 0 && NGX_STR_DATA == sizeof(__u64), "another ngx_str_t");
   __u8 internal;
   __u32 zero = 0, verdict = FW_PASS;
 
   if (bpf_probe_read_user(&internal, sizeof(internal), request + NGX_REQUEST_INTERNAL) ||
-      bpf_probe_read_user(&path, sizeof(path), request + NGX_REQUEST_URI) ||
-      bpf_probe_read_user(&args, sizeof(args), request + NGX_REQUEST_ARGS))
+      bpf_probe_read_user(&texts, sizeof(texts), request + NGX_REQUEST_URI))
     goto fault;
   // An internal redirect comes here a second time; it was judged when it came from the client.
   if (internal & NGX_REQUEST_INTERNAL_MASK) return 0;
@@ -61,8 +65,8 @@ int observe_request(struct pt_regs *ctx) {
   const struct fw_table *table = bpf_map_lookup_elem(&tables, &which);
   if (!table) return 0;
 
-  if (match(table, table->start_path, &path, FW_PATH_MAX, &verdict)) goto fault;
-  if (verdict == FW_PASS && match(table, table->start_args, &args, FW_ARGS_MAX, &verdict)) goto fault;
+  if (match(table, table->start_path, &texts.path, FW_PATH_MAX, &verdict)) goto fault;
+  if (verdict == FW_PASS && match(table, table->start_args, &texts.args, FW_ARGS_MAX, &verdict)) goto fault;
 
   __u64 *count = verdict == FW_PASS ? bpf_map_lookup_elem(&passed, &zero) : bpf_map_lookup_elem(&hits, &verdict);
   if (count) __sync_fetch_and_add(count, 1);
