@@ -291,8 +291,8 @@ const std::map<Rule, Write>& rows() {
        }},
       {Rule::kLIM001,
        [](Draft& d) {
-         d.request.options.limits.insns_processed = 20;
-         loop_of(d, 1000);
+         d.request.options.limits.insns_processed = 30;
+         loop_of(d, 20);
        }},
       {Rule::kLIM002,
        [](Draft& d) {
@@ -322,6 +322,18 @@ const std::map<Rule, Write>& rows() {
          d.host();
          d.constraints.instructions_below = 50;
          loop_of(d, 100);
+       }},
+      {Rule::kBND002,
+       [](Draft& d) {
+         d.host();
+         d.request.options.limits.insns_processed = 60;
+         loop_of(d, 50);
+       }},
+      {Rule::kBND003,
+       [](Draft& d) {
+         d.host();
+         d.constraints.memory_below = 1;
+         d.value("map_hash_48b"), d.ok();
        }},
       {Rule::kEIM001, [](Draft& d) { d.host(), d.b.load(BPF_DW, 1, 1, 0), d.b.load(BPF_DW, 0, 1, 48), d.ok(); }},
       {Rule::kEIM002, [](Draft& d) { d.host(), d.b.load(BPF_DW, 1, 1, 0), d.b.store_imm(BPF_DW, 1, 0, 0), d.ok(); }},
@@ -359,8 +371,6 @@ const std::map<Rule, Write>& rows() {
 const std::map<Rule, const char*>& unreachable() {
   static const std::map<Rule, const char*> table = {
       {Rule::kCFG006, "a function that calls itself comes to the ninth frame first: CFG004, as in Linux"},
-      {Rule::kBND003, "nobody adds up memory yet: Constraints::memory_below has no effect in the verifier"},
-      {Rule::kBND002, "kept for run-time fuel: exploration follows every loop to its end, so one without is CFG007 or LIM001"},
   };
   return table;
 }
