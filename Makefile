@@ -32,7 +32,7 @@ test-long: ## all tests
 
 bench: ## bare, kernel and ours, measured in one interleaved run
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release probes_bench
+	@scripts/build.sh release probes_bench verifier_bench
 	@scripts/bench.sh
 
 fuzz: ## each parser against random bytes, FUZZ_SECONDS each
