@@ -445,7 +445,7 @@ void forget_arguments(Engine& engine) {
 bool check_direct_value(Engine& engine, const MapConstraint& map, uint32_t offset) {
   const wire::MapSpec& spec = map.spec;
   if (offset >= kOffsetMax)
-    return refuse_as(engine, EINVAL, Rule::kMEM002, "the offset into map `" + map.name + "` is too large",
+    return refuse_as(engine, EINVAL, Rule::kMEM009, "the offset into map `" + map.name + "` is too large",
                      "direct value offset of " + std::to_string(offset) + " is not allowed");
   if (spec.type != BPF_MAP_TYPE_ARRAY)
     return refuse_as(engine, EINVAL, Rule::kMEM004,
@@ -453,7 +453,7 @@ bool check_direct_value(Engine& engine, const MapConstraint& map, uint32_t offse
                      "no direct value access support for this map type");
   if (spec.max_entries == 1 && offset < spec.value_size) return true;
   return refuse_as(
-      engine, spec.max_entries == 1 ? EINVAL : kEnotsupp, Rule::kMEM002,
+      engine, spec.max_entries == 1 ? EINVAL : kEnotsupp, Rule::kMEM009,
       "offset " + std::to_string(offset) + " is not inside the only value of map `" + map.name + "`",
       "invalid access to map value pointer, value_size=" + std::to_string(spec.value_size) +
           " off=" + std::to_string(offset));

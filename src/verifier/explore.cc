@@ -1,6 +1,7 @@
 // The loop over paths: what is simulated next, what is stored, what is refused for its size.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "program/instructions.h"
 #include "verifier/blame.h"
@@ -335,12 +336,14 @@ bool Engine::refuse_too_complex() {
   if (request.constraints == nullptr || loop == 0)
     return refuse_limit(Rule::kLIM001, words, "instructions processed");
   // Of an extension it is not the verifier's patience that counts, but that it must be seen to end.
-  insn_index = loop;
+  const uint32_t here = std::exchange(insn_index, loop);
   if (refuse(Rule::kBND002,
              "this loop was followed for " + std::to_string(statistics.insns_processed) +
                  " instructions without an end",
-             words))
+             words)) {
+    insn_index = here;
     return true;
+  }
   verdict.diagnoses.back().error = E2BIG;
   return false;
 }

@@ -160,7 +160,9 @@ void LogWriter::put_explanation(const Verdict& verdict, const std::string& endin
   std::string text;
   for (const Diagnosis& diagnosis : verdict.diagnoses)
     text += to_text(render(diagnosis, request_, lines_), request_, false);
-  const bool has_line = logs_instructions() && have_last_ && last_line_ >= start_ && !keeps_start();
+  // The line may have gone with a path that was put back.
+  const bool has_line = logs_instructions() && have_last_ && last_line_ >= start_ &&
+                        last_line_ <= start_ + text_.size() && !keeps_start();
   const bool fits = request_.log_size_max == 0 ||
                     std::max(length_max_, end_ + text.size() + ending.size()) < request_.log_size_max;
   if (!fits) return;

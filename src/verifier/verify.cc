@@ -208,7 +208,7 @@ bool run(const Request& request, Verdict& verdict, SourceLines& lines, std::uniq
   engine.log = log.get();
   engine.widen_callbacks = false;
   if (engine.explore()) return StackDepth(request, flow, verdict.facts).check(verdict);
-  if (verdict.diagnoses[0].rule == Rule::kLIM001) verdict.diagnoses = std::move(first);
+  if (!verdict.diagnoses.empty() && verdict.diagnoses[0].rule == Rule::kLIM001) verdict.diagnoses = std::move(first);
   return false;
 }
 
