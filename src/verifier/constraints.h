@@ -34,6 +34,7 @@ struct View {
   std::string type;             // "ngx_http_request_t", for messages
   uint32_t size = 0;            // bytes of the whole object
   std::vector<Member> members;  // overlapping ones (a union) are all allowed that are listed
+  std::string path;             // as a policy names it: "r", "r.connection"; empty: the type, for messages
 };
 
 struct Argument {
