@@ -24,8 +24,9 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   if (!facts) return facts.error();
   const auto object = emit_object(*module, diagnostics);
   if (!object) return object.error();
-  const Bytes objects[] = {Bytes(reinterpret_cast<const uint8_t*>(object->data()), object->size()),
-                           helpers::runtime_object()};
+  const Bytes objects[] = {
+      Bytes(reinterpret_cast<const uint8_t*>(object->bytes.data()), object->bytes.size()),
+      helpers::runtime_object()};
   auto linked = link_image(objects, kEntrySymbol);
   if (!linked) return linked.error();
   if (linked->stack_bytes > wire::kProgramStackMax) {
@@ -43,6 +44,7 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   code.repairs_faults = facts->repairs_faults;
   code.calls_host = facts->calls_host;
   code.ends_function = facts->ends_function;
+  code.context_slots_read = object->context_slots_read;
   return code;
 }
 

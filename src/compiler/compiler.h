@@ -46,6 +46,8 @@ struct MachineCode {
   bool repairs_faults = false;      // reads memory that may not be there: needs the agent's signal guard
   bool calls_host = false;          // needs the agent's bridge
   bool ends_function = false;       // may end the probed function (bpf_override_return)
+  // Bit i: the program may read 8-byte slot i of the wire::PtRegs it gets; the others may hold anything.
+  uint32_t context_slots_read = ~uint32_t{0};
 };
 
 // `maps[i]` is what index i of the program's map references means. Program must be valid.
