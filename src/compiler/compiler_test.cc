@@ -113,6 +113,27 @@ TEST(Compile, AContextThatGoesElsewhereIsNeededWhole) {
             kAll);
 }
 
+TEST(Compile, TheSameContentIsTheSameCodeAndOtherContentIsNot) {
+  program::Program program{.name = "a", .type = BPF_PROG_TYPE_KPROBE, .insns = {mov(0, 4711), exit_insn()}};
+  auto first = compile(program, {}, {});
+  program.name = "b";
+  auto again = compile(program, {}, {});
+  ASSERT_TRUE(first.ok() && again.ok());
+  EXPECT_EQ(first->image, again->image);
+  program.insns[0] = mov(0, 4712);
+  auto other = compile(program, {}, {});
+  ASSERT_TRUE(other.ok());
+  EXPECT_NE(first->image, other->image);
+  // What was proved is part of the content.
+  verifier::Facts facts;
+  facts.insns.resize(program.insns.size());
+  CompileOptions options;
+  options.facts = &facts;
+  auto dead = compile(program, {}, options);
+  ASSERT_TRUE(dead.ok());
+  EXPECT_NE(dead->image, other->image);
+}
+
 TEST(Compile, RefusesAnEmptyProgram) {
   const auto code = Code::compile_bare({});
   ASSERT_FALSE(code.ok());
