@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "compiler/context_use.h"
 #include "compiler/translator.h"
 #include "helpers/runtime_images.h"
 
@@ -200,7 +201,7 @@ std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std:
   return module;
 }
 
-Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics& diagnostics) {
+Result<EmittedObject> emit_object(llvm::Module& module, Diagnostics& diagnostics) {
   std::string why;
   llvm::TargetMachine* machine = target_machine(why);
   if (machine == nullptr) return Error{ENOTSUP, "compile: LLVM has no x86-64 backend: " + why};
@@ -209,18 +210,19 @@ Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics
   set_attributes(module);
   internalize(module);
   optimize(module, *machine);
+  EmittedObject out;
+  out.context_slots_read = context_slots_read(module);
   lower_copies(module);
   if (Result<void> good = verify(module, "after optimisation"); !good) return good.error();
 
-  llvm::SmallVector<char, 0> object;
-  llvm::raw_svector_ostream stream(object);
+  llvm::raw_svector_ostream stream(out.bytes);
   llvm::legacy::PassManager passes;
   if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile)) {
     return Error{ENOTSUP, "compile: LLVM cannot emit object files"};
   }
   passes.run(module);
   if (!diagnostics.text().empty()) return Error{EINVAL, "compile: " + diagnostics.text()};
-  return object;
+  return out;
 }
 
 }  // namespace bpftime::compiler

@@ -27,7 +27,11 @@ class Diagnostics {
 // A module set up for the target machine.
 std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std::string& name);
 
+struct EmittedObject {
+  llvm::SmallVector<char, 0> bytes;  // ELF, relocatable
+  uint32_t context_slots_read = 0;   // see MachineCode
+};
 // Errors: EINVAL with LLVM's words. `module` is consumed in place.
-Result<llvm::SmallVector<char, 0>> emit_object(llvm::Module& module, Diagnostics& diagnostics);
+Result<EmittedObject> emit_object(llvm::Module& module, Diagnostics& diagnostics);
 
 }  // namespace bpftime::compiler

@@ -2,7 +2,9 @@
 
 #include <llvm/IR/LLVMContext.h>
 
+#include <list>
 #include <mutex>
+#include <string>
 
 #include "compiler/backend.h"
 #include "compiler/linker.h"
@@ -11,11 +13,78 @@
 #include "wire/invocation.h"
 
 namespace bpftime::compiler {
+namespace {
+
+// Everything compile() and the translator look at, as bytes: equal keys, equal code. Who makes them look at more adds it here.
+// Empty: not worth remembering.
+std::string content_key(const program::Program& program, std::span<const MapBinding> maps,
+                        const CompileOptions& options) {
+  constexpr size_t kInsnsMax = 65536;
+  if (options.constraints != nullptr || program.insns.size() > kInsnsMax) return {};
+  std::string key;
+  const auto add = [&key](const auto& value) {
+    static_assert(std::has_unique_object_representations_v<std::decay_t<decltype(value)>>);
+    key.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  const auto add_map = [&](const MapBinding& map) {
+    for (const uint32_t field : {map.spec.type, map.spec.key_size, map.spec.value_size, map.spec.max_entries,
+                                 map.spec.flags, map.spec.cpu_count})
+      add(field);
+    add(map.address);
+  };
+  add(options.context_address);
+  add(options.bare);
+  add(options.trace_ring != nullptr);
+  if (options.trace_ring != nullptr) add_map(*options.trace_ring);
+  add(maps.size());
+  for (const MapBinding& map : maps) add_map(map);
+  add(program.insns.size());
+  for (const program::Insn& insn : program.insns) {  // bit-fields: byte by byte as the kernel lays them out
+    key.append(reinterpret_cast<const char*>(&insn), sizeof insn);
+  }
+  add(options.facts != nullptr);
+  if (options.facts == nullptr) return key;
+  add(options.facts->insns.size());
+  for (const verifier::InsnFacts& facts : options.facts->insns) {
+    add(facts.reached);
+    add(facts.needs_fault_table);
+  }
+  add(options.facts->zeroed_bytes.size());
+  for (const uint32_t bytes : options.facts->zeroed_bytes) add(bytes);
+  return key;
+}
+
+// Most recently used first. Guarded by compile()'s lock.
+class CodeCache {
+ public:
+  const MachineCode* find(const std::string& key) {
+    for (auto it = entries_.begin(); it != entries_.end() && !key.empty(); ++it) {
+      if (it->first != key) continue;
+      entries_.splice(entries_.begin(), entries_, it);
+      return &it->second;
+    }
+    return nullptr;
+  }
+  void keep(std::string key, const MachineCode& code) {
+    if (key.empty() || code.image.size() > kImageMax) return;
+    entries_.emplace_front(std::move(key), code);
+    if (entries_.size() > kEntriesMax) entries_.pop_back();
+  }
+
+ private:
+  static constexpr size_t kEntriesMax = 64, kImageMax = 64 * 1024;
+  std::list<std::pair<std::string, MachineCode>> entries_;
+};
+
+}  // namespace
 
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options) {
   static std::mutex one_at_a_time;  // the target machine is shared
   const std::lock_guard<std::mutex> lock(one_at_a_time);
+  static CodeCache cache;
+  std::string key = content_key(program, maps, options);
+  if (const MachineCode* known = cache.find(key)) return *known;
 
   llvm::LLVMContext context;
   Diagnostics diagnostics(context);
@@ -24,8 +93,9 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   if (!facts) return facts.error();
   const auto object = emit_object(*module, diagnostics);
   if (!object) return object.error();
-  const Bytes objects[] = {Bytes(reinterpret_cast<const uint8_t*>(object->data()), object->size()),
-                           helpers::runtime_object()};
+  const Bytes objects[] = {
+      Bytes(reinterpret_cast<const uint8_t*>(object->bytes.data()), object->bytes.size()),
+      helpers::runtime_object()};
   auto linked = link_image(objects, kEntrySymbol);
   if (!linked) return linked.error();
   if (linked->stack_bytes > wire::kProgramStackMax) {
@@ -43,6 +113,8 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   code.repairs_faults = facts->repairs_faults;
   code.calls_host = facts->calls_host;
   code.ends_function = facts->ends_function;
+  code.context_slots_read = object->context_slots_read;
+  cache.keep(std::move(key), code);
   return code;
 }
 

@@ -46,12 +46,15 @@ struct MachineCode {
   bool repairs_faults = false;      // reads memory that may not be there: needs the agent's signal guard
   bool calls_host = false;          // needs the agent's bridge
   bool ends_function = false;       // may end the probed function (bpf_override_return)
+  // Bit i: the program may read 8-byte slot i of the wire::PtRegs it gets; the others may hold anything.
+  uint32_t context_slots_read = ~uint32_t{0};
 };
 
 // `maps[i]` is what index i of the program's map references means. Program must be valid.
 // A call to a helper id this build does not know compiles to "return 0 from the program": it was proved dead,
 // or nothing was. Errors: EINVAL naming the instruction; E2BIG when it needs more stack than
-// wire::kProgramStackMax; ENOMEM. Safe from several threads (they take turns).
+// wire::kProgramStackMax; ENOMEM. Safe from several threads (they take turns). Remembers the last few
+// programs by content: the same again (name aside) costs no compilation.
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
 

@@ -77,6 +77,63 @@ TEST(Compile, LeavesOutWhatIsProvedDead) {
   EXPECT_EQ(code->run(7, 0), 0u);
 }
 
+uint32_t slots_read(const std::vector<program::Insn>& insns) {
+  const program::Program program{.name = "slots", .type = BPF_PROG_TYPE_KPROBE, .insns = insns};
+  auto code = compile(program, {}, {});
+  EXPECT_TRUE(code.ok()) << code.error().message;
+  return code.ok() ? code->context_slots_read : 0;
+}
+
+TEST(Compile, SaysWhichPartOfItsContextAProgramReads) {
+  using namespace compiler::testing;
+  const program::Insn done = exit_insn();
+  EXPECT_EQ(slots_read({mov(0, 0), done}), 0u);
+  EXPECT_EQ(slots_read({raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 1, 112), done}), 1u << 14);
+  EXPECT_EQ(slots_read({raw(BPF_LDX | BPF_MEM | BPF_B, 0, 1, 107), done}), 1u << 13);
+  EXPECT_EQ(slots_read({mov_reg(6, 1), add(6, 8), raw(BPF_LDX | BPF_MEM | BPF_W, 0, 6, 4), done}), 1u << 1);
+  // Passed to a function of its own, which reads it.
+  EXPECT_EQ(slots_read({raw(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_CALL, 0, 1), done,
+                        raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 1, 80), done}),
+            1u << 10);
+}
+
+TEST(Compile, AContextThatGoesElsewhereIsNeededWhole) {
+  using namespace compiler::testing;
+  constexpr uint32_t kAll = ~uint32_t{0};
+  const program::Insn done = exit_insn();
+  EXPECT_EQ(slots_read({mov_reg(0, 1), done}), kAll);
+  // Behind its end, and at an unknown place.
+  EXPECT_EQ(slots_read({raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 1, 168), done}), kAll);
+  EXPECT_EQ(slots_read({raw(BPF_LDX | BPF_MEM | BPF_DW, 2, 1, 0), raw(BPF_ALU64 | BPF_ADD | BPF_X, 1, 2),
+                        raw(BPF_LDX | BPF_MEM | BPF_DW, 0, 1, 0), done}),
+            kAll);
+  // bpf_probe_read_kernel(stack, 8, &ctx->di): no load of the program's own.
+  EXPECT_EQ(slots_read({mov_reg(3, 1), add(3, 112), mov_reg(1, 10), add(1, -8), mov(2, 8),
+                        call(BPF_FUNC_probe_read_kernel), mov(0, 0), done}),
+            kAll);
+}
+
+TEST(Compile, TheSameContentIsTheSameCodeAndOtherContentIsNot) {
+  program::Program program{.name = "a", .type = BPF_PROG_TYPE_KPROBE, .insns = {mov(0, 4711), exit_insn()}};
+  auto first = compile(program, {}, {});
+  program.name = "b";
+  auto again = compile(program, {}, {});
+  ASSERT_TRUE(first.ok() && again.ok());
+  EXPECT_EQ(first->image, again->image);
+  program.insns[0] = mov(0, 4712);
+  auto other = compile(program, {}, {});
+  ASSERT_TRUE(other.ok());
+  EXPECT_NE(first->image, other->image);
+  // What was proved is part of the content.
+  verifier::Facts facts;
+  facts.insns.resize(program.insns.size());
+  CompileOptions options;
+  options.facts = &facts;
+  auto dead = compile(program, {}, options);
+  ASSERT_TRUE(dead.ok());
+  EXPECT_NE(dead->image, other->image);
+}
+
 TEST(Compile, RefusesAnEmptyProgram) {
   const auto code = Code::compile_bare({});
   ASSERT_FALSE(code.ok());

@@ -240,7 +240,8 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                               event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0,
                               attached.order,
                               {}});
-        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe});
+        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe,
+                                        code_use(*attached.program).inert});
       }
     }
   }
@@ -386,6 +387,8 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       call.ends = want.program->host && want.program->host->result_in_xmm0
                       ? rewrite::ProgramCall::Ends::kResultInXmm0
                       : rewrite::ProgramCall::Ends::kResultInRax;
+    call.use = code_use(*want.program);
+    call.context_slots_read = want.program->code->context_slots_read;
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
   const auto kept = (*arena)->find(hash);
@@ -403,6 +406,16 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
   if (present == nullptr)
     if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
   return target::apply_patch(stopped, config_.window, registry, record);
+}
+
+rewrite::CodeUse Attacher::code_use(const kernel::Prog& program) {
+  constexpr size_t kRememberedMax = 4096;
+  const std::pair<uint32_t, uint64_t> key{program.id, program.created_ns};
+  if (const auto known = code_uses_.find(key); known != code_uses_.end()) return known->second;
+  if (code_uses_.size() >= kRememberedMax) code_uses_.clear();
+  const auto& code = *program.code;
+  return code_uses_[key] = rewrite::code_use(
+             Bytes(code.image).first(std::min<size_t>(code.text_size, code.image.size())), code.entry_offset);
 }
 
 PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,

@@ -22,6 +22,7 @@ struct ProgramReport {
   uint32_t id;
   std::string name;
   bool on_return;
+  bool elided = false;  // does nothing anybody could notice, so the site does not call it
 };
 
 // One probe in one target: in place, or why not.
@@ -93,6 +94,8 @@ class Attacher {
   std::map<pid_t, Target> targets_;
   std::vector<uint32_t> dead_;
   std::map<InodeId, std::shared_ptr<FileInfo>> files_;
+  // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
+  std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
 
@@ -111,6 +114,7 @@ class Attacher {
                           const std::vector<target::MappedRegion>& regions, Site& site);
   static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
                                    std::span<const rewrite::PcFixup> fixups);
+  rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);

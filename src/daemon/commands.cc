@@ -44,8 +44,10 @@ std::string hex(const uint8_t* bytes, size_t size) {
 json probe_json(const ProbeReport& probe) {
   json programs = json::array();
   for (const auto& program : probe.programs)
-    programs.push_back(
-        {{"id", program.id}, {"name", program.name}, {"kind", program.on_return ? "uretprobe" : "uprobe"}});
+    programs.push_back({{"id", program.id},
+                        {"name", program.name},
+                        {"kind", program.on_return ? "uretprobe" : "uprobe"},
+                        {"elided", program.elided}});
   return {{"path", probe.path},         {"offset", probe.offset},
           {"function", probe.function}, {"address", probe.address},
           {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},

@@ -59,10 +59,12 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = 0xcbf29ce484222325;
+    constexpr uint64_t kTrampolineVersion = 2;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) {
       value = (value ^ word) * 0x100000001b3;
       value ^= value >> 29;
     };
+    mix(kTrampolineVersion);
     mix(address);
     for (const Want& want : wants) {
       mix(want.program->id);
@@ -70,6 +72,8 @@ struct Attacher::Site {
       mix(want.cookie);
       mix(want.on_return);
       mix(want.only_tgid);
+      mix(want.program->code
+              ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);
     }
     return value;

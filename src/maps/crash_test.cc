@@ -60,8 +60,8 @@ void check_hash(MapView map) {
       Element* element = element_at(map, g, link_index(word));
       word = element->next;
       ASSERT_FALSE(link_marked(word)) << "deleted element still linked";
-      const Proof* proof = reinterpret_cast<Proof*>(element_value(g, element));
-      ASSERT_TRUE(is_whole(*proof) && proof->key == *element_key(element));
+      const Proof* proof = reinterpret_cast<Proof*>(element_value(element));
+      ASSERT_TRUE(is_whole(*proof) && proof->key == *element_key(g, element));
     }
   }
   for (uint32_t number = 1; number <= g.elements; number++) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "maps/hash.h"
 #include "maps/test_support.h"
 
 namespace bpftime::maps::test {
@@ -303,6 +304,39 @@ TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
   close(static_cast<int>(kernel));
 }
 INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf));
+
+// Values of one word are replaced in their element; what cannot be is left alone and said.
+TEST(HashInPlace, ReplacesOnlyWhatIsThereAndLinked) {
+  const MapSpec spec = {kTypeHash, 4, 8, 16, 0, 0};
+  std::vector<uint64_t> memory(memory_size(spec) / 8 + 8);
+  const uint64_t aligned = align_up(reinterpret_cast<uint64_t>(memory.data()), 64);
+  const MapView map = {reinterpret_cast<uint8_t*>(aligned), &spec};
+  uint32_t key = 7;
+  uint64_t value = 1;
+  EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateAny)) << "no such key";
+  ASSERT_EQ(hash_update(map, &key, &value, kUpdateAny, 1), 0);
+  auto* found = static_cast<uint64_t*>(hash_lookup(map, &key));
+  ASSERT_NE(found, nullptr);
+  value = 2;
+  EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateNoExist));
+  EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateExist + 1));
+  EXPECT_EQ(*found, 1u);
+  EXPECT_TRUE(hash_update_in_place(map, &key, &value, kUpdateExist));
+  EXPECT_EQ(hash_lookup(map, &key), found);
+  EXPECT_EQ(*found, 2u);
+  // Held by a process that fills, or deletes, it: not ours to change.
+  const HashGeometry g = hash_geometry(spec);
+  Element* element = element_at(map, g, hash_lookup_number(map, g, &key, hash_key(&key, 4)));
+  const uint64_t linked = element->control;
+  element->control = make_control(control_generation(linked), 4711);
+  value = 3;
+  EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateAny));
+  EXPECT_EQ(*found, 2u);
+  element->control = linked;
+  ASSERT_EQ(hash_remove(map, &key, &value, 1), 0);
+  EXPECT_EQ(value, 2u);
+  EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateAny));
+}
 
 }  // namespace
 }  // namespace bpftime::maps::test

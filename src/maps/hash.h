@@ -32,6 +32,7 @@ inline constexpr uint64_t kKmallocMax = 4u << 20,
                           kKernelElementSize = 48;       // KMALLOC_MAX_SIZE, sizeof(struct htab_elem)
 inline constexpr uint32_t kStepsBeyondElements = 65536;  // budget of one operation: 4 × elements + this
 inline constexpr uint32_t kCountTriesMax = 4096;
+inline constexpr uint32_t kInPlaceTriesMax = 64;
 inline constexpr uint32_t kUserCopyTriesMax = 64;
 inline constexpr uint32_t kReconcileTriesMax = 16;
 
@@ -91,7 +92,7 @@ BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g
       uint64_t next = load_acquire(&element->next);
       uint64_t element_hash = load_acquire(&element->hash);
       int order = element_hash != hash ? (element_hash < hash ? -1 : 1)
-                                       : compare_key(element_key(element), key, g.key_size);
+                                       : compare_key(element_key(g, element), key, g.key_size);
       __atomic_thread_fence(__ATOMIC_ACQUIRE);
       if (load_acquire(anchor) != anchor_word) {
         restart = true;
@@ -114,7 +115,7 @@ BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g
 BPFTIME_MAPS_FOLD void* hash_lookup(MapView map, const void* key) {
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
-  return number == 0 ? nullptr : element_value(g, element_at(map, g, number));
+  return number == 0 ? nullptr : element_value(element_at(map, g, number));
 }
 
 // ---- the writers' walk: unlinks marked elements on its way ----
@@ -150,7 +151,7 @@ inline bool hash_find(MapView map, const HashGeometry& g, const void* key, uint3
       int order = -1;
       if (target == 0) {
         order = element_hash != hash ? (element_hash < hash ? -1 : 1)
-                                     : compare_key(element_key(element), key, g.key_size);
+                                     : compare_key(element_key(g, element), key, g.key_size);
       } else if (index == target) {
         order = 0;
       }
@@ -215,8 +216,8 @@ inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, c
   if (number == 0) return 0;
   Element* element = element_at(map, g, number);
   store_release(&element->hash, uint64_t{hash});
-  copy_in_padded(element_key(element), key, g.key_size);
-  copy_in_padded(element_value(g, element), value, g.value_size);
+  copy_in_padded(element_key(g, element), key, g.key_size);
+  copy_in_padded(element_value(element), value, g.value_size);
   return number;
 }
 
@@ -238,8 +239,33 @@ BPFTIME_MAPS_FOLD void hash_say_linked(MapView map, const HashGeometry& g, uint3
                    make_control(control_generation(filled), kLinked));
 }
 
+// Gives an existing key its new value of one word, in its element. False: not possible this way (no such key, a larger value,
+// somebody is changing the element); nothing has happened, hash_update knows. The order of reads is what makes it right:
+// control, then key, then the CAS of control and value. With the owner kLinked and one generation throughout, the key is the
+// element's, and it was in the map at some moment of this call, even if it has been marked since: then we came just before.
+BPFTIME_MAPS_FOLD bool hash_update_in_place(MapView map, const void* key, const void* value, uint64_t flags) {
+  if (map.spec->value_size > 8 || (flags != kUpdateAny && flags != kUpdateExist)) return false;
+  HashGeometry g = hash_geometry(*map.spec);
+  uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
+  if (number == 0) return false;
+  Element* element = element_at(map, g, number);
+  WordPair* pair = reinterpret_cast<WordPair*>(&element->control);
+  WordPair expected = {load_acquire(&element->control), load_relaxed(element_value(element))};
+  if (control_owner(expected.low) != kLinked || compare_key(element_key(g, element), key, g.key_size) != 0)
+    return false;
+  uint64_t control = expected.low;
+  uint64_t word = 0;
+  copy_in_padded(&word, value, g.value_size);
+  for (uint32_t attempt = 0; attempt < kInPlaceTriesMax; attempt++) {  // programs write values under us
+    if (compare_exchange_pair(pair, expected, {control, word})) return true;
+    if (expected.low != control) return false;
+  }
+  return false;
+}
+
 inline int64_t hash_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
   if (flags > kUpdateExist) return -kErrInvalid;
+  if (hash_update_in_place(map, key, value, flags)) return 0;
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t hash = hash_key(key, g.key_size);
   uint32_t number = 0;
@@ -317,10 +343,12 @@ inline int64_t hash_remove(MapView map, const void* key, void* value, uint32_t o
     Element* element = element_at(map, g, spot.index);
     uint32_t generation = control_generation(load_acquire(&element->control));
     // Copied before the mark: as long as it is not marked the element cannot be recycled under the copy.
-    if (value != nullptr) copy_out(value, element_value(g, element), g.value_size);
+    if (value != nullptr) copy_out(value, element_value(element), g.value_size);
     if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true)))
       continue;
     if (!hash_take_deleted(element, generation, owner)) return 0;
+    // Again: an update in place may have come between; from now on none can.
+    if (value != nullptr) copy_out(value, element_value(element), g.value_size);
     hash_count_lower(map);
     hash_retire(map, g, spot, generation, key, hash, link_index(spot.next), &budget);
     return 0;

@@ -11,6 +11,8 @@
 //     full word of level n. A stale hint costs a failed CAS on `control`, nothing else. So nothing is lost
 //     when a process dies between two steps: the repairer makes the hints agree with the control words again.
 //  3. Zeroed memory is an empty pool: pages of elements never used are never touched.
+//  4. `control` and the value's first word are one aligned pair: one CAS replaces a value of one word and proves the
+//     element to be the same as when its key was read (hash_update_in_place).
 #pragma once
 
 #include "maps/array.h"
@@ -25,10 +27,11 @@ inline constexpr uint32_t kFree = 0, kLinked = 0xffffffff;
 
 struct Element {
   uint64_t next;     // link word, see hash.h
-  uint64_t control;  // {generation:32 high, owner:32 low}
   uint64_t hash;     // of the key; upper half zero
-  // key words, value words
+  uint64_t control;  // {generation:32 high, owner:32 low}
+  // value words, key words
 };
+static_assert(sizeof(Element) % 16 == 8 && offsetof(Element, control) == 16);
 inline constexpr uint32_t kElementHeaderSize = sizeof(Element);
 
 // Offsets within the map, all computed from the trusted spec.
@@ -36,12 +39,13 @@ struct HashGeometry {
   uint32_t buckets;  // power of two
   uint32_t elements;
   uint32_t key_size, value_size;
-  uint32_t value_offset;  // from the element
+  uint32_t key_offset;  // from the element
   uint64_t stride;
   uint64_t levels_offset;
   uint64_t elements_offset;
   uint64_t size;
 };
+inline constexpr uint64_t kCacheLine = 64;
 inline constexpr uint64_t kHashBucketsOffset = 64;  // before it: the count, doubt and high-water words
 
 constexpr uint32_t level_words(uint32_t bits) { return bits / 64 + (bits % 64 != 0); }
@@ -52,12 +56,15 @@ BPFTIME_MAPS_FOLD uint32_t power_of_two_fold(uint32_t value) {
 
 BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
   HashGeometry g;
-  g.buckets = power_of_two_fold(spec.max_entries);
+  // At most half full: a look-up's time is what it mispredicts, and that is the length of the list.
+  g.buckets = power_of_two_fold(spec.max_entries) * 2;
   g.elements = spec.max_entries + kSpareElements;
   g.key_size = spec.key_size;
   g.value_size = spec.value_size;
-  g.value_offset = kElementHeaderSize + static_cast<uint32_t>(align_up(spec.key_size, 8));
-  g.stride = g.value_offset + align_up(spec.value_size, 8);
+  g.key_offset = kElementHeaderSize + static_cast<uint32_t>(align_up(spec.value_size, 8));
+  g.stride = align_up(g.key_offset + align_up(spec.key_size, 8), 16);
+  // Small ones get a cache line each: neighbours in use by two threads would slow each other down.
+  if (g.stride < kCacheLine) g.stride = kCacheLine;
   g.levels_offset = kHashBucketsOffset + uint64_t{g.buckets} * 8;
   uint64_t words = 0;
   uint32_t bits = g.elements;
@@ -76,9 +83,11 @@ BPFTIME_MAPS_FOLD Element* element_at(MapView map, const HashGeometry& g, uint32
   if (index >= g.elements) index = 0;
   return reinterpret_cast<Element*>(map.base + g.elements_offset + index * g.stride);
 }
-BPFTIME_MAPS_FOLD uint64_t* element_key(Element* element) { return reinterpret_cast<uint64_t*>(element + 1); }
-BPFTIME_MAPS_FOLD uint64_t* element_value(const HashGeometry& g, Element* element) {
-  return reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(element) + g.value_offset);
+BPFTIME_MAPS_FOLD uint64_t* element_key(const HashGeometry& g, Element* element) {
+  return reinterpret_cast<uint64_t*>(reinterpret_cast<uint8_t*>(element) + g.key_offset);
+}
+BPFTIME_MAPS_FOLD uint64_t* element_value(Element* element) {
+  return reinterpret_cast<uint64_t*>(element + 1);
 }
 
 BPFTIME_MAPS_FOLD uint64_t make_control(uint32_t generation, uint32_t owner) {

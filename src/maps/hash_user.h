@@ -18,7 +18,7 @@ inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
     Element* element = element_at(map, g, number);
     uint32_t generation = control_generation(load_acquire(&element->control));
     if (hash_lookup_number(map, g, key, hash) != number) continue;
-    copy_out(value, element_value(g, element), g.value_size);
+    copy_out(value, element_value(element), g.value_size);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (control_generation(load_acquire(&element->control)) == generation) return 0;
   }
@@ -54,7 +54,7 @@ inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_ke
     found = hash_first_from(map, g, load_acquire(hash_bucket(map, bucket).head), &budget);
   }
   if (found == 0) return -kErrNoEntry;
-  copy_out(next_key, element_key(element_at(map, g, found)), g.key_size);
+  copy_out(next_key, element_key(g, element_at(map, g, found)), g.key_size);
   return 0;
 }
 

@@ -12,6 +12,7 @@ namespace {
 constexpr MapSpec kArray = {kTypeArray, 4, 8, 1024, 0, 0};
 constexpr MapSpec kPercpu = {kTypePercpuArray, 4, 8, 16, 0, 4};
 constexpr MapSpec kHash = {kTypeHash, 8, 8, 1024, 0, 0};
+constexpr MapSpec kHash1024 = {kTypeHash, 4, 8, 2048, 0, 0};
 constexpr MapSpec kHash16 = {kTypeHash, 16, 8, 1024, 0, 0};
 constexpr MapSpec kRing = {kTypeRingbuf, 0, 0, 1u << 16, 0, 0};
 
@@ -52,6 +53,38 @@ void hash_replace_existing(benchmark::State& state) {
     benchmark::DoNotOptimize(program_side::update({map.base, &kHash}, &key, &i, 0, 0, 1));
   }
 }
+// 1,024 keys, each thread its own half when there are two.
+MapView shared_map() {
+  static const MapView map = [] {
+    MapView made = make<kHash1024>();
+    for (uint32_t key = 0; key < 1024; key++) {
+      uint64_t value = key;
+      program_side::update(made, &key, &value, 0, 0, 1);
+    }
+    return made;
+  }();
+  return {map.base, &kHash1024};
+}
+uint32_t key_of(const benchmark::State& state, uint32_t i) {
+  return i * static_cast<uint32_t>(state.threads()) + static_cast<uint32_t>(state.thread_index());
+}
+void hash_lookup_1024(benchmark::State& state) {
+  const MapView map = shared_map();
+  uint32_t i = 0;
+  for (auto _ : state) {
+    uint32_t key = key_of(state, i++) & 1023;
+    benchmark::DoNotOptimize(program_side::lookup({map.base, &kHash1024}, &key));
+  }
+}
+void hash_update_1024(benchmark::State& state) {
+  const MapView map = shared_map();
+  uint32_t i = 0;
+  for (auto _ : state) {
+    uint32_t key = key_of(state, i++) & 1023;
+    uint64_t value = i;
+    benchmark::DoNotOptimize(hash_update_in_place({map.base, &kHash1024}, &key, &value, 0));
+  }
+}
 void hash_insert_remove(benchmark::State& state) {
   MapView map = make<kHash>();
   uint64_t i = 0;
@@ -83,6 +116,8 @@ BENCHMARK(lookup_hit<kPercpu, uint32_t>);
 BENCHMARK(lookup_hit<kHash, uint64_t>);
 BENCHMARK(lookup_hit<kHash16, Key16>);
 BENCHMARK(hash_replace_existing);
+BENCHMARK(hash_lookup_1024)->Threads(1)->Threads(2);
+BENCHMARK(hash_update_1024)->Threads(1)->Threads(2);
 BENCHMARK(hash_insert_remove);
 BENCHMARK(ring_reserve_commit);
 

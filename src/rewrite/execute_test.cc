@@ -107,6 +107,30 @@ execute_word: .quad 0x1234567
     ret
     done execute_indirect
 
+# Programs that clobber few registers, each all it may of those it names; event count in execute_runs.
+    .macro program_clobbering name, registers:vararg
+    function \name
+    .irp register, \registers
+    mov $-0x77, %\register
+    .endr
+    incq execute_runs(%rip)
+    ret
+    done \name
+    .endm
+    program_clobbering clobber_rax, rax
+    program_clobbering clobber_arguments, rdi, rsi
+    program_clobbering clobber_r10_r11, r10, r11
+    program_clobbering clobber_rcx_rdx_r8_r9, rcx, rdx, r8, r9
+    function program_inert
+    xor %eax, %eax
+    ret
+    done program_inert
+    .data
+    .globl execute_runs
+    .align 8
+execute_runs: .quad 0
+    .text
+
     function execute_registers        # everything a callee may see, folded into one value
     lea (%rdi,%rsi,2), %r11
     lea (%r11,%rdx,4), %r11
@@ -134,8 +158,14 @@ FUNCTION(execute_tail)
 FUNCTION(execute_short)
 FUNCTION(execute_indirect)
 FUNCTION(execute_registers)
+FUNCTION(clobber_rax)
+FUNCTION(clobber_arguments)
+FUNCTION(clobber_r10_r11)
+FUNCTION(clobber_rcx_rdx_r8_r9)
+FUNCTION(program_inert)
 #undef FUNCTION
 
+extern "C" uint64_t execute_runs;
 extern "C" uint64_t execute_call_with(uint64_t (*function)(uint64_t, uint64_t, void*), uint64_t a, uint64_t b,
                                       void* c);
 
@@ -296,6 +326,66 @@ TEST_P(Execute, AProgramEndsTheFunctionWithItsValue) {
     EXPECT_EQ(call(13, 0), 99u);
     EXPECT_EQ(last_event.count, 2u) << "the program behind it runs too";
   }
+}
+
+ProgramCall specialised(uint64_t (*program)(...), const char* end, ContextSlots slots) {
+  const auto* start = reinterpret_cast<const uint8_t*>(program);
+  ProgramCall call{reinterpret_cast<uint64_t>(program), {}, 0};
+  call.use = code_use(Bytes(start, reinterpret_cast<const uint8_t*>(end) - start), 0);
+  call.context_slots_read = slots;
+  return call;
+}
+
+TEST_P(Execute, OnlyWhatIsClobberedIsSavedAndNothingIsLost) {
+  const ProgramCall programs[] = {
+      specialised(clobber_rax, clobber_rax_end, 0),
+      specialised(clobber_arguments, clobber_arguments_end, 0),
+      specialised(clobber_r10_r11, clobber_r10_r11_end, 0),
+      specialised(clobber_rcx_rdx_r8_r9, clobber_rcx_rdx_r8_r9_end, 0),
+  };
+  RegisterSet all = 0;
+  for (const ProgramCall& program : programs) all |= program.use.clobbered;
+  ASSERT_EQ(all, kCallerSavedRegisters);
+  for (unsigned subset = 1; subset < 16; ++subset) {
+    std::vector<ProgramCall> calls;
+    for (unsigned i = 0; i < 4; ++i)
+      if (subset >> i & 1) calls.push_back(programs[i]);
+    if (subset % 2 == 0) calls[0].only_tgid = identity_.tgid;             // needs a register of its own
+    if (subset % 3 == 0) calls[0].context_slots_read = kAllContextSlots;  // and so does rip
+    execute_runs = 0;
+    compare(calls);
+    EXPECT_GE(execute_runs, 200 * calls.size())
+        << "subset " << subset;  // execute_loop comes by its entry again
+  }
+}
+
+TEST_P(Execute, ProgramsSeeTheSlotsTheyRead) {
+  const auto code = reinterpret_cast<uint64_t>(record_program);
+  for (const uint32_t read : {14u, 13u, 16u, 19u, 17u, 20u, 15u}) {
+    ProgramCall call{code, {}, 0};
+    call.context_slots_read = 1u << read;
+    auto live = patch({call});
+    ASSERT_NE(live, nullptr);
+    const auto* slots = reinterpret_cast<const uint64_t*>(&last_event.regs);
+    this->call(11, 0);
+    const uint64_t seen = slots[read];
+    live.reset();
+    auto whole = patch({{code, {}, 0}});
+    this->call(11, 0);
+    EXPECT_EQ(seen, slots[read]) << "slot " << read;
+  }
+}
+
+TEST_P(Execute, ProgramsThatDoNothingAreLeftOut) {
+  const ProgramCall inert = specialised(program_inert, program_inert_end, 0);
+  ASSERT_TRUE(inert.use.inert);
+  compare({inert});
+  auto bare = patch({});
+  ASSERT_NE(bare, nullptr);
+  const auto bytes = bare->plan().trampoline;
+  bare.reset();
+  auto live = patch({inert});
+  EXPECT_EQ(live->plan().trampoline.size(), bytes.size());
 }
 
 extern "C" __attribute__((noinline)) double half_of(double value) {

@@ -114,6 +114,100 @@ std::string disassemble(Bytes code, uint64_t address) {
   return out;
 }
 
+namespace {
+
+constexpr CodeUse kWorst{};
+constexpr int kInertInstructionsMax = 16;
+
+RegisterSet bit_of(ZydisRegister reg) {
+  const ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+  if (ZydisRegisterGetClass(whole) != ZYDIS_REGCLASS_GPR64) return 0;
+  return static_cast<RegisterSet>(1u << ZydisRegisterGetId(whole));
+}
+
+bool leaves(const ZydisDecodedInstruction& raw, size_t at, size_t size) {
+  if (raw.mnemonic == ZYDIS_MNEMONIC_SYSCALL) return false;
+  const bool relative = raw.raw.imm[0].size != 0 && raw.raw.imm[0].is_relative;
+  switch (raw.meta.category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_COND_BR:
+      break;
+    case ZYDIS_CATEGORY_INTERRUPT:
+      return raw.mnemonic != ZYDIS_MNEMONIC_INT3;  // padding
+    default:
+      return false;
+  }
+  if (!relative) return true;
+  const int64_t target = static_cast<int64_t>(at) + raw.length + raw.raw.imm[0].value.s;
+  return target < 0 || target >= static_cast<int64_t>(size);
+}
+
+// `xor %reg,%reg` is how compilers write zero.
+bool is_zeroing(const ZydisDecodedInstruction& raw, const ZydisDecodedOperand* operands) {
+  return raw.mnemonic == ZYDIS_MNEMONIC_XOR && operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+         operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER && operands[0].reg.value == operands[1].reg.value;
+}
+
+void add_use(CodeUse& use, const ZydisDecodedInstruction& raw, const ZydisDecodedOperand* operands) {
+  const bool zeroing = is_zeroing(raw, operands);
+  for (int i = 0; i < raw.operand_count; ++i) {
+    const ZydisDecodedOperand& operand = operands[i];
+    if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY) {
+      use.read |= bit_of(operand.mem.base) | bit_of(operand.mem.index);
+    } else if (operand.type == ZYDIS_OPERAND_TYPE_REGISTER) {
+      if ((operand.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0)
+        use.clobbered |= bit_of(operand.reg.value);
+      if ((operand.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0 && !zeroing)
+        use.read |= bit_of(operand.reg.value);
+    }
+  }
+  if (raw.mnemonic == ZYDIS_MNEMONIC_SYSCALL) use.clobbered |= 1u << 0 | 1u << 1 | 1u << 11;  // rax, rcx, r11
+}
+
+// Sets a register to something that depends on no memory.
+bool only_sets_registers(const ZydisDecodedInstruction& raw, const ZydisDecodedOperand* operands) {
+  if (raw.mnemonic != ZYDIS_MNEMONIC_MOV && !is_zeroing(raw, operands))
+    return raw.mnemonic == ZYDIS_MNEMONIC_NOP;
+  return operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+         (bit_of(operands[0].reg.value) & kCallerSavedRegisters) != 0 &&
+         operands[1].type != ZYDIS_OPERAND_TYPE_MEMORY;
+}
+
+bool is_inert(const ZydisDecoder& decoder, Bytes code) {
+  for (int i = 0; i < kInertInstructionsMax; ++i) {
+    ZydisDecodedInstruction raw;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code.data(), code.size(), &raw, operands)))
+      return false;
+    if (raw.mnemonic == ZYDIS_MNEMONIC_RET) return true;
+    if (!only_sets_registers(raw, operands)) return false;
+    code = code.subspan(raw.length);
+  }
+  return false;
+}
+
+}  // namespace
+
+CodeUse code_use(Bytes text, uint32_t entry) {
+  if (entry >= text.size()) return kWorst;
+  ZydisDecoder decoder;
+  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  CodeUse use{0, 0, false};
+  for (size_t at = 0; at < text.size();) {
+    ZydisDecodedInstruction raw;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, text.data() + at, text.size() - at, &raw, operands)))
+      return kWorst;
+    if (leaves(raw, at, text.size())) return kWorst;
+    add_use(use, raw, operands);
+    at += raw.length;
+  }
+  use.clobbered &= kCallerSavedRegisters;
+  use.inert = is_inert(decoder, text.subspan(entry));
+  return use;
+}
+
 Result<void> check_general_registers_only(Bytes code) {
   ZydisDecoder decoder;
   ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);

@@ -41,5 +41,53 @@ TEST(CheckGeneralRegistersOnly, NamesTheFirstOffender) {
   EXPECT_THAT(offence({0x06}), HasSubstr("unknown instruction at +0x0"));
 }
 
+CodeUse use_of(const std::vector<uint8_t>& code) { return code_use(code, 0); }
+constexpr RegisterSet kRax = 1, kRcx = 2, kRdx = 4, kRsi = 64, kRdi = 128, kR11 = 2048;
+
+TEST(CodeUse, NamesWhatIsWrittenAndWhatIsRead) {
+  CodeUse use = use_of({0x8b, 0x47, 0x70, 0x31, 0xc9, 0xc3});  // mov 0x70(%rdi),%eax; xor %ecx,%ecx; ret
+  EXPECT_EQ(use.clobbered, kRax | kRcx);
+  EXPECT_EQ(use.read & (kRdi | kRsi | kRcx), kRdi);
+  EXPECT_FALSE(use.inert);
+  use = use_of(
+      {0x53, 0xb3, 0x01, 0x5b, 0x88, 0xf2, 0xc3});  // push %rbx; mov $1,%bl; pop %rbx; mov %dh,%dl; ret
+  EXPECT_EQ(use.clobbered, kRdx) << "callee-saved registers are the program's to keep";
+  use = use_of({0xf0, 0x48, 0x0f, 0xb1, 0x0f, 0xc3});  // lock cmpxchg %rcx,(%rdi)
+  EXPECT_EQ(use.clobbered, kRax);
+  use = use_of({0x0f, 0x31, 0xc3});  // rdtsc
+  EXPECT_EQ(use.clobbered, kRax | kRdx);
+  use = use_of({0x0f, 0x05, 0xc3});  // syscall
+  EXPECT_EQ(use.clobbered, kRax | kRcx | kR11);
+  use = use_of({0x48, 0xf7, 0xe1, 0xc3});  // mul %rcx
+  EXPECT_EQ(use.clobbered, kRax | kRdx);
+}
+
+TEST(CodeUse, TakesTheWorstForWhatItCannotFollow) {
+  for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0xff, 0xd0, 0xc3},  // call *%rax
+                                           {0xff, 0xe0},                            // jmp *%rax
+                                           {0xff, 0x10, 0xc3},                      // call *(%rax)
+                                           {0xe8, 0, 1, 0, 0, 0xc3},                // call out of the code
+                                           {0xe9, 0xf0, 0xff, 0xff, 0xff},          // jmp in front of it
+                                           {0x06, 0xc3},                            // no instruction
+                                           {}}) {
+    const CodeUse use = use_of(code);
+    EXPECT_EQ(use.clobbered, kCallerSavedRegisters);
+    EXPECT_EQ(use.read, 0xffff);
+    EXPECT_FALSE(use.inert);
+  }
+  EXPECT_EQ(use_of({0xe8, 0, 0, 0, 0, 0xc3}).clobbered, 0) << "a call within the code is no riddle";
+}
+
+TEST(CodeUse, InertMeansReturningAtOnce) {
+  EXPECT_TRUE(use_of({0x31, 0xc0, 0xc3}).inert);         // xor %eax,%eax; ret
+  EXPECT_TRUE(use_of({0xb8, 1, 0, 0, 0, 0xc3}).inert);   // mov $1,%eax; ret
+  EXPECT_FALSE(use_of({0x48, 0x8b, 0x07, 0xc3}).inert);  // mov (%rdi),%rax
+  EXPECT_FALSE(use_of({0x48, 0x89, 0x07, 0xc3}).inert);  // mov %rax,(%rdi)
+  EXPECT_FALSE(use_of({0x0f, 0x0b}).inert);              // ud2
+  EXPECT_FALSE(use_of({0x31, 0xc0, 0xeb, 0xfc}).inert);  // runs for ever
+  EXPECT_FALSE(use_of({0x31, 0xc0}).inert);              // does not return
+  EXPECT_TRUE(code_use(std::vector<uint8_t>{0xcc, 0x31, 0xc0, 0xc3}, 1).inert) << "counted from the entry";
+}
+
 }  // namespace
 }  // namespace bpftime::rewrite

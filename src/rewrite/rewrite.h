@@ -13,6 +13,21 @@
 
 namespace bpftime::rewrite {
 
+// A set of general registers: bit n is register n as instructions number them (0 rax, 1 rcx, … 4 rsp, … 15 r15).
+using RegisterSet = uint16_t;
+inline constexpr RegisterSet kCallerSavedRegisters = 0x0fc7;  // rax rcx rdx rsi rdi r8 … r11
+
+// What the instructions of a compiled program may do to registers, its own functions and helpers included.
+struct CodeUse {
+  RegisterSet clobbered = kCallerSavedRegisters;  // may differ when it returns; the ABI keeps the others
+  RegisterSet read = 0xffff;                      // named as a source anywhere: others cannot be arguments
+  bool inert = false;  // returns at once without touching memory: running it makes no difference to anybody
+};
+
+// By 8-byte slot of wire::PtRegs.
+using ContextSlots = uint32_t;
+inline constexpr ContextSlots kAllContextSlots = (1u << sizeof(wire::PtRegs) / 8) - 1;
+
 // A compiled program to run at a site.
 struct ProgramCall {
   uint64_t code_address = 0;  // entry in the target, within ±2 GiB of the trampoline
@@ -20,6 +35,8 @@ struct ProgramCall {
   uint32_t only_tgid = 0;  // run only when TargetIdentity::tgid equals this; 0: in every process
   // Entry programs: whether this one may end the function (wire::kFunctionEnds), and where its result goes.
   enum class Ends : uint8_t { kNever, kResultInRax, kResultInXmm0 } ends = Ends::kNever;
+  CodeUse use{};  // of its code: what need not be saved, and whether it need not run at all
+  ContextSlots context_slots_read = kAllContextSlots;  // the others may hold anything when it runs
 };
 
 struct SiteRequest {
@@ -62,6 +79,13 @@ Result<RedirectPlan> plan_redirect(const SiteRequest& request, uint64_t replacem
 // "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests and golden
 // files.
 std::string disassemble(Bytes code, uint64_t address);
+
+// What `text`, the instructions of a compiled program and all it calls within itself, does to registers; `entry` is the offset
+// of its first one. Calls and jumps out of it, through registers or of the kernel, are taken to do their worst. Never
+// fails: what cannot be decoded may do anything.
+CodeUse code_use(Bytes text, uint32_t entry);
+// The part of it that must be saved.
+inline RegisterSet clobbered_registers(Bytes text) { return code_use(text, 0).clobbered; }
 
 // Every instruction uses general registers only (no x87, SSE, AVX, mask registers, string instructions): what
 // may run without saving vector state. On failure the error names the first offender.

@@ -17,11 +17,16 @@ using wire::PtRegs;
 
 Error refuse(const char* why) { return Error{EOPNOTSUPP, std::string("plan patch: ") + why}; }
 
+constexpr RegisterSet bit(uint32_t number) { return static_cast<RegisterSet>(1u << number); }
+constexpr uint32_t kRdi = 7, kRsi = 6;
+
 struct Saved {
   Gp reg;
   size_t offset;
+
+  RegisterSet set() const { return bit(reg.id()); }
 };
-// Clobbered by programs under the System V ABI: saved and restored.
+// Those that programs may clobber under the System V ABI.
 const Saved kCallerSaved[] = {
     {r11, offsetof(PtRegs, r11)}, {r10, offsetof(PtRegs, r10)}, {r9, offsetof(PtRegs, r9)},
     {r8, offsetof(PtRegs, r8)},   {rax, offsetof(PtRegs, rax)}, {rcx, offsetof(PtRegs, rcx)},
@@ -31,6 +36,50 @@ const Saved kCallerSaved[] = {
 const Saved kCalleeSaved[] = {
     {r15, offsetof(PtRegs, r15)}, {r14, offsetof(PtRegs, r14)}, {r13, offsetof(PtRegs, r13)},
     {r12, offsetof(PtRegs, r12)}, {rbp, offsetof(PtRegs, rbp)},
+};
+constexpr ContextSlots slot(size_t offset) { return 1u << offset / 8; }
+
+// The programs of one side of a site, and what they need together: one save and one restore for all.
+struct Group {
+  std::vector<const ProgramCall*> calls;  // without those whose running nobody could tell
+  RegisterSet saved = 0;                  // clobbered by programs or by the code around them
+  ContextSlots slots = 0;                 // to be filled in
+  Gp scratch = r11;                       // saved, and neither of the programs' arguments
+  bool ends_integer = false, ends_floating = false;
+
+  explicit Group(const std::vector<ProgramCall>& all) {
+    using Ends = ProgramCall::Ends;
+    for (const ProgramCall& call : all) {
+      ends_integer |= call.ends == Ends::kResultInRax;
+      ends_floating |= call.ends == Ends::kResultInXmm0;
+      if (call.use.inert) continue;
+      calls.push_back(&call);
+      saved |= call.use.clobbered & kCallerSavedRegisters;
+      slots |= call.context_slots_read & kAllContextSlots;
+      // What we put into an argument register nobody saved but we.
+      saved |= call.use.read & (bit(kRdi) | bit(kRsi));
+    }
+    if (calls.empty()) return;
+    // A program that ends the function leaves the result in rax's slot, from where it is restored.
+    if (ends()) {
+      slots |= slot(offsetof(PtRegs, orig_rax));
+      saved |= bit(rax.id());
+    }
+    const RegisterSet arguments = bit(kRdi) | bit(kRsi);
+    for (const Saved& candidate : kCallerSaved) {
+      if ((saved & ~arguments & candidate.set()) == 0) continue;
+      scratch = candidate.reg;
+      break;
+    }
+    if (needs_scratch()) saved |= bit(scratch.id());
+  }
+  bool ends() const { return ends_integer || ends_floating; }
+  bool reads(size_t offset) const { return (slots & slot(offset)) != 0; }
+  bool needs_scratch() const {
+    for (const ProgramCall* call : calls)
+      if (call->only_tgid != 0) return true;
+    return reads(offsetof(PtRegs, rip)) || reads(offsetof(PtRegs, rsp)) || reads(offsetof(PtRegs, rbx));
+  }
 };
 
 constexpr uint64_t kUserCodeSegment = 0x33;
@@ -47,35 +96,34 @@ class Writer {
     for (Label* label : {&exit_, &body_, &return_site_, &return_enter_}) *label = a_.newLabel();
   }
 
-  void entry_programs() {
+  void entry_programs(const Group& group) {
+    if (group.calls.empty()) return;
     a_.sub(rsp, sizeof(PtRegs));
-    save_registers();
-    a_.mov(field(offsetof(PtRegs, rbx)), rbx);
-    a_.mov(r11, request_.address);
-    a_.mov(field(offsetof(PtRegs, rip)), r11);
-    a_.lea(r11, ptr(rsp, sizeof(PtRegs)));
-    a_.mov(field(offsetof(PtRegs, rsp)), r11);
-    run(request_.on_entry);
-    end_function_if_asked();
-    restore_registers();
+    save_registers(group);
+    if (group.reads(offsetof(PtRegs, rbx))) a_.mov(field(offsetof(PtRegs, rbx)), rbx);
+    if (group.reads(offsetof(PtRegs, rip))) {
+      a_.mov(group.scratch, request_.address);
+      a_.mov(field(offsetof(PtRegs, rip)), group.scratch);
+    }
+    if (group.reads(offsetof(PtRegs, rsp))) {
+      a_.lea(group.scratch, ptr(rsp, sizeof(PtRegs)));
+      a_.mov(field(offsetof(PtRegs, rsp)), group.scratch);
+    }
+    run(group);
+    end_function_if_asked(group);
+    restore_registers(group);
     a_.add(rsp, sizeof(PtRegs));
   }
 
   // All programs have run, as on Linux; the last one that asked has its way. Callee-saved registers were never changed.
-  void end_function_if_asked() {
-    using Ends = ProgramCall::Ends;
-    bool integer = false, floating = false;
-    for (const ProgramCall& call : request_.on_entry) {
-      integer |= call.ends == Ends::kResultInRax;
-      floating |= call.ends == Ends::kResultInXmm0;
-    }
-    if (!integer && !floating) return;
+  void end_function_if_asked(const Group& group) {
+    if (!group.ends()) return;
     const Label go_on = a_.newLabel();
     a_.cmp(field(offsetof(PtRegs, orig_rax)),
            static_cast<int32_t>(static_cast<int64_t>(wire::kFunctionEnds)));
     a_.jne(go_on);
-    a_.mov(rax, field(offsetof(PtRegs, rax)));
-    if (floating) a_.movq(xmm0, rax);
+    restore_registers(group);  // rax's slot holds the result
+    if (group.ends_floating) a_.movq(xmm0, rax);
     a_.add(rsp, sizeof(PtRegs));
     a_.ret();
     a_.bind(go_on);
@@ -88,21 +136,23 @@ class Writer {
     jump_far(request_.return_enter, return_enter_);
   }
 
-  void exit_handler() {
+  void exit_handler(const Group& group) {
     a_.align(asmjit::AlignMode::kCode, 16);
     a_.bind(exit_);
     a_.sub(rsp, sizeof(PtRegs));
-    save_registers();
+    save_registers(group);
     // rbx is the frame: what the host had in it, where it returns to and its stack pointer are there.
-    a_.mov(r11, qword_ptr(rbx, offsetof(ReturnFrame, saved_rbx)));
-    a_.mov(field(offsetof(PtRegs, rbx)), r11);
-    a_.mov(r11, qword_ptr(rbx, offsetof(ReturnFrame, return_address)));
-    a_.mov(field(offsetof(PtRegs, rip)), r11);
-    a_.mov(r11, qword_ptr(rbx, offsetof(ReturnFrame, stack_pointer)));
-    a_.add(r11, 8);
-    a_.mov(field(offsetof(PtRegs, rsp)), r11);
-    run(request_.on_return);
-    restore_registers();
+    const auto from_frame = [&](size_t offset, size_t in_frame, int32_t above) {
+      if (!group.reads(offset)) return;
+      a_.mov(group.scratch, qword_ptr(rbx, static_cast<int32_t>(in_frame)));
+      if (above != 0) a_.add(group.scratch, above);
+      a_.mov(field(offset), group.scratch);
+    };
+    from_frame(offsetof(PtRegs, rbx), offsetof(ReturnFrame, saved_rbx), 0);
+    from_frame(offsetof(PtRegs, rip), offsetof(ReturnFrame, return_address), 0);
+    from_frame(offsetof(PtRegs, rsp), offsetof(ReturnFrame, stack_pointer), 8);
+    run(group);
+    restore_registers(group);
     a_.add(rsp, sizeof(PtRegs));
     a_.ret();
   }
@@ -167,34 +217,43 @@ class Writer {
   void embed(uint64_t value) { a_.embed(&value, sizeof value); }
 
   // All but rbx, rip and rsp, which differ between entry and return.
-  void save_registers() {
-    for (const Saved& saved : kCalleeSaved) a_.mov(field(saved.offset), saved.reg);
-    for (const Saved& saved : kCallerSaved) a_.mov(field(saved.offset), saved.reg);
-    a_.mov(field(offsetof(PtRegs, orig_rax)), -1);
-    a_.mov(field(offsetof(PtRegs, cs)), kUserCodeSegment);
-    a_.mov(field(offsetof(PtRegs, eflags)), kFlags);
-    a_.mov(field(offsetof(PtRegs, ss)), kUserStackSegment);
+  void save_registers(const Group& group) {
+    for (const Saved& saved : kCalleeSaved)
+      if (group.reads(saved.offset)) a_.mov(field(saved.offset), saved.reg);
+    for (const Saved& saved : kCallerSaved)
+      if (group.reads(saved.offset) || (group.saved & saved.set()) != 0)
+        a_.mov(field(saved.offset), saved.reg);
+    const auto constant = [&](size_t offset, int64_t value) {
+      if (group.reads(offset)) a_.mov(field(offset), value);
+    };
+    constant(offsetof(PtRegs, orig_rax), -1);
+    constant(offsetof(PtRegs, cs), kUserCodeSegment);
+    constant(offsetof(PtRegs, eflags), kFlags);
+    constant(offsetof(PtRegs, ss), kUserStackSegment);
   }
 
-  void restore_registers() {
-    for (const Saved& saved : kCallerSaved) a_.mov(saved.reg, field(saved.offset));
+  void restore_registers(const Group& group) {
+    for (const Saved& saved : kCallerSaved)
+      if ((group.saved & saved.set()) != 0) a_.mov(saved.reg, field(saved.offset));
   }
 
-  void run(const std::vector<ProgramCall>& calls) {
-    for (const ProgramCall& call : calls) {
+  void run(const Group& group) {
+    for (const ProgramCall* call : group.calls) {
       const Label skip = a_.newLabel();
-      if (call.only_tgid != 0) {
-        a_.mov(r11, request_.identity_address);
+      if (call->only_tgid != 0) {
+        a_.mov(group.scratch, request_.identity_address);
         static_assert(offsetof(wire::TargetIdentity, tgid) == 0);
         // Zero in a forked child (wipe-on-fork): probes of one process stay silent there, as in Linux.
-        a_.cmp(dword_ptr(r11), static_cast<int32_t>(call.only_tgid));
+        a_.cmp(dword_ptr(group.scratch), static_cast<int32_t>(call->only_tgid));
         a_.jne(skip);
       }
-      const Label invocation = a_.newLabel();
-      invocations_.push_back({invocation, call.invocation});
-      a_.mov(rdi, rsp);
-      a_.lea(rsi, ptr(invocation));
-      call_near(call.code_address);
+      if ((call->use.read & bit(kRdi)) != 0) a_.mov(rdi, rsp);
+      if ((call->use.read & bit(kRsi)) != 0) {
+        const Label invocation = a_.newLabel();
+        invocations_.push_back({invocation, call->invocation});
+        a_.lea(rsi, ptr(invocation));
+      }
+      call_near(call->code_address);
       a_.bind(skip);
     }
   }
@@ -221,11 +280,12 @@ class Writer {
 
 Result<Trampoline> make_trampoline(const SiteRequest& request, const Displaced& displaced) {
   Writer writer(request);
-  const bool with_return = !request.on_return.empty();
-  if (!request.on_entry.empty()) writer.entry_programs();
+  const Group on_entry(request.on_entry), on_return(request.on_return);
+  const bool with_return = !on_return.calls.empty();
+  writer.entry_programs(on_entry);
   if (with_return) writer.enter_return_slot();
   writer.body(displaced);
-  if (with_return) writer.exit_handler();
+  if (with_return) writer.exit_handler(on_return);
   writer.constants(with_return);
   return writer.finish();
 }

@@ -1,4 +1,6 @@
-// Emits the code beside a site: builds pt_regs on the application's stack, runs programs, goes on.
+// Emits the code beside a site: saves what the programs clobber, fills in the part of pt_regs they read, runs them on the
+// application's stack, goes on. Both live in one area shaped as pt_regs, so a register that is both is stored once. Programs
+// whose running makes no difference (CodeUse::inert) are left out.
 // Rules for whoever edits this:
 //  1. A site is a function entry: the red zone and the flags are dead, rsp is 8 below a multiple of 16, DF is
 //  clear.

@@ -25,6 +25,7 @@ BPFTIME_HELPER_FUNCTION(map_lookup_elem) {
 BPFTIME_HELPER_FUNCTION(map_update_elem) {
   const maps::MapView map = view(r1);
   if (map.spec->type == maps::kTypeHash) {
+    if (maps::hash_update_in_place(map, pointer(r2), pointer(r3), r4)) return 0;
     return bpftime_hash_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
   }
   return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);

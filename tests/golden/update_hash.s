@@ -1,0 +1,149 @@
+# the site
+jmp 0x0000000000500000
+int3
+int3
+# the trampoline
+sub $0xA8, %rsp
+mov %r11, 0x30(%rsp)
+mov %r10, 0x38(%rsp)
+mov %r9, 0x40(%rsp)
+mov %r8, 0x48(%rsp)
+mov %rax, 0x50(%rsp)
+mov %rcx, 0x58(%rsp)
+mov %rdx, 0x60(%rsp)
+mov %rsi, 0x68(%rsp)
+mov %rdi, 0x70(%rsp)
+mov %rsp, %rdi
+lea 0x0000000000500088, %rsi
+call 0x0000000000510000
+mov 0x30(%rsp), %r11
+mov 0x38(%rsp), %r10
+mov 0x40(%rsp), %r9
+mov 0x48(%rsp), %r8
+mov 0x50(%rsp), %rax
+mov 0x58(%rsp), %rcx
+mov 0x60(%rsp), %rdx
+mov 0x68(%rsp), %rsi
+mov 0x70(%rsp), %rdi
+add $0xA8, %rsp
+push %rbp
+mov %rsp, %rbp
+movsxb (%rsi), %eax
+jmp 0x0000000000401007
+# the program
+push %rbp
+push %r15
+push %r14
+push %r12
+push %rbx
+sub $0x10, %rsp
+mov $0x200000100040, %rcx
+mov 0x70(%rdi), %rdx
+mov %rdx, (%rsp)
+and $0x3FF, %edx
+lea 0x0C(%rsp), %rsi
+mov %edx, 0x0C(%rsp)
+mov $-0x5F89E29B87429BD5, %rax
+xor %rdx, %rax
+mov $-0x18FC812E5F4BD725, %rdx
+mul %rdx
+xor %rax, %rdx
+mov %rdx, %rdi
+shr $0x20, %rdi
+xor %rdx, %rdi
+mov %edi, %eax
+and $0xFFF, %edi
+lea (%rcx,%rdi,8), %rdx
+mov (%rcx,%rdi,8), %r11
+or $-0x80000000, %edi
+mov $-0x12100, %r8d
+xor %r9d, %r9d
+mov %rdx, %r14
+mov %r11, %rbx
+jmp 0x00000000005100A1
+nop %eax, (%rax,%rax,1)
+mov (%r14), %r10
+cmp %r11, %r10
+jz 0x000000000051019C
+mov (%rdx), %rbx
+mov %rbx, %r11
+mov %rdx, %r10
+mov %r10, %r14
+inc %r8d
+jz 0x000000000051019C
+lea -0x01(%rbx), %r10d
+cmp $0x840, %r10d
+jnb 0x0000000000510100
+mov %r10d, %r15d
+shl $0x06, %r15
+lea (%rcx,%r15,1), %r10
+add $0x8140, %r10
+mov 0x8140(%rcx,%r15,1), %rbx
+mov 0x8148(%rcx,%r15,1), %r15
+cmp %rax, %r15
+jnz 0x0000000000510120
+mov 0x20(%r10), %r15
+mov 0x0C(%rsp), %r12d
+cmp %r12, %r15
+mov $0x00, %ebp
+sbb %ebp, %ebp
+or $0x01, %ebp
+cmp %r12, %r15
+cmovz %r9d, %ebp
+jmp 0x000000000051012A
+nop %ax, (%rax,%rax,1)
+cmp %ebx, %edi
+jz 0x0000000000510080
+test %ebx, %ebx
+jnz 0x000000000051008C
+cmp %r14, %rdx
+jz 0x0000000000510080
+jmp 0x000000000051008C
+nop %ax, (%rax,%rax,1)
+mov $0x00, %ebp
+sbb %ebp, %ebp
+or $0x01, %ebp
+mov (%r14), %r15
+cmp %r11, %r15
+jnz 0x000000000051008C
+test %rbx, %rbx
+js 0x000000000051014A
+test %ebp, %ebp
+jz 0x0000000000510152
+mov %rbx, %r11
+jle 0x0000000000510095
+jmp 0x000000000051019C
+mov %r14, %r10
+jmp 0x0000000000510095
+mov 0x10(%r10), %rbx
+mov 0x18(%r10), %rdx
+cmp $-0x01, %ebx
+jnz 0x000000000051019C
+mov 0x20(%r10), %rax
+mov 0x0C(%rsp), %ecx
+cmp %rcx, %rax
+jnz 0x000000000051019C
+mov $0x3F, %edi
+mov (%rsp), %rcx
+nop %ax, (%rax,%rax,1)
+mov %rbx, %rax
+lock cmpxchg16b 0x10(%r10)
+jz 0x00000000005101AD
+sub $0x01, %edi
+setb %r8b
+cmp %rbx, %rax
+jnz 0x000000000051019C
+test %r8b, %r8b
+jz 0x0000000000510180
+lea 0x0000000000512060, %rdi
+mov %rsp, %rdx
+xor %ecx, %ecx
+call 0x00000000005101C0
+xor %eax, %eax
+add $0x10, %rsp
+pop %rbx
+pop %r12
+pop %r14
+pop %r15
+pop %rbp
+ret
