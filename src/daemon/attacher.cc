@@ -273,6 +273,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     }
     for (auto& want : site.wants) {
       if (!want.program->host) continue;
+      if (auto fits = fits_class(target.process, regions, site, *want.program->host); !fits) skip(fits.error().message);
+      if (want.on_return && want.program->host->constraints.typed_entry)
+        skip("extensions run at their entry, not at its return");
       if (want.on_return && (want.program->code->calls_host || want.program->code->ends_function))
         skip("extensions call host functions and end functions at their entry only");
       auto table = host_table(target.process, regions, site, *want.program->host);
@@ -289,28 +292,55 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   return out;
 }
 
+// The host is the build the policy is for, and the function is the class's entry: its arguments are what the program was
+// verified with.
+Result<void> Attacher::fits_class(const target::Process& process, const std::vector<MappedRegion>& regions,
+                                  const Site& site, const kernel::HostClass& host) {
+  const std::string& build = site.file->build_id;
+  if (!host.build_id.empty() && build != host.build_id)
+    return Error{EPERM, host.policy + " is for build " + host.build_id + " of the host, this one is build " +
+                            (build.empty() ? "unknown (it has no build-id)" : build)};
+  if (host.entry.name.empty()) return {};
+  const auto entry = host_address(process, regions, site, host, host.entry);
+  if (!entry) return entry.error();
+  if (*entry == site.address) return {};
+  return Error{EPERM, "class \"" + host.constraints.class_name + "\" (" + host.policy_place + ") is for " +
+                          host.entry.name + ", not for " +
+                          (site.report.function.empty() ? std::string("this address") : site.report.function)};
+}
+
 // Symbols are looked for in the probed file first, then in the others in the order they are mapped.
+Result<uint64_t> Attacher::host_address(const target::Process& process, const std::vector<MappedRegion>& regions,
+                                        const Site& site, const kernel::HostClass& host,
+                                        const kernel::HostClass::Symbol& symbol) {
+  const auto base_of = [&](const MappedRegion& region, const FileInfo& info) -> std::optional<uint64_t> {
+    const auto mapped = info.elf ? info.elf->address_of_offset(region.offset) : std::nullopt;
+    return mapped ? std::optional(region.start - *mapped) : std::nullopt;
+  };
+  if (symbol.address != 0 && !host.build_id.empty() && site.file->build_id == host.build_id)
+    if (const auto base = base_of(site.region, *site.file)) return *base + symbol.address;
+  const auto find = [&](const MappedRegion& region) -> std::optional<uint64_t> {
+    const auto info = file_info(process, region);
+    const auto base = base_of(region, *info);
+    const auto found = base ? info->elf->find_symbol(symbol.name) : std::nullopt;
+    return found ? std::optional(*base + found->address + symbol.offset) : std::nullopt;
+  };
+  if (const auto here = find(site.region)) return *here;
+  for (const MappedRegion& region : regions) {
+    if (!region.executable || region.inode == 0 || region.inode == site.region.inode) continue;
+    if (const auto there = find(region)) return *there;
+  }
+  return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
+                           " or another file of the process; is it stripped of it?"};
+}
+
 Result<std::vector<uint64_t>> Attacher::host_table(const target::Process& process,
                                                    const std::vector<MappedRegion>& regions, const Site& site,
                                                    const kernel::HostClass& host) {
-  std::vector<const MappedRegion*> files = {&site.region};
-  for (const MappedRegion& region : regions)
-    if (region.executable && region.inode != 0 && region.inode != site.region.inode) files.push_back(&region);
   std::vector<uint64_t> out;
   for (const auto& symbol : host.symbols) {
-    std::optional<uint64_t> address;
-    for (const MappedRegion* region : files) {
-      const auto info = file_info(process, *region);
-      if (!info->elf) continue;
-      const auto found = info->elf->find_symbol(symbol.name);
-      const auto mapped = info->elf->address_of_offset(region->offset);
-      if (!found || !mapped) continue;
-      address = region->start - *mapped + found->address + symbol.offset;
-      break;
-    }
-    if (!address)
-      return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
-                               " or another file of the process; is it stripped of it?"};
+    const auto address = host_address(process, regions, site, host, symbol);
+    if (!address) return address.error();
     out.push_back(*address);
   }
   return out;

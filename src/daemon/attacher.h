@@ -123,6 +123,11 @@ class Attacher {
   Result<std::vector<uint64_t>> host_table(const target::Process& process,
                                            const std::vector<target::MappedRegion>& regions, const Site& site,
                                            const kernel::HostClass& host);
+  Result<uint64_t> host_address(const target::Process& process, const std::vector<target::MappedRegion>& regions,
+                                const Site& site, const kernel::HostClass& host,
+                                const kernel::HostClass::Symbol& symbol);
+  Result<void> fits_class(const target::Process& process, const std::vector<target::MappedRegion>& regions,
+                          const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps.

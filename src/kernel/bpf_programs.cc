@@ -75,7 +75,10 @@ verifier::Verdict verify(Prog& prog) {
 Result<std::string> second_opinion(const verifier::Request& source, verifier::KernelVerifier mode,
                                    Prog& prog) {
   using verifier::KernelVerifier;
-  if (mode == KernelVerifier::kOff) return std::string();
+  // The kernel knows nothing of hosts.
+  if (prog.host && mode == KernelVerifier::kRequire)
+    return Error{EOPNOTSUPP, "--kernel-verifier=require: the kernel cannot judge programs of extension classes"};
+  if (mode == KernelVerifier::kOff || prog.host) return std::string();
   if (mode == KernelVerifier::kAdvise && !verifier::kernel_verifier_usable()) return std::string();
   const auto opinion = verifier::ask_kernel(source);
   if (!opinion) {
@@ -91,6 +94,13 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
                  "the kernel's verifier refuses it (--kernel-verifier=require): " + opinion->log};
   return "note: accepted here; the kernel's verifier refuses it: " +
          std::string(std::strerror(opinion->error)) + "; see `bpftime load --kernel-verifier=require`\n";
+}
+
+// The policy's line that would allow what the program was refused for.
+std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
+  if (!prog.host || diagnosis.grant.empty()) return "";
+  return "add \"" + diagnosis.grant + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
+         prog.host->policy_place + ")";
 }
 
 }  // namespace
@@ -169,6 +179,11 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   };
   if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
+  // Nameless programs are libraries' questions about the kernel, not extensions.
+  if (request.policy != nullptr && attr.prog_type == BPF_PROG_TYPE_KPROBE && !prog->name.empty())
+    prog->host = request.policy->class_of(prog->name, request.policy_class);
+  if (auto resolved = resolve_host(request, *prog, source.program.insns); !resolved)
+    return refuse(resolved.error().code, resolved.error().message);
   source.expected_attach_type = attr.expected_attach_type;
   source.kernel_version = attr.kern_version;
   source.flags = attr.prog_flags;
@@ -191,11 +206,16 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (verdict.error != 0) {
     BpfReply reply =
         BpfReply::fail(verdict.error, "load program " + prog->name + ": refused; its log says why");
-    if (!verdict.diagnoses.empty())
-      reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]);
-    put_log(request, reply, verdict.log);
+    std::string hint;
+    if (!verdict.diagnoses.empty()) {
+      hint = grant_hint(*prog, verdict.diagnoses[0]);
+      reply.text =
+          "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]) + (hint.empty() ? "" : "; " + hint);
+    }
+    put_log(request, reply, verdict.log + (hint.empty() ? "" : hint + "\n"));
     return reply;
   }
+  if (auto within = check_class_maps(*prog); !within) return refuse(within.error().code, within.error().message);
   prog->verified_by = "bpftime";
   prog->verified_insns = verdict.statistics.insns_processed;
   const auto opinion = second_opinion(source, request.kernel_verifier, *prog);

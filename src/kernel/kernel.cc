@@ -218,7 +218,13 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
   if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4)) return *std::move(bad);
   bpf_attr attr = *request.attr;
   if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
-  attr.next_id = objects_.next_id(kind, attr.start_id);
+  attr.next_id = attr.start_id;
+  for (bool hidden = true; hidden;) {
+    attr.next_id = objects_.next_id(kind, attr.next_id);
+    const auto object = attr.next_id == 0 ? nullptr : objects_.find(kind, attr.next_id);
+    hidden = object && kind == ObjectKind::kBtf && static_cast<const Btf&>(*object).of_host &&
+             (request.policy == nullptr || request.policy->btf != object);
+  }
   if (attr.next_id == 0)
     return BpfReply::fail(ENOENT, "next id: no object after " + std::to_string(attr.start_id));
   BpfReply reply;
