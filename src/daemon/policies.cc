@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "eim/grant.h"
+#include "eim/load.h"
 #include "symbols/symbols.h"
 
 namespace bpftime::daemon {
@@ -45,64 +45,58 @@ class Opener {
   Opener(kernel::Kernel& kernel, const std::string& fallback_host) : kernel_(kernel), fallback_host_(fallback_host) {}
 
   Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
-    auto policy = eim::read_policy(path);
-    if (!policy) return policy.error();
-    policy_ = std::move(*policy);
-    auto manifest = eim::read_manifest(policy_.manifest);
-    if (!manifest) return policy_.error(policy_.manifest_position, manifest.error().message, manifest.error().code);
-    manifest_ = std::move(*manifest);
-    if (auto found = find_host(); !found) return found.error();
-    if (auto fits = eim::check_policy(manifest_, policy_, elf_->build_id()); !fits) return fits.error();
-    auto host = eim::make_host_btf(manifest_, kernel_btf_base());
-    if (!host) return host.error();
+    auto loaded = eim::load_policy(path, kernel_btf_base());
+    if (!loaded) return loaded.error();
+    in_ = std::move(*loaded);
     out_->path = path;
-    for (const auto& granted : policy_.classes)
-      if (auto made = add_class(*host, granted); !made) return made.error();
-    for (const auto& extension : policy_.extensions)
+    if (auto found = find_host(); !found) return found.error();
+    for (size_t i = 0; i < in_.grants.size(); ++i) add_class(in_.policy.classes[i], std::move(in_.grants[i]));
+    for (const auto& extension : in_.policy.extensions)
       if (auto made = add_extension(extension); !made) return made.error();
-    if (auto added = kernel_.add_host_btf(*out_, std::move(host->blob)); !added) return added.error();
+    if (auto added = kernel_.add_host_btf(*out_, std::move(in_.host.blob)); !added) return added.error();
     return out_;
   }
 
  private:
   Result<void> find_host() {
-    out_->host = !policy_.host.empty() ? policy_.host : manifest_.is_object ? fallback_host_ : manifest_.path;
+    const auto& policy = in_.policy;
+    out_->host = in_.host_path.empty() ? fallback_host_ : in_.host_path;
     if (out_->host.empty())
-      return policy_.error(policy_.manifest_position,
-                           "the manifest describes another file; say which: `host: /usr/sbin/…`");
+      return policy.error(policy.manifest_position,
+                          "the manifest describes another file; say which: `host: /usr/sbin/…`");
     auto elf = symbols::ElfFile::open(out_->host);
-    if (!elf) return policy_.error(policy_.manifest_position, elf.error().message, elf.error().code);
+    if (!elf) return policy.error(policy.manifest_position, elf.error().message, elf.error().code);
     elf_ = std::move(*elf);
-    if (policy_.build != eim::Policy::Build::kAny) out_->build_id = elf_->build_id();
+    if (in_.host_path.empty())
+      if (auto fits = eim::check_policy(in_.manifest, policy, elf_->build_id()); !fits) return fits.error();
+    if (policy.build != eim::Policy::Build::kAny) out_->build_id = elf_->build_id();
     return {};
   }
 
   // Addresses of the manifest are those of the file it was read from.
   bool addresses_hold() const {
-    return !out_->build_id.empty() && !manifest_.is_object && manifest_.build_id == out_->build_id;
+    return !out_->build_id.empty() && !in_.manifest.is_object && in_.manifest.build_id == out_->build_id;
   }
 
-  Result<void> add_class(const eim::HostBtf& host, const eim::ExtensionClass& granted) {
-    auto grant = eim::make_grant(manifest_, host, policy_, granted);
-    if (!grant) return grant.error();
+  void add_class(const eim::ExtensionClass& granted, eim::Grant grant) {
     auto made = std::make_shared<kernel::HostClass>();
-    made->constraints = std::move(grant->constraints);
-    made->result_in_xmm0 = grant->result_is_float;
+    made->constraints = std::move(grant.constraints);
+    made->result_in_xmm0 = grant.result_is_float;
     made->build_id = out_->build_id;
-    made->shared_maps = std::move(grant->shared_maps);
-    made->policy = policy_.path;
-    made->policy_place = line_of(policy_, granted.allowed_position);
-    const eim::Function* entry = manifest_.entry(granted.entry);
+    made->shared_maps = std::move(grant.shared_maps);
+    made->policy = in_.policy.path;
+    made->policy_place = line_of(in_.policy, granted.allowed_position);
+    const eim::Function* entry = in_.manifest.entry(granted.entry);
     made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
     // A slot per function and variable: what the program's instructions name from here on.
     for (auto& function : made->constraints.functions) {
-      const auto* declared = manifest_.function(function.name);
+      const auto* declared = in_.manifest.function(function.name);
       made->symbols.push_back({declared->symbol, 0, addresses_hold() ? declared->address : 0, function.id});
       function.id = static_cast<uint32_t>(made->symbols.size() - 1);
     }
     for (auto& global : made->constraints.globals) {
       const auto declared =
-          std::find_if(manifest_.states.begin(), manifest_.states.end(),
+          std::find_if(in_.manifest.states.begin(), in_.manifest.states.end(),
                        [&](const eim::State& state) { return state.expression == global.name; });
       made->symbols.push_back({declared->symbol, declared->offset, addresses_hold() ? declared->address : 0, global.id});
       global.id = static_cast<uint32_t>(made->symbols.size() - 1);
@@ -111,11 +105,10 @@ class Opener {
     for (const auto& capability : granted.allowed) texts.push_back(capability.text);
     out_->capabilities.push_back(std::move(texts));
     out_->classes.push_back(std::move(made));
-    return {};
   }
 
   Result<void> add_extension(const eim::Extension& extension) {
-    const eim::ExtensionClass* granted = policy_.find_class(extension.class_name);
+    const eim::ExtensionClass* granted = in_.policy.find_class(extension.class_name);
     const auto made = std::find_if(out_->classes.begin(), out_->classes.end(), [&](const auto& each) {
       return each->constraints.class_name == extension.class_name;
     });
@@ -125,23 +118,22 @@ class Opener {
     if (address == 0) {
       const auto symbol = elf_->find_symbol(entry.name);
       if (!symbol)
-        return policy_.error(granted->entry_position, "entry \"" + granted->entry + "\": " + out_->host +
+        return in_.policy.error(granted->entry_position, "entry \"" + granted->entry + "\": " + out_->host +
                                                           " has no symbol " + entry.name + "; is it stripped of it?");
       address = symbol->address;
     }
     const auto offset = elf_->offset_of_address(address);
     if (!offset)
-      return policy_.error(granted->entry_position,
+      return in_.policy.error(granted->entry_position,
                            "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
     out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry, entry.name,
-                                *offset, line_of(policy_, extension.position)});
+                                *offset, line_of(in_.policy, extension.position)});
     return {};
   }
 
   kernel::Kernel& kernel_;
   const std::string fallback_host_;
-  eim::Policy policy_;
-  eim::Manifest manifest_;
+  eim::LoadedPolicy in_;
   std::optional<symbols::ElfFile> elf_;
   std::shared_ptr<OpenPolicy> out_ = std::make_shared<OpenPolicy>();
 };

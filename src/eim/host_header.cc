@@ -42,6 +42,8 @@ class Header {
       if (type.kind == TypeKind::kInteger && !is_c_name(type.name)) type.name = base_name(type);
       if (type.kind == TypeKind::kInteger && type.size == 16)
         type.name = type.is_signed ? "__int128" : "unsigned __int128";
+      if (type.kind == TypeKind::kFloat)
+        type.name = type.size == 4 ? "float" : type.size == 8 ? "double" : "long double";
       for (auto& member : type.members) member.name = c_name(member.name);
     }
     return table;
@@ -71,11 +73,20 @@ class Header {
     return out;
   }
 
+  // Texts of the file go into comments and strings: nothing in them may end those.
+  static std::string harmless(const std::string& text) {
+    std::string out;
+    for (const char c : text) out += static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\' ? '_' : c;
+    return out;
+  }
+
   std::string preamble(const std::string& host_path) const {
-    std::string out = "// Made by `bpftime eim header`; for extensions of " + manifest_.path + ".\n";
-    out += "#ifndef HOST_EXT_H\n#define HOST_EXT_H\n\n#include <bpf/bpf_helpers.h>\n\n";
+    std::string out = "// Made by `bpftime eim header`; for extensions of " + harmless(manifest_.path) + "\n";
+    out +=
+        "#ifndef HOST_EXT_H\n#define HOST_EXT_H\n\n#ifndef __VMLINUX_H__\n#include "
+        "<linux/bpf.h>\n#endif\n#include <bpf/bpf_helpers.h>\n\n";
     if (!host_path.empty()) {
-      out += "#ifndef HOST_PATH\n#define HOST_PATH \"" + host_path + "\"\n#endif\n";
+      out += "#ifndef HOST_PATH\n#define HOST_PATH \"" + harmless(host_path) + "\"\n#endif\n";
     }
     out += "#ifdef HOST_PATH\n#define HOST_SEC(function) SEC(\"uprobe/\" HOST_PATH \":\" function)\n";
     out += "#else\n#define HOST_SEC(function) SEC(\"uprobe\")\n#endif\n\n";
@@ -120,7 +131,10 @@ class Header {
         return;
       case TypeKind::kStruct:
       case TypeKind::kUnion:
-        for (const auto& member : type.members) define(member.type, out, depth + 1);
+        for (const auto& member : type.members) {
+          define(member.type, out, depth + 1);
+          complete(member.type, out, depth);
+        }
         if (!type.name.empty() && is_new(type)) out += "\n" + composite(type, "", 0) + ";\n";
         return;
       default:
@@ -131,6 +145,14 @@ class Header {
   void define_behind(uint32_t id, std::string& out, uint32_t depth) {
     const CType& type = table_.at(id);
     if (!is_composite(type.kind) || type.name.empty()) define(id, out, depth + 1);
+  }
+
+  // What is held by value must be defined, also behind typedefs and arrays.
+  void complete(uint32_t id, std::string& out, uint32_t depth) {
+    id = table_.resolve(id);
+    for (uint32_t i = 0; i < program::kTypeDepthMax && table_.at(id).kind == TypeKind::kArray; ++i)
+      id = table_.resolve(table_.at(id).target);
+    if (is_composite(table_.at(id).kind)) define(id, out, depth + 1);
   }
 
   // Each source of a program brings its own copy of a type: the first of a name is written.
@@ -253,7 +275,8 @@ class Header {
       const std::string body =
           "static __attribute__((always_inline)) int program##_body(unsigned long long *ctx" + parameters +
           ")";
-      out += "\n// " + declare(prototype.target, entry.symbol, 0) + "; " + entry.place.text() + "\n";
+      out += "\n// " + harmless(manifest_.types.spell(entry.prototype)) + ": " + harmless(entry.function) +
+             ", " + harmless(entry.place.text()) + "\n";
       out += "#define " + host_name(entry.name) + "(program) \\\n  " + body + "; \\\n";
       out += "  HOST_SEC(\"" + entry.symbol +
              "\") int program(unsigned long long *ctx) { return program##_body(ctx" + arguments +

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "eim/records.h"
 #include "symbols/debug_types.h"
@@ -418,12 +419,12 @@ namespace {
 // The order of the sources, whatever order a compiler lays records out in; only types that something refers to.
 void tidy(Manifest& manifest) {
   const auto by_place = [](const auto& a, const auto& b) {
-    return a.place.file != b.place.file ? a.place.file < b.place.file : a.place.line < b.place.line;
+    return std::tie(a.place.file, a.place.line, a.name) < std::tie(b.place.file, b.place.line, b.name);
   };
-  std::stable_sort(manifest.entries.begin(), manifest.entries.end(), by_place);
-  std::stable_sort(manifest.functions.begin(), manifest.functions.end(), by_place);
-  std::stable_sort(manifest.states.begin(), manifest.states.end(), by_place);
-  std::stable_sort(manifest.buffers.begin(), manifest.buffers.end(), by_place);
+  std::sort(manifest.entries.begin(), manifest.entries.end(), by_place);
+  std::sort(manifest.functions.begin(), manifest.functions.end(), by_place);
+  std::sort(manifest.states.begin(), manifest.states.end(), by_place);
+  std::sort(manifest.buffers.begin(), manifest.buffers.end(), by_place);
   std::vector<uint32_t*> roots;
   for (Function& entry : manifest.entries) roots.push_back(&entry.prototype);
   for (Function& function : manifest.functions) roots.push_back(&function.prototype);

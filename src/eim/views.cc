@@ -122,9 +122,12 @@ struct ViewMaker::Flattening {
       const auto named = context.rights->members.find(type.members[i].name);
       if (named != context.rights->members.end() && named->second.read) lengths_read[buffers[i]->len] = true;
     }
-    std::vector<size_t> order(type.members.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_partition(order.begin(), order.end(), [&](size_t i) { return lengths[i]; });
+    std::vector<size_t> order;
+    for (const bool first : {true, false}) {
+      for (size_t i = 0; i < type.members.size(); ++i) {
+        if (lengths[i] == first) order.push_back(i);
+      }
+    }
     std::map<size_t, uint32_t> length_index;
     for (const size_t i : order) {
       const CType::Member& member = type.members[i];

@@ -329,8 +329,10 @@ class Reader {
       if (kind == DW_TAG_member || kind == DW_TAG_inheritance) member(child, type);
       return count_element();
     });
-    std::stable_sort(type.members.begin(), type.members.end(),
-                     [](const auto& a, const auto& b) { return a.bit_offset < b.bit_offset; });
+    // Compilers write members in order; whatever else is in the file is brought into some.
+    const auto before = [](const auto& a, const auto& b) { return a.bit_offset < b.bit_offset; };
+    if (!std::is_sorted(type.members.begin(), type.members.end(), before))
+      std::sort(type.members.begin(), type.members.end(), before);
   }
 
   void member(Dwarf_Die& die, CType& type) {

@@ -112,8 +112,9 @@ struct Names {
           entries.push_back({symbol->st_value, symbol->st_size, *name});
       }
     }
-    std::stable_sort(entries.begin(), entries.end(),
-                     [](const Entry& a, const Entry& b) { return a.address < b.address; });
+    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+      return a.address != b.address ? a.address < b.address : a.name < b.name;
+    });
   }
 
   void fill(RecordSection::Pointer& pointer) const {
