@@ -4,13 +4,13 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo test test-long bench fuzz lint install clean build
+.PHONY: help demo test test-long bench bench-nginx fuzz lint install clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
 help: ## this list
 	@echo "bpftime: eBPF tools, unmodified, in userspace"
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## a stock libbpf tool counts malloc calls of two programs, without kernel eBPF
 	@scripts/ensure-packages.sh build
@@ -22,18 +22,26 @@ build: ## the everyday build (preset dev)
 
 test: ## all tests but the long ones
 	@scripts/ensure-packages.sh build test
+	@scripts/unpack-packages.sh test || echo "note: tests that need them will say so and be skipped"
 	@scripts/build.sh dev
 	@scripts/test.sh --label-exclude long
 
 test-long: ## all tests
 	@scripts/ensure-packages.sh build test
+	@scripts/unpack-packages.sh test || echo "note: tests that need them will say so and be skipped"
 	@scripts/build.sh dev
 	@scripts/test.sh
 
 bench: ## bare, kernel and ours, measured in one interleaved run
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release probes_bench
+	@scripts/build.sh release probes_bench verifier_bench
 	@scripts/bench.sh
+
+bench-nginx: ## a firewall in nginx as C module, eBPF, Lua, njs and wasm, in one interleaved run
+	@scripts/ensure-packages.sh build bench-nginx
+	@scripts/unpack-packages.sh bench-nginx
+	@scripts/build.sh release bpftime bpftimed bpftime-agent bpftime-loader
+	@scripts/bench-nginx.sh
 
 fuzz: ## each parser against random bytes, FUZZ_SECONDS each
 	@scripts/ensure-packages.sh build fuzz
@@ -53,3 +61,5 @@ install: ## into PREFIX (default ~/.bpftime)
 clean: ## remove what was built
 	@rm -rf build
 	@$(MAKE) --no-print-directory -C example/malloc clean
+	@$(MAKE) --no-print-directory -C example/nginx_firewall clean
+	@$(MAKE) --no-print-directory -C example/disasters clean

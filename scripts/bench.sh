@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 commit="$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)"
 echo "==> bench" >&2
 build/release/bin/probes_bench --commit "$commit" --json build/bench.json "$@"
-echo "==> all numbers: build/bench.json" >&2
+build/release/bin/verifier_bench --json build/bench-verifier.json
+echo "==> all numbers: build/bench.json, build/bench-verifier.json" >&2

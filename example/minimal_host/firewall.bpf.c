@@ -19,7 +19,7 @@ host__processBegin(firewall) {
   const char *uri = r->uri.data;
 
   count(0);
-  if (!uri || len < sizeof(kPrefix) - 1) return 0;
+  if (len < sizeof(kPrefix) - 1) return 0;
 #pragma unroll
   for (unsigned int i = 0; i < sizeof(kPrefix) - 1; ++i) {
     if (uri[i] != kPrefix[i]) return 0;

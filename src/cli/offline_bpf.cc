@@ -97,6 +97,7 @@ long OfflineBpf::map_create(const bpf_attr& attr) {
     map.btf = btf->btf;
     map.btf_key_type_id = attr.btf_key_type_id;
     map.btf_value_type_id = attr.btf_value_type_id;
+    verifier::find_special_fields(map);
   }
   const bool of_maps =
       attr.map_type == BPF_MAP_TYPE_ARRAY_OF_MAPS || attr.map_type == BPF_MAP_TYPE_HASH_OF_MAPS;

@@ -20,6 +20,7 @@ Json place(const verifier::RenderedPlace& at) {
   out["line"] = at.line;
   if (at.column != 0) {
     out["column"] = at.column;
+    out["start"] = at.start;
     out["width"] = at.width;
   }
   out["text"] = at.text;

@@ -235,8 +235,17 @@ std::string grant_hint(const Grant& grant, const Manifest& manifest, const Polic
   return add_line(std::string(write ? "write(" : "read(") + base + path + ")", grant.class_name, policy);
 }
 
-std::string grant_name_hint(const Grant& grant, const Policy& policy, const std::string& capability) {
-  return add_line(capability, grant.class_name, policy);
+std::string grant_name_hint(const Grant& grant, const Manifest& manifest, const Policy& policy,
+                            const std::string& name) {
+  if (manifest.function(name) != nullptr) return add_line(name, grant.class_name, policy);
+  // A variable is granted by what the host calls reading or writing it.
+  std::string hint;
+  for (const State& state : manifest.states) {
+    if (state.expression != name) continue;
+    hint += (hint.empty() ? "" : ", or ") + add_line(state.name, grant.class_name, policy) + " to " +
+            (state.write ? "write" : "read") + " it";
+  }
+  return hint;
 }
 
 std::string explain_class(const Manifest& manifest, const Policy&, const ExtensionClass& granted,

@@ -517,7 +517,7 @@ class Maker {
         (granted->write ? rights.write : rights.read) = true;
         out.granted = true;
       }
-      auto view = views_.make(state.type, rights, "", 0);
+      auto view = views_.make(state.type, rights, "", 0, state.expression);
       if (!view) {
         note(view.error());
       } else {

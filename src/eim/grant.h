@@ -43,8 +43,9 @@ Result<void> check_policy(const Manifest& manifest, const Policy& policy, const 
 // `add "read(r.headers_in.cookie)" to class "firewall" (nginx.policy.yaml:9)`. Empty: no line would do.
 std::string grant_hint(const Grant& grant, const Manifest& manifest, const Policy& policy, uint32_t view,
                        uint64_t offset, uint64_t size, bool write);
-// The same for calling a host function or using a variable.
-std::string grant_name_hint(const Grant& grant, const Policy& policy, const std::string& capability);
+// The same for calling a host function or using a variable, by HostFunction::name or HostGlobal::name.
+std::string grant_name_hint(const Grant& grant, const Manifest& manifest, const Policy& policy,
+                            const std::string& name);
 
 // What an extension of the class can do and cannot do, in sentences.
 std::string explain_class(const Manifest& manifest, const Policy& policy, const ExtensionClass& granted,

@@ -318,6 +318,10 @@ TEST_F(GrantTest, HintsAreLinesThatGrant) {
   EXPECT_EQ(grant_hint(some, manifest_, policy_, connection, 8, 8, false),
             "add \"read(r.connection.peer)\" to class \"test\" (p.yaml:7)");
   EXPECT_EQ(grant_hint(some, manifest_, policy_, connection, 0, 4, true), "");
+  EXPECT_EQ(grant_name_hint(some, manifest_, policy_, "host_time"),
+            "add \"host_time\" to class \"test\" (p.yaml:7)");
+  EXPECT_THAT(grant_name_hint(some, manifest_, policy_, "host_pid"),
+              HasSubstr("add \"readPid\" to class \"test\" (p.yaml:7) to read it, or add \"writePid\""));
   // What the hint says can be added.
   EXPECT_THAT(names(view_of(grant({"read(r.parts.data)"}))), ::testing::Contains("parts[2].data"));
 }

@@ -99,6 +99,9 @@ struct ViewMaker::Flattening {
     return prefix.empty() ? name : prefix + "." + name;
   }
 
+  // In messages. An object without members is called what leads to it.
+  std::string said(const std::string& name) const { return name == path ? name : join(path, name); }
+
   struct Context {
     bool read = false, write = false, is_const = false;
     bool in_union = false;  // then no type promises a range: another member may have stored the bytes
@@ -305,7 +308,7 @@ struct ViewMaker::Flattening {
     const bool named = context.rights != nullptr && context.rights->write;
     if (context.write && never != nullptr && named)
       return maker.policy.error(context.rights->position,
-                                "\"" + join(path, member.name) + "\" cannot be written: " + never);
+                                "\"" + said(member.name) + "\" cannot be written: " + never);
     const bool pointer = member.gives != View::Member::Gives::kNumber;
     // A whole object's grant to write leaves its pointers alone; one that names a pointer lets null be stored.
     member.write = context.write && never == nullptr && (!pointer || named);
@@ -335,7 +338,7 @@ struct ViewMaker::Flattening {
       if (wanted.exact)
         return maker.policy.error(
             wanted.position,
-            "\"" + join(path, member.name) +
+            "\"" + said(member.name) +
                 "\" cannot be written: it shares its bytes with a pointer, a length or a constant");
     }
     return {};
@@ -343,7 +346,7 @@ struct ViewMaker::Flattening {
 };
 
 Result<uint32_t> ViewMaker::make(uint32_t type_id, const Rights& rights, const std::string& path,
-                                 uint32_t depth) {
+                                 uint32_t depth, const std::string& label) {
   if (depth > kPointersMax) return policy.error(rights.position, "the path follows too many pointers");
   const uint32_t id = manifest.types.resolve(type_id);
   View view;
@@ -358,8 +361,9 @@ Result<uint32_t> ViewMaker::make(uint32_t type_id, const Rights& rights, const s
   Flattening flat{*this, view, path, depth, {}, {}};
   Flattening::Context context{rights.read, rights.write, manifest.types.is_const(type_id), false, &rights, 0};
   const CType& type = manifest.types.at(id);
-  Result<void> done = is_composite(type) ? flat.composite(type, id, 0, "", context)
-                                         : flat.object(id, 0, "", context, nullptr, false);
+  Result<void> done = is_composite(type)
+                          ? flat.composite(type, id, 0, "", context)
+                          : flat.object(id, 0, label.empty() ? path : label, context, nullptr, false);
   if (done) done = flat.settle_writes();
   if (!done) return done.error();
   views[index] = std::move(view);

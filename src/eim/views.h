@@ -27,8 +27,9 @@ struct ViewMaker {
   std::vector<Grant::ViewOrigin>& origins;
 
   // Adds the view of an object of `type` and of all that its granted pointers lead to; its index. `path`: how a policy names the
-  // object. `depth`: pointers followed.
-  Result<uint32_t> make(uint32_t type, const Rights& rights, const std::string& path, uint32_t depth);
+  // object; empty: not at all. `depth`: pointers followed. `label`: what messages call an object that has no members.
+  Result<uint32_t> make(uint32_t type, const Rights& rights, const std::string& path, uint32_t depth,
+                        const std::string& label = "");
   // The same of a type of which nothing is granted: good for passing to host functions. One view per type.
   uint32_t opaque(uint32_t type);
 

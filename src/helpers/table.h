@@ -10,9 +10,9 @@
 namespace bpftime::helpers {
 
 struct Helper {
-  uint32_t id;              // BPF_FUNC_*
-  std::string_view name;    // "bpf_map_lookup_elem"
-  std::string_view symbol;  // function in the runtime bitcode: "bpftime_helper_map_lookup_elem"
+  uint32_t id;               // BPF_FUNC_*
+  std::string_view name;     // "bpf_map_lookup_elem"
+  std::string_view symbol;   // function in the runtime bitcode: "bpftime_helper_map_lookup_elem"
   bool system_call;          // may enter the kernel in the target
   bool repairs_faults;       // reads memory it was handed an address of
   std::string_view differs;  // how it differs from Linux; empty: it does not

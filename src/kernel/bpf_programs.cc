@@ -7,6 +7,7 @@
 #include "kernel/kernel.h"
 #include "maps/map.h"
 #include "verifier/kernel_opinion.h"
+#include "verifier/map_fields.h"
 
 namespace bpftime::kernel {
 
@@ -32,6 +33,7 @@ verifier::MapConstraint constraint_of(const Map& map) {
   if (map.btf) out.btf = map.btf->blob;
   out.btf_key_type_id = map.btf_key_type_id;
   out.btf_value_type_id = map.btf_value_type_id;
+  verifier::find_special_fields(out);
   return out;
 }
 

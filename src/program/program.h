@@ -38,8 +38,10 @@ struct Program {
 Result<void> validate(const Program& program);
 
 // The part of validate() that the verifier builds on: all but what it decides itself, path by path and in Linux's order
-// (writes to r10, reads of unwritten registers, the depth of calls).
+// (writes to r10, reserved fields of arithmetic and jumps, reads of unwritten registers, the depth of calls).
 Result<void> validate_structure(const Program& program);
+// Of arithmetic and jumps: whether fields that must be zero are not, or the width is none.
+bool uses_reserved_fields(const Insn& insn);
 
 // Disassembly in bpftool's notation, one line per instruction.
 std::string disassemble(const Program& program);

@@ -228,13 +228,28 @@ Error insn_error(size_t index, const std::string& why, int code = EINVAL) {
   return Error{code, "instruction " + std::to_string(index) + ": " + why};
 }
 
-// `with_registers`: also what concerns the registers' contents (r10 is read only).
-Result<void> check_insns(const Program& program, bool with_registers) {
+// Arithmetic and jumps, whose reserved fields change nothing about where control goes: Linux looks at them only on a path.
+bool may_be_dead(const Insn& insn) {
+  const uint8_t code_class = BPF_CLASS(insn.code);
+  const bool is_jump = code_class == BPF_JMP || code_class == BPF_JMP32;
+  const bool is_arithmetic = code_class == BPF_ALU || code_class == BPF_ALU64;
+  return is_arithmetic || (is_jump && BPF_OP(insn.code) != BPF_CALL);
+}
+
+// What is left to whoever follows paths: writes to r10, reserved fields of arithmetic and jumps.
+bool depends_on_path(const Insn& insn, const Refusal& refusal) {
+  if (refusal.code == EACCES) return true;
+  return refusal.why == kReserved.why && may_be_dead(insn) && insn.dst_reg < kRegisters &&
+         insn.src_reg < kRegisters;
+}
+
+// `whole`: also what Linux refuses only where a path leads.
+Result<void> check_insns(const Program& program, bool whole) {
   const std::vector<Insn>& insns = program.insns;
   for (size_t i = 0; i < insns.size(); ++i) {
     const Insn* next = i + 1 < insns.size() ? &insns[i + 1] : nullptr;
     const Refusal refusal = check_insn(insns[i], next, program.type);
-    if (refused(refusal) && (with_registers || refusal.code != EACCES)) {
+    if (refused(refusal) && (whole || !depends_on_path(insns[i], refusal))) {
       static const char kHex[] = "0123456789abcdef";
       const std::string opcode = {kHex[insns[i].code >> 4], kHex[insns[i].code & 15]};
       return insn_error(i, std::string(refusal.why) + " (opcode " + opcode + ")", refusal.code);
@@ -352,17 +367,21 @@ Result<void> check_entry_reads(const Program& program) {
   return {};
 }
 
-Result<void> check_structure(const Program& program, bool with_registers) {
+Result<void> check_structure(const Program& program, bool whole) {
   if (program.insns.empty() || program.insns.size() > kInsnsMax) {
     return Error{E2BIG, "program " + program.name + ": " + std::to_string(program.insns.size()) +
                             " instructions; 1 to " + std::to_string(kInsnsMax) + " are allowed"};
   }
-  if (auto checked = check_insns(program, with_registers); !checked) return checked;
+  if (auto checked = check_insns(program, whole); !checked) return checked;
   if (auto checked = check_call_targets(program); !checked) return checked;
   return check_flow(program, subprogram_starts(program));
 }
 
 }  // namespace
+
+bool uses_reserved_fields(const Insn& insn) {
+  return may_be_dead(insn) && check_insn(insn, nullptr, 0).why == kReserved.why;
+}
 
 Result<void> validate_structure(const Program& program) { return check_structure(program, false); }
 

@@ -124,8 +124,9 @@ bool check_offset(Engine& engine, uint32_t number, ArgKind kind, const Value& va
   const bool is_released = kind == ArgKind::kRingbufRecord;
   if (is_released) {
     if (value.off != 0 &&
-        !engine.refuse_register(Rule::kREF002, number, "the record is released through a pointer into it, not to its start",
-                                reg + " must have zero offset when passed to release func or trusted arg to kfunc"))
+        !engine.refuse_register(
+            Rule::kREF002, number, "the record is released through a pointer into it, not to its start",
+            reg + " must have zero offset when passed to release func or trusted arg to kfunc"))
       return false;
   } else if (may_have_offset(value)) {
     return true;
@@ -141,13 +142,15 @@ bool check_offset(Engine& engine, uint32_t number, ArgKind kind, const Value& va
     return false;
   const bool is_variable = !value.scalar.is_const() || value.scalar.value() != 0;
   return !is_variable ||
-         engine.refuse_register(rule, number, "the pointer was moved by an unknown distance before it was passed on",
-                                "variable " + type + " access var_off=" + describe_bits(value.scalar.bits) + " disallowed");
+         engine.refuse_register(
+             rule, number, "the pointer was moved by an unknown distance before it was passed on",
+             "variable " + type + " access var_off=" + describe_bits(value.scalar.bits) + " disallowed");
 }
 
 // The key, when it lies on the stack as a constant of exactly its size: what Linux recognises, no more.
 std::optional<uint64_t> constant_key(const Engine& engine, const Value& key, uint32_t key_size) {
-  if (key.kind != Kind::kStack || !key.scalar.is_const() || key.frame >= engine.state.frames.size()) return {};
+  if (key.kind != Kind::kStack || !key.scalar.is_const() || key.frame >= engine.state.frames.size())
+    return {};
   const int64_t offset = key.off + static_cast<int64_t>(key.scalar.value());
   if (offset >= 0 || offset < -int64_t{kStackBytes}) return {};
   const size_t index = static_cast<size_t>((-offset - 1) / kSlotBytes);
@@ -161,7 +164,8 @@ std::optional<uint64_t> constant_key(const Engine& engine, const Value& key, uin
     return length;
   };
   if (run_of(Byte::kZero) >= key_size) return 0;
-  if (slot.bytes[0] != Byte::kSpill || run_of(Byte::kSpill) != key_size || !slot.value.is_constant()) return {};
+  if (slot.bytes[0] != Byte::kSpill || run_of(Byte::kSpill) != key_size || !slot.value.is_constant())
+    return {};
   // A key in the upper half of a spilled number: in range only if the number is, and then the half is zero.
   return slot.value.scalar.value();
 }
@@ -174,9 +178,10 @@ bool check_aligned_out(Engine& engine, uint32_t number, uint32_t size) {
   const Value& value = engine.state.reg(number);
   const uint64_t offset = static_cast<uint64_t>(int64_t{value.off}) + value.scalar.bits.value;
   if (((offset | value.scalar.bits.mask) & (size - 1)) != 0 &&
-      !engine.refuse_register(Rule::kMEM006, number, "the result is written to a place that is not aligned to its size",
-                              "misaligned access off " + std::to_string(static_cast<int64_t>(offset)) + " size " +
-                                  std::to_string(size)))
+      !engine.refuse_register(Rule::kMEM006, number,
+                              "the result is written to a place that is not aligned to its size",
+                              "misaligned access off " + std::to_string(static_cast<int64_t>(offset)) +
+                                  " size " + std::to_string(size)))
     return false;
   return check_fixed(engine, number, size, Access::kWrite);
 }
@@ -189,21 +194,23 @@ bool check_spin_lock(Engine& engine, const Call& call, uint32_t number) {
   const Value& value = engine.state.reg(number);
   const bool locks = call.id() == BPF_FUNC_spin_lock;
   if (!value.scalar.is_const())
-    return engine.refuse_register(Rule::kLCK001, number, "the lock's place in the value is not known",
-                                  reg_name(number) +
-                                      " doesn't have constant offset. bpf_spin_lock has to be at the constant offset");
+    return engine.refuse_register(
+        Rule::kLCK001, number, "the lock's place in the value is not known",
+        reg_name(number) + " doesn't have constant offset. bpf_spin_lock has to be at the constant offset");
   const MapConstraint& map = engine.request.maps[value.index];
   if (map.btf.empty() && !map.spin_lock)
-    return engine.refuse_register(Rule::kLCK001, number, "nothing says where the lock is in the values of map `" + map.name + "`",
+    return engine.refuse_register(Rule::kLCK001, number,
+                                  "nothing says where the lock is in the values of map `" + map.name + "`",
                                   "map '" + map.name + "' has to have BTF in order to use bpf_spin_lock");
   if (!map.spin_lock)
     return engine.refuse_register(Rule::kLCK001, number, "the values of map `" + map.name + "` have no lock",
                                   "map '" + map.name + "' has no valid bpf_spin_lock");
   const int64_t offset = value.off + static_cast<int64_t>(value.scalar.value());
   if (offset != int64_t{*map.spin_lock})
-    return engine.refuse_register(Rule::kLCK001, number, "this is not where the lock is in the values of map `" + map.name + "`",
-                                  "off " + std::to_string(offset) + " doesn't point to 'struct bpf_spin_lock' that is at " +
-                                      std::to_string(*map.spin_lock));
+    return engine.refuse_register(
+        Rule::kLCK001, number, "this is not where the lock is in the values of map `" + map.name + "`",
+        "off " + std::to_string(offset) + " doesn't point to 'struct bpf_spin_lock' that is at " +
+            std::to_string(*map.spin_lock));
   Lock& lock = engine.state.lock;
   if (locks) {
     if (lock.held && !engine.refuse(Rule::kLCK001, "a second lock is taken while one is held",
@@ -212,7 +219,9 @@ bool check_spin_lock(Engine& engine, const Call& call, uint32_t number) {
     lock = {true, true, value.index, value.instance};
     return true;
   }
-  if (!lock.held && !engine.refuse(Rule::kLCK001, "no lock is held here", "bpf_spin_unlock without taking a lock")) return false;
+  if (!lock.held &&
+      !engine.refuse(Rule::kLCK001, "no lock is held here", "bpf_spin_unlock without taking a lock"))
+    return false;
   if (lock.held && (lock.map != value.index || lock.instance != value.instance) &&
       !engine.refuse(Rule::kLCK001, "this is not the lock that is held", "bpf_spin_unlock of different lock"))
     return false;
@@ -253,8 +262,8 @@ bool check_kind(Engine& engine, Call& call, uint32_t number, ArgKind kind) {
     case ArgKind::kSizeOrZero: {
       const bool writes = before == ArgKind::kUninitMem || before == ArgKind::kUninitMemOrNull;
       call.size_max = value.scalar.umax;
-      return check_size(engine, number, number - 1, kind == ArgKind::kSizeOrZero, writes ? Access::kWrite : Access::kRead,
-                        writes);
+      return check_size(engine, number, number - 1, kind == ArgKind::kSizeOrZero,
+                        writes ? Access::kWrite : Access::kRead, writes);
     }
     case ArgKind::kIntOut:
       return check_aligned_out(engine, number, 4);
@@ -303,11 +312,13 @@ bool check_argument(Engine& engine, Call& call, uint32_t index) {
   const Value& value = engine.state.reg(number);
   const std::string reg = reg_name(number);
   if (value.kind == Kind::kUninitialised &&
-      !engine.refuse_register(Rule::kTYP001, number, "argument " + std::to_string(number) + " has no value", reg + " !read_ok"))
+      !engine.refuse_register(Rule::kTYP001, number, "argument " + std::to_string(number) + " has no value",
+                              reg + " !read_ok"))
     return false;
   if (kind == ArgKind::kAnything)
     return !value.is_pointer() || engine.request.options.allow_pointer_leaks ||
-           engine.refuse_register(Rule::kTYP006, number, "a pointer is handed to a helper that takes a number",
+           engine.refuse_register(Rule::kTYP006, number,
+                                  "a pointer is handed to a helper that takes a number",
                                   reg + " leaks addr into helper function");
   if ((value.kind == Kind::kPacket || value.kind == Kind::kPacketMeta) &&
       (call.prototype.flags & Prototype::kPacketAccess) == 0 &&
@@ -319,14 +330,21 @@ bool check_argument(Engine& engine, Call& call, uint32_t index) {
       const std::string type = type_name(value);
       const bool may_be_null = value.may_be_null;
       if (!engine.refuse_register(may_be_null ? Rule::kNUL001 : Rule::kTYP002, number,
-                                  may_be_null ? "argument " + std::to_string(number) + " may be null"
-                                              : "argument " + std::to_string(number) + " of " +
-                                                    std::string(call.prototype.name) + " is of the wrong kind",
+                                  may_be_null
+                                      ? "argument " + std::to_string(number) + " may be null"
+                                      : "argument " + std::to_string(number) + " of " +
+                                            std::string(call.prototype.name) + " is of the wrong kind",
                                   reg + " type=" + type + " expected=" + std::string(expected_types(kind))))
         return false;
       return true;  // the rule is switched off: nothing below makes sense of this value
     }
     if (!check_offset(engine, number, kind, value)) return false;
+    // A bad address is repaired in the program's own loads, not inside a helper.
+    if (value.kind == Kind::kHostBuffer && value.walked &&
+        !engine.refuse_register(Rule::kEIM005, number,
+                                "the buffer's address was read from the host's memory and may dangle: copy "
+                                "what is needed of it, byte by byte, and pass the copy"))
+      return false;
   }
   if (kind == ArgKind::kRingbufRecord) {
     if (value.reference == 0 &&
@@ -339,17 +357,19 @@ bool check_argument(Engine& engine, Call& call, uint32_t index) {
   return check_kind(engine, call, number, kind);
 }
 
-bool check_size(Engine& engine, uint32_t size_register, uint32_t pointer_register, bool zero_allowed, Access access,
-                bool may_be_uninitialised) {
+bool check_size(Engine& engine, uint32_t size_register, uint32_t pointer_register, bool zero_allowed,
+                Access access, bool may_be_uninitialised) {
   const Scalar size = engine.state.reg(size_register).scalar;
   const std::string reg = reg_name(size_register);
-  if (size.smin < 0 && !engine.refuse_register(Rule::kMEM003, size_register, "the size may be negative",
-                                               reg + " min value is negative, either use unsigned or 'var &= const'"))
+  if (size.smin < 0 &&
+      !engine.refuse_register(Rule::kMEM003, size_register, "the size may be negative",
+                              reg + " min value is negative, either use unsigned or 'var &= const'"))
     return false;
   if (size.umin == 0 && !zero_allowed &&
       !engine.refuse_register(Rule::kMEM007, size_register, "the size may be zero",
-                              reg + " invalid zero-sized read: u64=[" + std::to_string(static_cast<int64_t>(size.umin)) +
-                                  "," + std::to_string(static_cast<int64_t>(size.umax)) + "]"))
+                              reg + " invalid zero-sized read: u64=[" +
+                                  std::to_string(static_cast<int64_t>(size.umin)) + "," +
+                                  std::to_string(static_cast<int64_t>(size.umax)) + "]"))
     return false;
   if (size.umax >= kSizeMax) {
     if (!engine.refuse_register(Rule::kMEM003, size_register, "the size has no bound",
@@ -360,24 +380,29 @@ bool check_size(Engine& engine, uint32_t size_register, uint32_t pointer_registe
   const Value& pointer = engine.state.reg(pointer_register);
   if (pointer.is_null()) {  // let through because the helper takes null: then there must be no bytes either
     if (size.umax == 0 && zero_allowed) return true;
-    return engine.refuse_register(Rule::kNUL001, pointer_register, "null is passed with a size that is not zero",
-                                  reg_name(pointer_register) + " type=scalar expected=" +
-                                      std::string(expected_types(ArgKind::kMem)));
+    return engine.refuse_register(
+        Rule::kNUL001, pointer_register, "null is passed with a size that is not zero",
+        reg_name(pointer_register) + " type=scalar expected=" + std::string(expected_types(ArgKind::kMem)));
   }
   // How much of the buffer is written is known only for constant sizes; the rest stays what it was.
-  return check_buffer(engine, pointer_register, size, zero_allowed, access, !(may_be_uninitialised && size.is_const()));
+  return check_buffer(engine, pointer_register, size, zero_allowed, access,
+                      !(may_be_uninitialised && size.is_const()));
 }
 
 std::optional<std::string> constant_string(Engine& engine, uint32_t number) {
   const Value& value = engine.state.reg(number);
   const std::string reg = reg_name(number);
-  const auto refuse = [&](std::string message, std::string linux_message, int error = EACCES) -> std::optional<std::string> {
-    if (refuse_as(engine, error, Rule::kTYP002, std::move(message), std::move(linux_message))) return std::string();
+  const auto refuse = [&](std::string message, std::string linux_message,
+                          int error = EACCES) -> std::optional<std::string> {
+    if (refuse_as(engine, error, Rule::kTYP002, std::move(message), std::move(linux_message)))
+      return std::string();
     return {};
   };
   if (value.kind != Kind::kMapValue || !is_frozen_constant(engine.request.maps[value.index]))
-    return refuse("the string does not lie in a frozen read-only map", reg + " does not point to a readonly map'");
-  if (!value.scalar.is_const()) return refuse("the string's place is not known", reg + " is not a constant address'");
+    return refuse("the string does not lie in a frozen read-only map",
+                  reg + " does not point to a readonly map'");
+  if (!value.scalar.is_const())
+    return refuse("the string's place is not known", reg + " is not a constant address'");
   const MapConstraint& map = engine.request.maps[value.index];
   if (map.contents.empty())
     return refuse("the map's values have no fixed place", "no direct value access support for this map type");
@@ -385,18 +410,21 @@ std::optional<std::string> constant_string(Engine& engine, uint32_t number) {
   if (offset < 0 || static_cast<uint64_t>(offset) >= map.contents.size())
     return refuse("the string lies outside of the map's value",
                   "invalid access to map value, value_size=" + std::to_string(map.spec.value_size) +
-                      " off=" + std::to_string(offset) + " size=" +
-                      std::to_string(int64_t{map.spec.value_size} - offset));
+                      " off=" + std::to_string(offset) +
+                      " size=" + std::to_string(int64_t{map.spec.value_size} - offset));
   std::string text(map.contents.begin() + offset, map.contents.end());
   const size_t end = text.find('\0');
-  if (end == std::string::npos) return refuse("the string has no end", "string is not zero-terminated", EINVAL);
+  if (end == std::string::npos)
+    return refuse("the string has no end", "string is not zero-terminated", EINVAL);
   text.resize(end);
   return text;
 }
 
 bool format_valid(std::string_view format, uint32_t values) {
   const auto at = [&](size_t i) { return i < format.size() ? static_cast<unsigned char>(format[i]) : '\0'; };
-  const auto ends_word = [&](size_t i) { return at(i) == 0 || std::isspace(at(i)) != 0 || std::ispunct(at(i)) != 0; };
+  const auto ends_word = [&](size_t i) {
+    return at(i) == 0 || std::isspace(at(i)) != 0 || std::ispunct(at(i)) != 0;
+  };
   uint32_t used = 0;
   for (size_t i = 0; i < format.size(); ++i) {
     if (at(i) >= 0x80 || (std::isprint(at(i)) == 0 && std::isspace(at(i)) == 0)) return false;
@@ -432,7 +460,8 @@ bool format_valid(std::string_view format, uint32_t values) {
     if (at(i) == 'c') continue;
     if (at(i) == 'l') ++i;
     if (at(i) == 'l') ++i;
-    if (std::string_view("iduxX").find(static_cast<char>(at(i))) == std::string_view::npos || at(i) == 0) return false;
+    if (std::string_view("iduxX").find(static_cast<char>(at(i))) == std::string_view::npos || at(i) == 0)
+      return false;
   }
   return true;
 }

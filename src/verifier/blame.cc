@@ -206,9 +206,10 @@ std::vector<Cause> blame_value(const Engine& engine, Rule rule, const Value& val
                                                  value.kind == Kind::kUninitialised);
   if (!from_start)
     add_cause(engine, causes, value.made_at, made_text(value, name, origin_of(engine, value.made_at)));
-  // Nearest first: the path runs forward, but for loops.
-  std::stable_sort(causes.begin(), causes.end(),
-                   [](const Cause& a, const Cause& b) { return a.insn > b.insn; });
+  // Nearest first: the path runs forward, but for loops. A stable sort of a few; std::stable_sort calls what C++17 deprecates.
+  const auto nearer = [](const Cause& a, const Cause& b) { return a.insn > b.insn; };
+  for (auto cause = causes.begin(); cause != causes.end(); ++cause)
+    std::rotate(std::upper_bound(causes.begin(), cause, *cause, nearer), cause, cause + 1);
   return causes;
 }
 

@@ -1,20 +1,21 @@
 // Calls of helpers: whether the program may call it, its arguments (arguments.cc), what the call does to ownership and locks, and
 // what r0 is afterwards. The order of checks is Linux's, because the first that fails decides errno and message.
+#include "verifier/calls.h"
+
 #include <linux/bpf.h>
 
 #include <algorithm>
 #include <string>
 
-#include "verifier/calls.h"
 #include "verifier/memory.h"
 
 namespace bpftime::verifier {
 namespace {
 
-constexpr int64_t kErrnoMax = 4095;          // MAX_ERRNO
-constexpr int kEnotsupp = 524;               // not in userspace's errno.h
+constexpr int64_t kErrnoMax = 4095;           // MAX_ERRNO
+constexpr int kEnotsupp = 524;                // not in userspace's errno.h
 constexpr uint64_t kProcessorsMax = 1 << 13;  // NR_CPUS at its largest
-constexpr uint32_t kConflict = UINT32_MAX;   // InsnFacts::map when different maps were seen
+constexpr uint32_t kConflict = UINT32_MAX;    // InsnFacts::map when different maps were seen
 
 bool is_tracing(uint32_t type) {
   switch (type) {
@@ -75,14 +76,16 @@ bool refuse_unknown(Engine& engine, uint32_t id) {
   const std::string number = std::to_string(static_cast<int32_t>(id));
   const std::string name(id == 0 ? "bpf_unspec" : helper_name(id));
   if (name == "unknown")
-    return engine.refuse(Rule::kFUN001, "there is no helper number " + number, "invalid func unknown#" + number);
+    return engine.refuse(Rule::kFUN001, "there is no helper number " + number,
+                         "invalid func unknown#" + number);
   return engine.refuse(Rule::kFUN002, name + " is not for programs of this type",
                        "program of this type cannot use helper " + name + "#" + number);
 }
 
 // The prototype, if programs of this type have the helper.
 const Prototype* prototype_for(const Engine& engine, uint32_t id) {
-  if (needs_grant(id) && engine.request.constraints == nullptr && !engine.request.options.probe_write_user) return nullptr;
+  if (needs_grant(id) && engine.request.constraints == nullptr && !engine.request.options.probe_write_user)
+    return nullptr;
   return find_prototype(id, engine.request.program.type);
 }
 
@@ -91,7 +94,8 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
   const uint32_t id = prototype.id;
   const Constraints* constraints = engine.request.constraints;
   if (prototype.gpl && !is_gpl_compatible(engine.request.license) &&
-      !engine.refuse(Rule::kFUN003, std::string(prototype.name) + " is only for programs with a GPL-compatible licence",
+      !engine.refuse(Rule::kFUN003,
+                     std::string(prototype.name) + " is only for programs with a GPL-compatible licence",
                      "cannot call GPL-restricted function from non-GPL compatible program"))
     return false;
   if ((prototype.flags & Prototype::kMightSleep) != 0 && !is_sleepable(engine) &&
@@ -101,8 +105,8 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
   if (constraints == nullptr) return true;
   const bool is_denied = contains(constraints->helpers_denied, id) ||
                          (needs_grant(id) && !contains(constraints->helpers_granted, id));
-  return !is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name + "` does not grant " +
-                                                        std::string(prototype.name));
+  return !is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name +
+                                                        "` does not grant " + std::string(prototype.name));
 }
 
 void note_map(Engine& engine, const Value& map) {
@@ -120,7 +124,8 @@ void note_map(Engine& engine, const Value& map) {
 
 void note_context(Engine& engine, uint32_t id) {
   // These take the context as a token; what is in it does not matter to them.
-  if (id == BPF_FUNC_perf_event_output || id == BPF_FUNC_get_func_ip || id == BPF_FUNC_get_attach_cookie) return;
+  if (id == BPF_FUNC_perf_event_output || id == BPF_FUNC_get_func_ip || id == BPF_FUNC_get_attach_cookie)
+    return;
   engine.facts.context_escapes = true;
 }
 
@@ -144,12 +149,14 @@ bool check_map_writes(Engine& engine, const Call& call) {
   const bool writes = id == BPF_FUNC_map_update_elem || id == BPF_FUNC_map_delete_elem ||
                       id == BPF_FUNC_map_push_elem || id == BPF_FUNC_map_pop_elem;
   if (writes && (spec.flags & BPF_F_RDONLY_PROG) != 0 &&
-      !engine.refuse(Rule::kMEM005, "map `" + engine.request.maps[map.index].name + "` is read-only for programs",
+      !engine.refuse(Rule::kMEM005,
+                     "map `" + engine.request.maps[map.index].name + "` is read-only for programs",
                      "write into map forbidden"))
     return false;
   return id != BPF_FUNC_tail_call || spec.type == BPF_MAP_TYPE_PROG_ARRAY ||
-         engine.refuse(Rule::kFUN004, "tail calls go through a map of programs, which `" + engine.request.maps[map.index].name +
-                                          "` is not",
+         engine.refuse(Rule::kFUN004,
+                       "tail calls go through a map of programs, which `" +
+                           engine.request.maps[map.index].name + "` is not",
                        "expected prog array map for tail call");
 }
 
@@ -158,18 +165,19 @@ bool check_map_type(Engine& engine, const Call& call) {
   const Value& map = engine.state.reg(call.map_register);
   const uint32_t type = spec_of_map(engine, map).type;
   return takes_map(call.id(), type) ||
-         engine.refuse(Rule::kFUN004, std::string(call.prototype.name) + " does not work with map `" +
-                                          engine.request.maps[map.index].name + "`",
-                       "cannot pass map_type " + std::to_string(type) + " into func " + std::string(call.prototype.name) +
-                           "#" + std::to_string(call.id()));
+         engine.refuse(Rule::kFUN004,
+                       std::string(call.prototype.name) + " does not work with map `" +
+                           engine.request.maps[map.index].name + "`",
+                       "cannot pass map_type " + std::to_string(type) + " into func " +
+                           std::string(call.prototype.name) + "#" + std::to_string(call.id()));
 }
 
 // r2 of bpf_override_return becomes the host function's result.
 bool check_override(Engine& engine) {
   const Constraints* constraints = engine.request.constraints;
   if (constraints == nullptr) return true;
-  if (!constraints->may_return &&
-      !engine.refuse(Rule::kEIM005, "class `" + constraints->class_name + "` may not end the host's function"))
+  if (!constraints->may_return && !engine.refuse(Rule::kEIM005, "class `" + constraints->class_name +
+                                                                    "` may not end the host's function"))
     return false;
   if (constraints->return_is_void) return true;
   const Value& value = engine.state.reg(BPF_REG_2);
@@ -181,9 +189,9 @@ bool check_override(Engine& engine) {
   };
   const auto& ranges = constraints->return_values;
   if (value.is_number() && std::any_of(ranges.begin(), ranges.end(), holds)) return true;
-  return engine.refuse_register(Rule::kEIM005, BPF_REG_2,
-                                "the value to return is not proved to be one that class `" + constraints->class_name +
-                                    "` may return");
+  return engine.refuse_register(
+      Rule::kEIM005, BPF_REG_2,
+      "the value to return is not proved to be one that class `" + constraints->class_name + "` may return");
 }
 
 bool check_format(Engine& engine) {
@@ -191,7 +199,8 @@ bool check_format(Engine& engine) {
   if (!format) return false;
   const Scalar& bytes = engine.state.reg(BPF_REG_5).scalar;
   return format_valid(*format, static_cast<uint32_t>(bytes.bits.value / 8)) ||
-         refuse_as(engine, EINVAL, Rule::kTYP002, "the format string is not valid for these values", "Invalid format string");
+         refuse_as(engine, EINVAL, Rule::kTYP002, "the format string is not valid for these values",
+                   "Invalid format string");
 }
 
 // What the callback of this helper gets. Linux explores it any number of times; what it returns decides whether it goes on.
@@ -206,13 +215,13 @@ bool call_back(Engine& engine, const Call& call) {
     case BPF_FUNC_for_each_map_elem: {
       const Value map = engine.state.reg(BPF_REG_1);
       const wire::MapSpec& spec = spec_of_map(engine, map);
-      const bool has_elements =
-          spec.type == BPF_MAP_TYPE_HASH || spec.type == BPF_MAP_TYPE_LRU_HASH || spec.type == BPF_MAP_TYPE_ARRAY ||
-          spec.type == BPF_MAP_TYPE_PERCPU_HASH || spec.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
-          spec.type == BPF_MAP_TYPE_PERCPU_ARRAY;
+      const bool has_elements = spec.type == BPF_MAP_TYPE_HASH || spec.type == BPF_MAP_TYPE_LRU_HASH ||
+                                spec.type == BPF_MAP_TYPE_ARRAY || spec.type == BPF_MAP_TYPE_PERCPU_HASH ||
+                                spec.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
+                                spec.type == BPF_MAP_TYPE_PERCPU_ARRAY;
       if (!has_elements &&
           !refuse_as(engine, kEnotsupp, Rule::kFUN004, "elements of this type of map cannot be listed",
-                       "callback function not allowed for map"))
+                     "callback function not allowed for map"))
         return false;
       arguments[0] = map;
       arguments[1] = Value::pointer(Kind::kMapKey);
@@ -254,7 +263,8 @@ bool check_special(Engine& engine, const Call& call) {
       return check_format(engine);
     case BPF_FUNC_dynptr_from_mem:
       return engine.state.reg(BPF_REG_1).kind == Kind::kMapValue ||
-             refuse_register_as(engine, EACCES, Rule::kDYN001, BPF_REG_1, "a dynptr can be made of map values only",
+             refuse_register_as(engine, EACCES, Rule::kDYN001, BPF_REG_1,
+                                "a dynptr can be made of map values only",
                                 "Unsupported reg type " + type_name(engine.state.reg(BPF_REG_1)) +
                                     " for bpf_dynptr_from_mem data");
     case BPF_FUNC_override_return:
@@ -403,7 +413,8 @@ void invalidate(const Engine& engine, Value& value) {
 }
 
 bool release_reference(Engine& engine, uint32_t id) {
-  if (std::erase_if(engine.state.references, [id](const Reference& reference) { return reference.id == id; }) == 0)
+  if (std::erase_if(engine.state.references,
+                    [id](const Reference& reference) { return reference.id == id; }) == 0)
     return false;
   invalidate_where(engine, [id](const Value& value) { return value.reference == id; });
   return true;
@@ -434,16 +445,18 @@ void forget_arguments(Engine& engine) {
 bool check_direct_value(Engine& engine, const MapConstraint& map, uint32_t offset) {
   const wire::MapSpec& spec = map.spec;
   if (offset >= kOffsetMax)
-    return refuse_as(engine, EINVAL, Rule::kMEM002, "the offset into map `" + map.name + "` is too large",
+    return refuse_as(engine, EINVAL, Rule::kMEM009, "the offset into map `" + map.name + "` is too large",
                      "direct value offset of " + std::to_string(offset) + " is not allowed");
   if (spec.type != BPF_MAP_TYPE_ARRAY)
-    return refuse_as(engine, EINVAL, Rule::kMEM004, "the values of map `" + map.name + "` have no fixed address",
+    return refuse_as(engine, EINVAL, Rule::kMEM004,
+                     "the values of map `" + map.name + "` have no fixed address",
                      "no direct value access support for this map type");
   if (spec.max_entries == 1 && offset < spec.value_size) return true;
-  return refuse_as(engine, spec.max_entries == 1 ? EINVAL : kEnotsupp, Rule::kMEM002,
-                   "offset " + std::to_string(offset) + " is not inside the only value of map `" + map.name + "`",
-                   "invalid access to map value pointer, value_size=" + std::to_string(spec.value_size) +
-                       " off=" + std::to_string(offset));
+  return refuse_as(
+      engine, spec.max_entries == 1 ? EINVAL : kEnotsupp, Rule::kMEM009,
+      "offset " + std::to_string(offset) + " is not inside the only value of map `" + map.name + "`",
+      "invalid access to map value pointer, value_size=" + std::to_string(spec.value_size) +
+          " off=" + std::to_string(offset));
 }
 
 bool check_maps(Engine& engine) {
@@ -458,7 +471,7 @@ bool check_maps(Engine& engine) {
     const auto index = static_cast<uint32_t>(insn.imm);
     if (index >= engine.request.maps.size()) {
       if (!refuse_as(engine, EBADF, Rule::kENC001, "there is no map number " + std::to_string(index),
-                       "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"))
+                     "fd " + std::to_string(insn.imm) + " is not pointing to valid bpf_map"))
         return false;
       continue;
     }

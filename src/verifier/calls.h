@@ -13,13 +13,13 @@ namespace bpftime::verifier {
 // What the arguments told, for what comes after them.
 struct Call {
   const Prototype& prototype;
-  uint32_t map_register = 0;              // of the kConstMap argument; 0: none yet
-  std::optional<uint64_t> constant_key;   // of the kMapKey argument
-  uint64_t size_max = 0;                  // of the last kSize or kSizeOrZero argument
-  uint64_t memory_size = 0;               // kAllocSize
-  uint32_t reference = 0;                 // that the only owning argument stands for
-  uint32_t released_register = 0;         // the argument the call releases
-  uint32_t subprogram = 0;                // kFunction
+  uint32_t map_register = 0;                     // of the kConstMap argument; 0: none yet
+  std::optional<uint64_t> constant_key;          // of the kMapKey argument
+  uint64_t size_max = 0;                         // of the last kSize or kSizeOrZero argument
+  uint64_t memory_size = 0;                      // kAllocSize
+  uint32_t reference = 0;                        // that the only owning argument stands for
+  uint32_t released_register = 0;                // the argument the call releases
+  uint32_t subprogram = 0;                       // kFunction
   uint32_t dynptr_id = 0, dynptr_reference = 0;  // of the initialised dynptr argument
 
   uint32_t id() const { return prototype.id; }
@@ -30,8 +30,8 @@ inline std::string reg_name(uint32_t number) { return "R" + std::to_string(numbe
 // ---- arguments.cc ----
 bool check_argument(Engine& engine, Call& call, uint32_t index);
 // A number that says how many bytes the pointer in `pointer_register` must be good for.
-bool check_size(Engine& engine, uint32_t size_register, uint32_t pointer_register, bool zero_allowed, Access access,
-                bool may_be_uninitialised);
+bool check_size(Engine& engine, uint32_t size_register, uint32_t pointer_register, bool zero_allowed,
+                Access access, bool may_be_uninitialised);
 // A format string as bpf_snprintf takes it, for `values` values.
 bool format_valid(std::string_view format, uint32_t values);
 // The NUL-terminated constant string at a register that passed kConstString; empty optional: it was refused.

@@ -40,6 +40,7 @@ void find_subprograms(const program::Program& program, ControlFlow& flow) {
               i);
   }
   for (program::InsnCursor at(program); !at.done(); at.advance()) {
+    flow.any_reserved_fields |= program::uses_reserved_fields(at.insn());
     const auto target = program::call_target(at.insn(), at.index());
     if (!target) continue;
     const uint32_t callee = flow.subprogram_of[static_cast<uint32_t>(*target)];

@@ -28,6 +28,8 @@ struct ControlFlow {
   // States are stored and compared here: jump targets, instructions after conditional jumps and calls, loop heads.
   std::vector<bool> prune_point;
   std::vector<bool> loop_head;  // target of a back edge
+  bool any_reserved_fields =
+      false;  // some instruction uses reserved fields: refused where a path leads to it
   // Before the instruction runs: what may still be read (live), and of that, numbers whose exact value may decide whether
   // the program is accepted (relevant): they flow into an address, a size, a branch, a checked argument. Both
   // over-approximate. Stack slots: of the own frame. Callers' frames: at the return point.

@@ -1,10 +1,11 @@
 // Our verdicts on the corpora: programs of the kernel's own suites, and small edits of them, with Linux's verdict.
+#include "verifier/testing/corpus.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <map>
 
-#include "verifier/testing/corpus.h"
 #include "verifier/testing/differential.h"
 #include "verifier/testing/oracle.h"
 
@@ -13,12 +14,15 @@ namespace {
 
 struct Tally {
   size_t rejects = 0, rejects_refused = 0, accepts = 0, accepts_accepted = 0, allowed = 0, not_asked = 0;
-  double accepted_percent() const { return accepts == 0 ? 100 : 100.0 * static_cast<double>(accepts_accepted) / static_cast<double>(accepts); }
+  double accepted_percent() const {
+    return accepts == 0 ? 100 : 100.0 * static_cast<double>(accepts_accepted) / static_cast<double>(accepts);
+  }
 };
 
 void print_difference(const Case& test, const Verdict& verdict) {
-  std::printf("  %s %s \"%s\": kernel %s, ours %s\n", test.id.c_str(), test.family.c_str(), test.title.c_str(),
-              test.accepted ? "accepts" : test.kernel_last_line.c_str(), summary(verdict).c_str());
+  std::printf("  %s %s \"%s\": kernel %s, ours %s\n", test.id.c_str(), test.family.c_str(),
+              test.title.c_str(), test.accepted ? "accepts" : test.kernel_last_line.c_str(),
+              summary(verdict).c_str());
 }
 
 // Counts one case; what the running kernel says goes before the recorded label.
@@ -50,9 +54,10 @@ void judge(const Case& test, KernelOracle* kernel, Tally& tally, bool print) {
 }
 
 void print(const char* what, const Tally& tally) {
-  std::printf("%s: %zu of %zu rejects refused, %zu of %zu accepts accepted (%.1f %%), %zu allowed, %zu not asked\n", what,
-              tally.rejects_refused, tally.rejects, tally.accepts_accepted, tally.accepts, tally.accepted_percent(),
-              tally.allowed, tally.not_asked);
+  std::printf(
+      "%s: %zu of %zu rejects refused, %zu of %zu accepts accepted (%.1f %%), %zu allowed, %zu not asked\n",
+      what, tally.rejects_refused, tally.rejects, tally.accepts_accepted, tally.accepts,
+      tally.accepted_percent(), tally.allowed, tally.not_asked);
 }
 
 class CorpusTest : public ::testing::Test {

@@ -23,7 +23,8 @@ std::optional<uint32_t> slot_of(const Value& pointer) {
 }
 
 bool holds(const Frame& frame, uint32_t slot, int32_t half) {
-  return slot < frame.stack.size() && frame.stack[slot].bytes[0] == Byte::kDynptr && frame.stack[slot].value.off == half;
+  return slot < frame.stack.size() && frame.stack[slot].bytes[0] == Byte::kDynptr &&
+         frame.stack[slot].value.off == half;
 }
 
 // The dynptr that begins at the pointer, if there is a whole one.
@@ -40,14 +41,17 @@ bool make_dynptr(Engine& engine, uint32_t number, DynptrKind kind) {
   const Value pointer = engine.state.reg(number);
   const auto slot = slot_of(pointer);
   // Outside of the frame is for the write below to say.
-  const bool is_below = pointer.kind == Kind::kStack && pointer.scalar.is_const() && pointer.off < -int64_t{kStackBytes};
+  const bool is_below =
+      pointer.kind == Kind::kStack && pointer.scalar.is_const() && pointer.off < -int64_t{kStackBytes};
   if (!slot && !is_below &&
-      !engine.refuse_register(Rule::kDYN001, number, "there is no place for a dynptr: 16 bytes of the stack, aligned to 8",
+      !engine.refuse_register(Rule::kDYN001, number,
+                              "there is no place for a dynptr: 16 bytes of the stack, aligned to 8",
                               "Dynptr has to be an uninitialized dynptr"))
     return false;
   for (int32_t offset = 0; offset < static_cast<int32_t>(kDynptrBytes); offset += kSlotBytes)
     if (!check_access(engine, number, offset, kSlotBytes, Access::kWrite, nullptr, nullptr)) return false;
-  if (!slot || *slot >= engine.state.frames[pointer.frame].stack.size()) return true;  // a rule is switched off
+  if (!slot || *slot >= engine.state.frames[pointer.frame].stack.size())
+    return true;  // a rule is switched off
   if (kind == DynptrKind::kRecord && !check_reference_limit(engine)) return false;
   const uint32_t reference = kind == DynptrKind::kRecord ? acquire_reference(engine, 0) : 0;
   const uint32_t identity = engine.new_id();
@@ -99,7 +103,8 @@ void end_dynptrs_of(Engine& engine, uint32_t reference) {
   for (size_t depth = 0; depth < engine.state.frames.size(); ++depth)
     for (size_t i = 0; i < engine.state.frames[depth].stack.size(); ++i) {
       const Slot& slot = engine.state.frames[depth].stack[i];
-      if (slot.bytes[0] == Byte::kDynptr && slot.value.reference == reference) forget_dynptr(engine, slot.value.instance);
+      if (slot.bytes[0] == Byte::kDynptr && slot.value.reference == reference)
+        forget_dynptr(engine, slot.value.instance);
     }
 }
 

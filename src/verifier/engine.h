@@ -126,6 +126,9 @@ class Engine {
   Visit visit_prune_point();
   void enter_state(bool is_call);
   bool refuse_limit(Rule rule, const std::string& words, const char* limit);
+  bool refuse_too_complex();
+  bool check_path_length();
+  bool check_memory();
   bool check_bound();
   void finish_facts();
 

@@ -1,6 +1,7 @@
 // The loop over paths: what is simulated next, what is stored, what is refused for its size.
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "program/instructions.h"
 #include "verifier/blame.h"
@@ -21,6 +22,7 @@ constexpr uint32_t kJumpsBetweenRounds = 20;
 constexpr uint32_t kMissesPerHit = 3;
 constexpr uint32_t kMissesPerHitOfCalls = 64;
 
+constexpr uint32_t kLimitOverrun = 4;
 constexpr uint32_t kFrameRegister = 10;
 
 bool is_conditional(const program::Insn& insn) {
@@ -175,7 +177,8 @@ Engine::Visit Engine::visit_prune_point() {
   const bool is_round = path_.kind == PathEdge::kReturn || path_.kind == PathEdge::kAgain;
   const uint32_t insns_since = statistics.insns_processed - stored_at_insns_;
   const uint32_t jumps_since = jumps_processed_ - stored_at_jumps_;
-  bool store = is_call || (jumps_since >= kJumpsBetweenStates && insns_since >= kInsnsBetweenStates);
+  bool store = is_call || (request.flags & BPF_F_TEST_STATE_FREQ) != 0 ||
+               (jumps_since >= kJumpsBetweenStates && insns_since >= kInsnsBetweenStates);
 
   uint32_t before = kNoNode;
   for (uint32_t index = store_->first_at(insn_index); index != kNoNode;) {
@@ -238,6 +241,8 @@ void Engine::enter_state(bool is_call) {
 }
 
 bool Engine::check_registers() {
+  if (flow.any_reserved_fields && program::uses_reserved_fields(insn()))
+    return refuse(Rule::kENC001, "reserved fields of the instruction are used", "uses reserved fields");
   const program::RegisterUse use = program::register_use(insn());
   const bool is_exit_or_call = is_jump_class(insn()) && !is_conditional(insn());
   if (!is_exit_or_call && BPF_CLASS(insn().code) != BPF_LD) {
@@ -324,14 +329,43 @@ bool Engine::step(bool& path_ends) {
   return true;
 }
 
+bool Engine::refuse_too_complex() {
+  const std::string words =
+      "BPF program is too large. Processed " + std::to_string(statistics.insns_processed) + " insn";
+  const uint32_t loop = store_->busiest();
+  if (request.constraints == nullptr || loop == 0)
+    return refuse_limit(Rule::kLIM001, words, "instructions processed");
+  // Of an extension it is not the verifier's patience that counts, but that it must be seen to end.
+  const uint32_t here = std::exchange(insn_index, loop);
+  if (refuse(Rule::kBND002,
+             "this loop was followed for " + std::to_string(statistics.insns_processed) +
+                 " instructions without an end",
+             words)) {
+    insn_index = here;
+    return true;
+  }
+  verdict.diagnoses.back().error = E2BIG;
+  return false;
+}
+
+// A path that is longer than granted needs not be followed to its end, which it may not have.
+bool Engine::check_path_length() {
+  const uint64_t granted = request.constraints->instructions_below;
+  const uint64_t steps = add_steps(store_->node(path_.node).steps_before, path_.count);
+  if (granted == kInstructionsInfinite || steps < granted || !enforces(Rule::kBND001)) return true;
+  if (const uint32_t loop = store_->busiest(); loop != 0) insn_index = loop;
+  return refuse(Rule::kBND001, "a path of " + std::to_string(steps) +
+                                   " instructions and more leads through here; fewer than " +
+                                   std::to_string(granted) + " are granted");
+}
+
 bool Engine::follow_path() {
   while (true) {
-    if (++statistics.insns_processed > request.options.limits.insns_processed &&
-        !refuse_limit(
-            Rule::kLIM001,
-            "BPF program is too large. Processed " + std::to_string(statistics.insns_processed) + " insn",
-            "instructions processed"))
+    if (++statistics.insns_processed > request.options.limits.insns_processed && !refuse_too_complex())
       return false;
+    // A test that switched the limit off must end as well.
+    if (statistics.insns_processed / kLimitOverrun > request.options.limits.insns_processed) return false;
+    if (request.constraints != nullptr && !check_path_length()) return false;
     if (flow.prune_point[insn_index]) {
       const Visit visit = visit_prune_point();
       if (visit == Visit::kRefused) return false;
@@ -368,7 +402,7 @@ bool Engine::explore() {
     if (pending_.empty()) {
       facts.instructions_max = store_->node(root).remaining.steps;
       finish_facts();
-      return check_bound();
+      return check_memory() && check_bound();
     }
     Pending& next = pending_.back();
     pending_bytes_ -= std::min(pending_bytes_, bytes_of(next.state));
@@ -386,6 +420,25 @@ bool Engine::explore() {
 void Engine::finish_facts() {
   for (uint32_t id = 0; id < helper_seen_.size(); ++id)
     if (helper_seen_[id]) facts.helpers_called.push_back(id);
+}
+
+bool Engine::check_memory() {
+  facts.memory_bytes = 0;
+  for (const MapConstraint& map : request.maps) {
+    const auto whole = [](uint64_t bytes) { return (bytes + 7) / 8 * 8; };
+    const wire::MapSpec& spec = map.spec;
+    const bool is_ring = spec.type == BPF_MAP_TYPE_RINGBUF || spec.type == BPF_MAP_TYPE_USER_RINGBUF;
+    const uint64_t bytes =
+        is_ring ? spec.max_entries
+                : multiply_steps(whole(spec.key_size) + whole(spec.value_size), spec.max_entries);
+    facts.memory_bytes = add_steps(facts.memory_bytes, bytes);
+  }
+  for (const uint32_t bytes : facts.stack_bytes) facts.memory_bytes = add_steps(facts.memory_bytes, bytes);
+  const uint64_t granted = request.constraints == nullptr ? 0 : request.constraints->memory_below;
+  if (granted == 0 || facts.memory_bytes < granted) return true;
+  insn_index = 0;
+  return refuse(Rule::kBND003, "maps and stack take " + std::to_string(facts.memory_bytes) +
+                                   " bytes; fewer than " + std::to_string(granted) + " are granted");
 }
 
 bool Engine::check_bound() {

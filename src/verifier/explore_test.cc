@@ -260,6 +260,50 @@ TEST(Bound, MoreThanGrantedIsRefused) {
   EXPECT_EQ(rule_of(verify(request)), "accepted");
 }
 
+TEST(Bound, AnEndlessLoopIsRefusedAtItsLine) {
+  Constraints constraints;
+  constraints.typed_entry = true;
+  Request request = request_of([](Builder& b) {
+    const auto head = b.label();
+    b.mov_imm(6, 0);  // 0
+    b.mov_imm(7, 0);
+    b.place(head);
+    b.alu_imm(BPF_ADD, 6, 1);          // 2
+    b.jump_imm(BPF_JNE, 6, -1, head);  // 3
+    finish(b);
+  });
+  request.constraints = &constraints;
+  constraints.instructions_below = 10'000;
+  Verdict verdict = verify(request);
+  ASSERT_EQ(rule_of(verdict), "BND001");
+  EXPECT_GE(verdict.diagnoses[0].insn, 2u);
+  EXPECT_LE(verdict.diagnoses[0].insn, 3u);
+  EXPECT_LT(verdict.statistics.insns_processed, 20'000u) << "no longer than the bound";
+  constraints.instructions_below = 0;  // inf: must still end
+  verdict = verify(request);
+  ASSERT_EQ(rule_of(verdict), "BND002");
+  EXPECT_EQ(verdict.error, E2BIG);
+}
+
+TEST(Bound, MemoryIsMapsAndStack) {
+  Constraints constraints;
+  constraints.typed_entry = true;
+  Request request = request_of([](Builder& b) {
+    b.store_imm(BPF_DW, 10, -8, 0);
+    b.load_map(1, 0);
+    finish(b);
+  });
+  request.maps.push_back(*testing::standard_map("map_hash_8b"));
+  request.maps[0].spec.max_entries = 10;
+  request.constraints = &constraints;
+  constraints.memory_below = 10 * 16 + 8;
+  EXPECT_EQ(rule_of(verify(request)), "BND003");
+  constraints.memory_below += 1;
+  const Verdict verdict = verify(request);
+  EXPECT_EQ(rule_of(verdict), "accepted");
+  EXPECT_EQ(verdict.facts.memory_bytes, 168u);
+}
+
 // ---- pruning ----
 
 TEST(Pruning, PathsThatDifferInNothingThatMattersAreFollowedOnce) {

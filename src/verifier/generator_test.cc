@@ -1,4 +1,6 @@
 // The generator makes what it promises, and our verdict on its programs is Linux's.
+#include "verifier/testing/generator.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,7 +9,6 @@
 
 #include "program/instructions.h"
 #include "verifier/testing/differential.h"
-#include "verifier/testing/generator.h"
 #include "verifier/testing/mutator.h"
 #include "verifier/testing/pool.h"
 
@@ -25,17 +26,20 @@ std::vector<uint8_t> valid_opcodes() {
       if (op != BPF_NEG) codes.push_back(static_cast<uint8_t>(c | op | BPF_X));
     }
   }
-  for (const uint8_t code : {BPF_ALU | BPF_END | BPF_TO_LE, BPF_ALU | BPF_END | BPF_TO_BE, BPF_ALU64 | BPF_END}) {
+  for (const uint8_t code :
+       {BPF_ALU | BPF_END | BPF_TO_LE, BPF_ALU | BPF_END | BPF_TO_BE, BPF_ALU64 | BPF_END}) {
     codes.push_back(code);
   }
   for (const uint8_t c : {BPF_JMP, BPF_JMP32}) {
-    for (const int op : {BPF_JEQ, BPF_JGT, BPF_JGE, BPF_JSET, BPF_JNE, BPF_JSGT, BPF_JSGE, BPF_JLT, BPF_JLE, BPF_JSLT, BPF_JSLE}) {
+    for (const int op : {BPF_JEQ, BPF_JGT, BPF_JGE, BPF_JSET, BPF_JNE, BPF_JSGT, BPF_JSGE, BPF_JLT, BPF_JLE,
+                         BPF_JSLT, BPF_JSLE}) {
       codes.push_back(static_cast<uint8_t>(c | op | BPF_K));
       codes.push_back(static_cast<uint8_t>(c | op | BPF_X));
     }
     codes.push_back(static_cast<uint8_t>(c | BPF_JA));
   }
-  for (const uint8_t code : {BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT, BPF_LD | BPF_IMM | BPF_DW}) codes.push_back(code);
+  for (const uint8_t code : {BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT, BPF_LD | BPF_IMM | BPF_DW})
+    codes.push_back(code);
   for (const uint8_t size : {BPF_B, BPF_H, BPF_W, BPF_DW}) {
     codes.push_back(BPF_LDX | BPF_MEM | size);
     codes.push_back(BPF_ST | BPF_MEM | size);
@@ -67,7 +71,8 @@ TEST(Generator, ReachesEverythingAndAgreesWithLinux) {
   const uint64_t seed = environment_number("BPFTIME_SEED", 1);
   const bool has_kernel = KernelOracle::unusable().empty();
   if (!has_kernel) std::printf("not compared with Linux: %s\n", KernelOracle::unusable().c_str());
-  std::printf("seeds %llu + [0, %llu)\n", static_cast<unsigned long long>(seed * 1'000'003), static_cast<unsigned long long>(count));
+  std::printf("seeds %llu + [0, %llu)\n", static_cast<unsigned long long>(seed * 1'000'003),
+              static_cast<unsigned long long>(count));
   KernelOracle kernel;
   Differential differential(kernel);
   std::vector<size_t> lengths;
@@ -78,7 +83,8 @@ TEST(Generator, ReachesEverythingAndAgreesWithLinux) {
     const uint64_t one = seed * 1'000'003 + i;
     const Request request = generate(one);
     lengths.push_back(request.program.insns.size());
-    for (program::InsnCursor cursor(request.program); !cursor.done(); cursor.advance()) opcodes.set(cursor.insn().code);
+    for (program::InsnCursor cursor(request.program); !cursor.done(); cursor.advance())
+      opcodes.set(cursor.insn().code);
     const Verdict verdict = verify(request);
     accepted += verdict.error == 0;
     for (const Diagnosis& diagnosis : verdict.diagnoses) ++rules[std::string(info(diagnosis.rule).id)];
@@ -90,9 +96,11 @@ TEST(Generator, ReachesEverythingAndAgreesWithLinux) {
   for (const auto& [rule, hits] : rules) std::printf("  %s %zu\n", rule.c_str(), hits);
   EXPECT_GE(accepted * 100, lengths.size() * 40);
   EXPECT_GE(lengths[lengths.size() / 2], 25u);
-  for (const uint8_t code : valid_opcodes()) EXPECT_TRUE(opcodes.test(code)) << "opcode " << int{code} << " never written";
+  for (const uint8_t code : valid_opcodes())
+    EXPECT_TRUE(opcodes.test(code)) << "opcode " << int{code} << " never written";
   std::printf("%s", differential.table(20, true).c_str());
-  EXPECT_EQ(differential.counts[static_cast<size_t>(Agreement::kFalseAccept)] - differential.allowed_accepts, 0u);
+  EXPECT_EQ(differential.counts[static_cast<size_t>(Agreement::kFalseAccept)] - differential.allowed_accepts,
+            0u);
   // Precision: what Linux takes and we refuse.
   const size_t both = differential.counts[static_cast<size_t>(Agreement::kBothAccept)];
   const size_t lost = differential.counts[static_cast<size_t>(Agreement::kFalseRefusal)];
@@ -119,7 +127,8 @@ TEST(Mutator, AgreesWithLinux) {
     differential.compare(start.request, start.origin);
   }
   std::printf("%s", differential.table(20, true).c_str());
-  EXPECT_EQ(differential.counts[static_cast<size_t>(Agreement::kFalseAccept)] - differential.allowed_accepts, 0u);
+  EXPECT_EQ(differential.counts[static_cast<size_t>(Agreement::kFalseAccept)] - differential.allowed_accepts,
+            0u);
   const size_t both = differential.counts[static_cast<size_t>(Agreement::kBothAccept)];
   const size_t lost = differential.counts[static_cast<size_t>(Agreement::kFalseRefusal)];
   EXPECT_LE(lost * 100, (both + lost) * 2);

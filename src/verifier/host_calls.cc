@@ -42,7 +42,8 @@ Scalar as_argument(const Scalar& number, const Argument& argument) {
 }
 
 bool is_one_of(const Scalar& number, const Argument& argument) {
-  const uint64_t mask = argument.bytes == 0 || argument.bytes >= 8 ? ~0ull : (1ull << (argument.bytes * 8)) - 1;
+  const uint64_t mask =
+      argument.bytes == 0 || argument.bytes >= 8 ? ~0ull : (1ull << (argument.bytes * 8)) - 1;
   const auto listed = [&](uint64_t value) {
     return std::any_of(argument.values.begin(), argument.values.end(),
                        [&](uint64_t allowed) { return ((allowed ^ value) & mask) == 0; });
@@ -53,7 +54,8 @@ bool is_one_of(const Scalar& number, const Argument& argument) {
       if (value == number.umax) return true;
     }
   }
-  if (number.smax < number.smin || static_cast<uint64_t>(number.smax) - static_cast<uint64_t>(number.smin) > kEnumeratedMax)
+  if (number.smax < number.smin ||
+      static_cast<uint64_t>(number.smax) - static_cast<uint64_t>(number.smin) > kEnumeratedMax)
     return false;
   for (int64_t value = number.smin;; ++value) {
     if (number.contains(static_cast<uint64_t>(value)) && !listed(static_cast<uint64_t>(value))) return false;
@@ -67,19 +69,25 @@ bool check_number(const HostCall& call, uint32_t index) {
   if (!value.is_number()) return call.refuse(Rule::kTYP006, index, "is a number, and a pointer is passed");
   const Scalar number = as_argument(value.scalar, argument);
   if (!argument.number.contains(number) &&
-      !call.refuse(Rule::kEIM005, index, "is not proved to be in " + argument.number.describe() + ": it is " + number.describe()))
+      !call.refuse(Rule::kEIM005, index,
+                   "is not proved to be in " + argument.number.describe() + ": it is " + number.describe()))
     return false;
   if (!argument.values.empty() && !is_one_of(number, argument) &&
-      !call.refuse(Rule::kEIM005, index, "is not proved to be one of the granted values: it is " + number.describe()))
+      !call.refuse(Rule::kEIM005, index,
+                   "is not proved to be one of the granted values: it is " + number.describe()))
     return false;
   if (argument.less_than >= call.function.arguments.size()) return true;
   const Value& other = call.engine.state.reg(argument.less_than + 1);
-  const bool is_less = other.is_number() &&
-                       number.umax < as_argument(other.scalar, call.function.arguments[argument.less_than]).umin;
-  return is_less || call.refuse(Rule::kEIM005, index, "is not proved to be less than " + call.name(argument.less_than));
+  const bool is_less =
+      other.is_number() &&
+      number.umax < as_argument(other.scalar, call.function.arguments[argument.less_than]).umin;
+  return is_less ||
+         call.refuse(Rule::kEIM005, index, "is not proved to be less than " + call.name(argument.less_than));
 }
 
-bool is_at_start(const Value& value) { return value.off == 0 && value.scalar.is_const() && value.scalar.value() == 0; }
+bool is_at_start(const Value& value) {
+  return value.off == 0 && value.scalar.is_const() && value.scalar.value() == 0;
+}
 
 bool refuse_walked(const HostCall& call, uint32_t index) {
   return call.refuse(Rule::kEIM005, index,
@@ -92,7 +100,8 @@ bool check_pointer(const HostCall& call, uint32_t index) {
   if (value.may_be_null && !call.function.arguments[index].may_be_null &&
       !call.refuse(Rule::kNUL001, index, "must not be null"))
     return false;
-  if (!is_at_start(value) && !call.refuse(Rule::kEIM005, index, "must be the pointer itself, not one into the object"))
+  if (!is_at_start(value) &&
+      !call.refuse(Rule::kEIM005, index, "must be the pointer itself, not one into the object"))
     return false;
   return !value.walked || refuse_walked(call, index);
 }
@@ -108,13 +117,15 @@ bool check_object(const HostCall& call, uint32_t index) {
   const Argument& argument = call.function.arguments[index];
   const Value& value = call.engine.state.reg(index + 1);
   const bool is_opaque = argument.kind == Argument::Kind::kOpaque;
-  const bool fits = value.kind == Kind::kHostObject && (is_opaque || is_same_type(call.constraints, value.index, argument.view));
+  const bool fits = value.kind == Kind::kHostObject &&
+                    (is_opaque || is_same_type(call.constraints, value.index, argument.view));
   const bool is_handle = is_opaque && value.kind == Kind::kHandle;
   if (!fits && !is_handle)
-    return call.refuse(Rule::kTYP002, index, "must be an object of the host" +
-                                                 (argument.view < call.constraints.views.size()
-                                                      ? " of type `" + call.constraints.views[argument.view].type + "`"
-                                                      : std::string()));
+    return call.refuse(Rule::kTYP002, index,
+                       "must be an object of the host" +
+                           (argument.view < call.constraints.views.size()
+                                ? " of type `" + call.constraints.views[argument.view].type + "`"
+                                : std::string()));
   return check_pointer(call, index);
 }
 
@@ -125,12 +136,16 @@ bool check_released(HostCall& call, uint32_t index) {
   const auto& references = call.engine.state.references;
   const auto held = std::find_if(references.begin(), references.end(),
                                  [&](const Reference& reference) { return reference.id == value.reference; });
-  const bool fits = (value.kind == Kind::kHandle || value.kind == Kind::kHostObject) && value.reference != 0 &&
-                    held != references.end() && held->kind == 1 + argument.releases;
-  if (!fits) return call.refuse(Rule::kREF002, index, "must be what was acquired for it and not yet released");
-  if (!is_at_start(value) && !call.refuse(Rule::kREF002, index, "must be the pointer itself, not one into the object")) return false;
+  const bool fits = (value.kind == Kind::kHandle || value.kind == Kind::kHostObject) &&
+                    value.reference != 0 && held != references.end() && held->kind == 1 + argument.releases;
+  if (!fits)
+    return call.refuse(Rule::kREF002, index, "must be what was acquired for it and not yet released");
+  if (!is_at_start(value) &&
+      !call.refuse(Rule::kREF002, index, "must be the pointer itself, not one into the object"))
+    return false;
   if (value.may_be_null && !call.refuse(Rule::kNUL001, index, "must not be null")) return false;
-  if (call.released == value.reference && !call.refuse(Rule::kREF002, index, "is released twice")) return false;
+  if (call.released == value.reference && !call.refuse(Rule::kREF002, index, "is released twice"))
+    return false;
   call.released = value.reference;
   return true;
 }
@@ -181,12 +196,14 @@ bool check_host_argument(HostCall& call, uint32_t index) {
       return check_number(call, index);
     case Argument::Kind::kObject:
     case Argument::Kind::kOpaque:
-      if (value.is_null()) return argument.may_be_null || call.refuse(Rule::kNUL001, index, "must not be null");
+      if (value.is_null())
+        return argument.may_be_null || call.refuse(Rule::kNUL001, index, "must not be null");
       return check_object(call, index);
     case Argument::Kind::kBuffer:
       return check_buffer_argument(call, index);
     case Argument::Kind::kConstString:
-      if (value.is_null()) return argument.may_be_null || call.refuse(Rule::kNUL001, index, "must not be null");
+      if (value.is_null())
+        return argument.may_be_null || call.refuse(Rule::kNUL001, index, "must not be null");
       return constant_string(call.engine, index + 1).has_value();
   }
   return false;
@@ -214,7 +231,8 @@ Value buffer_result(Engine& engine, const HostFunction& function) {
   value.size = result.length;
   if (result.length_argument < function.arguments.size()) {
     const Value& length = engine.state.reg(result.length_argument + 1);
-    value.size = static_cast<uint32_t>(length.is_number() ? std::min<uint64_t>(length.scalar.umin, kSizeMax) : 0);
+    value.size =
+        static_cast<uint32_t>(length.is_number() ? std::min<uint64_t>(length.scalar.umin, kSizeMax) : 0);
   }
   note_promise(engine, function.name + ": result has the declared length");
   return value;
@@ -228,7 +246,8 @@ Value host_result(Engine& engine, const HostFunction& function) {
       if (result.bytes == 0) return value;
       value = number_result(engine, function);
       if (function.acquires == kNone) return value;
-      value = Value::pointer(Kind::kHandle);  // a number that stands for something owned, such as a descriptor
+      value =
+          Value::pointer(Kind::kHandle);  // a number that stands for something owned, such as a descriptor
       break;
     case Argument::Kind::kBuffer:
       value = buffer_result(engine, function);
@@ -298,10 +317,12 @@ bool step_host_call(Engine& engine) {
            skip_call(engine);
   const HostFunction* function = find_function(*constraints, id);
   if (function == nullptr || !function->granted || function->arguments.size() > kArgumentsMax) {
-    const std::string name = function == nullptr ? "number " + std::to_string(id) : "`" + function->name + "`";
-    return refuse_grant(engine, Rule::kEIM004,
-                        "host function " + name + " is not granted to class `" + constraints->class_name + "`",
-                        function == nullptr ? std::string() : function->name) &&
+    const std::string name =
+        function == nullptr ? "number " + std::to_string(id) : "`" + function->name + "`";
+    return refuse_grant(
+               engine, Rule::kEIM004,
+               "host function " + name + " is not granted to class `" + constraints->class_name + "`",
+               function == nullptr ? std::string() : function->name) &&
            skip_call(engine);
   }
   HostCall call{engine, *constraints, *function};
@@ -321,9 +342,9 @@ bool step_host_call(Engine& engine) {
 bool load_host_global(Engine& engine) {
   const Constraints& constraints = *engine.request.constraints;
   const program::Insn& insn = engine.insn();
-  const auto global = std::find_if(constraints.globals.begin(), constraints.globals.end(), [&](const HostGlobal& known) {
-    return known.id == static_cast<uint32_t>(insn.imm);
-  });
+  const auto global =
+      std::find_if(constraints.globals.begin(), constraints.globals.end(),
+                   [&](const HostGlobal& known) { return known.id == static_cast<uint32_t>(insn.imm); });
   if (global == constraints.globals.end() || !global->granted) {
     const bool is_known = global != constraints.globals.end();
     const std::string name = is_known ? "`" + global->name + "`" : "number " + std::to_string(insn.imm);

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "verifier/testing/builder.h"
+#include "verifier/testing/call_cases.h"
 #include "verifier/testing/oracle.h"
 #include "verifier/verifier.h"
 
@@ -16,8 +17,26 @@ constexpr uint8_t kR0 = 0, kR1 = 1, kR2 = 2, kR3 = 3, kR6 = 6, kR7 = 7, kFp = 10
 
 enum View_ : uint32_t { kRequest, kConnection, kRequestAgain };
 enum Function_ : int32_t {
-  kTime = 1, kFinalize, kNotGranted, kFill, kHash, kLog, kOpen, kClose, kLookUp, kBelow, kSigned, kEnum, kDecode, kFree, kSlow, kFixed,
-  kOpenObject, kCloseObject, kFind, kSixArguments,
+  kTime = 1,
+  kFinalize,
+  kNotGranted,
+  kFill,
+  kHash,
+  kLog,
+  kOpen,
+  kClose,
+  kLookUp,
+  kBelow,
+  kSigned,
+  kEnum,
+  kDecode,
+  kFree,
+  kSlow,
+  kFixed,
+  kOpenObject,
+  kCloseObject,
+  kFind,
+  kSixArguments,
 };
 enum Global_ : int32_t { kPid = 1, kSecret, kConfiguration };
 
@@ -133,10 +152,13 @@ Constraints make_constraints() {
   Argument given = object(kConnection);
   given.releases = 9;
   c.functions.push_back(function(kCloseObject, "give_connection", {given}, nothing()));
-  c.functions.push_back(function(kFind, "find_connection", {object(kRequest, true)}, object(kConnection, true)));
+  c.functions.push_back(
+      function(kFind, "find_connection", {object(kRequest, true)}, object(kConnection, true)));
   c.functions.push_back(function(kSixArguments, "six", std::vector<Argument>(6, number("n")), nothing()));
 
-  c.globals = {{"ngx_pid", kPid, true, kRequest}, {"secret", kSecret, false, kRequest}, {"conf", kConfiguration, true, kConnection}};
+  c.globals = {{"ngx_pid", kPid, true, kRequest},
+               {"secret", kSecret, false, kRequest},
+               {"conf", kConfiguration, true, kConnection}};
   return c;
 }
 
@@ -156,12 +178,23 @@ MapConstraint writable() {
   return map;
 }
 
-void call_host(Builder& b, int32_t id) { b.raw(testing::make_insn(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 0, id)); }
+MapConstraint ring() {
+  MapConstraint map;
+  map.name = "ring";
+  map.spec = {BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, 0};
+  return map;
+}
+
+void call_host(Builder& b, int32_t id) {
+  b.raw(testing::make_insn(BPF_JMP | BPF_CALL, 0, BPF_PSEUDO_KFUNC_CALL, 0, id));
+}
 void load_global(Builder& b, uint8_t reg, int32_t id) {
   b.raw(testing::make_insn(BPF_LD | BPF_IMM | BPF_DW, reg, BPF_PSEUDO_BTF_ID, 0, id));
   b.raw(testing::make_insn(0, 0, 0, 0, 0));
 }
-void load_slot(Builder& b, uint8_t reg, int16_t slot) { b.load(BPF_DW, reg, kR6, static_cast<int16_t>(8 * slot)); }
+void load_slot(Builder& b, uint8_t reg, int16_t slot) {
+  b.load(BPF_DW, reg, kR6, static_cast<int16_t>(8 * slot));
+}
 
 class HostCalls : public ::testing::Test {
  protected:
@@ -176,10 +209,11 @@ class HostCalls : public ::testing::Test {
     request.program.type = BPF_PROG_TYPE_KPROBE;
     request.program.insns = b.finish();
     request.license = "GPL";
-    request.maps = {strings(), writable()};
+    request.maps = {strings(), writable(), ring()};
     request.constraints = without_constraints_ ? nullptr : &constraints_;
     request.options.zero_stack = request.options.allow_pointer_leaks = false;
     request.options.probe_write_user = false;
+    testing::survives_without_each_rule(request);
     return verify(request);
   }
 
@@ -191,7 +225,8 @@ class HostCalls : public ::testing::Test {
   void refuse(const char* name, Rule rule, const std::function<void(Builder&)>& body) {
     const Verdict verdict = judge(body);
     ASSERT_NE(verdict.error, 0) << name;
-    EXPECT_EQ(info(verdict.diagnoses.at(0).rule).id, info(rule).id) << name << ": " << testing::summary(verdict);
+    EXPECT_EQ(info(verdict.diagnoses.at(0).rule).id, info(rule).id)
+        << name << ": " << testing::summary(verdict);
   }
 
   Constraints constraints_ = make_constraints();
@@ -234,18 +269,49 @@ TEST_F(HostCalls, Objects) {
   refuse("may be null", Rule::kNUL001, finalize(1, false));
   accept("tested", finalize(1, true));
   refuse("a number", Rule::kTYP002, finalize(2, false));
-  refuse("null", Rule::kNUL001, [](Builder& b) { b.mov_imm(kR1, 0); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
-  refuse("our own memory", Rule::kTYP002, [](Builder& b) { b.mov(kR1, kFp); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
-  refuse("the context", Rule::kTYP002, [](Builder& b) { b.mov(kR1, kR6); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
-  refuse("another type", Rule::kTYP002, [](Builder& b) { load_global(b, kR1, kConfiguration); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
-  accept("another view of the type", [](Builder& b) { load_global(b, kR1, kPid); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
-  accept("null where it may be", [](Builder& b) { b.mov_imm(kR1, 0); call_host(b, kFind); });
-  accept("perhaps null where it may be", [](Builder& b) { load_slot(b, kR1, 1); call_host(b, kFind); });
-  refuse("no value", Rule::kTYP001, [](Builder& b) { call_host(b, kTime); b.mov_imm(kR2, 403); call_host(b, kFinalize); });
+  refuse("null", Rule::kNUL001, [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
+  refuse("our own memory", Rule::kTYP002, [](Builder& b) {
+    b.mov(kR1, kFp);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
+  refuse("the context", Rule::kTYP002, [](Builder& b) {
+    b.mov(kR1, kR6);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
+  refuse("another type", Rule::kTYP002, [](Builder& b) {
+    load_global(b, kR1, kConfiguration);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
+  accept("another view of the type", [](Builder& b) {
+    load_global(b, kR1, kPid);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
+  accept("null where it may be", [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    call_host(b, kFind);
+  });
+  accept("perhaps null where it may be", [](Builder& b) {
+    load_slot(b, kR1, 1);
+    call_host(b, kFind);
+  });
+  refuse("no value", Rule::kTYP001, [](Builder& b) {
+    call_host(b, kTime);
+    b.mov_imm(kR2, 403);
+    call_host(b, kFinalize);
+  });
 }
 
 TEST_F(HostCalls, PointersReadFromTheHostAreNotPassedOn) {
-  constraints_.functions.push_back(function(static_cast<Function_>(100), "close_connection", {object(kConnection)}, nothing()));
+  constraints_.functions.push_back(
+      function(static_cast<Function_>(100), "close_connection", {object(kConnection)}, nothing()));
   refuse("read from memory", Rule::kEIM005, [](Builder& b) {
     load_slot(b, kR1, 0);
     b.load(BPF_DW, kR1, kR1, 0);
@@ -273,11 +339,19 @@ TEST_F(HostCalls, PointersReadFromTheHostAreNotPassedOn) {
 
 TEST_F(HostCalls, Numbers) {
   const auto status = [](int32_t value) {
-    return [=](Builder& b) { load_slot(b, kR1, 0); b.mov_imm(kR2, value); call_host(b, kFinalize); };
+    return [=](Builder& b) {
+      load_slot(b, kR1, 0);
+      b.mov_imm(kR2, value);
+      call_host(b, kFinalize);
+    };
   };
   accept("one of the values", status(404));
   refuse("another value", Rule::kEIM005, status(405));
-  refuse("unknown", Rule::kEIM005, [](Builder& b) { load_slot(b, kR1, 0); load_slot(b, kR2, 2); call_host(b, kFinalize); });
+  refuse("unknown", Rule::kEIM005, [](Builder& b) {
+    load_slot(b, kR1, 0);
+    load_slot(b, kR2, 2);
+    call_host(b, kFinalize);
+  });
   accept("a range of the values", [](Builder& b) {
     load_slot(b, kR1, 0);
     load_slot(b, kR2, 2);
@@ -292,17 +366,38 @@ TEST_F(HostCalls, Numbers) {
     b.alu_imm(BPF_ADD, kR2, 403);
     call_host(b, kFinalize);
   });
-  refuse("a pointer", Rule::kTYP006, [](Builder& b) { load_slot(b, kR1, 0); b.mov(kR2, kR1); call_host(b, kFinalize); });
-  const auto level = [](int32_t value) { return [=](Builder& b) { b.mov_imm(kR1, value); call_host(b, kSigned); }; };
+  refuse("a pointer", Rule::kTYP006, [](Builder& b) {
+    load_slot(b, kR1, 0);
+    b.mov(kR2, kR1);
+    call_host(b, kFinalize);
+  });
+  const auto level = [](int32_t value) {
+    return [=](Builder& b) {
+      b.mov_imm(kR1, value);
+      call_host(b, kSigned);
+    };
+  };
   accept("negative", level(-5));
   refuse("too negative", Rule::kEIM005, level(-6));
   accept("zero-extended by 32-bit code", [](Builder& b) {
     b.raw(testing::make_insn(BPF_ALU | BPF_MOV | BPF_K, kR1, 0, 0, -5));
     call_host(b, kSigned);
   });
-  accept("less than the other", [](Builder& b) { b.mov_imm(kR1, 3); b.mov_imm(kR2, 4); call_host(b, kBelow); });
-  refuse("equal to the other", Rule::kEIM005, [](Builder& b) { b.mov_imm(kR1, 4); b.mov_imm(kR2, 4); call_host(b, kBelow); });
-  refuse("perhaps more than the other", Rule::kEIM005, [](Builder& b) { b.mov_imm(kR1, 4); load_slot(b, kR2, 2); call_host(b, kBelow); });
+  accept("less than the other", [](Builder& b) {
+    b.mov_imm(kR1, 3);
+    b.mov_imm(kR2, 4);
+    call_host(b, kBelow);
+  });
+  refuse("equal to the other", Rule::kEIM005, [](Builder& b) {
+    b.mov_imm(kR1, 4);
+    b.mov_imm(kR2, 4);
+    call_host(b, kBelow);
+  });
+  refuse("perhaps more than the other", Rule::kEIM005, [](Builder& b) {
+    b.mov_imm(kR1, 4);
+    load_slot(b, kR2, 2);
+    call_host(b, kBelow);
+  });
 }
 
 TEST_F(HostCalls, Buffers) {
@@ -324,7 +419,10 @@ TEST_F(HostCalls, Buffers) {
   refuse("in, negative length", Rule::kMEM003, with(kHash, -1, true));
   accept("out need not be initialised", with(kFill, 16, false));
   refuse("out, too long", Rule::kSTK002, with(kFill, 17, false));
-  accept("out is initialised afterwards", [&](Builder& b) { with(kFill, 16, false)(b); b.load(BPF_DW, kR0, kFp, -16); });
+  accept("out is initialised afterwards", [&](Builder& b) {
+    with(kFill, 16, false)(b);
+    b.load(BPF_DW, kR0, kFp, -16);
+  });
   accept("fixed length", with(kFixed, 0, true));
   refuse("fixed length, too short", Rule::kSTK002, [](Builder& b) {
     b.store_imm(BPF_DW, kFp, -8, 0);
@@ -332,30 +430,85 @@ TEST_F(HostCalls, Buffers) {
     b.alu_imm(BPF_ADD, kR1, -8);
     call_host(b, kFixed);
   });
-  refuse("out into read-only memory", Rule::kMEM005, [](Builder& b) { b.load_map_value(kR1, 0, 0); b.mov_imm(kR2, 8); call_host(b, kFill); });
-  accept("out into a map", [](Builder& b) { b.load_map_value(kR1, 1, 0); b.mov_imm(kR2, 16); call_host(b, kFill); });
-  refuse("beyond a map's value", Rule::kMEM002, [](Builder& b) { b.load_map_value(kR1, 1, 0); b.mov_imm(kR2, 17); call_host(b, kFill); });
-  refuse("null", Rule::kNUL001, [](Builder& b) { b.mov_imm(kR1, 0); b.mov_imm(kR2, 0); call_host(b, kHash); });
-  accept("null where it may be, no bytes", [](Builder& b) { b.mov_imm(kR1, 0); b.mov_imm(kR2, 0); call_host(b, kDecode); });
-  refuse("null where it may be, bytes", Rule::kNUL001, [](Builder& b) { b.mov_imm(kR1, 0); b.mov_imm(kR2, 1); call_host(b, kDecode); });
-  refuse("an object", Rule::kTYP002, [](Builder& b) { load_slot(b, kR1, 0); b.mov_imm(kR2, 8); call_host(b, kHash); });
+  refuse("out into read-only memory", Rule::kMEM005, [](Builder& b) {
+    b.load_map_value(kR1, 0, 0);
+    b.mov_imm(kR2, 8);
+    call_host(b, kFill);
+  });
+  accept("out into a map", [](Builder& b) {
+    b.load_map_value(kR1, 1, 0);
+    b.mov_imm(kR2, 16);
+    call_host(b, kFill);
+  });
+  refuse("beyond a map's value", Rule::kMEM002, [](Builder& b) {
+    b.load_map_value(kR1, 1, 0);
+    b.mov_imm(kR2, 17);
+    call_host(b, kFill);
+  });
+  refuse("null", Rule::kNUL001, [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    b.mov_imm(kR2, 0);
+    call_host(b, kHash);
+  });
+  accept("null where it may be, no bytes", [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    b.mov_imm(kR2, 0);
+    call_host(b, kDecode);
+  });
+  refuse("null where it may be, bytes", Rule::kNUL001, [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    b.mov_imm(kR2, 1);
+    call_host(b, kDecode);
+  });
+  refuse("an object", Rule::kTYP002, [](Builder& b) {
+    load_slot(b, kR1, 0);
+    b.mov_imm(kR2, 8);
+    call_host(b, kHash);
+  });
   refuse("a buffer read from the host", Rule::kEIM005, [](Builder& b) {
     load_slot(b, kR1, 0);
     b.load(BPF_DW, kR2, kR1, 16);
     b.load(BPF_DW, kR1, kR1, 24);
     call_host(b, kHash);
   });
-  accept("the entry's own buffer", [](Builder& b) { load_slot(b, kR1, 3); load_slot(b, kR2, 4); call_host(b, kHash); });
-  refuse("the entry's buffer, another length", Rule::kEIM007, [](Builder& b) { load_slot(b, kR1, 3); b.mov_imm(kR2, 8); call_host(b, kHash); });
-  refuse("the entry's buffer, written", Rule::kEIM002, [](Builder& b) { load_slot(b, kR1, 3); b.mov_imm(kR2, 0); call_host(b, kFill); });
+  accept("the entry's own buffer", [](Builder& b) {
+    load_slot(b, kR1, 3);
+    load_slot(b, kR2, 4);
+    call_host(b, kHash);
+  });
+  refuse("the entry's buffer, another length", Rule::kEIM007, [](Builder& b) {
+    load_slot(b, kR1, 3);
+    b.mov_imm(kR2, 8);
+    call_host(b, kHash);
+  });
+  refuse("the entry's buffer, written", Rule::kEIM002, [](Builder& b) {
+    load_slot(b, kR1, 3);
+    b.mov_imm(kR2, 0);
+    call_host(b, kFill);
+  });
 }
 
 TEST_F(HostCalls, ConstantStrings) {
-  accept("in a frozen map", [](Builder& b) { b.load_map_value(kR1, 0, 0); call_host(b, kLog); });
-  refuse("without an end", Rule::kTYP002, [](Builder& b) { b.load_map_value(kR1, 0, 3); call_host(b, kLog); });
-  refuse("in a writable map", Rule::kTYP002, [](Builder& b) { b.load_map_value(kR1, 1, 0); call_host(b, kLog); });
-  refuse("on the stack", Rule::kTYP002, [](Builder& b) { b.mov(kR1, kFp); call_host(b, kLog); });
-  refuse("null", Rule::kNUL001, [](Builder& b) { b.mov_imm(kR1, 0); call_host(b, kLog); });
+  accept("in a frozen map", [](Builder& b) {
+    b.load_map_value(kR1, 0, 0);
+    call_host(b, kLog);
+  });
+  refuse("without an end", Rule::kTYP002, [](Builder& b) {
+    b.load_map_value(kR1, 0, 3);
+    call_host(b, kLog);
+  });
+  refuse("in a writable map", Rule::kTYP002, [](Builder& b) {
+    b.load_map_value(kR1, 1, 0);
+    call_host(b, kLog);
+  });
+  refuse("on the stack", Rule::kTYP002, [](Builder& b) {
+    b.mov(kR1, kFp);
+    call_host(b, kLog);
+  });
+  refuse("null", Rule::kNUL001, [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    call_host(b, kLog);
+  });
 }
 
 TEST_F(HostCalls, Handles) {
@@ -369,20 +522,50 @@ TEST_F(HostCalls, Handles) {
       b.place(end);
     };
   };
-  const auto pass = [](Builder& b, int32_t id) { b.mov(kR1, kR7); call_host(b, id); };
+  const auto pass = [](Builder& b, int32_t id) {
+    b.mov(kR1, kR7);
+    call_host(b, id);
+  };
   accept("opened, closed", opened([=](Builder& b) { pass(b, kClose); }));
-  accept("used in between", opened([=](Builder& b) { pass(b, kLookUp); pass(b, kClose); }));
+  accept("used in between", opened([=](Builder& b) {
+           pass(b, kLookUp);
+           pass(b, kClose);
+         }));
   refuse("never closed", Rule::kREF001, opened([](Builder&) {}));
-  refuse("closed twice", Rule::kTYP001, opened([=](Builder& b) { pass(b, kClose); pass(b, kClose); }));
-  refuse("used after it was closed", Rule::kTYP001, opened([=](Builder& b) { pass(b, kClose); pass(b, kLookUp); }));
+  refuse("closed twice", Rule::kTYP001, opened([=](Builder& b) {
+           pass(b, kClose);
+           pass(b, kClose);
+         }));
+  refuse("used after it was closed", Rule::kTYP001, opened([=](Builder& b) {
+           pass(b, kClose);
+           pass(b, kLookUp);
+         }));
   refuse("closed as another kind", Rule::kREF002, opened([=](Builder& b) { pass(b, kFree); }));
-  refuse("untested", Rule::kNUL001, [](Builder& b) { call_host(b, kOpen); b.mov(kR1, kR0); call_host(b, kClose); });
+  refuse("untested", Rule::kNUL001, [](Builder& b) {
+    call_host(b, kOpen);
+    b.mov(kR1, kR0);
+    call_host(b, kClose);
+  });
   refuse("never tested nor closed", Rule::kREF001, [](Builder& b) { call_host(b, kOpen); });
-  refuse("not a handle", Rule::kREF002, [](Builder& b) { load_slot(b, kR1, 0); call_host(b, kClose); });
+  refuse("not a handle", Rule::kREF002, [](Builder& b) {
+    load_slot(b, kR1, 0);
+    call_host(b, kClose);
+  });
   refuse("dereferenced", Rule::kMEM004, opened([](Builder& b) { b.load(BPF_DW, kR0, kR7, 0); }));
-  refuse("moved", Rule::kTYP003, opened([=](Builder& b) { b.alu_imm(BPF_ADD, kR7, 8); pass(b, kClose); }));
-  accept("object taken and given", [](Builder& b) { load_slot(b, kR1, 0); call_host(b, kOpenObject); b.mov(kR1, kR0); call_host(b, kCloseObject); });
-  refuse("object taken", Rule::kREF001, [](Builder& b) { load_slot(b, kR1, 0); call_host(b, kOpenObject); });
+  refuse("moved", Rule::kTYP003, opened([=](Builder& b) {
+           b.alu_imm(BPF_ADD, kR7, 8);
+           pass(b, kClose);
+         }));
+  accept("object taken and given", [](Builder& b) {
+    load_slot(b, kR1, 0);
+    call_host(b, kOpenObject);
+    b.mov(kR1, kR0);
+    call_host(b, kCloseObject);
+  });
+  refuse("object taken", Rule::kREF001, [](Builder& b) {
+    load_slot(b, kR1, 0);
+    call_host(b, kOpenObject);
+  });
   refuse("object that was not taken", Rule::kREF002, [](Builder& b) {
     load_slot(b, kR1, 0);
     call_host(b, kFind);
@@ -410,9 +593,19 @@ TEST_F(HostCalls, ResultsAndPromises) {
   refuse("not above one", Rule::kEIM004, unreachable_if(kTime, BPF_JSLE, 1));
   accept("an enum's values", unreachable_if(kEnum, BPF_JGT, 3));
   refuse("an enum's last value", Rule::kEIM004, unreachable_if(kEnum, BPF_JGT, 2));
-  refuse("void has no result", Rule::kTYP001, [](Builder& b) { call_host(b, kSlow); b.mov(kR7, kR0); });
-  refuse("arguments are gone", Rule::kTYP001, [](Builder& b) { b.mov_imm(kR1, 0); call_host(b, kSlow); b.mov(kR7, kR1); });
-  const Verdict verdict = judge([](Builder& b) { call_host(b, kTime); call_host(b, kTime); });
+  refuse("void has no result", Rule::kTYP001, [](Builder& b) {
+    call_host(b, kSlow);
+    b.mov(kR7, kR0);
+  });
+  refuse("arguments are gone", Rule::kTYP001, [](Builder& b) {
+    b.mov_imm(kR1, 0);
+    call_host(b, kSlow);
+    b.mov(kR7, kR1);
+  });
+  const Verdict verdict = judge([](Builder& b) {
+    call_host(b, kTime);
+    call_host(b, kTime);
+  });
   ASSERT_EQ(verdict.facts.promises_used.size(), 1u);
   EXPECT_NE(verdict.facts.promises_used[0].find("host_time"), std::string::npos);
 }
@@ -429,15 +622,47 @@ TEST_F(HostCalls, CostsCount) {
 }
 
 TEST_F(HostCalls, Variables) {
-  accept("granted, read", [](Builder& b) { load_global(b, kR7, kPid); b.load(BPF_W, kR0, kR7, 8); });
-  accept("granted, written", [](Builder& b) { load_global(b, kR7, kPid); b.store_imm(BPF_W, kR7, 8, 1); });
-  refuse("member not granted", Rule::kEIM001, [](Builder& b) { load_global(b, kR7, kPid); b.load(BPF_W, kR0, kR7, 40); });
+  accept("granted, read", [](Builder& b) {
+    load_global(b, kR7, kPid);
+    b.load(BPF_W, kR0, kR7, 8);
+  });
+  accept("granted, written", [](Builder& b) {
+    load_global(b, kR7, kPid);
+    b.store_imm(BPF_W, kR7, 8, 1);
+  });
+  refuse("member not granted", Rule::kEIM001, [](Builder& b) {
+    load_global(b, kR7, kPid);
+    b.load(BPF_W, kR0, kR7, 40);
+  });
   refuse("not granted", Rule::kEIM006, [](Builder& b) { load_global(b, kR7, kSecret); });
   refuse("unknown", Rule::kEIM006, [](Builder& b) { load_global(b, kR7, 77); });
   const Verdict verdict = judge([](Builder& b) { load_global(b, kR7, kSecret); });
   EXPECT_EQ(verdict.diagnoses.at(0).grant, "secret");
   without_constraints_ = true;
   refuse("an ordinary program", Rule::kFUN006, [](Builder& b) { load_global(b, kR7, kPid); });
+}
+
+TEST_F(HostCalls, HelpersGetNoBuffersThatMayDangle) {
+  const auto output = [](int16_t slot, bool is_walked) {
+    return [=](Builder& b) {
+      load_slot(b, kR2, slot);
+      if (is_walked) {
+        b.load(BPF_DW, kR3, kR2, 16);
+        b.load(BPF_DW, kR2, kR2, 24);
+      } else {
+        load_slot(b, kR3, 4);
+      }
+      const auto end = b.label();
+      b.jump_imm(BPF_JLT, kR3, 8, end);
+      b.mov_imm(kR3, 8);
+      b.load_map(kR1, 2);
+      b.mov_imm(4, 0);
+      b.call(BPF_FUNC_ringbuf_output);
+      b.place(end);
+    };
+  };
+  accept("handed over by the host", output(3, false));
+  refuse("read from the host's memory", Rule::kEIM005, output(0, true));
 }
 
 TEST_F(HostCalls, PointersAreNotGivenAway) {

@@ -341,13 +341,15 @@ class Analysis {
 
   void find_needs(uint32_t subprogram) {
     const Subprogram& bounds = flow_.subprograms[subprogram];
-    std::priority_queue<uint32_t> work;
-    for (uint32_t insn = bounds.start; insn < bounds.end; ++insn) {
+    // From the end, so that most are looked at once. Descending order is a heap already.
+    std::vector<uint32_t> all;
+    all.reserve(bounds.end - bounds.start);
+    for (uint32_t insn = bounds.end; insn-- > bounds.start;) {
       if (second_slot_[insn]) continue;
-      // From the end, so that most are looked at once; those that are never changed cost one look.
-      work.push(insn);
+      all.push_back(insn);
       queued_[insn] = true;
     }
+    std::priority_queue<uint32_t> work(std::less<uint32_t>(), std::move(all));
     while (!work.empty()) {
       const uint32_t insn = work.top();
       work.pop();
@@ -546,12 +548,15 @@ class Analysis {
       if (kind == ArgKind::kNone) break;
       // Flags and the like may be anything, but bpf_loop's number of rounds decides.
       need(needs, i + 1, kind != ArgKind::kAnything || at.imm == BPF_FUNC_loop);
+      // A constant key of an array is looked at.
+      const bool is_key = kind == ArgKind::kMapKey && at.imm == BPF_FUNC_map_lookup_elem;
       const Place place = known_[insn].places[i + 1];
-      if (place == kNowhere) continue;
-      read_slots(
-          argument_slots(kind, place),
-          kind == ArgKind::kStackOrNull || (kind == ArgKind::kMapKey && at.imm == BPF_FUNC_map_lookup_elem),
-          needs);
+      if (place == kNowhere) {
+        if (is_key && subprogram != 0) raise(reads_matter_, subprogram);
+        continue;
+      }
+      read_slots(argument_slots(kind, place), is_key || (kind == ArgKind::kStackOrNull && callback_matters),
+                 needs);
     }
   }
 

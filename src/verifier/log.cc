@@ -86,10 +86,10 @@ void LogWriter::line(std::string_view text) {
 
 // "R1=5 R2=ctx()" behind the last instruction's line; all of the state where there is none to compare with.
 void LogWriter::put_changes(uint32_t insn, const State& state) {
-  std::string now = state.describe();
+  std::string now = state.describe(&request_.maps);
   const size_t frames = state.frames.size();
   if (!have_last_ || frames != last_frames_) {
-    append(std::to_string(insn) + ":" + frame_prefix(frames) + now + "\n");
+    append(std::to_string(insn) + ":" + now + "\n");
     line_is_open_ = false;
   } else if (const std::string changed = changes(last_, now); !changed.empty()) {
     if (line_is_open_) {
@@ -142,10 +142,9 @@ void LogWriter::path_continued(uint32_t from, uint32_t to, const State& state) {
     marks_.pop_back();
   }
   if (logs_all_paths()) append("\n");
-  last_ = state.describe();
+  last_ = state.describe(&request_.maps);
   last_frames_ = state.frames.size();
-  append("from " + std::to_string(from) + " to " + std::to_string(to) + ":" + frame_prefix(last_frames_) +
-         last_ + "\n");
+  append("from " + std::to_string(from) + " to " + std::to_string(to) + ":" + last_ + "\n");
   have_last_ = true;
   line_is_open_ = false;
   source_ = nullptr;
@@ -161,7 +160,9 @@ void LogWriter::put_explanation(const Verdict& verdict, const std::string& endin
   std::string text;
   for (const Diagnosis& diagnosis : verdict.diagnoses)
     text += to_text(render(diagnosis, request_, lines_), request_, false);
-  const bool has_line = logs_instructions() && have_last_ && last_line_ >= start_ && !keeps_start();
+  // The line may have gone with a path that was put back.
+  const bool has_line = logs_instructions() && have_last_ && last_line_ >= start_ &&
+                        last_line_ <= start_ + text_.size() && !keeps_start();
   const bool fits = request_.log_size_max == 0 ||
                     std::max(length_max_, end_ + text.size() + ending.size()) < request_.log_size_max;
   if (!fits) return;

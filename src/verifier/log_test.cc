@@ -115,6 +115,20 @@ TEST(Log, ShowsSourceLinesOnce) {
   EXPECT_EQ(log.find("; int x = 1; @ a.c:12\n"), log.rfind("; int x = 1; @ a.c:12\n"));
 }
 
+TEST(Log, FramesAndMapsAreNamedAsOnLinux) {
+  Request request = testing::request({testing::mov64(6, 7), testing::load_map(2, 0), testing::second_slot(),
+                                      testing::call_local(1), testing::exit(), testing::mov64_reg(0, 1),
+                                      testing::load32(0, 9, 0), testing::exit()});
+  request.maps.push_back(testing::hash_map("m", 4, 8));
+  request.log_level = 1;
+  request.log_size_max = kLarge;
+  const std::string log = verify(request).log;
+  EXPECT_THAT(log, HasSubstr("1: (18) r2 = map[idx:0]               ; R2=map_ptr("));
+  EXPECT_THAT(log, HasSubstr("ks=4,vs=8)\n"));
+  EXPECT_THAT(log, HasSubstr("\n5: frame1: R1=ctx() "));
+  EXPECT_THAT(log, HasSubstr("5: (bf) r0 = r1                       ; frame1: R0=ctx()\n"));
+}
+
 TEST(Log, ASmallBufferGetsTheEndAndEnospc) {
   const Verdict whole = verify(refused(2));
   for (uint32_t size : {1u, 2u, 16u, 128u}) {

@@ -123,7 +123,8 @@ bool helper_takes(uint32_t id, uint32_t type) {
     case BPF_FUNC_skb_under_cgroup:
       return type == BPF_MAP_TYPE_CGROUP_ARRAY;
     case BPF_FUNC_redirect_map:
-      return one_of(type, {BPF_MAP_TYPE_DEVMAP, BPF_MAP_TYPE_DEVMAP_HASH, BPF_MAP_TYPE_CPUMAP, BPF_MAP_TYPE_XSKMAP});
+      return one_of(
+          type, {BPF_MAP_TYPE_DEVMAP, BPF_MAP_TYPE_DEVMAP_HASH, BPF_MAP_TYPE_CPUMAP, BPF_MAP_TYPE_XSKMAP});
     case BPF_FUNC_sk_redirect_map:
     case BPF_FUNC_msg_redirect_map:
     case BPF_FUNC_sock_map_update:
@@ -178,7 +179,9 @@ std::string_view helper_name(uint32_t id) {
   return row != nullptr ? row->name : "unknown";
 }
 
-bool takes_map(uint32_t id, uint32_t map_type) { return map_takes(map_type, id) && helper_takes(id, map_type); }
+bool takes_map(uint32_t id, uint32_t map_type) {
+  return map_takes(map_type, id) && helper_takes(id, map_type);
+}
 
 std::string_view expected_types(ArgKind kind) {
   switch (kind) {

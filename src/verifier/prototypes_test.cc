@@ -31,17 +31,21 @@ struct ProgramType {
 // Those that need no kernel function or object to attach to.
 std::vector<ProgramType> program_types() {
   std::vector<ProgramType> types;
-  for (uint32_t type = BPF_PROG_TYPE_SOCKET_FILTER; type <= BPF_PROG_TYPE_CGROUP_SOCKOPT; ++type) types.push_back({type, {0}});
-  types[BPF_PROG_TYPE_CGROUP_SOCK - 1].attach_types = {BPF_CGROUP_INET_SOCK_CREATE, BPF_CGROUP_INET4_POST_BIND,
-                                                       BPF_CGROUP_INET6_POST_BIND, BPF_CGROUP_INET_SOCK_RELEASE};
+  for (uint32_t type = BPF_PROG_TYPE_SOCKET_FILTER; type <= BPF_PROG_TYPE_CGROUP_SOCKOPT; ++type)
+    types.push_back({type, {0}});
+  types[BPF_PROG_TYPE_CGROUP_SOCK - 1].attach_types = {BPF_CGROUP_INET_SOCK_CREATE,
+                                                       BPF_CGROUP_INET4_POST_BIND, BPF_CGROUP_INET6_POST_BIND,
+                                                       BPF_CGROUP_INET_SOCK_RELEASE};
   types[BPF_PROG_TYPE_CGROUP_SKB - 1].attach_types = {BPF_CGROUP_INET_INGRESS, BPF_CGROUP_INET_EGRESS};
   types[BPF_PROG_TYPE_SOCK_OPS - 1].attach_types = {BPF_CGROUP_SOCK_OPS};
   types[BPF_PROG_TYPE_CGROUP_DEVICE - 1].attach_types = {BPF_CGROUP_DEVICE};
   types[BPF_PROG_TYPE_CGROUP_SOCK_ADDR - 1].attach_types = {
-      BPF_CGROUP_INET4_BIND,    BPF_CGROUP_INET6_BIND,    BPF_CGROUP_INET4_CONNECT,     BPF_CGROUP_INET6_CONNECT,
-      BPF_CGROUP_UDP4_SENDMSG,  BPF_CGROUP_UDP6_SENDMSG,  BPF_CGROUP_UDP4_RECVMSG,      BPF_CGROUP_UDP6_RECVMSG,
-      BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_GETPEERNAME};
-  types[BPF_PROG_TYPE_SK_REUSEPORT - 1].attach_types = {BPF_SK_REUSEPORT_SELECT, BPF_SK_REUSEPORT_SELECT_OR_MIGRATE};
+      BPF_CGROUP_INET4_BIND,       BPF_CGROUP_INET6_BIND,   BPF_CGROUP_INET4_CONNECT,
+      BPF_CGROUP_INET6_CONNECT,    BPF_CGROUP_UDP4_SENDMSG, BPF_CGROUP_UDP6_SENDMSG,
+      BPF_CGROUP_UDP4_RECVMSG,     BPF_CGROUP_UDP6_RECVMSG, BPF_CGROUP_INET4_GETPEERNAME,
+      BPF_CGROUP_INET6_GETPEERNAME};
+  types[BPF_PROG_TYPE_SK_REUSEPORT - 1].attach_types = {BPF_SK_REUSEPORT_SELECT,
+                                                        BPF_SK_REUSEPORT_SELECT_OR_MIGRATE};
   types[BPF_PROG_TYPE_CGROUP_SYSCTL - 1].attach_types = {BPF_CGROUP_SYSCTL};
   types[BPF_PROG_TYPE_CGROUP_SOCKOPT - 1].attach_types = {BPF_CGROUP_GETSOCKOPT, BPF_CGROUP_SETSOCKOPT};
   types[BPF_PROG_TYPE_FLOW_DISSECTOR - 1].attach_types = {BPF_FLOW_DISSECTOR};
@@ -56,8 +60,8 @@ class Prototypes : public ::testing::Test {
     if (const std::string reason = KernelOracle::unusable(); !reason.empty()) GTEST_SKIP() << reason;
   }
 
-  KernelVerdict ask(const ProgramType& type, uint32_t attach_type, const Builder& builder, const char* license = "GPL",
-                    std::vector<MapConstraint> maps = {}) {
+  KernelVerdict ask(const ProgramType& type, uint32_t attach_type, const Builder& builder,
+                    const char* license = "GPL", std::vector<MapConstraint> maps = {}) {
     Request request;
     request.program.type = type.type;
     request.program.insns = builder.finish();
@@ -83,7 +87,9 @@ class Prototypes : public ::testing::Test {
   KernelOracle kernel_;
 };
 
-bool has(const KernelVerdict& verdict, std::string_view words) { return verdict.log.find(words) != std::string::npos; }
+bool has(const KernelVerdict& verdict, std::string_view words) {
+  return verdict.log.find(words) != std::string::npos;
+}
 
 bool is_refused_helper(const KernelVerdict& verdict) {
   return has(verdict, "cannot use helper") || has(verdict, "invalid func") || has(verdict, "unknown func");
@@ -145,10 +151,12 @@ TEST_F(Prototypes, ProgramTypesAreTheKernels) {
         const KernelVerdict verdict = ask(type, attach_type, bare_call(id));
         is_allowed |= !is_refused_helper(verdict);
         if (has(verdict, "cannot use helper")) {
-          EXPECT_TRUE(has(verdict, " " + std::string(helper_name(id)) + "#" + std::to_string(id))) << verdict.log;
+          EXPECT_TRUE(has(verdict, " " + std::string(helper_name(id)) + "#" + std::to_string(id)))
+              << verdict.log;
         }
       }
-      EXPECT_EQ(find_prototype(id, type.type) != nullptr, is_allowed) << helper_name(id) << ", program type " << type.type;
+      EXPECT_EQ(find_prototype(id, type.type) != nullptr, is_allowed)
+          << helper_name(id) << ", program type " << type.type;
       ++compared;
     }
   }
@@ -174,7 +182,8 @@ TEST_F(Prototypes, LicencesAreTheKernels) {
 constexpr uint8_t kKeptContext = BPF_REG_6;
 constexpr uint32_t kTheMap = 0, kReadOnlyMap = 1;
 
-MapConstraint make_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries, uint32_t flags = 0) {
+MapConstraint make_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                       uint32_t flags = 0) {
   MapConstraint map;
   map.spec = {type, key_size, value_size, max_entries, flags, 0};
   map.name = "map";
@@ -183,8 +192,8 @@ MapConstraint make_map(uint32_t type, uint32_t key_size, uint32_t value_size, ui
 
 // A map of the type a helper is made for.
 MapConstraint map_for(uint32_t id) {
-  for (const uint32_t type : {BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY, BPF_MAP_TYPE_STACK_TRACE,
-                              BPF_MAP_TYPE_PERCPU_ARRAY})
+  for (const uint32_t type : {BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PROG_ARRAY, BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+                              BPF_MAP_TYPE_STACK_TRACE, BPF_MAP_TYPE_PERCPU_ARRAY})
     if (takes_map(id, type)) return make_map(type, 4, type == BPF_MAP_TYPE_STACK_TRACE ? 128 : 4, 4);
   if (takes_map(id, BPF_MAP_TYPE_RINGBUF)) return make_map(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096);
   if (takes_map(id, BPF_MAP_TYPE_QUEUE)) return make_map(BPF_MAP_TYPE_QUEUE, 0, 4, 4);
@@ -239,9 +248,11 @@ bool set_argument(Builder& builder, uint8_t reg, ArgKind kind, uint32_t map = kT
 
 // The kernel's complaint about argument `index` when the ones before it are right and `last` sets this one.
 template <typename SetLast>
-std::string complaint(Prototypes*, const Prototype& prototype, uint32_t index, SetLast last, Builder& builder) {
+std::string complaint(Prototypes*, const Prototype& prototype, uint32_t index, SetLast last,
+                      Builder& builder) {
   builder.mov(kKeptContext, BPF_REG_1);
-  for (int32_t slot = 1; slot <= 40; ++slot) builder.store_imm(BPF_DW, BPF_REG_10, static_cast<int16_t>(-8 * slot), 0);
+  for (int32_t slot = 1; slot <= 40; ++slot)
+    builder.store_imm(BPF_DW, BPF_REG_10, static_cast<int16_t>(-8 * slot), 0);
   builder.call(BPF_FUNC_get_prandom_u32);
   for (uint32_t i = 0; i < index; ++i)
     if (!set_argument(builder, static_cast<uint8_t>(i + 1), prototype.arguments[i])) return "cannot be set";
@@ -264,46 +275,58 @@ TEST_F(Prototypes, ArgumentsAreTheKernels) {
     for (uint32_t id = 1; id <= kHelperLast; ++id) {
       const Prototype* prototype = find_prototype(id, type.type);
       // Not at all, not by every way of attaching, or only by those that may sleep.
-      if (prototype == nullptr || is_configured(id) || is_refused_helper(ask(type, attach_types[0], bare_call(id))) ||
+      if (prototype == nullptr || is_configured(id) ||
+          is_refused_helper(ask(type, attach_types[0], bare_call(id))) ||
           (prototype->flags & Prototype::kMightSleep) != 0 || id == BPF_FUNC_d_path ||
           (id == BPF_FUNC_sk_assign && type.type == BPF_PROG_TYPE_SK_LOOKUP) /* a socket, but null too */)
         continue;
       const std::vector<MapConstraint> maps{map_for(id), read_only};
       for (uint32_t i = 0; i < 5; ++i) {
         const ArgKind kind = prototype->arguments[i];
-        const std::string where =
-            std::string(prototype->name) + " argument " + std::to_string(i + 1) + ", program type " + std::to_string(type.type);
+        const std::string where = std::string(prototype->name) + " argument " + std::to_string(i + 1) +
+                                  ", program type " + std::to_string(type.type);
         const std::string reg = "R" + std::to_string(i + 1);
         Builder nothing, number;
-        const std::string reason = complaint(this, *prototype, i, [](uint8_t) {}, nothing);
-        complaint(this, *prototype, i, [&](uint8_t r) { number.mov(r, BPF_REG_0); }, number);
+        const std::string reason = complaint(
+            this, *prototype, i, [](uint8_t) {}, nothing);
+        complaint(
+            this, *prototype, i, [&](uint8_t r) { number.mov(r, BPF_REG_0); }, number);
         if (!reason.empty()) {
           ++left_out;
           break;
         }
         const KernelVerdict without = ask(type, attach_types[0], nothing, "GPL", maps);
-        EXPECT_EQ(has(without, reg + " !read_ok"), kind != ArgKind::kNone) << where << "\n" << without.last_line;
+        EXPECT_EQ(has(without, reg + " !read_ok"), kind != ArgKind::kNone) << where << "\n"
+                                                                           << without.last_line;
         if (kind == ArgKind::kNone) break;
         const KernelVerdict with_number = ask(type, attach_types[0], number, "GPL", maps);
         const bool is_size = kind == ArgKind::kSize || kind == ArgKind::kSizeOrZero;
         if (kind == ArgKind::kAnything) {
           EXPECT_FALSE(has(with_number, "\n" + reg + " ")) << where << "\n" << with_number.log;
         } else if (is_size) {
-          EXPECT_TRUE(has(with_number, reg + " min value is negative")) << where << "\n" << with_number.last_line;
+          EXPECT_TRUE(has(with_number, reg + " min value is negative")) << where << "\n"
+                                                                        << with_number.last_line;
           Builder zero;
-          complaint(this, *prototype, i, [&](uint8_t r) { zero.mov_imm(r, 0); }, zero);
-          EXPECT_EQ(has(ask(type, attach_types[0], zero, "GPL", maps), "zero-sized"), kind == ArgKind::kSize) << where;
+          complaint(
+              this, *prototype, i, [&](uint8_t r) { zero.mov_imm(r, 0); }, zero);
+          EXPECT_EQ(has(ask(type, attach_types[0], zero, "GPL", maps), "zero-sized"), kind == ArgKind::kSize)
+              << where;
         } else if (kind == ArgKind::kAllocSize) {
-          EXPECT_TRUE(has(with_number, reg + " is not a known constant") || prototype->id == BPF_FUNC_dynptr_data) << where;
+          EXPECT_TRUE(has(with_number, reg + " is not a known constant") ||
+                      prototype->id == BPF_FUNC_dynptr_data)
+              << where;
         } else {
-          EXPECT_TRUE(has(with_number, reg + " type=scalar expected=" + std::string(expected_types(kind)) + "\n"))
-              << where << "\n" << with_number.last_line;
+          EXPECT_TRUE(
+              has(with_number, reg + " type=scalar expected=" + std::string(expected_types(kind)) + "\n"))
+              << where << "\n"
+              << with_number.last_line;
         }
         ++compared;
       }
     }
   }
-  std::printf("%zu arguments compared, %zu helpers left at an argument only the kernel can make\n", compared, left_out);
+  std::printf("%zu arguments compared, %zu helpers left at an argument only the kernel can make\n", compared,
+              left_out);
   EXPECT_GT(compared, 2000u);
 }
 
@@ -312,15 +335,18 @@ TEST_F(Prototypes, MapsAreTheKernels) {
     uint32_t type, key_size, value_size, max_entries, flags;
   };
   const Geometry geometries[] = {
-      {BPF_MAP_TYPE_HASH, 4, 4, 4, 0},           {BPF_MAP_TYPE_ARRAY, 4, 4, 4, 0},        {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 4, 0},
-      {BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4, 0}, {BPF_MAP_TYPE_PERCPU_HASH, 4, 4, 4, 0}, {BPF_MAP_TYPE_PERCPU_ARRAY, 4, 4, 4, 0},
-      {BPF_MAP_TYPE_STACK_TRACE, 4, 128, 4, 0},  {BPF_MAP_TYPE_CGROUP_ARRAY, 4, 4, 4, 0}, {BPF_MAP_TYPE_LRU_HASH, 4, 4, 4, 0},
-      {BPF_MAP_TYPE_LRU_PERCPU_HASH, 4, 4, 4, 0}, {BPF_MAP_TYPE_DEVMAP, 4, 4, 4, 0},
-      {BPF_MAP_TYPE_CPUMAP, 4, 4, 4, 0},         {BPF_MAP_TYPE_XSKMAP, 4, 4, 4, 0},
-      {BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 4, 4, 0}, {BPF_MAP_TYPE_QUEUE, 0, 4, 4, 0},   {BPF_MAP_TYPE_STACK, 0, 4, 4, 0},
-      {BPF_MAP_TYPE_DEVMAP_HASH, 4, 4, 4, 0},    {BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0},   {BPF_MAP_TYPE_BLOOM_FILTER, 0, 4, 4, 0},
-      {BPF_MAP_TYPE_USER_RINGBUF, 0, 0, 4096, 0}};
-  const ProgramType types[] = {{BPF_PROG_TYPE_KPROBE, {0}}, {BPF_PROG_TYPE_SCHED_CLS, {0}}, {BPF_PROG_TYPE_XDP, {0}}};
+      {BPF_MAP_TYPE_HASH, 4, 4, 4, 0},          {BPF_MAP_TYPE_ARRAY, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 4, 0},    {BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_PERCPU_HASH, 4, 4, 4, 0},   {BPF_MAP_TYPE_PERCPU_ARRAY, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_STACK_TRACE, 4, 128, 4, 0}, {BPF_MAP_TYPE_CGROUP_ARRAY, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_LRU_HASH, 4, 4, 4, 0},      {BPF_MAP_TYPE_LRU_PERCPU_HASH, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_DEVMAP, 4, 4, 4, 0},        {BPF_MAP_TYPE_CPUMAP, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_XSKMAP, 4, 4, 4, 0},        {BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, 4, 4, 4, 0},
+      {BPF_MAP_TYPE_QUEUE, 0, 4, 4, 0},         {BPF_MAP_TYPE_STACK, 0, 4, 4, 0},
+      {BPF_MAP_TYPE_DEVMAP_HASH, 4, 4, 4, 0},   {BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0},
+      {BPF_MAP_TYPE_BLOOM_FILTER, 0, 4, 4, 0},  {BPF_MAP_TYPE_USER_RINGBUF, 0, 0, 4096, 0}};
+  const ProgramType types[] = {
+      {BPF_PROG_TYPE_KPROBE, {0}}, {BPF_PROG_TYPE_SCHED_CLS, {0}}, {BPF_PROG_TYPE_XDP, {0}}};
   size_t compared = 0;
   for (const Geometry& g : geometries) {
     const MapConstraint map = make_map(g.type, g.key_size, g.value_size, g.max_entries, g.flags);
@@ -330,7 +356,8 @@ TEST_F(Prototypes, MapsAreTheKernels) {
         if (prototype == nullptr) continue;
         Builder builder;
         builder.mov(kKeptContext, BPF_REG_1);
-        for (int32_t slot = 1; slot <= 40; ++slot) builder.store_imm(BPF_DW, BPF_REG_10, static_cast<int16_t>(-8 * slot), 0);
+        for (int32_t slot = 1; slot <= 40; ++slot)
+          builder.store_imm(BPF_DW, BPF_REG_10, static_cast<int16_t>(-8 * slot), 0);
         bool takes_a_map = false, is_set = true;
         for (uint32_t i = 0; i < 5; ++i) {
           takes_a_map |= prototype->arguments[i] == ArgKind::kConstMap;
@@ -343,12 +370,14 @@ TEST_F(Prototypes, MapsAreTheKernels) {
         const KernelVerdict verdict = ask(type, 0, builder, "GPL", {map});
         ASSERT_NE(verdict.error, EREMOTEIO) << "map type " << g.type << ": " << verdict.last_line;
         // Other things may be wrong with such a call, and the kernel says that first.
-        if (has(verdict, "invalid zero-sized read") || has(verdict, "write into map forbidden") || id == BPF_FUNC_tail_call) {
+        if (has(verdict, "invalid zero-sized read") || has(verdict, "write into map forbidden") ||
+            id == BPF_FUNC_tail_call) {
           EXPECT_EQ(verdict.error != 0, id != BPF_FUNC_tail_call || !takes_map(id, g.type));
           continue;
         }
         EXPECT_EQ(has(verdict, "cannot pass map_type"), !takes_map(id, g.type))
-            << prototype->name << ", map type " << g.type << ", program type " << type.type << "\n" << verdict.last_line;
+            << prototype->name << ", map type " << g.type << ", program type " << type.type << "\n"
+            << verdict.last_line;
         ++compared;
       }
     }

@@ -213,6 +213,7 @@ uint32_t StateStore::add(const State& state, uint32_t insn, PathEdge from) {
   node.insn = insn;
   node.from = from;
   node.branches = 1;
+  node.steps_before = add_steps(nodes_[from.node].steps_before, from.count);
   node.state = compact(state);
   node.listed = true;
   node.next = heads_[insn];
@@ -267,8 +268,8 @@ bool StateStore::contains_value(const Value& old, const Value& now) {
   }
   if (old.kind != now.kind || !old.scalar.contains(now.scalar)) return false;
   // More slack is more knowledge.
-  if (old.length_id != 0 &&
-      (now.length_id == 0 || now.length_slack < old.length_slack || !same_length(old.length_id, now.length_id)))
+  if (old.length_id != 0 && (now.length_id == 0 || now.length_slack < old.length_slack ||
+                             !same_length(old.length_id, now.length_id)))
     return false;
   if (old.is_number()) {
     if (old.id == 0) return true;
@@ -487,7 +488,10 @@ void StateStore::lean(PathEdge path, uint32_t call) {
     if (path.kind == PathEdge::kBody) --level;
     if (path.node == call || path.node == kNoNode) break;
     Node& node = nodes_[path.node];
-    node.leans_on.push_back({call, level});
+    const bool known = std::any_of(node.leans_on.begin(), node.leans_on.end(), [&](const Node::Lean& lean) {
+      return lean.call == call && lean.level == level;
+    });
+    if (!known) node.leans_on.push_back({call, level});
     path = node.from;
   }
   nodes_[call].pinned = true;

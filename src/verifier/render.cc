@@ -92,6 +92,24 @@ size_t expression_end(std::string_view text, size_t at) {
   return i;
 }
 
+// Where the expression begins that `at` is a member of: compilers point at `enabled` of `c->enabled`.
+size_t expression_begin(std::string_view text, size_t at) {
+  while (at > 0 && at < text.size() && is_name(text[at])) {
+    size_t before = at;
+    if (text[before - 1] == '.')
+      before -= 1;
+    else if (before >= 2 && text.substr(before - 2, 2) == "->")
+      before -= 2;
+    else
+      break;
+    const size_t end = before;
+    while (before > 0 && is_name(text[before - 1])) --before;
+    if (before == end) break;  // a bracket: too much to guess
+    at = before;
+  }
+  return at;
+}
+
 RenderedPlace place_of(uint32_t insn, const Request& request, const SourceLines& lines) {
   RenderedPlace place;
   place.insn = insn;
@@ -105,8 +123,9 @@ RenderedPlace place_of(uint32_t insn, const Request& request, const SourceLines&
   // A column beyond the text is no column.
   if (source->column == 0 || source->column > place.text.size()) return place;
   place.column = source->column;
-  place.width = static_cast<uint32_t>(
-      std::max<size_t>(1, expression_end(place.text, place.column - 1) - (place.column - 1)));
+  const size_t begin = expression_begin(place.text, place.column - 1);
+  place.start = static_cast<uint32_t>(begin + 1);
+  place.width = static_cast<uint32_t>(std::max<size_t>(1, expression_end(place.text, begin) - begin));
   return place;
 }
 
@@ -212,7 +231,7 @@ class TextWriter {
     gutter();
     out_ += "  ";
     const RenderedPlace& place = *mark.place;
-    const size_t from = place.column == 0 ? place.text.find_first_not_of(" \t") : place.column - 1;
+    const size_t from = place.start == 0 ? place.text.find_first_not_of(" \t") : place.start - 1;
     for (size_t i = 0; i < std::min(from, place.text.size()); ++i) out_ += place.text[i] == '\t' ? '\t' : ' ';
     const size_t width = std::max<uint32_t>(1, place.width);
     out_ += std::string(mark.main ? colours_.error : colours_.cause) +

@@ -33,7 +33,7 @@ struct RenderedPlace {
   std::string function;           // by func_info; empty: unknown
   std::string file;               // empty: no line information; then line, column and text are empty, too
   uint32_t line = 0, column = 0;  // from 1; column 0: unknown
-  uint32_t width = 0;             // characters from `column` on that the instruction is about
+  uint32_t start = 0, width = 0;  // the expression around `column`: its first column and its characters
   std::string text;
 };
 

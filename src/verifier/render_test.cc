@@ -42,14 +42,14 @@ Request null_test() {
 const std::vector<Source> kNullLines = {
     {0, "fw.bpf.c", "int process_begin(void *ctx)", 38, 0},
     {3, "fw.bpf.c", "\tstruct conf *c = bpf_map_lookup_elem(&conf, &key);", 41, 19},
-    {6, "fw.bpf.c", "\tif (c->enabled)", 42, 6},
+    {6, "fw.bpf.c", "\tif (c->enabled)", 42, 9},
     {7, "fw.bpf.c", "\treturn 0;", 43, 2}};
 
 TEST(Render, NullWithSource) {
   Request request = null_test();
   testing::add_lines(request, kNullLines);
   EXPECT_EQ(diagnosed(request), R"(error[NUL001]: `r0` may be null
-  --> fw.bpf.c:42:6   (insn 6, program `test`)
+  --> fw.bpf.c:42:9   (insn 6, program `test`)
    |
 41 |  	struct conf *c = bpf_map_lookup_elem(&conf, &key);
    |  	                 -------------------------------- null comes from this call (insn 5)
@@ -182,8 +182,7 @@ TEST(Render, CapabilitiesNameTheClassAndTheGrant) {
   diagnosis.grant = "read(r.headers_in)";
   const std::string text = shown(diagnosis, request);
   EXPECT_THAT(text, HasSubstr("error[EIM001]: `r.headers_in` may not be read\n"));
-  EXPECT_THAT(text,
-              HasSubstr("= grant: add `read(r.headers_in)` to class `firewall` in the policy\n"));
+  EXPECT_THAT(text, HasSubstr("= grant: add `read(r.headers_in)` to class `firewall` in the policy\n"));
 }
 
 TEST(Render, CallChainsAndPathsAreShort) {

@@ -149,12 +149,6 @@ const SourceLine* SourceLines::find(uint32_t insn) const {
   return after == lines_.begin() ? nullptr : &*std::prev(after);
 }
 
-std::string_view SourceLines::text_of(std::string_view file, uint32_t line) const {
-  for (const SourceLine& known : lines_)
-    if (known.line == line && known.file == file && !known.text.empty()) return known.text;
-  return {};
-}
-
 std::string_view SourceLines::function_of(uint32_t insn) const {
   auto after =
       std::upper_bound(functions_.begin(), functions_.end(), insn,

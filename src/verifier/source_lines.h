@@ -35,9 +35,6 @@ class SourceLines {
   bool empty() const { return lines_.empty(); }
   // The last record at or before `insn` in its subprogram; nullptr: unknown.
   const SourceLine* find(uint32_t insn) const;
-  // The text of a line of a file, if some instruction came from it; for context around a line.
-  std::string_view text_of(std::string_view file, uint32_t line) const;
-  const std::vector<SourceLine>& all() const { return lines_; }
 
   // Of the subprogram that starts at or before `insn`, by func_info; empty: unknown.
   std::string_view function_of(uint32_t insn) const;

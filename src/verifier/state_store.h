@@ -88,6 +88,8 @@ class StateStore {
     uint32_t hits = 0, misses = 0;
     uint32_t instance = kNoNode;  // of a call with a callback: node of its first round
     uint64_t trips = 0;
+    uint64_t steps_before =
+        0;  // executed on the path that came here, each callback's rounds as far as simulated
     bool is_call = false;
     bool listed = false;  // compared with new states
     bool pinned = false;  // something leans on it: never reused

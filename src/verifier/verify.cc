@@ -176,7 +176,7 @@ class StackDepth {
 };
 
 // `lines` is filled, for the log and for diagnoses.
-bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter* log) {
+bool run(const Request& request, Verdict& verdict, SourceLines& lines, std::unique_ptr<LogWriter>& log) {
   if (!check_known_flags(request, verdict)) return false;
   ControlFlow flow;
   if (auto valid = program::validate_structure(request.program); !valid) {
@@ -188,14 +188,14 @@ bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter
     return false;
   {
     Engine engine(request, flow, verdict);
-    engine.log = log;
+    engine.log = log.get();
     if (!check_maps(engine)) return false;
   }
   if (!analyse(request, flow, verdict)) return false;
   bool widened = false;
   {
     Engine engine(request, flow, verdict);
-    engine.log = log;
+    engine.log = log.get();
     if (engine.explore()) return StackDepth(request, flow, verdict.facts).check(verdict);
     widened = engine.widened;
   }
@@ -203,11 +203,12 @@ bool run(const Request& request, Verdict& verdict, SourceLines& lines, LogWriter
   // What was forgotten between rounds of callbacks may be what the proof needs: again, round by round.
   std::vector<Diagnosis> first = std::move(verdict.diagnoses);
   verdict.diagnoses.clear();
+  if (log) log = std::make_unique<LogWriter>(request, lines);
   Engine engine(request, flow, verdict);
-  engine.log = log;
+  engine.log = log.get();
   engine.widen_callbacks = false;
   if (engine.explore()) return StackDepth(request, flow, verdict.facts).check(verdict);
-  if (verdict.diagnoses[0].rule == Rule::kLIM001) verdict.diagnoses = std::move(first);
+  if (!verdict.diagnoses.empty() && verdict.diagnoses[0].rule == Rule::kLIM001) verdict.diagnoses = std::move(first);
   return false;
 }
 
@@ -226,7 +227,7 @@ Verdict verify(const Request& asked) {
   SourceLines lines;
   std::unique_ptr<LogWriter> log;
   if (request->log_level != 0) log = std::make_unique<LogWriter>(*request, lines);
-  if (!run(*request, verdict, lines, log.get())) {
+  if (!run(*request, verdict, lines, log)) {
     verdict.error = verdict.diagnoses.empty() ? EINVAL : verdict.diagnoses.front().error;
     verdict.facts = Facts{};
   }

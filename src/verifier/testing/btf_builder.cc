@@ -65,10 +65,10 @@ std::vector<uint8_t> BtfBuilder::blob() const {
   header.type_len = static_cast<uint32_t>(types_.size());
   header.str_off = header.type_len;
   header.str_len = static_cast<uint32_t>(strings_.size());
-  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
-  std::vector<uint8_t> out(bytes, bytes + sizeof(header));
-  out.insert(out.end(), types_.begin(), types_.end());
-  out.insert(out.end(), strings_.begin(), strings_.end());
+  std::vector<uint8_t> out(sizeof(header) + types_.size() + strings_.size());
+  std::memcpy(out.data(), &header, sizeof(header));
+  if (!types_.empty()) std::memcpy(out.data() + sizeof(header), types_.data(), types_.size());
+  std::memcpy(out.data() + sizeof(header) + types_.size(), strings_.data(), strings_.size());
   return out;
 }
 

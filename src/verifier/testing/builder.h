@@ -40,8 +40,12 @@ class Builder {
   void mov_imm(uint8_t dst, int32_t imm) { raw(make_insn(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, imm)); }
   void mov32(uint8_t dst, uint8_t src) { raw(make_insn(BPF_ALU | BPF_MOV | BPF_X, dst, src, 0, 0)); }
   void alu(uint8_t op, uint8_t dst, uint8_t src) { raw(make_insn(BPF_ALU64 | op | BPF_X, dst, src, 0, 0)); }
-  void alu_imm(uint8_t op, uint8_t dst, int32_t imm) { raw(make_insn(BPF_ALU64 | op | BPF_K, dst, 0, 0, imm)); }
-  void alu32_imm(uint8_t op, uint8_t dst, int32_t imm) { raw(make_insn(BPF_ALU | op | BPF_K, dst, 0, 0, imm)); }
+  void alu_imm(uint8_t op, uint8_t dst, int32_t imm) {
+    raw(make_insn(BPF_ALU64 | op | BPF_K, dst, 0, 0, imm));
+  }
+  void alu32_imm(uint8_t op, uint8_t dst, int32_t imm) {
+    raw(make_insn(BPF_ALU | op | BPF_K, dst, 0, 0, imm));
+  }
   void load(uint8_t size, uint8_t dst, uint8_t src, int16_t off) {
     raw(make_insn(static_cast<uint8_t>(BPF_LDX | BPF_MEM | size), dst, src, off, 0));
   }
@@ -56,7 +60,9 @@ class Builder {
   }
   void call(int32_t helper) { raw(make_insn(BPF_JMP | BPF_CALL, 0, 0, 0, helper)); }
   void exit() { raw(make_insn(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)); }
-  void load_imm64(uint8_t dst, uint64_t value) { wide(dst, 0, static_cast<int32_t>(value), static_cast<int32_t>(value >> 32)); }
+  void load_imm64(uint8_t dst, uint64_t value) {
+    wide(dst, 0, static_cast<int32_t>(value), static_cast<int32_t>(value >> 32));
+  }
   void load_map(uint8_t dst, uint32_t map) { wide(dst, BPF_PSEUDO_MAP_FD, static_cast<int32_t>(map), 0); }
   void load_map_value(uint8_t dst, uint32_t map, int32_t offset) {
     wide(dst, BPF_PSEUDO_MAP_VALUE, static_cast<int32_t>(map), offset);

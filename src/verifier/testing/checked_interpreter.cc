@@ -38,8 +38,8 @@ bool is_array(uint32_t type) { return type == BPF_MAP_TYPE_ARRAY || type == BPF_
 uint64_t immediate(const Insn& insn) { return static_cast<uint64_t>(static_cast<int64_t>(insn.imm)); }
 
 bool is_skb_type(uint32_t type) {
-  return type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_SCHED_CLS || type == BPF_PROG_TYPE_SCHED_ACT ||
-         type == BPF_PROG_TYPE_CGROUP_SKB || type == BPF_PROG_TYPE_SK_SKB;
+  return type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_SCHED_CLS ||
+         type == BPF_PROG_TYPE_SCHED_ACT || type == BPF_PROG_TYPE_CGROUP_SKB || type == BPF_PROG_TYPE_SK_SKB;
 }
 
 }  // namespace
@@ -154,8 +154,10 @@ size_t CheckedMachine::open_records() const {
 }
 
 RunResult CheckedMachine::run(uint64_t insns_max) {
-  context_ = add_region(Kind::kContext, 0, request_.program.type == BPF_PROG_TYPE_TRACEPOINT ? 8192 : 1024, true);
-  std::copy_n(context_bytes_.begin(), std::min<size_t>(context_bytes_.size(), 1024), regions_[context_].bytes.begin());
+  context_ =
+      add_region(Kind::kContext, 0, request_.program.type == BPF_PROG_TYPE_TRACEPOINT ? 8192 : 1024, true);
+  std::copy_n(context_bytes_.begin(), std::min<size_t>(context_bytes_.size(), 1024),
+              regions_[context_].bytes.begin());
   regions_[context_].writable = is_skb_type(request_.program.type);
   packet_ = add_region(Kind::kPacket, 0, random_.below(120), true);
   enter(0, 0);
@@ -185,18 +187,19 @@ RunResult CheckedMachine::run(uint64_t insns_max) {
 
 // ---- memory ----
 
-bool CheckedMachine::check(const Concrete& pointer, int64_t offset, uint32_t size, bool write, uint32_t* region,
-                           uint32_t* at) {
+bool CheckedMachine::check(const Concrete& pointer, int64_t offset, uint32_t size, bool write,
+                           uint32_t* region, uint32_t* at) {
   if (pointer.region == kNoRegion) return trap("access through a number");
   const Region* found = &regions_[pointer.region];
   uint32_t id = pointer.region;
   const auto place = static_cast<int64_t>(pointer.value - found->base) + offset;
   if (!found->live) return trap("access to a dead object");
   if (place < 0 || place + static_cast<int64_t>(size) > static_cast<int64_t>(found->size)) {
-    return trap("access at " + std::to_string(place) + " of " + std::to_string(size) + " bytes outside an object of " +
-                std::to_string(found->size));
+    return trap("access at " + std::to_string(place) + " of " + std::to_string(size) +
+                " bytes outside an object of " + std::to_string(found->size));
   }
-  if (write ? !found->writable : !found->readable) return trap(write ? "write to read-only memory" : "read of write-only memory");
+  if (write ? !found->writable : !found->readable)
+    return trap(write ? "write to read-only memory" : "read of write-only memory");
   auto where = static_cast<uint32_t>(place);
   while (found->parent != kNoRegion) {
     where += found->parent_offset;
@@ -208,7 +211,8 @@ bool CheckedMachine::check(const Concrete& pointer, int64_t offset, uint32_t siz
     const ConcreteFrame& frame = frames_[found->index];
     const uint32_t used = facts_.stack_bytes[frame.subprogram];
     if (size != 0 && kStackBytes - where > (used + 7) / 8 * 8) {
-      return trap("stack used down to " + std::to_string(kStackBytes - where) + " bytes, proved " + std::to_string(used));
+      return trap("stack used down to " + std::to_string(kStackBytes - where) + " bytes, proved " +
+                  std::to_string(used));
     }
   }
   *region = id;
@@ -216,7 +220,8 @@ bool CheckedMachine::check(const Concrete& pointer, int64_t offset, uint32_t siz
   return true;
 }
 
-bool CheckedMachine::read(const Concrete& pointer, int64_t offset, uint32_t size, uint64_t* value, uint32_t* provenance) {
+bool CheckedMachine::read(const Concrete& pointer, int64_t offset, uint32_t size, uint64_t* value,
+                          uint32_t* provenance) {
   uint32_t id, at;
   if (!check(pointer, offset, size, false, &id, &at)) return false;
   const Region& region = regions_[id];
@@ -225,7 +230,8 @@ bool CheckedMachine::read(const Concrete& pointer, int64_t offset, uint32_t size
   *provenance = kNoRegion;
   if (region.kind != Kind::kStack) return true;
   for (uint32_t i = at; i < at + size; ++i) {
-    if (!region.initialised[i]) return trap("read of stack byte -" + std::to_string(kStackBytes - i) + ", never written nor zeroed");
+    if (!region.initialised[i])
+      return trap("read of stack byte -" + std::to_string(kStackBytes - i) + ", never written nor zeroed");
   }
   if (size == 8 && at % 8 == 0) *provenance = region.provenance[at / 8];
   return true;
@@ -250,7 +256,9 @@ bool CheckedMachine::read_bytes(const Concrete& pointer, uint32_t size) {
   if (!check(pointer, 0, size, false, &id, &at)) return false;
   const Region& region = regions_[id];
   for (uint32_t i = at; region.kind == Kind::kStack && i < at + size; ++i) {
-    if (!region.initialised[i]) return trap("a helper reads stack byte -" + std::to_string(kStackBytes - i) + ", never written nor zeroed");
+    if (!region.initialised[i])
+      return trap("a helper reads stack byte -" + std::to_string(kStackBytes - i) +
+                  ", never written nor zeroed");
   }
   return true;
 }
@@ -291,7 +299,10 @@ bool CheckedMachine::step_alu(const Insn& insn) {
   uint32_t region = kNoRegion;
   if (BPF_CLASS(insn.code) == BPF_ALU64) {
     if (op == BPF_MOV && insn.off == 0) region = operand.region;
-    if (op == BPF_ADD) region = dst.region == kNoRegion ? operand.region : operand.region == kNoRegion ? dst.region : kNoRegion;
+    if (op == BPF_ADD)
+      region = dst.region == kNoRegion       ? operand.region
+               : operand.region == kNoRegion ? dst.region
+                                             : kNoRegion;
     if (op == BPF_SUB && operand.region == kNoRegion) region = dst.region;
   }
   dst = {program::execute_arithmetic(insn, dst.value, operand.value), region};
@@ -321,7 +332,8 @@ bool CheckedMachine::step_jump(const Insn& insn) {
   const uint64_t operand = BPF_SRC(insn.code) == BPF_X ? reg(insn.src_reg).value : immediate(insn);
   const bool taken = program::execute_comparison(insn, reg(insn.dst_reg).value, operand);
   const InsnFacts& known = facts_.insns[pc_];
-  if (taken ? known.never_taken() : known.always_taken()) return trap("a branch goes the way it was proved not to");
+  if (taken ? known.never_taken() : known.always_taken())
+    return trap("a branch goes the way it was proved not to");
   pc_ = taken ? static_cast<uint32_t>(*program::jump_target(insn, pc_)) : pc_ + 1;
   return true;
 }
@@ -331,6 +343,7 @@ bool CheckedMachine::step_exit() {
     if (open_records() != 0) return trap("ends with a record that was not given back");
     if (lock_held_) return trap("ends with a lock held");
     result_.result = reg(0).value;
+    result_.is_address = reg(0).region != kNoRegion;
     finished_ = true;
     return true;
   }
@@ -372,7 +385,8 @@ bool CheckedMachine::step_memory(const Insn& insn) {
   if (BPF_CLASS(insn.code) == BPF_LDX) {
     const Concrete base = reg(insn.src_reg);
     Concrete loaded;
-    const int64_t place = base.region == context_ ? static_cast<int64_t>(base.value - regions_[context_].base) + insn.off : -1;
+    const int64_t place =
+        base.region == context_ ? static_cast<int64_t>(base.value - regions_[context_].base) + insn.off : -1;
     if (place < 0 || !read_context(static_cast<uint32_t>(place), size, &loaded)) {
       if (!read(base, insn.off, size, &loaded.value, &loaded.region)) return false;
       if (BPF_MODE(insn.code) == program::kModeMemSx) {
@@ -382,7 +396,8 @@ bool CheckedMachine::step_memory(const Insn& insn) {
     }
     reg(insn.dst_reg) = loaded;
   } else {
-    const Concrete value = BPF_CLASS(insn.code) == BPF_ST ? Concrete{immediate(insn), kNoRegion} : reg(insn.src_reg);
+    const Concrete value =
+        BPF_CLASS(insn.code) == BPF_ST ? Concrete{immediate(insn), kNoRegion} : reg(insn.src_reg);
     if (!write(reg(insn.dst_reg), insn.off, size, value)) return false;
   }
   ++pc_;
@@ -391,12 +406,14 @@ bool CheckedMachine::step_memory(const Insn& insn) {
 
 bool CheckedMachine::step_atomic(const Insn& insn, uint32_t size) {
   constexpr int32_t kLoadAcquire = 0x100, kStoreRelease = 0x110;
-  if (insn.imm == kLoadAcquire || insn.imm == kStoreRelease) return inconclusive("load-acquire or store-release");
+  if (insn.imm == kLoadAcquire || insn.imm == kStoreRelease)
+    return inconclusive("load-acquire or store-release");
   const Concrete base = reg(insn.dst_reg);
   uint64_t old_value;
   uint32_t provenance;
   if (!read(base, insn.off, size, &old_value, &provenance)) return false;
-  if ((base.value + static_cast<uint64_t>(int64_t{insn.off})) % size != 0 && regions_[base.region].kind != Kind::kPacket) {
+  if ((base.value + static_cast<uint64_t>(int64_t{insn.off})) % size != 0 &&
+      regions_[base.region].kind != Kind::kPacket) {
     return trap("misaligned atomic");
   }
   const uint64_t mask = size == 8 ? ~0ull : 0xffffffffull;
@@ -435,7 +452,8 @@ bool CheckedMachine::step_wide(const Insn& insn) {
       dst = {program::imm64(insn, second), kNoRegion};
       break;
     case BPF_PSEUDO_FUNC: {
-      const uint32_t region = add_region(Kind::kFunction, static_cast<uint32_t>(*program::call_target(insn, pc_)), 0, false);
+      const uint32_t region =
+          add_region(Kind::kFunction, static_cast<uint32_t>(*program::call_target(insn, pc_)), 0, false);
       reg(insn.dst_reg) = pointer_to(region);
       break;
     }
@@ -502,7 +520,8 @@ bool CheckedMachine::start_callback(uint32_t id) {
   call.return_to = pc_ + 1;
   call.is_callback = true;
   const Concrete function = reg(2);
-  if (function.region == kNoRegion || regions_[function.region].kind != Kind::kFunction) return trap("callback is no function");
+  if (function.region == kNoRegion || regions_[function.region].kind != Kind::kFunction)
+    return trap("callback is no function");
   call.function = regions_[function.region].index;
   call.context = reg(3);
   if (id == BPF_FUNC_loop) {
@@ -557,7 +576,8 @@ bool CheckedMachine::next_round(ConcreteFrame callee) {
   }
   const MapState& state = map_state(callee.map, callee.inner_map);
   const uint32_t handle = state.handle, element = state.elements[round % state.elements.size()];
-  const uint32_t key = add_region(Kind::kMapKey, callee.map, spec_of(callee.map, callee.inner_map).key_size, true);
+  const uint32_t key =
+      add_region(Kind::kMapKey, callee.map, spec_of(callee.map, callee.inner_map).key_size, true);
   regions_[key].writable = false;
   reg(1) = pointer_to(handle);
   reg(2) = pointer_to(key);
@@ -696,7 +716,8 @@ bool CheckedMachine::step_helper(uint32_t id) {
       return true;
     }
     case BPF_FUNC_get_smp_processor_id:
-      finish_call({random_.below(static_cast<uint32_t>(std::max(1l, sysconf(_SC_NPROCESSORS_CONF)))), kNoRegion});
+      finish_call(
+          {random_.below(static_cast<uint32_t>(std::max(1l, sysconf(_SC_NPROCESSORS_CONF)))), kNoRegion});
       return true;
     case BPF_FUNC_get_prandom_u32:
       finish_call({random_.edge_u64() & 0xffffffff, kNoRegion});
@@ -719,7 +740,8 @@ bool CheckedMachine::generic_helper(uint32_t id) {
   const Prototype* prototype = find_prototype(id, request_.program.type);
   if (prototype == nullptr) return trap("calls an unknown helper");
   const std::string unmodelled = "helper " + std::to_string(id);
-  if (prototype->result != ResultKind::kInteger && prototype->result != ResultKind::kVoid) return inconclusive(unmodelled);
+  if (prototype->result != ResultKind::kInteger && prototype->result != ResultKind::kVoid)
+    return inconclusive(unmodelled);
   uint32_t key_size = 0, value_size = 0;
   uint64_t length = 0;
   for (uint32_t i = 0; i < 5; ++i) {
@@ -727,7 +749,8 @@ bool CheckedMachine::generic_helper(uint32_t id) {
     const auto size_argument = i < 4 ? static_cast<uint32_t>(reg(i + 2).value) : 0;
     const auto memory = [&](bool may_be_null, bool written) {
       length = size_argument;
-      if (argument.region == kNoRegion && argument.value == 0 && (may_be_null || size_argument == 0)) return true;
+      if (argument.region == kNoRegion && argument.value == 0 && (may_be_null || size_argument == 0))
+        return true;
       return written ? write_random(argument, size_argument) : read_bytes(argument, size_argument);
     };
     bool good = true;
@@ -738,7 +761,8 @@ bool CheckedMachine::generic_helper(uint32_t id) {
       case ArgKind::kSizeOrZero:
         break;
       case ArgKind::kConstMap: {
-        if (argument.region == kNoRegion || regions_[argument.region].kind != Kind::kMap) return trap("argument is no map");
+        if (argument.region == kNoRegion || regions_[argument.region].kind != Kind::kMap)
+          return trap("argument is no map");
         const wire::MapSpec& spec = spec_of(regions_[argument.region].index, regions_[argument.region].inner);
         key_size = spec.key_size;
         value_size = spec.value_size;

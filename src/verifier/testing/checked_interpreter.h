@@ -27,10 +27,10 @@ struct Region {
   uint64_t base = 0;    // address of its first byte
   uint32_t size = 0;
   std::vector<uint8_t> bytes;
-  std::vector<bool> initialised;       // kStack
-  std::vector<uint32_t> provenance;    // kStack: region of the pointer in each 8-byte slot, from the lowest
-  uint32_t parent = kNoRegion;         // a slice: the bytes are the parent's …
-  uint32_t parent_offset = 0;          // … from here
+  std::vector<bool> initialised;     // kStack
+  std::vector<uint32_t> provenance;  // kStack: region of the pointer in each 8-byte slot, from the lowest
+  uint32_t parent = kNoRegion;       // a slice: the bytes are the parent's …
+  uint32_t parent_offset = 0;        // … from here
 };
 
 // A number and, if it is a pointer, the object it came from, wherever it points by now.
@@ -55,6 +55,7 @@ struct RunResult {
   enum Kind : uint8_t { kFinished, kTrapped, kInconclusive } kind = kFinished;
   std::string why;  // of a trap; or what is not modelled
   uint64_t result = 0;
+  bool is_address = false;  // the result is a pointer: another number on each machine
   uint64_t executed = 0;
   uint32_t insn = 0;
 };
@@ -94,7 +95,8 @@ class CheckedMachine {
   const wire::MapSpec& spec_of(uint32_t map, bool inner) const;
   Concrete pointer_to(uint32_t region, int64_t offset = 0) const;
   void enter(uint32_t target, uint32_t return_to);
-  bool check(const Concrete& pointer, int64_t offset, uint32_t size, bool write, uint32_t* region, uint32_t* at);
+  bool check(const Concrete& pointer, int64_t offset, uint32_t size, bool write, uint32_t* region,
+             uint32_t* at);
   bool read(const Concrete& pointer, int64_t offset, uint32_t size, uint64_t* value, uint32_t* provenance);
   bool write(const Concrete& pointer, int64_t offset, uint32_t size, const Concrete& value);
   bool read_bytes(const Concrete& pointer, uint32_t size);  // for helpers

@@ -19,7 +19,9 @@ const std::vector<State>& StateRecorder::at(uint32_t insn) const {
 std::string ContainmentMachine::outside(const Value& value, const Concrete& concrete) const {
   if (value.kind == Kind::kUninitialised) return "";
   if (value.kind == Kind::kScalar) {
-    return value.scalar.contains(concrete.value) ? "" : std::to_string(static_cast<int64_t>(concrete.value)) + " is not in " + value.scalar.describe();
+    return value.scalar.contains(concrete.value) ? ""
+                                                 : std::to_string(static_cast<int64_t>(concrete.value)) +
+                                                       " is not in " + value.scalar.describe();
   }
   if (value.kind == Kind::kKernelObject) return "";
   if (concrete.region == kNoRegion) {
@@ -27,16 +29,23 @@ std::string ContainmentMachine::outside(const Value& value, const Concrete& conc
     return "a number, believed to be " + describe(value);
   }
   const Region& object = region(concrete.region);
-  const bool same = object.kind == value.kind || (object.kind == Kind::kPacket && (value.kind == Kind::kPacketEnd || value.kind == Kind::kPacketMeta));
+  const bool same =
+      object.kind == value.kind ||
+      (object.kind == Kind::kPacket && (value.kind == Kind::kPacketEnd || value.kind == Kind::kPacketMeta));
   if (!same) return "another kind of pointer than " + describe(value);
-  const bool indexed = value.kind == Kind::kMap || value.kind == Kind::kMapValue || value.kind == Kind::kMapKey;
+  const bool indexed =
+      value.kind == Kind::kMap || value.kind == Kind::kMapValue || value.kind == Kind::kMapKey;
   if (indexed && object.index != value.index) return "pointer into another map than " + describe(value);
-  if (value.kind == Kind::kStack && object.index != value.frame) return "pointer into another frame than " + describe(value);
+  if (value.kind == Kind::kStack && object.index != value.frame)
+    return "pointer into another frame than " + describe(value);
   if (value.kind == Kind::kFunction) return "";
-  const uint64_t origin = object.base + (value.kind == Kind::kStack ? kStackBytes : value.kind == Kind::kPacketEnd ? object.size : 0);
+  const uint64_t origin = object.base + (value.kind == Kind::kStack       ? kStackBytes
+                                         : value.kind == Kind::kPacketEnd ? object.size
+                                                                          : 0);
   const uint64_t variable = concrete.value - origin - static_cast<uint64_t>(int64_t{value.off});
   if (!value.scalar.contains(variable)) {
-    return "offset " + std::to_string(static_cast<int64_t>(concrete.value - origin)) + " is not in " + describe(value);
+    return "offset " + std::to_string(static_cast<int64_t>(concrete.value - origin)) + " is not in " +
+           describe(value);
   }
   return "";
 }
@@ -86,7 +95,8 @@ std::string ContainmentMachine::outside(const State& state) const {
       // Linked numbers are one number and what was added.
       const uint64_t base = concrete.registers[r].value - static_cast<uint64_t>(int64_t{value.off});
       const auto [place, is_new] = linked.try_emplace(value.id, base);
-      if (!is_new && place->second != base) return "r" + std::to_string(r) + " differs from what it is linked with";
+      if (!is_new && place->second != base)
+        return "r" + std::to_string(r) + " differs from what it is linked with";
     }
     if (const std::string why = stack_outside(frame, concrete); !why.empty()) return why;
   }

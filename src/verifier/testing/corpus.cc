@@ -29,7 +29,8 @@ Result<std::string> decompress(const std::string& path) {
   if (!file) return Error{ENOENT, "corpus: " + path + ": cannot be read"};
   const std::string packed((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   lzma_stream stream = LZMA_STREAM_INIT;
-  if (lzma_stream_decoder(&stream, UINT64_MAX, LZMA_CONCATENATED) != LZMA_OK) return Error{ENOMEM, "corpus: liblzma"};
+  if (lzma_stream_decoder(&stream, UINT64_MAX, LZMA_CONCATENATED) != LZMA_OK)
+    return Error{ENOMEM, "corpus: liblzma"};
   stream.next_in = reinterpret_cast<const uint8_t*>(packed.data());
   stream.avail_in = packed.size();
   std::string out;
@@ -99,8 +100,12 @@ void place_types(const Json& json, Case& test) {
   const std::string types_hex = text(json, "btf_types");
   if (types_hex.empty()) return;
   const std::vector<uint8_t> types = from_hex(types_hex), strings = from_hex(text(json, "btf_strings"));
-  const uint32_t header[] = {0x0001eb9f, 24, 0, static_cast<uint32_t>(types.size()),
-                             static_cast<uint32_t>(types.size()), static_cast<uint32_t>(strings.size())};
+  const uint32_t header[] = {0x0001eb9f,
+                             24,
+                             0,
+                             static_cast<uint32_t>(types.size()),
+                             static_cast<uint32_t>(types.size()),
+                             static_cast<uint32_t>(strings.size())};
   const auto* bytes = reinterpret_cast<const uint8_t*>(header);
   std::vector<uint8_t>& blob = test.request.btf;
   blob.assign(bytes, bytes + sizeof(header));
@@ -131,7 +136,8 @@ Case parse(const Json& json) {
   test.family = text(json, "src");
   test.accepted = text(json, "expected") == "accept";
   test.kernel_last_line = text(json, "kernel_last_line");
-  if (const auto portable = json.find("portable"); portable != json.end()) test.portable = portable->get<bool>();
+  if (const auto portable = json.find("portable"); portable != json.end())
+    test.portable = portable->get<bool>();
 
   Request& request = test.request;
   request.program.name = "test";
@@ -142,7 +148,8 @@ Case parse(const Json& json) {
   request.options.strict_alignment = (request.flags & BPF_F_STRICT_ALIGNMENT) != 0;
   const std::vector<uint8_t> code = from_hex(text(json, "insns"));
   request.program.insns.resize(code.size() / sizeof(Insn));
-  if (!code.empty()) std::memcpy(request.program.insns.data(), code.data(), request.program.insns.size() * sizeof(Insn));
+  if (!code.empty())
+    std::memcpy(request.program.insns.data(), code.data(), request.program.insns.size() * sizeof(Insn));
   place_maps(json, test);
   place_types(json, test);
   if (!text(json, "kfunc").empty()) test.unusable = "attaches to a function of the kernel";
@@ -190,12 +197,38 @@ Result<std::vector<Case>> load_pairs() { return load("pairs-visible.jsonl.xz"); 
 Result<std::vector<Case>> load_mutants() { return load("mutants-visible.jsonl.xz"); }
 
 std::string program_type_name(uint32_t type) {
-  static const char* const kNames[] = {
-      "unspec",       "socket_filter", "kprobe",          "sched_cls",     "sched_act",      "tracepoint",
-      "xdp",          "perf_event",    "cgroup_skb",      "cgroup_sock",   "lwt_in",         "lwt_out",
-      "lwt_xmit",     "sock_ops",      "sk_skb",          "cgroup_device", "sk_msg",         "raw_tracepoint",
-      "cgroup_sock_addr", "lwt_seg6local", "lirc_mode2",  "sk_reuseport",  "flow_dissector", "cgroup_sysctl",
-      "raw_tracepoint_writable", "cgroup_sockopt", "tracing", "struct_ops", "ext", "lsm", "sk_lookup", "syscall"};
+  static const char* const kNames[] = {"unspec",
+                                       "socket_filter",
+                                       "kprobe",
+                                       "sched_cls",
+                                       "sched_act",
+                                       "tracepoint",
+                                       "xdp",
+                                       "perf_event",
+                                       "cgroup_skb",
+                                       "cgroup_sock",
+                                       "lwt_in",
+                                       "lwt_out",
+                                       "lwt_xmit",
+                                       "sock_ops",
+                                       "sk_skb",
+                                       "cgroup_device",
+                                       "sk_msg",
+                                       "raw_tracepoint",
+                                       "cgroup_sock_addr",
+                                       "lwt_seg6local",
+                                       "lirc_mode2",
+                                       "sk_reuseport",
+                                       "flow_dissector",
+                                       "cgroup_sysctl",
+                                       "raw_tracepoint_writable",
+                                       "cgroup_sockopt",
+                                       "tracing",
+                                       "struct_ops",
+                                       "ext",
+                                       "lsm",
+                                       "sk_lookup",
+                                       "syscall"};
   return type < std::size(kNames) ? kNames[type] : "type " + std::to_string(type);
 }
 

@@ -18,8 +18,8 @@ struct Case {
   bool portable = true;  // what the bars count: no context, packet or kernel-only helper or map
   bool accepted = false;
   std::string kernel_last_line;
-  std::string unusable;             // why the case cannot be asked here (a kind of map nobody has), else empty
-  std::optional<uint32_t> retval;   // what the kernel's run gave …
+  std::string unusable;            // why the case cannot be asked here (a kind of map nobody has), else empty
+  std::optional<uint32_t> retval;  // what the kernel's run gave …
   std::vector<uint8_t> retval_data;  // … with this context
 };
 

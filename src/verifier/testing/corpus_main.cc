@@ -45,8 +45,11 @@ void show(const Case& test, KernelOracle& kernel) {
   request.log_level = 2;
   request.log_size_max = 1 << 20;
   const Verdict verdict = verify(request);
-  print_log("ours", verdict.log, summary(verdict) + (verdict.diagnoses.empty() ? "" : "  (insn " +
-            std::to_string(verdict.diagnoses.front().insn) + ", " + verdict.diagnoses.front().message + ")"));
+  print_log("ours", verdict.log,
+            summary(verdict) + (verdict.diagnoses.empty()
+                                    ? ""
+                                    : "  (insn " + std::to_string(verdict.diagnoses.front().insn) + ", " +
+                                          verdict.diagnoses.front().message + ")"));
 }
 
 int show_matching(const std::string& wanted) {
@@ -54,7 +57,8 @@ int show_matching(const std::string& wanted) {
   int found = 0;
   for (const bool mutants : {false, true}) {
     for (const Case& test : load_or_exit(mutants)) {
-      const bool matches = test.id == wanted || (!mutants && (test.id.rfind(wanted, 0) == 0 || test.title == wanted));
+      const bool matches =
+          test.id == wanted || (!mutants && (test.id.rfind(wanted, 0) == 0 || test.title == wanted));
       if (!matches) continue;
       show(test, kernel);
       ++found;

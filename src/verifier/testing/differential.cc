@@ -43,8 +43,8 @@ Agreement Differential::compare(const Request& request, const Verdict& ours, con
   ++counts[static_cast<size_t>(agreement)];
   if (explain_errno && agreement == Agreement::kBothRefuse && kernel.error != ours.error) {
     const std::string why = message_class(kernel_.ask_why(request).last_line);
-    ++errno_differences["kernel " + std::to_string(kernel.error) + " ours " + std::to_string(ours.error) + " | kernel: " +
-                        why + " | ours: " + message_class(summary(ours))];
+    ++errno_differences["kernel " + std::to_string(kernel.error) + " ours " + std::to_string(ours.error) +
+                        " | kernel: " + why + " | ours: " + message_class(summary(ours))];
   }
   if (!differs(agreement)) return agreement;
   const std::string why = kernel.error != 0 ? kernel_.ask_why(request).last_line : "accepted";
@@ -108,9 +108,10 @@ std::vector<const Group*> Differential::groups(bool false_accepts_only) const {
 }
 
 std::string Differential::table(size_t groups_max, bool shrunk) {
-  std::string out = "both accept " + std::to_string(counts[0]) + ", both refuse " + std::to_string(counts[1]) +
-                    ", we alone accept " + std::to_string(counts[2]) + ", we alone refuse " + std::to_string(counts[3]) +
-                    ", not asked " + std::to_string(counts[4]) + "\n";
+  std::string out = "both accept " + std::to_string(counts[0]) + ", both refuse " +
+                    std::to_string(counts[1]) + ", we alone accept " + std::to_string(counts[2]) +
+                    ", we alone refuse " + std::to_string(counts[3]) + ", not asked " +
+                    std::to_string(counts[4]) + "\n";
   size_t printed = 0;
   for (const Group* group : groups()) {
     if (++printed > groups_max) break;
@@ -118,7 +119,8 @@ std::string Differential::table(size_t groups_max, bool shrunk) {
            group_key(group->agreement, group->kernel, group->ours) + "\n    e.g. " + group->origin + "\n";
     if (!shrunk) continue;
     const Request smallest = shrink(*group);
-    out += "    program type " + std::to_string(smallest.program.type) + ", flags " + std::to_string(smallest.flags);
+    out += "    program type " + std::to_string(smallest.program.type) + ", flags " +
+           std::to_string(smallest.flags);
     for (size_t i = 0; i < smallest.maps.size(); ++i) {
       out += ", map " + std::to_string(i) + " = " + smallest.maps[i].name;
     }
@@ -130,13 +132,15 @@ std::string Differential::table(size_t groups_max, bool shrunk) {
   return out;
 }
 
-std::string allowed_reason(Agreement agreement, const std::string& kernel_message, const std::string& our_message) {
+std::string allowed_reason(Agreement agreement, const std::string& kernel_message,
+                           const std::string& our_message) {
   struct Row {
     Agreement direction;
     std::string_view kernel, ours, reason;
   };
   static const std::vector<Row> rows = {
-#define BPFTIME_ALLOWED_DIFFERENCE(direction, kernel, ours, reason) {Agreement::direction, kernel, ours, reason},
+#define BPFTIME_ALLOWED_DIFFERENCE(direction, kernel, ours, reason) \
+  {Agreement::direction, kernel, ours, reason},
 #include "verifier/testing/allowed_differences.def"
 #undef BPFTIME_ALLOWED_DIFFERENCE
   };

@@ -50,6 +50,7 @@ class Differential {
 };
 
 // Whether an allowed_differences.def rule explains it; the reason, or empty.
-std::string allowed_reason(Agreement agreement, const std::string& kernel_message, const std::string& our_message);
+std::string allowed_reason(Agreement agreement, const std::string& kernel_message,
+                           const std::string& our_message);
 
 }  // namespace bpftime::verifier::testing

@@ -50,7 +50,8 @@ Arguments parse(int argc, char** argv) {
 
 int print_generated(const Arguments& arguments) {
   Request request = generate(arguments.seed, arguments.generator);
-  for (size_t i = 0; i < request.maps.size(); ++i) std::printf("map %zu: %s\n", i, request.maps[i].name.c_str());
+  for (size_t i = 0; i < request.maps.size(); ++i)
+    std::printf("map %zu: %s\n", i, request.maps[i].name.c_str());
   std::printf("type %u\n%s", request.program.type, program::disassemble(request.program).c_str());
   KernelOracle kernel;
   const KernelVerdict answer = kernel.ask(request, 2);
@@ -98,8 +99,10 @@ int run(int argc, char** argv) {
   }
   std::printf("%s", differential.table(arguments.groups, arguments.shrink).c_str());
   std::printf("\nerrno differs where both refuse:\n");
-  for (const auto& [what, count] : differential.errno_differences) std::printf("%6zu  %s\n", count, what.c_str());
-  std::printf("mean time: ours %.1f us, kernel %.1f us\n", 1e-3 * static_cast<double>(differential.our_time_ns) / static_cast<double>(arguments.count),
+  for (const auto& [what, count] : differential.errno_differences)
+    std::printf("%6zu  %s\n", count, what.c_str());
+  std::printf("mean time: ours %.1f us, kernel %.1f us\n",
+              1e-3 * static_cast<double>(differential.our_time_ns) / static_cast<double>(arguments.count),
               1e-3 * static_cast<double>(differential.kernel_time_ns) / static_cast<double>(arguments.count));
   return 0;
 }

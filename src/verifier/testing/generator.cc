@@ -32,9 +32,10 @@ struct Field {
 };
 
 const std::vector<Field>& context_fields(uint32_t type) {
-  static const std::vector<Field> pt_regs = {{0, BPF_DW},  {32, BPF_DW},  {80, BPF_DW}, {96, BPF_DW},
+  static const std::vector<Field> pt_regs = {{0, BPF_DW},   {32, BPF_DW},  {80, BPF_DW}, {96, BPF_DW},
                                              {112, BPF_DW}, {128, BPF_DW}, {80, BPF_W},  {160, BPF_DW}};
-  static const std::vector<Field> tracepoint = {{8, BPF_DW}, {16, BPF_W}, {24, BPF_DW}, {20, BPF_H}, {9, BPF_B}};
+  static const std::vector<Field> tracepoint = {
+      {8, BPF_DW}, {16, BPF_W}, {24, BPF_DW}, {20, BPF_H}, {9, BPF_B}};
   static const std::vector<Field> raw = {{0, BPF_DW}, {8, BPF_DW}, {16, BPF_DW}};
   static const std::vector<Field> skb = {{0, BPF_W}, {4, BPF_W}, {16, BPF_W}, {48, BPF_W}, {8, BPF_W}};
   static const std::vector<Field> xdp = {{12, BPF_W}, {16, BPF_W}};
@@ -119,7 +120,8 @@ class Generator {
   // An 8-aligned place on the stack, as a negative offset, with `size` bytes above it.
   int16_t place_on_stack(int32_t size) {
     const int32_t slots = (size + 7) / 8;
-    return static_cast<int16_t>(-8 * (slots + static_cast<int32_t>(random_.below(static_cast<uint32_t>(stack_slots_)))));
+    return static_cast<int16_t>(
+        -8 * (slots + static_cast<int32_t>(random_.below(static_cast<uint32_t>(stack_slots_)))));
   }
   void init_stack(int16_t offset, int32_t size) {
     for (int32_t at = 0; at < size; at += 8) {
@@ -148,9 +150,12 @@ class Generator {
     b_.mov_imm(1, 0);  // the context is gone: whatever follows is refused
   }
   bool has_context() const {
-    return std::any_of(held_.begin() + 6, held_.begin() + 10, [](const Held& h) { return h.kind == Held::kContext; });
+    return std::any_of(held_.begin() + 6, held_.begin() + 10,
+                       [](const Held& h) { return h.kind == Held::kContext; });
   }
-  void leave_if(uint8_t op, uint8_t reg, int32_t imm, bool is64 = true) { b_.jump_imm(op, reg, imm, out(), is64); }
+  void leave_if(uint8_t op, uint8_t reg, int32_t imm, bool is64 = true) {
+    b_.jump_imm(op, reg, imm, out(), is64);
+  }
   // Where to go when a check fails: out of the program, or out of the part that holds something.
   Builder::Label out() { return outs_.empty() ? exit_ : outs_.back(); }
 
@@ -172,9 +177,11 @@ class Generator {
       const Field& field = random_.pick(context_fields(request_.program.type));
       context_to_r1();
       b_.load(field.size, reg, 1, field.offset);
-      held_[reg] = {Held::kNumber, field.size == BPF_DW ? UINT64_MAX : (1ull << (8 * bytes_of(field.size))) - 1};
+      held_[reg] = {Held::kNumber,
+                    field.size == BPF_DW ? UINT64_MAX : (1ull << (8 * bytes_of(field.size))) - 1};
     } else {
-      helper(random_.pick<int32_t>({BPF_FUNC_get_prandom_u32, BPF_FUNC_ktime_get_ns, BPF_FUNC_get_smp_processor_id}));
+      helper(random_.pick<int32_t>(
+          {BPF_FUNC_get_prandom_u32, BPF_FUNC_ktime_get_ns, BPF_FUNC_get_smp_processor_id}));
       b_.mov(reg, 0);
       held_[reg] = {Held::kNumber};
     }
@@ -253,7 +260,7 @@ class Generator {
 
   // ---- templates ----
   void arithmetic() {
-    static constexpr uint8_t kOps[] = {BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_OR,  BPF_AND, BPF_LSH,
+    static constexpr uint8_t kOps[] = {BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_OR,   BPF_AND, BPF_LSH,
                                        BPF_RSH, BPF_MOD, BPF_XOR, BPF_MOV, BPF_ARSH, BPF_NEG, BPF_END};
     const uint32_t rounds = 1 + random_.below(4);
     for (uint32_t i = 0; i < rounds; ++i) {
@@ -267,14 +274,16 @@ class Generator {
         b_.raw(make_insn(code_class | BPF_NEG, dst, 0, 0, 0));
       } else if (op == BPF_END) {
         const uint8_t order = is64 ? BPF_TO_LE : random_.pick<uint8_t>({BPF_TO_LE, BPF_TO_BE});
-        b_.raw(make_insn(static_cast<uint8_t>(code_class | BPF_END | order), dst, 0, 0, random_.pick({16, 32, 64})));
+        b_.raw(make_insn(static_cast<uint8_t>(code_class | BPF_END | order), dst, 0, 0,
+                         random_.pick({16, 32, 64})));
       } else if (random_.chance(50)) {
         arithmetic_with_constant(op, code_class, dst);
       } else {
         const uint8_t src = any_number();
         int16_t off = 0;
         if ((op == BPF_DIV || op == BPF_MOD) && random_.chance(35)) off = 1;
-        if (op == BPF_MOV && random_.chance(35)) off = is64 ? random_.pick<int16_t>({8, 16, 32}) : random_.pick<int16_t>({8, 16});
+        if (op == BPF_MOV && random_.chance(35))
+          off = is64 ? random_.pick<int16_t>({8, 16, 32}) : random_.pick<int16_t>({8, 16});
         b_.raw(make_insn(static_cast<uint8_t>(code_class | op | BPF_X), dst, src, off, 0));
       }
     }
@@ -290,8 +299,8 @@ class Generator {
   }
 
   uint8_t random_condition() {
-    return random_.pick<uint8_t>({BPF_JEQ, BPF_JNE, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE, BPF_JSET, BPF_JSGT, BPF_JSGE,
-                                  BPF_JSLT, BPF_JSLE});
+    return random_.pick<uint8_t>({BPF_JEQ, BPF_JNE, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE, BPF_JSET, BPF_JSGT,
+                                  BPF_JSGE, BPF_JSLT, BPF_JSLE});
   }
 
   // if (number OP number) { template } [else { template }]
@@ -357,10 +366,11 @@ class Generator {
       const char* kind;
       int32_t key, value;
     };
-    static constexpr Choice kChoices[] = {
-        {"map_hash_8b", 8, 8},      {"map_hash_16b", 8, 16}, {"map_hash_48b", 8, 48},     {"map_array_48b", 4, 48},
-        {"map_array_many", 4, 32},  {"map_lru_hash", 4, 24}, {"map_percpu_array", 4, 16}, {"map_percpu_hash", 8, 8},
-        {"map_array_small", 4, 1},  {"map_array_ro", 4, 48}};
+    static constexpr Choice kChoices[] = {{"map_hash_8b", 8, 8},       {"map_hash_16b", 8, 16},
+                                          {"map_hash_48b", 8, 48},     {"map_array_48b", 4, 48},
+                                          {"map_array_many", 4, 32},   {"map_lru_hash", 4, 24},
+                                          {"map_percpu_array", 4, 16}, {"map_percpu_hash", 8, 8},
+                                          {"map_array_small", 4, 1},   {"map_array_ro", 4, 48}};
     const Choice& choice = kChoices[random_.below(std::size(kChoices))];
     const int16_t key = place_on_stack(8);
     if (!oops()) init_stack(key, 8);
@@ -423,8 +433,16 @@ class Generator {
     }
   }
   void access(uint8_t size, uint8_t pointer, int16_t offset, bool writable) {
-    static constexpr int32_t kAtomics[] = {BPF_ADD, BPF_OR, BPF_AND, BPF_XOR, BPF_ADD | BPF_FETCH, BPF_OR | BPF_FETCH,
-                                           BPF_AND | BPF_FETCH, BPF_XOR | BPF_FETCH, BPF_XCHG, BPF_CMPXCHG};
+    static constexpr int32_t kAtomics[] = {BPF_ADD,
+                                           BPF_OR,
+                                           BPF_AND,
+                                           BPF_XOR,
+                                           BPF_ADD | BPF_FETCH,
+                                           BPF_OR | BPF_FETCH,
+                                           BPF_AND | BPF_FETCH,
+                                           BPF_XOR | BPF_FETCH,
+                                           BPF_XCHG,
+                                           BPF_CMPXCHG};
     const uint32_t dice = writable ? random_.below(100) : 0;
     if (dice < 35) {
       const auto dst = static_cast<uint8_t>(random_.below(6));
@@ -440,8 +458,10 @@ class Generator {
       const int32_t aligned = oops() ? offset : offset & ~(wide ? 7 : 3);
       b_.mov_imm(0, 1);
       b_.mov_imm(4, random_.edge_imm());
-      b_.atomic(oops() ? BPF_H : wide ? BPF_DW : BPF_W, pointer, static_cast<int16_t>(aligned), 4,
-                kAtomics[random_.below(std::size(kAtomics))]);
+      b_.atomic(oops() ? BPF_H
+                : wide ? BPF_DW
+                       : BPF_W,
+                pointer, static_cast<int16_t>(aligned), 4, kAtomics[random_.below(std::size(kAtomics))]);
       held_[4] = {};
     }
   }
@@ -505,7 +525,8 @@ class Generator {
     const int16_t at = place_on_stack(8);
     const Held held = held_[reg];
     const bool number = held.kind == Held::kNumber;
-    const uint8_t width = number && random_.chance(50) ? random_.pick<uint8_t>({BPF_W, BPF_H, BPF_B}) : BPF_DW;
+    const uint8_t width =
+        number && random_.chance(50) ? random_.pick<uint8_t>({BPF_W, BPF_H, BPF_B}) : BPF_DW;
     b_.store(width, kFp, at, reg);
     if (oops()) b_.store_imm(BPF_B, kFp, static_cast<int16_t>(at + random_.between(0, 7)), 1);
     if (random_.chance(50)) b_.mov_imm(reg, 0);
@@ -705,8 +726,8 @@ class Generator {
       length_to(2);
       b_.mov_imm(3, 0);
       if (any_number_or_none() != 0) b_.mov(3, any_number_or_none());
-      helper(random_.pick<int32_t>({BPF_FUNC_probe_read_user, BPF_FUNC_probe_read_kernel, BPF_FUNC_probe_read_user_str,
-                                    BPF_FUNC_probe_read_kernel_str}));
+      helper(random_.pick<int32_t>({BPF_FUNC_probe_read_user, BPF_FUNC_probe_read_kernel,
+                                    BPF_FUNC_probe_read_user_str, BPF_FUNC_probe_read_kernel_str}));
     }
   }
   uint8_t any_number_or_none() const {
@@ -728,7 +749,9 @@ class Generator {
       helper(BPF_FUNC_map_delete_elem);
     } else if (dice <= 2) {
       init_stack(value, 48);
-      b_.load_map(1, map(random_.pick<const char*>({"map_hash_48b", "map_array_48b", "map_hash_16b", "map_lru_hash"})));
+      b_.load_map(
+          1,
+          map(random_.pick<const char*>({"map_hash_48b", "map_array_48b", "map_hash_16b", "map_lru_hash"})));
       stack_pointer(2, key);
       stack_pointer(3, oops() ? static_cast<int16_t>(-4) : value);
       const uint8_t pointer = map_value_register(48);
@@ -917,7 +940,8 @@ class Generator {
     if (random_.chance(50)) {
       b_.raw(make_insn(static_cast<uint8_t>(BPF_LD | BPF_ABS | size), 0, 0, 0, random_.between(0, 100)));
     } else {
-      b_.raw(make_insn(static_cast<uint8_t>(BPF_LD | BPF_IND | size), 0, any_number(), 0, random_.between(0, 100)));
+      b_.raw(make_insn(static_cast<uint8_t>(BPF_LD | BPF_IND | size), 0, any_number(), 0,
+                       random_.between(0, 100)));
     }
     forget_scratch();
     held_[0] = {Held::kNumber};
@@ -1051,14 +1075,14 @@ class Generator {
       Template write;
     };
     static constexpr Row kRows[] = {
-        {10, &Generator::arithmetic},    {8, &Generator::condition},      {6, &Generator::lookup},
-        {2, &Generator::direct_value},   {9, &Generator::access_value},   {10, &Generator::indexed_access},
-        {5, &Generator::indexed_stack},  {6, &Generator::spill},          {6, &Generator::loop},
-        {5, &Generator::local_call},     {5, &Generator::ring_record},    {5, &Generator::context_read},
-        {7, &Generator::buffer_helper},  {4, &Generator::map_change},     {4, &Generator::callback},
-        {4, &Generator::dynptr},         {4, &Generator::frozen_constant}, {2, &Generator::tail_call},
-        {3, &Generator::spin_lock},      {4, &Generator::packet},         {2, &Generator::legacy_load},
-        {2, &Generator::inner_map},      {5, &Generator::linked_numbers}, {6, &Generator::nonsense},
+        {10, &Generator::arithmetic},   {8, &Generator::condition},       {6, &Generator::lookup},
+        {2, &Generator::direct_value},  {9, &Generator::access_value},    {10, &Generator::indexed_access},
+        {5, &Generator::indexed_stack}, {6, &Generator::spill},           {6, &Generator::loop},
+        {5, &Generator::local_call},    {5, &Generator::ring_record},     {5, &Generator::context_read},
+        {7, &Generator::buffer_helper}, {4, &Generator::map_change},      {4, &Generator::callback},
+        {4, &Generator::dynptr},        {4, &Generator::frozen_constant}, {2, &Generator::tail_call},
+        {3, &Generator::spin_lock},     {4, &Generator::packet},          {2, &Generator::legacy_load},
+        {2, &Generator::inner_map},     {5, &Generator::linked_numbers},  {6, &Generator::nonsense},
     };
     uint32_t total = 0;
     for (const Row& row : kRows) total += row.weight;
@@ -1079,8 +1103,8 @@ class Generator {
         held_[r] = {Held::kNumber};
       }
     }
-    const uint32_t count = static_cast<uint32_t>(random_.between(static_cast<int32_t>(options_.templates_min),
-                                                                 static_cast<int32_t>(options_.templates_max)));
+    const uint32_t count = static_cast<uint32_t>(random_.between(
+        static_cast<int32_t>(options_.templates_min), static_cast<int32_t>(options_.templates_max)));
     for (uint32_t i = 0; i < count; ++i) one_template();
     b_.place(exit_);
     if (oops()) {
@@ -1117,7 +1141,9 @@ class Generator {
     const uint8_t size = kSizes[random_.below(4)];
     const int32_t at = std::max(0, function.bytes - bytes_of(size));
     if (bytes_of(size) <= function.bytes) {
-      b_.load(size, 0, 2, static_cast<int16_t>(function.mistake && random_.chance(50) ? at + 1 : at & ~(bytes_of(size) - 1)));
+      b_.load(
+          size, 0, 2,
+          static_cast<int16_t>(function.mistake && random_.chance(50) ? at + 1 : at & ~(bytes_of(size) - 1)));
     } else {
       b_.mov_imm(0, 2);
     }
@@ -1126,7 +1152,8 @@ class Generator {
       b_.load(BPF_DW, 3, kFp, -8);
       b_.alu(BPF_XOR, 0, 3);
     }
-    if (random_.chance(20)) b_.store_imm(BPF_DW, kFp, static_cast<int16_t>(-8 * (1 + random_.below(function.mistake ? 60 : 8))), 0);
+    if (random_.chance(20))
+      b_.store_imm(BPF_DW, kFp, static_cast<int16_t>(-8 * (1 + random_.below(function.mistake ? 60 : 8))), 0);
     if (random_.chance(30)) {
       const Builder::Label skip = b_.label();
       b_.jump_imm(random_condition(), 1, random_.edge_imm(), skip, random_.chance(50));

@@ -86,7 +86,8 @@ std::vector<uint8_t> test_value() {
 }  // namespace
 
 std::optional<MapConstraint> standard_map(std::string_view kind) {
-  const auto row = std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& r) { return r.kind == kind; });
+  const auto row =
+      std::find_if(std::begin(kRows), std::end(kRows), [&](const Row& r) { return r.kind == kind; });
   if (row == std::end(kRows)) return std::nullopt;
   MapConstraint map;
   map.name = std::string(kind).substr(0, wire::kNameMax - 1);
@@ -110,7 +111,8 @@ const std::vector<std::string_view>& standard_map_kinds() {
 MapConstraint frozen_array(std::vector<uint8_t> contents) {
   MapConstraint map;
   map.name = "rodata";
-  map.spec = {BPF_MAP_TYPE_ARRAY, 4, static_cast<uint32_t>(contents.size()), 1, BPF_F_RDONLY_PROG, processors()};
+  map.spec = {BPF_MAP_TYPE_ARRAY, 4,           static_cast<uint32_t>(contents.size()), 1,
+              BPF_F_RDONLY_PROG,  processors()};
   map.frozen = true;
   map.contents = std::move(contents);
   return map;

@@ -56,21 +56,23 @@ bool edit_imm(Insn& insn, Random& random) {
 
 bool edit_off(Insn& insn, Random& random) {
   if (!is_memory(insn) && !is_conditional(insn) && insn.code != kJumpAlways) return false;
-  const int32_t step = is_memory(insn) ? random.pick<int32_t>({-8, -4, -1, 1, 4, 8}) : random.pick<int32_t>({-1, 1});
+  const int32_t step =
+      is_memory(insn) ? random.pick<int32_t>({-8, -4, -1, 1, 4, 8}) : random.pick<int32_t>({-1, 1});
   insn.off = static_cast<int16_t>(insn.off + step);
   return true;
 }
 
 bool edit_condition(Insn& insn, Random& random) {
   if (!is_conditional(insn)) return false;
-  set_op(insn, random.pick<uint8_t>({BPF_JEQ, BPF_JNE, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE, BPF_JSET, BPF_JSGT, BPF_JSGE,
-                                     BPF_JSLT, BPF_JSLE}));
+  set_op(insn, random.pick<uint8_t>({BPF_JEQ, BPF_JNE, BPF_JGT, BPF_JGE, BPF_JLT, BPF_JLE, BPF_JSET, BPF_JSGT,
+                                     BPF_JSGE, BPF_JSLT, BPF_JSLE}));
   return true;
 }
 
 bool edit_sign(Insn& insn, Random&) {
   if (is_conditional(insn)) {
-    constexpr uint8_t kPairs[][2] = {{BPF_JGT, BPF_JSGT}, {BPF_JGE, BPF_JSGE}, {BPF_JLT, BPF_JSLT}, {BPF_JLE, BPF_JSLE}};
+    constexpr uint8_t kPairs[][2] = {
+        {BPF_JGT, BPF_JSGT}, {BPF_JGE, BPF_JSGE}, {BPF_JLT, BPF_JSLT}, {BPF_JLE, BPF_JSLE}};
     for (const auto& pair : kPairs) {
       for (int i = 0; i < 2; ++i) {
         if (BPF_OP(insn.code) != pair[i]) continue;
@@ -97,8 +99,8 @@ bool edit_sign(Insn& insn, Random&) {
 
 bool edit_operator(Insn& insn, Random& random) {
   if (!is_alu(insn) || BPF_OP(insn.code) == BPF_END || BPF_OP(insn.code) == BPF_NEG) return false;
-  set_op(insn, random.pick<uint8_t>({BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_OR, BPF_AND, BPF_LSH, BPF_RSH, BPF_MOD,
-                                     BPF_XOR, BPF_MOV, BPF_ARSH}));
+  set_op(insn, random.pick<uint8_t>({BPF_ADD, BPF_SUB, BPF_MUL, BPF_DIV, BPF_OR, BPF_AND, BPF_LSH, BPF_RSH,
+                                     BPF_MOD, BPF_XOR, BPF_MOV, BPF_ARSH}));
   return true;
 }
 
@@ -120,7 +122,8 @@ bool edit_size(Insn& insn, Random& random) {
 }
 
 bool edit_dst(Insn& insn, Random& random) {
-  if (!is_alu(insn) && !is_memory(insn) && !is_conditional(insn) && !program::is_load_imm64(insn)) return false;
+  if (!is_alu(insn) && !is_memory(insn) && !is_conditional(insn) && !program::is_load_imm64(insn))
+    return false;
   insn.dst_reg = random.below(11) & 0xf;
   return true;
 }
@@ -168,10 +171,10 @@ struct NamedEdit {
   Edit edit;
 };
 constexpr NamedEdit kEdits[] = {
-    {"nop", edit_nop},     {"imm", edit_imm},   {"off", edit_off},           {"cond", edit_condition},
-    {"sign", edit_sign},   {"aluop", edit_operator}, {"width", edit_width},  {"size", edit_size},
-    {"dst", edit_dst},     {"src", edit_src},   {"exchange", edit_exchange}, {"operand", edit_operand},
-    {"call", edit_call},   {"atomic", edit_atomic},  {"imm", edit_imm},      {"nop", edit_nop},
+    {"nop", edit_nop},   {"imm", edit_imm},        {"off", edit_off},           {"cond", edit_condition},
+    {"sign", edit_sign}, {"aluop", edit_operator}, {"width", edit_width},       {"size", edit_size},
+    {"dst", edit_dst},   {"src", edit_src},        {"exchange", edit_exchange}, {"operand", edit_operand},
+    {"call", edit_call}, {"atomic", edit_atomic},  {"imm", edit_imm},           {"nop", edit_nop},
 };
 
 std::string mutate_once(Request& request, Random& random) {

@@ -186,7 +186,8 @@ KernelVerdict KernelOracle::ask_why(const Request& request) {
 
 std::string message_class(std::string_view message) {
   // Messages that end in whole states.
-  if (starts_with(message, "old state:") || starts_with(message, "cur state:")) return "infinite loop detected";
+  if (starts_with(message, "old state:") || starts_with(message, "cur state:"))
+    return "infinite loop detected";
   if (message.find("BPF program is too large") != std::string_view::npos) return "BPF program is too large";
   std::string out;
   for (size_t i = 0; i < message.size();) {

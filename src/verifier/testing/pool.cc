@@ -6,8 +6,9 @@
 namespace bpftime::verifier::testing {
 
 bool runs_here(uint32_t type) {
-  return type == BPF_PROG_TYPE_KPROBE || type == BPF_PROG_TYPE_TRACEPOINT || type == BPF_PROG_TYPE_RAW_TRACEPOINT ||
-         type == BPF_PROG_TYPE_PERF_EVENT || type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_XDP;
+  return type == BPF_PROG_TYPE_KPROBE || type == BPF_PROG_TYPE_TRACEPOINT ||
+         type == BPF_PROG_TYPE_RAW_TRACEPOINT || type == BPF_PROG_TYPE_PERF_EVENT ||
+         type == BPF_PROG_TYPE_SOCKET_FILTER || type == BPF_PROG_TYPE_XDP;
 }
 
 std::vector<Seed> corpus_seeds() {

@@ -34,14 +34,14 @@ class Random {
   }
   // Numbers that verifiers get wrong: around zero and around the ends of each width.
   int32_t edge_imm() {
-    const int32_t base = pick<int32_t>({0, 0, 1, 7, 8, 16, 31, 32, 48, 63, 64, 255, 256, 512, 0xffff, 0x7fffffff,
-                                        -1, -8, static_cast<int32_t>(0x80000000)});
+    const int32_t base = pick<int32_t>({0, 0, 1, 7, 8, 16, 31, 32, 48, 63, 64, 255, 256, 512, 0xffff,
+                                        0x7fffffff, -1, -8, static_cast<int32_t>(0x80000000)});
     const int64_t moved = int64_t{base} + between(-1, 1);
     return static_cast<int32_t>(moved);
   }
   uint64_t edge_u64() {
-    const uint64_t base = pick<uint64_t>({0, 1ull << 7, 1ull << 8, 1ull << 15, 1ull << 16, 1ull << 31, 1ull << 32,
-                                          1ull << 63, ~0ull, 48, 512});
+    const uint64_t base = pick<uint64_t>({0, 1ull << 7, 1ull << 8, 1ull << 15, 1ull << 16, 1ull << 31,
+                                          1ull << 32, 1ull << 63, ~0ull, 48, 512});
     if (chance(20)) return next();
     return base + static_cast<uint64_t>(static_cast<int64_t>(between(-1, 1)));
   }

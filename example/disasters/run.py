@@ -1,0 +1,181 @@
+#!/usr/bin/python3
+"""See run.sh."""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "nginx_firewall"))
+from nginx import Failure, Server, await_that, end_process, require  # noqa: E402
+
+# Kind, what happened, what is asked, how the verifier's answer must read.
+DISASTERS = [
+    ("loop", "an endless loop: a CDN's nginx stood still", "a*b", r"infinite loop detected|back-edge|too large|too many instructions"),
+    ("overflow", "a buffer overflow: CVE-2021-44790, Apache httpd", "020-022",
+     r"min value is negative|unbounded memory access|invalid access to (map value|memory)|value_size"),
+    ("stack", "a stack overflow: CVE-2024-31449, Redis", "-2147483648", r"(invalid|unbounded).*(write to|access to|memory, ).*stack|to stack"),
+]
+PEER_MODULES = "usr/lib/nginx/modules"
+
+
+def say(text):
+    print(f"      {text}", flush=True)
+
+
+def check_outage(server, kind, target):
+    """The request takes the server down: it stands still, or the worker dies and with it whatever it was serving."""
+    require(server.get("/")[0] == 200, "nginx does not serve")
+    worker = server.workers()[0]
+    status, body = server.get(target, limit_s=1)
+    require(status == 0, f"{target} was survived: {status} {body}")
+    if kind == "loop":
+        require(server.get("/", limit_s=2)[0] == 0, "nginx still serves others")
+        require(server.workers() == [worker], "the worker is another")
+        say(f"asked for {target}: no answer, and none to anybody else: the worker spins")
+        os.kill(worker, signal.SIGKILL)  # ours; it hears nothing softer
+        return
+    log = server.directory / "error.log"
+    died = re.compile(rf"worker process {worker} exited on signal (\d+)")
+    await_that(lambda: died.search(log.read_text()), "the worker's end")
+    say(f"asked for {target}: worker {worker} killed by signal {died.search(log.read_text()).group(1)}")
+
+
+def run_native(kind, target, options, directory):
+    module = options.out / "ngx_http_disaster_module.so"
+    server = Server(directory, top=f"load_module {module};", server=f"location /disaster {{ disaster {kind}; }}")
+    try:
+        check_outage(server.start(), kind, f"/disaster?{target}")
+    finally:
+        server.stop()
+
+
+def run_lua(kind, target, options, directory):
+    modules = options.peers / PEER_MODULES if options.peers else None
+    if modules is None or not (modules / "ngx_http_lua_module.so").exists():
+        say("as Lua: SKIPPED: needs libnginx-mod-http-lua, unpacked (scripts/unpack-packages.sh bench-nginx)")
+        return
+    server = Server(directory, top=f"load_module {modules}/ndk_http_module.so;\nload_module {modules}/ngx_http_lua_module.so;",
+                    http=f'lua_package_path "{options.peers}/usr/share/lua/5.1/?.lua;;";',
+                    server=f"location /disaster {{ content_by_lua_file {HERE}/{kind}.lua; }}",
+                    environment={"LD_LIBRARY_PATH": str(options.peers / "usr/lib/x86_64-linux-gnu")})
+    try:
+        check_outage(server.start(), kind, f"/disaster?{target}")
+    finally:
+        server.stop()
+
+
+class Extensions:
+    """A daemon of our own, and what is loaded under it."""
+
+    def __init__(self, options, directory):
+        self.options, self.directory = options, directory
+        runtime = directory / "run"
+        runtime.mkdir(mode=0o700)
+        self.environment = {**os.environ, "BPFTIME_RUNTIME_DIR": str(runtime)}
+
+    def load(self, object_, out):
+        return subprocess.Popen([self.options.bpftime, "load", str(self.options.out / "extension"), str(self.options.out / object_)],
+                                env=self.environment, stdout=subprocess.PIPE, stderr=out)
+
+    def stop(self):
+        subprocess.run([self.options.bpftime, "daemon", "stop"], env=self.environment, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL, check=False)
+
+    def refused(self, kind, expected):
+        """The message it is refused with."""
+        said = self.directory / f"{kind}.err"
+        with open(said, "wb") as out:
+            tool = self.load(f"{kind}.bpf.o", out)
+        try:
+            await_that(lambda: tool.poll() is not None or "attached" in said.read_text(), "the verdict", 60)
+            require(tool.poll() not in (None, 0), "the extension was not refused")
+        finally:
+            end_process(tool)
+            tool.stdout.close()
+        lines = said.read_text().splitlines()
+        found = next((number for number, line in enumerate(lines) if re.search(expected, line)), None)
+        require(found is not None, "refused, but not for this:\n" + "\n".join(lines[-12:]))
+        # The source line that the verifier was at, then what it says.
+        source = next((line for line in reversed(lines[:found]) if line.startswith("; ")), None)
+        return ([source] if source else []) + [lines[found]]
+
+    def put_right(self, kind, target, server):
+        """The mistake put right: taken, and the server lives through the request."""
+        said = self.directory / f"{kind}.fixed.err"
+        with open(said, "wb") as out:
+            tool = self.load(f"{kind}.fixed.bpf.o", out)
+        try:
+            await_that(lambda: tool.poll() is not None or "attached" in said.read_text(), "the extension", 60)
+            require(tool.poll() is None, f"refused: {said.read_text()[-2000:]}")
+            workers = server.workers()
+            for asked in (target, "/"):
+                require(server.get(asked)[0] == 200, f"{asked} is not served")
+            require(server.workers() == workers, "a worker died")
+            tool.send_signal(signal.SIGUSR1)
+            seen = int(tool.stdout.readline())
+            require(seen == 2, f"the extension saw {seen} requests, not 2")
+        finally:
+            end_process(tool)
+            tool.stdout.close()
+
+
+def run_extension(kind, target, expected, options, directory):
+    extensions = Extensions(options, directory)
+    server = Server(directory / "nginx", before=[options.bpftime, "start"], environment=extensions.environment)
+    try:
+        server.start()
+        for line in extensions.refused(kind, expected):
+            say(f"  {line}")
+        require(server.get(f"/?{target}")[0] == 200, "nginx does not serve")
+        say("as an extension: refused with this, and nginx serves on")
+        extensions.put_right(kind, f"/?{target}", server)
+        say("put right: taken, and nginx serves what was fatal before")
+    finally:
+        server.stop()
+        extensions.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(usage="run.sh [--bpftime COMMAND] [--peers DIR]")
+    parser.add_argument("--out", required=True, type=lambda text: pathlib.Path(text).resolve())
+    parser.add_argument("--peers", type=lambda text: pathlib.Path(text).resolve(), default=HERE.parent.parent / "build/packages")
+    parser.add_argument("--bpftime", default=shutil.which("bpftime"))
+    options = parser.parse_args()
+    if not options.bpftime:
+        print("SKIPPED: needs the bpftime command: --bpftime, or on PATH")
+        return 77
+    doctor = subprocess.run([options.bpftime, "doctor", "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    judged = '"name":"bpf(2)","state":"ok"' in re.sub(r"\s", "", doctor.stdout.decode())
+    for kind, what, target, expected in DISASTERS:
+        print(f"==> {what}", flush=True)
+        with tempfile.TemporaryDirectory(prefix=f"disaster-{kind}-") as name:
+            directory = pathlib.Path(name)
+            directory.chmod(0o755)
+            for part in ("native", "lua", "extension"):
+                (directory / part).mkdir(mode=0o755)
+            try:
+                print("    as a native module", flush=True)
+                run_native(kind, target, options, directory / "native")
+                if (HERE / f"{kind}.lua").exists():
+                    print("    as a script", flush=True)
+                    run_lua(kind, target, options, directory / "lua")
+                print("    as an extension", flush=True)
+                if judged:
+                    run_extension(kind, target, expected, options, directory / "extension")
+                else:
+                    say("SKIPPED: bpf(2) cannot be used here, and the kernel's verifier is today's judge")
+            except Failure as failure:
+                print(f"error: {kind}: {failure}", file=sys.stderr)
+                return 1
+    print("==> done: three disasters for the server, none with extensions")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
