@@ -94,6 +94,12 @@ TEST(Generator, ReachesEverythingAndAgreesWithLinux) {
   std::printf("%zu of %zu accepted, median %zu instructions, longest %zu\n", accepted, lengths.size(),
               lengths[lengths.size() / 2], lengths.back());
   for (const auto& [rule, hits] : rules) std::printf("  %s %zu\n", rule.c_str(), hits);
+  std::string never;
+  for (size_t rule = 0; rule < kRuleCount; ++rule) {
+    const std::string id(info(static_cast<Rule>(rule)).id);
+    if (rules.count(id) == 0) never += " " + id;
+  }
+  std::printf("rules no program broke (rule_switch_test.cc has one for each):%s\n", never.c_str());
   EXPECT_GE(accepted * 100, lengths.size() * 40);
   EXPECT_GE(lengths[lengths.size() / 2], 25u);
   for (const uint8_t code : valid_opcodes())
