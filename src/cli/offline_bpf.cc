@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "program/btf.h"
+#include "verifier/map_fields.h"
 
 namespace bpftime::cli {
 namespace {

@@ -579,6 +579,11 @@ Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Reg
     *where = *symbol;
   }
   const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  // Behind the statistics, which are the target's to write.
+  if (auto written =
+          target::write_context(stopped, config_.window, offsetof(TargetContext, host_call), header.host_call);
+      !written)
+    return written;
   return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));
 }
 
