@@ -170,7 +170,7 @@ class Session {
     return refuse(about, lines(), "");
   }
 
-  // The log's last lines that are no statistics: what was wrong, and what would grant it.
+  // The log's last line that is no statistics: the daemon's sentence, or the verifier's.
   static std::string reason_of(const std::string& log) {
     std::vector<std::string> kept;
     size_t at = 0;
@@ -183,8 +183,8 @@ class Session {
       at = end + 1;
     }
     if (kept.empty()) return log;
-    const bool has_hint = kept.back().starts_with("add \"") && kept.size() > 1;
-    return has_hint ? kept[kept.size() - 2] + "; " + kept.back() : kept.back();
+    constexpr std::string_view kOurs = "bpftime: ";
+    return kept.back().starts_with(kOurs) ? kept.back().substr(kOurs.size()) : kept.back();
   }
 
   static std::string lines() {
@@ -288,7 +288,8 @@ Result<ExtendSession> ExtendSession::start(const std::string& policy, const std:
   if (::pipe2(from, O_CLOEXEC) != 0) return Error::from_errno("extend: pipe");
   Fd from_read(from[0]), from_write(from[1]);
   const std::vector<std::string> environment = {"LD_PRELOAD=" + *preload, "BPFTIME_SOCKET=" + directory->socket(),
-                                                "BPFTIME_POLICY=" + policy, "BPFTIME_POLICY_HOST=" + host};
+                                                "BPFTIME_POLICY=" + policy, "BPFTIME_POLICY_HOST=" + host,
+                                                "BPFTIME_POLICY_COUNT=1"};
   const std::vector<std::string> arguments = {"bpftime", "extend-session", policy, host};
   const pid_t pid = ::fork();
   if (pid < 0) return Error::from_errno("extend: fork");

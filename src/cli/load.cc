@@ -21,7 +21,7 @@ struct Options {
 
 // The policy for the tool's programs, checked; through the environment, as the socket.
 Result<void> use_policy(const Options& options, Connection& daemon) {
-  for (const char* name : {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS"}) ::unsetenv(name);
+  for (const char* name : {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS", "BPFTIME_POLICY_COUNT"}) ::unsetenv(name);
   if (options.policy.empty()) return {};
   auto policy = absolute_path(options.policy);
   if (!policy) return policy.error();

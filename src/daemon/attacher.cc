@@ -174,6 +174,9 @@ void Attacher::reconcile_new() {
 
 std::vector<TargetReport> Attacher::reports() {
   reconcile_new();
+  for (auto& [pid, target] : targets_)
+    if (auto registry = target::read_registry(target.process, config_.window))
+      target.report.faults = registry->header.faults_repaired;
   std::vector<TargetReport> out;
   for (auto& [pid, target] : targets_)
     if (!target.detached) out.push_back(target.report);
@@ -517,6 +520,7 @@ std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sit
     if (!site.report.skipped.empty()) continue;
     for (const auto& want : site.wants) {
       for (const auto& map : want.program->maps) add(map);
+      if (want.program->runs) add(want.program->runs);
       add(kernel_.trace_ring());
     }
   }

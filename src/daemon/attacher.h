@@ -39,6 +39,7 @@ struct TargetReport {
   std::string name;
   uint32_t lineage = 0;
   std::vector<ProbeReport> probes;
+  uint64_t faults = 0;  // loads through bad pointers that read 0; as the target says
 };
 
 struct AttacherConfig {

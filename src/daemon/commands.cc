@@ -55,7 +55,7 @@ json probe_json(const ProbeReport& probe) {
 json target_json(const TargetReport& target) {
   json probes = json::array();
   for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
-  return {{"pid", target.pid}, {"name", target.name}, {"lineage", target.lineage}, {"probes", probes}};
+  return {{"pid", target.pid}, {"name", target.name}, {"lineage", target.lineage}, {"faults", target.faults}, {"probes", probes}};
 }
 
 Result<pid_t> pid_argument(const json& request) {
@@ -176,13 +176,16 @@ json map_json(const kernel::Map& map) {
 json program_json(const kernel::Prog& prog) {
   json map_ids = json::array();
   for (const auto& map : prog.maps) map_ids.push_back(map->id);
-  return {{"id", prog.id},
+  json out{{"id", prog.id},
           {"type", program_type_name(prog.source.program.type)},
           {"name", prog.name},
           {"insns", prog.source.program.insns.size()},
           {"jited_bytes", prog.code ? prog.code->image.size() : 0},
           {"map_ids", map_ids},
           {"verified_by", prog.verified_by}};
+  if (prog.host) out["class"] = prog.host->constraints.class_name;
+  if (const auto runs = kernel::run_count(prog)) out["hits"] = *runs;
+  return out;
 }
 
 json link_json(const kernel::Link& link) {

@@ -87,6 +87,7 @@ class Opener {
     made->policy = in_.policy.path;
     made->policy_place = line_of(in_.policy, granted.allowed_position);
     const eim::Function* entry = in_.manifest.entry(granted.entry);
+    made->entry_place = entry->place.text();
     made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
     // A slot per function and variable: what the program's instructions name from here on.
     for (auto& function : made->constraints.functions) {

@@ -133,6 +133,7 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
       return refuse(opened.error());
     }
     client.policy = std::move(*opened);
+    client.policy->count_runs = (request->flags & wire::kPolicyCountRuns) != 0;
     audit_.grant(client.peer().pid, client.peer().uid, *client.policy);
   }
   if (!wanted.empty() && (!client.policy || client.policy->class_of("", wanted) == nullptr))

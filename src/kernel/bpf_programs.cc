@@ -7,6 +7,7 @@
 #include "kernel/kernel.h"
 #include "maps/map.h"
 #include "verifier/kernel_opinion.h"
+#include "verifier/render.h"
 #include "verifier/map_fields.h"
 
 namespace bpftime::kernel {
@@ -103,6 +104,22 @@ std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
   if (!prog.host || diagnosis.grant.empty()) return "";
   return "add \"" + diagnosis.grant + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
          prog.host->policy_place + ")";
+}
+
+// What is said to the developer of an extension, behind the kernel's kind of log: source, rule, manifest and policy. The last line
+// is the whole of it in one.
+std::string class_log(const Prog& prog, const verifier::Verdict& verdict, const std::string& hint) {
+  if (!prog.host || verdict.diagnoses.empty()) return "";
+  verifier::SourceLines lines;
+  if (auto read = verifier::SourceLines::read(prog.source)) lines = std::move(*read);
+  const auto rendered = verifier::render(verdict.diagnoses[0], prog.source, lines);
+  const auto& place = rendered.place;
+  std::string line = "bpftime: ";
+  if (!place.file.empty()) line += place.file + ":" + std::to_string(place.line) + ": ";
+  line += verifier::summary(verdict.diagnoses[0]);
+  if (!hint.empty()) line += "; " + hint;
+  if (!hint.empty() && !prog.host->entry_place.empty()) line += "; the entry is declared at " + prog.host->entry_place;
+  return verifier::to_text(rendered, prog.source, false) + line + "\n";
 }
 
 }  // namespace
@@ -214,7 +231,7 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
       reply.text =
           "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]) + (hint.empty() ? "" : "; " + hint);
     }
-    put_log(request, reply, verdict.log + (hint.empty() ? "" : hint + "\n"));
+    put_log(request, reply, verdict.log + class_log(*prog, verdict, hint));
     return reply;
   }
   if (auto within = check_class_maps(*prog); !within) return refuse(within.error().code, within.error().message);
@@ -224,6 +241,8 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (!opinion) return refuse(opinion.error().code, opinion.error().message);
   BpfReply verdict_reply;
   put_log(request, verdict_reply, verdict.log + *opinion);
+  if (prog->host && request.policy->count_runs)
+    if (auto counted = count_runs(*prog); !counted) return refuse(counted.error().code, counted.error().message);
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
   observer_.object_changed(*prog);
   BpfReply reply = hand_out(prog);

@@ -1,6 +1,7 @@
 // Extension classes in bpf(2): which class a program is in, what its host functions and variables are, and what holds for a
 // class as a whole.
 #include <algorithm>
+#include <bit>
 
 #include "kernel/kernel.h"
 
@@ -62,6 +63,25 @@ Result<void> Kernel::add_host_btf(HostPolicy& policy, std::vector<uint8_t> blob)
   policy.btf_held = std::move(*held);
   policy.btf = std::move(btf);
   return {};
+}
+
+Result<void> Kernel::count_runs(Prog& prog) {
+  constexpr uint32_t kCountersMax = 256;
+  const uint32_t counters = std::min(std::bit_ceil(possible_cpus()), kCountersMax);
+  auto made = make_own_map(prog.name.substr(0, kNameMax - 5) + ".runs",
+                           {BPF_MAP_TYPE_ARRAY, 4, compiler::kRunCounterStride, counters, 0, possible_cpus()}, false);
+  if (!made) return made.error();
+  prog.runs = std::move(*made);
+  return {};
+}
+
+std::optional<uint64_t> run_count(const Prog& program) {
+  if (!program.runs) return std::nullopt;
+  uint64_t sum = 0;
+  const Bytes memory(program.runs->memory.data(), program.runs->memory.size());
+  for (uint32_t i = 0; i < program.runs->spec.max_entries; ++i)
+    sum += read_at<uint64_t>(memory, uint64_t{i} * compiler::kRunCounterStride).value_or(0);
+  return sum;
 }
 
 Result<void> Kernel::resolve_host(const BpfRequest& request, Prog& prog, std::vector<program::Insn>& insns) const {

@@ -124,6 +124,8 @@ class Kernel {
   // O_RDONLY, O_WRONLY or O_RDWR of BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag).
   static int access_mode(uint32_t flags);
   BpfReply hand_out(const std::shared_ptr<Object>& object, int flags = 2 /* O_RDWR */);
+  Result<std::shared_ptr<Map>> make_own_map(const std::string& name, const wire::MapSpec& spec, bool internal);
+  Result<void> count_runs(Prog& program);
   Result<void> reserve_map_address(Map& map);
   Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);
   template <typename T>

@@ -85,6 +85,7 @@ struct HostClass {
   std::string build_id;       // of the file, hex; empty: any
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;         // file of the policy, for messages
+  std::string entry_place;    // "host.cc:94": where the host declares the entry
   std::string policy_place;   // "nginx.policy.yaml:9": where the class's capabilities are listed
 };
 
@@ -95,6 +96,7 @@ struct HostPolicy {
   std::vector<std::shared_ptr<const HostClass>> classes;
   // By the program's name: from the policy's `function`. Others get the only class, if there is one.
   std::vector<std::pair<std::string, std::shared_ptr<const HostClass>>> by_program;
+  bool count_runs = false;  // of its programs: Prog::runs
 
   // `selected`: a class the client has asked for by name; empty: none. Null: the program is an ordinary one.
   std::shared_ptr<const HostClass> class_of(const std::string& program, const std::string& selected) const;
@@ -107,12 +109,16 @@ struct Prog : Object {
   std::shared_ptr<Btf> btf;
   uint32_t verified_insns = 0;  // as the kernel's verifier counts; 0: not known (a worker took over)
   std::string verified_by;      // "bpftime", or "bpftime, kernel" when both accepted it
+  std::shared_ptr<Map> runs;                  // counts them, if somebody asked for that: an array, see run_count
   std::shared_ptr<const HostClass> host;      // null: an ordinary program, which observes
   std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
+
+// How often the program ran, in all processes; nullopt: nobody counts.
+std::optional<uint64_t> run_count(const Prog& program);
 
 struct AttachedProgram {
   std::shared_ptr<Prog> program;

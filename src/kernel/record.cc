@@ -51,7 +51,7 @@ void put_prog(Writer& out, const Prog& prog) {
     out.put(static_cast<uint32_t>(list->size()));
     for (const auto& map : *list) out.put(map->id);
   }
-  out.put(prog.host != nullptr);
+  out.put(id_of(prog.runs)).put(prog.host != nullptr);
   if (prog.host) put_host_class(out, *prog.host);
 }
 
@@ -184,6 +184,7 @@ Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& obje
       list->push_back(map);
     }
   }
+  prog->runs = std::static_pointer_cast<Map>(objects.find(ObjectKind::kMap, in.get<uint32_t>()));
   if (in.get<bool>()) prog->host = std::make_shared<HostClass>(get_host_class(in));
   return std::shared_ptr<Object>(prog);
 }

@@ -68,7 +68,8 @@ Result<void> send_policy(State& s, const std::string& path) {
   if (path.empty() && wanted == s.policy_class) return {};
   const std::string host = path.empty() ? std::string() : variable("BPFTIME_POLICY_HOST");
   const wire::PolicyRequest request{static_cast<uint32_t>(path.size()), static_cast<uint32_t>(host.size()),
-                                    static_cast<uint32_t>(wanted.size()), 0};
+                                    static_cast<uint32_t>(wanted.size()),
+                                    variable("BPFTIME_POLICY_COUNT") == "1" ? wire::kPolicyCountRuns : 0};
   const Bytes head = as_bytes(request);
   std::vector<uint8_t> body(head.begin(), head.end());
   for (const std::string* text : {&path, &host, &wanted}) body.insert(body.end(), text->begin(), text->end());
