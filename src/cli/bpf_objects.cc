@@ -116,11 +116,13 @@ void pair_up(std::vector<ObjectProgram>& programs, const std::vector<verifier::R
   }
 }
 
-BpfObject read_object(Bytes bytes, const std::string& name, const Selection& selection) {
+BpfObject read_object(Bytes bytes, const std::string& name, const Selection& selection,
+                      const ModuleBtf* module) {
   BpfObject out;
   out.name = name;
   complaint.clear();
   OfflineBpf bpf;
+  if (module != nullptr) bpf.serve_module(module->name, module->blob);
   LIBBPF_OPTS(bpf_object_open_opts, options, .object_name = "object");
   const std::unique_ptr<bpf_object, Close> object(bpf_object__open_mem(bytes.data(), bytes.size(), &options));
   if (!object) {
@@ -151,7 +153,8 @@ bool runs_here(uint32_t type) {
   }
 }
 
-Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selection& selection) {
+Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selection& selection,
+                                            const ModuleBtf* module) {
   auto file = read_file(path);
   if (!file) return file.error();
   const std::vector<Bytes> found = find_objects(*file);
@@ -165,7 +168,7 @@ Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selec
   for (size_t i = 0; i < found.size(); ++i) {
     const bool inside = found[i].data() != file->data();
     const std::string number = found.size() > 1 ? fmt::format(" (object {})", i + 1) : std::string();
-    objects.push_back(read_object(found[i], inside ? base + number : base, selection));
+    objects.push_back(read_object(found[i], inside ? base + number : base, selection, module));
   }
   return objects;
 }

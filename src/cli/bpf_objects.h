@@ -29,8 +29,15 @@ struct Selection {
   bool all = false;     // also those that the tool loads on demand (SEC("?…"))
 };
 
+// BTF to be found as a kernel module's, split on the running kernel's: what a host offers to extensions.
+struct ModuleBtf {
+  std::string name;
+  std::vector<uint8_t> blob;
+};
+
 // The objects in the file. ENOENT and so on: not readable; ENOEXEC: neither an object nor a file with one inside.
-Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selection& selection);
+Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selection& selection,
+                                            const ModuleBtf* module = nullptr);
 
 // Whether programs of this type (enum bpf_prog_type) run here.
 bool runs_here(uint32_t type);

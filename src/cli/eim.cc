@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "base/fd.h"
+#include "cli/eim_check.h"
 #include "cli/exit_codes.h"
 #include "cli/printers.h"
 #include "cli/verbs.h"
@@ -154,28 +155,6 @@ int show_header(const Arguments& arguments) {
   return kOk;
 }
 
-int check(const Arguments& arguments, bool json) {
-  auto loaded = eim::load_policy(arguments.policy, {});
-  if (!loaded) {
-    if (!json) return report(loaded.error());
-    print_json(Json{{"accepted", false}, {"error", loaded.error().message}});
-    return exit_code_of(loaded.error());
-  }
-  if (json) {
-    Json classes = Json::array();
-    for (const auto& grant : loaded->grants)
-      classes.push_back({{"class", grant.class_name}, {"entry", grant.entry}});
-    print_json(Json{{"accepted", true},
-                    {"policy", arguments.policy},
-                    {"build", loaded->host_build_id},
-                    {"classes", classes}});
-    return kOk;
-  }
-  for (const auto& grant : loaded->grants)
-    fmt::print("{}: class {}: fine, for entry {}\n", arguments.policy, grant.class_name, grant.entry);
-  return kOk;
-}
-
 int explain(const Arguments& arguments, bool json) {
   auto loaded = eim::load_policy(arguments.policy, {});
   if (!loaded) return report(loaded.error());
@@ -230,10 +209,17 @@ void add_eim(CLI::App& app, CommandLine& line) {
   header->add_option("--host", arguments->host, "The binary that FILE describes");
   header->callback([=, &line] { line.run = [=] { return show_header(*arguments); }; });
 
-  CLI::App* check_action = add_action(*verb, "check", "Check a policy against the manifest it names",
-                                      "  bpftime eim check --policy host.policy.yaml\n");
-  check_action->add_option("--policy", arguments->policy, "The policy")->required();
-  check_action->callback([=, &line] { line.run = [=, &line] { return check(*arguments, line.json); }; });
+  auto checked = std::make_shared<EimCheck>();
+  CLI::App* check_action =
+      add_action(*verb, "check", "Check a policy, or an extension against its class, offline",
+                 "  bpftime eim check --policy host.policy.yaml\n"
+                 "  bpftime eim check firewall.bpf.o --policy host.policy.yaml\n"
+                 "  bpftime eim check new.bpf.o --class firewall --policy host.policy.yaml\n");
+  check_action->add_option("PROGRAM", checked->program, "An extension's object file");
+  check_action->add_option("--policy", checked->policy, "The policy")->required();
+  check_action->add_option("--class", checked->class_name,
+                           "The class, where the policy names none for PROGRAM");
+  check_action->callback([=, &line] { line.run = [=, &line] { return eim_check(*checked, line.json); }; });
 
   CLI::App* explain_action =
       add_action(*verb, "explain", "Say in sentences what an extension of CLASS can and cannot do",

@@ -114,6 +114,46 @@ TEST_F(EimCommand, CheckAndExplain) {
   EXPECT_THAT(unknown.err, HasSubstr("did you mean \"firewall\"?"));
 }
 
+TEST_F(EimCommand, ExtensionsAgainstTheirClass) {
+  const char* clang = std::getenv("BPFTIME_CLANG");
+  if (!fs::exists("/sys/kernel/btf/vmlinux"))
+    GTEST_SKIP() << "no BTF of the kernel: libbpf finds no host functions";
+  write("host.ext.h", eim({"header", base_ + "/host"}).out);
+  const std::string path =
+      policy("      - host_time\n      - readPid\nextensions:\n  - {program: x.bpf.o, class: firewall}\n");
+  const auto checked = [&](const std::string& body) {
+    const std::string source =
+        write("x.bpf.c", "#include \"host.ext.h\"\nhost__processBegin(x) { if (!r) return 0; " + body +
+                             " }\nchar LICENSE[] SEC(\"license\") = \"GPL\";\n");
+    EXPECT_EQ(run_command({{clang, "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-O2", "-g", "-c",
+                            source, "-o", base_ + "/x.bpf.o"}})
+                  .exit_code(),
+              0);
+    return eim({"check", base_ + "/x.bpf.o", "--policy", path});
+  };
+  for (const char* good :
+       {"return r->uri.len > 3 && r->uri.data[3] == 65;", "return host__host_time() > host__host_pid;",
+        "bpf_override_return((struct pt_regs *)ctx, 403); return 0;"}) {
+    const Outcome outcome = checked(good);
+    EXPECT_EQ(outcome.exit_code(), 0) << good << outcome.out << outcome.err;
+  }
+  struct Bad {
+    const char *body, *says;
+  };
+  for (const Bad& bad : {Bad{"return r->status;", "add \"read(r.status)\" to class \"firewall\" (p.yaml:7)"},
+                         {"return r->uri.len > 3 && r->uri.data[4] == 65;", "EIM007"},
+                         {"return host__answer();", "add \"answer\" to class \"firewall\" (p.yaml:7)"},
+                         {"return host__host_version;", "add \"readVersion\" to class"},
+                         {"host__host_pid = 1; return 0;", "add \"writePid\" to class"},
+                         {"bpf_override_return((struct pt_regs *)ctx, 404); return 0;", "EIM005"}}) {
+    const Outcome outcome = checked(bad.body);
+    EXPECT_EQ(outcome.exit_code(), 4) << bad.body << outcome.out << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr(bad.says)) << bad.body;
+  }
+  EXPECT_THAT(eim({"check", base_ + "/x.bpf.o", "--class", "firewal", "--policy", path}).err,
+              HasSubstr("did you mean \"firewall\"?"));
+}
+
 TEST_F(EimCommand, MistakesNameTheirPlace) {
   const std::string path = policy("      - read(r.ure)\n");
   const Outcome wrong = eim({"check", "--policy", path});

@@ -15,6 +15,8 @@
 namespace bpftime::cli {
 namespace {
 
+constexpr uint32_t kModuleId = 1;  // of the BTF that is served
+
 thread_local OfflineBpf* current = nullptr;
 
 using program::Insn;
@@ -36,11 +38,17 @@ uint32_t cpus() {
 OfflineBpf::OfflineBpf() { current = this; }
 OfflineBpf::~OfflineBpf() { current = nullptr; }
 
+void OfflineBpf::serve_module(std::string name, std::vector<uint8_t> blob) {
+  module_ = std::make_shared<Object>();
+  module_->module = std::move(name);
+  module_->btf = std::move(blob);
+}
+
 void OfflineBpf::expect(const std::string& program_name) {
   expected_.insert(program_name.substr(0, BPF_OBJ_NAME_LEN - 1));
 }
 
-long OfflineBpf::call(int command, const void* memory, uint32_t size) {
+long OfflineBpf::call(int command, void* memory, uint32_t size) {
   bpf_attr attr;
   std::memset(&attr, 0, sizeof(attr));
   std::memcpy(&attr, memory, std::min<size_t>(size, sizeof(attr)));
@@ -60,7 +68,13 @@ long OfflineBpf::call(int command, const void* memory, uint32_t size) {
       return 0;
     case BPF_OBJ_GET_INFO_BY_FD:
       return object_info(attr);
-    case BPF_BTF_GET_NEXT_ID:  // BTF of kernel modules: none
+    case BPF_BTF_GET_NEXT_ID:  // BTF of kernel modules: the one that is served
+      if (!module_ || attr.start_id >= kModuleId || size < offsetof(bpf_attr, next_id) + 4) return -ENOENT;
+      attr.next_id = kModuleId;
+      std::memcpy(memory, &attr, offsetof(bpf_attr, next_id) + 4);
+      return 0;
+    case BPF_BTF_GET_FD_BY_ID:
+      return module_ && attr.btf_id == kModuleId ? enter(module_) : -ENOENT;
     case BPF_MAP_GET_NEXT_ID:
     case BPF_PROG_GET_NEXT_ID:
     case BPF_LINK_GET_NEXT_ID:
@@ -98,7 +112,6 @@ long OfflineBpf::map_create(const bpf_attr& attr) {
     map.btf = btf->btf;
     map.btf_key_type_id = attr.btf_key_type_id;
     map.btf_value_type_id = attr.btf_value_type_id;
-    verifier::find_special_fields(map);
   }
   const bool of_maps =
       attr.map_type == BPF_MAP_TYPE_ARRAY_OF_MAPS || attr.map_type == BPF_MAP_TYPE_HASH_OF_MAPS;
@@ -133,7 +146,32 @@ long OfflineBpf::btf_load(const bpf_attr& attr) {
 
 long OfflineBpf::object_info(bpf_attr& attr) {
   const auto object = find(static_cast<int>(attr.info.bpf_fd));
-  if (!object || !object->is_map) return -EINVAL;
+  if (!object) return -EINVAL;
+  if (object->is_map) return map_info(attr, *object);
+  return object->btf.empty() ? -EINVAL : btf_info(attr, *object);
+}
+
+long OfflineBpf::btf_info(bpf_attr& attr, const Object& object) const {
+  bpf_btf_info info;
+  std::memset(&info, 0, sizeof(info));
+  std::memcpy(&info, reinterpret_cast<const void*>(attr.info.info),
+              std::min<size_t>(attr.info.info_len, sizeof(info)));
+  const auto give = [](uint64_t address, uint64_t room, const void* bytes, size_t size) {
+    if (address != 0) std::memcpy(reinterpret_cast<void*>(address), bytes, std::min<size_t>(room, size));
+  };
+  give(info.btf, info.btf_size, object.btf.data(), object.btf.size());
+  give(info.name, info.name_len, object.module.c_str(), object.module.size() + 1);
+  info.btf_size = static_cast<uint32_t>(object.btf.size());
+  info.name_len = static_cast<uint32_t>(object.module.size());
+  info.id = object.module.empty() ? attr.info.bpf_fd + kModuleId : kModuleId;
+  info.kernel_btf = !object.module.empty();
+  std::memcpy(reinterpret_cast<void*>(attr.info.info), &info,
+              std::min<size_t>(attr.info.info_len, sizeof(info)));
+  return 0;
+}
+
+long OfflineBpf::map_info(bpf_attr& attr, const Object& served) const {
+  const auto* object = &served;
   bpf_map_info info;
   std::memset(&info, 0, sizeof(info));
   info.type = object->map.spec.type;
@@ -174,6 +212,25 @@ bool OfflineBpf::resolve_maps(const bpf_attr& attr, verifier::Request& request) 
   return true;
 }
 
+bool OfflineBpf::resolve_module(const bpf_attr& attr, verifier::Request& request) const {
+  if (!module_) return true;
+  const auto* fd_array = reinterpret_cast<const int*>(attr.fd_array);
+  auto& insns = request.program.insns;
+  for (size_t i = 0; i < insns.size(); ++i) {
+    Insn& insn = insns[i];
+    const bool wide = insn.code == (BPF_LD | BPF_IMM | BPF_DW);
+    if (insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == BPF_PSEUDO_KFUNC_CALL) {
+      if (fd_array == nullptr || insn.off <= 0 || find(fd_array[insn.off]) != module_) return false;
+      insn.off = 0;
+    } else if (wide && insn.src_reg == BPF_PSEUDO_BTF_ID && i + 1 < insns.size()) {
+      if (find(insns[i + 1].imm) != module_) return false;
+      insns[i + 1].imm = 0;
+    }
+    i += wide;
+  }
+  return true;
+}
+
 long OfflineBpf::prog_load(const bpf_attr& attr) {
   const std::string name = name_in(attr.prog_name);
   if (!expected_.contains(name)) return enter(std::make_shared<Object>());
@@ -182,7 +239,7 @@ long OfflineBpf::prog_load(const bpf_attr& attr) {
   request.program.type = attr.prog_type;
   const auto* insns = reinterpret_cast<const Insn*>(attr.insns);
   request.program.insns.assign(insns, insns + attr.insn_cnt);
-  if (!resolve_maps(attr, request)) return -EBADF;
+  if (!resolve_maps(attr, request) || !resolve_module(attr, request)) return -EBADF;
   request.expected_attach_type = attr.expected_attach_type;
   request.kernel_version = attr.kern_version;
   request.flags = attr.prog_flags;
@@ -216,7 +273,7 @@ long __wrap_syscall(long number, ...) {
     return __real_syscall(number, argument[0], argument[1], argument[2], argument[3], argument[4],
                           argument[5]);
   const long result =
-      bpftime::cli::current->call(static_cast<int>(argument[0]), reinterpret_cast<const void*>(argument[1]),
+      bpftime::cli::current->call(static_cast<int>(argument[0]), reinterpret_cast<void*>(argument[1]),
                                   static_cast<uint32_t>(argument[2]));
   if (result >= 0) return result;
   errno = static_cast<int>(-result);

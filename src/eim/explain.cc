@@ -248,6 +248,10 @@ std::string grant_name_hint(const Grant& grant, const Manifest& manifest, const 
   return hint;
 }
 
+std::string grant_hint(const Grant& grant, const Policy& policy, const std::string& capability) {
+  return add_line(capability, grant.class_name, policy);
+}
+
 std::string explain_class(const Manifest& manifest, const Policy&, const ExtensionClass& granted,
                           const Grant& grant) {
   return manifest.entry(granted.entry) == nullptr ? "" : Explainer(manifest, granted, grant).run();

@@ -326,6 +326,11 @@ class Maker {
       return {};
     }
     object_or_opaque(pointee, out);
+    if (out.kind == Argument::Kind::kObject) {
+      auto view = views_.ungranted(pointee, out.name, 0);
+      if (!view) return view.error();
+      out.view = *view;
+    }
     return {};
   }
 

@@ -47,6 +47,9 @@ std::string grant_hint(const Grant& grant, const Manifest& manifest, const Polic
 std::string grant_name_hint(const Grant& grant, const Manifest& manifest, const Policy& policy,
                             const std::string& name);
 
+// The same of a capability as it is written.
+std::string grant_hint(const Grant& grant, const Policy& policy, const std::string& capability);
+
 // What an extension of the class can do and cannot do, in sentences.
 std::string explain_class(const Manifest& manifest, const Policy& policy, const ExtensionClass& granted,
                           const Grant& grant);

@@ -232,8 +232,10 @@ struct ViewMaker::Flattening {
       out.gives = Gives::kObject;
       out.view = *made;
     } else if (kind == TypeKind::kStruct || kind == TypeKind::kUnion || kind == TypeKind::kForward) {
+      auto made = maker.ungranted(pointee, join(path, name), pointers + 1);
+      if (!made) return made.error();
       out.gives = Gives::kObject;
-      out.view = maker.opaque(pointee);
+      out.view = *made;
     }
     return {};
   }
@@ -254,8 +256,7 @@ struct ViewMaker::Flattening {
     if (is_composite(type) || type.kind == TypeKind::kPointer) {
       if (count <= kElementsExpanded) {
         for (uint64_t i = 0; i < count; ++i) {
-          const std::string one = name + "[" + std::to_string(i) + "]";
-          if (auto done = object(element, at + i * element_size, one, context, nullptr, false); !done)
+          if (auto done = object(element, at + i * element_size, name, context, nullptr, false); !done)
             return done;
         }
         return {};
@@ -312,7 +313,9 @@ struct ViewMaker::Flattening {
     const bool pointer = member.gives != View::Member::Gives::kNumber;
     // A whole object's grant to write leaves its pointers alone; one that names a pointer lets null be stored.
     member.write = context.write && never == nullptr && (!pointer || named);
-    if (!member.read && !member.write) return {};
+    // What is not granted is listed, too, so that a refusal can name it.
+    const bool granted = member.read || member.write;
+    if (!granted && (path.empty() || view.members.size() >= kMembersMax)) return {};
     if (uint64_t{member.offset} + member.size > view.size) return {};  // hostile layouts
     if (view.members.size() >= kMembersMax)
       return Error{E2BIG, "grant: " + view.type + ": more than " + std::to_string(kMembersMax) +
@@ -354,6 +357,7 @@ Result<uint32_t> ViewMaker::make(uint32_t type_id, const Rights& rights, const s
   const uint64_t size = manifest.types.size_of(id);
   if (size > UINT32_MAX / 2) return Error{E2BIG, "grant: " + view.type + ": larger than 2 GiB"};
   view.size = static_cast<uint32_t>(size);
+  view.path = path;
   // Numbers of views are given in the order in which objects are met.
   const auto index = static_cast<uint32_t>(views.size());
   views.push_back(view);
@@ -368,6 +372,11 @@ Result<uint32_t> ViewMaker::make(uint32_t type_id, const Rights& rights, const s
   if (!done) return done.error();
   views[index] = std::move(view);
   return index;
+}
+
+Result<uint32_t> ViewMaker::ungranted(uint32_t type, const std::string& path, uint32_t depth) {
+  return path.empty() || views.size() >= kNamedViewsMax ? Result<uint32_t>(opaque(type))
+                                                        : make(type, Rights{}, path, depth);
 }
 
 uint32_t ViewMaker::opaque(uint32_t type) {

@@ -30,13 +30,16 @@ struct ViewMaker {
   // object; empty: not at all. `depth`: pointers followed. `label`: what messages call an object that has no members.
   Result<uint32_t> make(uint32_t type, const Rights& rights, const std::string& path, uint32_t depth,
                         const std::string& label = "");
-  // The same of a type of which nothing is granted: good for passing to host functions. One view per type.
+  // The same of an object of which nothing is granted: good for passing to host functions, and for saying what was refused.
+  Result<uint32_t> ungranted(uint32_t type, const std::string& path, uint32_t depth);
+  // Of a type that no path leads to. One view per type.
   uint32_t opaque(uint32_t type);
 
  private:
   struct Flattening;
 };
 
+inline constexpr size_t kNamedViewsMax = 512;      // later ones only have their types
 inline constexpr size_t kMembersMax = 8192;        // of one view
 inline constexpr uint32_t kPointersMax = 16;       // followed in one path
 inline constexpr uint64_t kElementsExpanded = 64;  // of an array of structs

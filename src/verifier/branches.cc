@@ -93,6 +93,20 @@ bool narrow(State& state, const Comparison& c, bool taken) {
   return true;
 }
 
+// The comparison contradicts what was known: only the operands' known bits are kept. Any set is right where no value is left.
+void forget_ranges(State& state, const Comparison& c) {
+  const auto forget = [&](uint32_t number, const Value& before) {
+    Value& value = state.reg(number);
+    if (!value.is_number()) return;
+    Scalar bits = Scalar::unknown();
+    bits.bits = before.scalar.bits;
+    value.scalar = bits.normalise() ? bits : Scalar::unknown();
+    if (value.id != 0) update_links(state, Value(value));
+  };
+  forget(c.left_reg, c.left);
+  if (c.has_right_reg) forget(c.right_reg, c.right);
+}
+
 // What a value linked with `known` is, as far as the link tells.
 Scalar through_link(const Value& known, const Value& other) {
   const auto add = [](const Scalar& number, int64_t delta, bool low_half) {
@@ -242,6 +256,8 @@ bool step_branch(Engine& engine) {
   const uint32_t at = engine.insn_index;
   const uint32_t next = at + 1, target = static_cast<uint32_t>(static_cast<int64_t>(next) + insn.off);
 
+  // Ordinary programs: as Linux, which never takes back that a way is possible once the comparison was not decided.
+  const bool as_linux = engine.request.constraints == nullptr;
   const Outcome outcome = decide(c);
   bool may_take = outcome != Outcome::kNever, may_pass = outcome != Outcome::kAlways;
   State taken;
@@ -249,6 +265,9 @@ bool step_branch(Engine& engine) {
     taken = engine.state;
     may_take = narrow(taken, c, true);
     may_pass = narrow(engine.state, c, false);
+    if (as_linux && !may_take) forget_ranges(taken, c);
+    if (as_linux && !may_pass) forget_ranges(engine.state, c);
+    if (as_linux) may_take = may_pass = true;
     if (may_take && !may_pass) engine.state = std::move(taken);
     // Neither is possible only in a state that is itself impossible; both are followed.
     if (!may_take && !may_pass) may_take = may_pass = true;

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "program/instructions.h"
 #include "verifier/memory.h"
 
 namespace bpftime::verifier {
@@ -160,28 +161,50 @@ bool read_argument(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, 
 // ---- results ----
 
 // The range of r0 that this type of program may return; first > second: any number.
-std::pair<int64_t, int64_t> return_range(const verifier::Request& request) {
-  constexpr uint32_t kKprobeSession = 49, kUprobeSession = 56;  // newer than the installed linux/bpf.h
-  switch (request.program.type) {
-    case BPF_PROG_TYPE_KPROBE:
-      if (request.expected_attach_type == kKprobeSession || request.expected_attach_type == kUprobeSession)
-        return {0, 1};
-      break;
-    case BPF_PROG_TYPE_CGROUP_SKB:
-      if (request.expected_attach_type == BPF_CGROUP_INET_EGRESS) return {0, 3};
-      break;
-    case BPF_PROG_TYPE_CGROUP_SOCK:
-    case BPF_PROG_TYPE_CGROUP_SOCK_ADDR:
-    case BPF_PROG_TYPE_CGROUP_DEVICE:
-    case BPF_PROG_TYPE_CGROUP_SYSCTL:
-    case BPF_PROG_TYPE_CGROUP_SOCKOPT:
-    case BPF_PROG_TYPE_SOCK_OPS:
-    case BPF_PROG_TYPE_SK_LOOKUP:
-      return {0, 1};
-    default:
-      break;
+namespace program_type {
+#define BPFTIME_TYPE(name) constexpr uint32_t name = BPF_PROG_TYPE_##name
+BPFTIME_TYPE(KPROBE);
+BPFTIME_TYPE(CGROUP_SKB);
+BPFTIME_TYPE(CGROUP_SOCK);
+BPFTIME_TYPE(SOCK_OPS);
+BPFTIME_TYPE(CGROUP_DEVICE);
+BPFTIME_TYPE(CGROUP_SYSCTL);
+BPFTIME_TYPE(CGROUP_SOCK_ADDR);
+BPFTIME_TYPE(SK_REUSEPORT);
+BPFTIME_TYPE(CGROUP_SOCKOPT);
+BPFTIME_TYPE(SK_LOOKUP);
+#undef BPFTIME_TYPE
+constexpr uint32_t NETFILTER = 32;  // not in every linux/bpf.h
+}  // namespace program_type
+
+struct ReturnValues {
+  uint32_t type, attach_type;
+  int64_t low, high;
+};
+constexpr uint32_t kOthers = UINT32_MAX;
+constexpr ReturnValues kReturnValues[] = {
+#define BPFTIME_RETURN_VALUES(type, attach_type, low, high) {program_type::type, attach_type, low, high},
+#include "verifier/return_values.def"
+#undef BPFTIME_RETURN_VALUES
+};
+
+// The row for the program; nullptr: none names its attach type. `any`: whether its type has rows at all.
+const ReturnValues* find_return_values(const verifier::Request& request, bool* any) {
+  const ReturnValues* others = nullptr;
+  *any = false;
+  for (const ReturnValues& row : kReturnValues) {
+    if (row.type != request.program.type) continue;
+    *any = true;
+    if (row.attach_type == request.expected_attach_type) return &row;
+    if (row.attach_type == kOthers) others = &row;
   }
-  return {0, -1};
+  return others;
+}
+
+std::pair<int64_t, int64_t> return_range(const verifier::Request& request) {
+  bool any;
+  const ReturnValues* row = find_return_values(request, &any);
+  return row == nullptr ? std::pair<int64_t, int64_t>{0, -1} : std::pair{row->low, row->high};
 }
 
 }  // namespace
@@ -190,6 +213,10 @@ bool read_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, V
   if (is_typed(engine)) return read_argument(engine, reg, offset, size, loaded);
   const Field* field = find_field(engine.request.program.type, offset, size, Access::kRead);
   if (!field) return refuse_field(engine, reg, offset, size, "read");
+  // A pointer cannot be sign-extended.
+  const bool sign_extends =
+      BPF_CLASS(engine.insn().code) == BPF_LDX && BPF_MODE(engine.insn().code) == program::kModeMemSx;
+  if (sign_extends && field->gives != Gives::kNumber) return refuse_field(engine, reg, offset, size, "read");
   note_read(engine, offset, size);
   if (loaded) *loaded = field_value(engine, *field, size);
   return true;
@@ -202,6 +229,11 @@ bool write_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, 
 }
 
 Value entry_context(const Engine&) { return Value::pointer(Kind::kContext); }
+
+bool attach_type_exists(const verifier::Request& request) {
+  bool any;
+  return find_return_values(request, &any) != nullptr || !any;
+}
 
 bool check_return(Engine& engine) {
   const Value result = engine.state.reg(0);

@@ -1,6 +1,9 @@
 #include <linux/bpf.h>
 
+#include <iostream>
+
 #include "program/testing/kernel.h"
+#include "verifier/kernel_opinion.h"
 #include "verifier/testing/verdicts.h"
 
 namespace bpftime::verifier {
@@ -198,6 +201,32 @@ TEST(Return, RangesByType) {
   for (const VerdictCase& one : cases) expect_verdict(request_of(one.assembly), one);
   // What extensions return must be a number.
   EXPECT_EQ(rule_of(verify_typed("mov %r0, %r10\nexit", {})), Rule::kTYP006);
+}
+
+// Every attach type of every program type that needs no device, function or privilege beyond loading.
+TEST(Context, ReturnValuesAreThoseOfTheKernel) {
+  if (const std::string why = program::testing::kernel_unusable(); !why.empty()) GTEST_SKIP() << why;
+  constexpr uint32_t kTypesAsked[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13,
+                                      14, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 30, 32};
+  uint32_t asked = 0;
+  for (const uint32_t type : kTypesAsked) {
+    for (uint32_t attach_type = 0; attach_type < 62; ++attach_type) {
+      for (const int32_t value : {-1, 0, 1, 2, 3, 4, 77}) {
+        Request request;
+        request.program.type = type;
+        request.program.insns = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, value},
+                                 {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+        request.expected_attach_type = attach_type;
+        request.license = "GPL";
+        const auto kernel = ask_kernel(request);
+        ASSERT_TRUE(kernel.ok()) << kernel.error().message;
+        EXPECT_EQ(verify(request).error, kernel->error)
+            << "type " << type << ", attach type " << attach_type << ", result " << value;
+        ++asked;
+      }
+    }
+  }
+  std::cout << asked << " programs asked of the kernel\n";
 }
 
 }  // namespace

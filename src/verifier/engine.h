@@ -183,6 +183,7 @@ bool read_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, V
 bool write_context(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, const Value& stored);
 // The value r1 has on entry, and what the program may return.
 Value entry_context(const Engine& engine);
+bool attach_type_exists(const Request& request);
 bool check_return(Engine& engine);  // r0 at the exit of the main program
 
 // ---- dynptr.cc ----

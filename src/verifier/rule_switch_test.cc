@@ -223,6 +223,11 @@ const std::map<Rule, Write>& rows() {
       {Rule::kNUL002, [](Draft& d) { d.lookup("map_hash_8b"), d.b.alu_imm(BPF_ADD, 0, 1), d.ok(); }},
       {Rule::kCTX001, [](Draft& d) { d.b.load(BPF_DW, 0, 1, 4096), d.ok(); }},
       {Rule::kCTX002, [](Draft& d) { d.b.alu_imm(BPF_ADD, 1, 8), d.b.load(BPF_DW, 0, 1, 0), d.ok(); }},
+      {Rule::kCTX003,
+       [](Draft& d) {
+         d.request.program.type = BPF_PROG_TYPE_CGROUP_SKB, d.request.expected_attach_type = 7;
+         d.ok();
+       }},
       {Rule::kSTK001,
        [](Draft& d) {
          d.request.options.zero_stack = false;

@@ -70,6 +70,14 @@ bool check_known_flags(const Request& request, Verdict& verdict) {
   return false;
 }
 
+bool check_attach_type(const Request& request, Verdict& verdict) {
+  if (!enforces(request, Rule::kCTX003) || attach_type_exists(request)) return true;
+  refuse(verdict, Rule::kCTX003, EINVAL, 0,
+         "attach type " + std::to_string(request.expected_attach_type) +
+             " does not exist for programs of type " + std::to_string(request.program.type));
+  return false;
+}
+
 bool check_sleepable(const Request& request, Verdict& verdict) {
   if ((request.flags & kSleepable) == 0 || request.program.type == BPF_PROG_TYPE_KPROBE) return true;
   refuse(verdict, Rule::kFUN002, EINVAL, 0, "this program type cannot be sleepable",
@@ -177,7 +185,7 @@ class StackDepth {
 
 // `lines` is filled, for the log and for diagnoses.
 bool run(const Request& request, Verdict& verdict, SourceLines& lines, std::unique_ptr<LogWriter>& log) {
-  if (!check_known_flags(request, verdict)) return false;
+  if (!check_known_flags(request, verdict) || !check_attach_type(request, verdict)) return false;
   ControlFlow flow;
   if (auto valid = program::validate_structure(request.program); !valid) {
     refuse_structure(verdict, valid.error());
@@ -208,7 +216,8 @@ bool run(const Request& request, Verdict& verdict, SourceLines& lines, std::uniq
   engine.log = log.get();
   engine.widen_callbacks = false;
   if (engine.explore()) return StackDepth(request, flow, verdict.facts).check(verdict);
-  if (!verdict.diagnoses.empty() && verdict.diagnoses[0].rule == Rule::kLIM001) verdict.diagnoses = std::move(first);
+  if (!verdict.diagnoses.empty() && verdict.diagnoses[0].rule == Rule::kLIM001)
+    verdict.diagnoses = std::move(first);
   return false;
 }
 
