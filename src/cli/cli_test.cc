@@ -62,8 +62,8 @@ class CliTest : public Test {
 #define EXPECT_LACKS(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
 
 TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
-  for (const char* verb :
-       {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace", "verify", "doctor", "daemon"}) {
+  for (const char* verb : {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace",
+                           "verify", "doctor", "daemon"}) {
     const Outcome outcome = bpftime({verb, "--help"});
     EXPECT_EQ(outcome.exit_code(), 0) << verb;
     EXPECT_HAS(outcome.out, "Examples:") << verb;

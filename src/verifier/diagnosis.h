@@ -28,8 +28,9 @@ struct Diagnosis {
       message;  // one sentence about this program: "`r0` may be null", "4 bytes at offset 48 of a 48-byte value"
   std::string
       linux_message;  // what Linux's log would say: "R0 invalid mem access 'map_value_or_null'"; empty: message
-  std::string help;   // what to do about it in this program; empty: the rule's help
-  std::string grant;  // capability rules: what the class lacks, as a policy writes it: "read(r.headers_in.cookie)"
+  std::string help;  // what to do about it in this program; empty: the rule's help
+  std::string
+      grant;  // capability rules: what the class lacks, as a policy writes it: "read(r.headers_in.cookie)"
   std::vector<Cause> causes;  // nearest first
   std::vector<std::string>
       state;  // operands of the failing rule, rendered: "r0 = map_value(conf, 8 bytes) or null"

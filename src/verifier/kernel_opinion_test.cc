@@ -347,9 +347,10 @@ TEST_F(KernelOpinionTest, GivesMapsTheirBtfOrDoesWithout) {
 void verify_as_nobody() {
   if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) _exit(2);
   const auto verdict = ask_kernel(make_request("mov %r0, 0\nexit"));
-  const bool right = !verdict.ok() && verdict.error().code == EPERM &&
-                     verdict.error().message ==
-                         "program under_test: the kernel's verifier cannot be asked: bpf(2) is not permitted here";
+  const bool right =
+      !verdict.ok() && verdict.error().code == EPERM &&
+      verdict.error().message ==
+          "program under_test: the kernel's verifier cannot be asked: bpf(2) is not permitted here";
   _exit(right ? 0 : verdict.ok() ? 3 : 1);
 }
 

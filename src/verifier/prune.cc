@@ -262,10 +262,7 @@ bool StateStore::same_length(uint32_t old, uint32_t now) {
 }
 
 bool StateStore::contains_value(const Value& old, const Value& now) {
-  if (old.is_number() && now.is_pointer()) {
-    // A pointer is some number; only who may give pointers away may treat it as one.
-    return request_.options.allow_pointer_leaks && is_any_number(old);
-  }
+  // A pointer is some number too, but what may be done with numbers may be refused with pointers, as in Linux.
   if (old.kind != now.kind || !old.scalar.contains(now.scalar)) return false;
   // More slack is more knowledge.
   if (old.length_id != 0 && (now.length_id == 0 || now.length_slack < old.length_slack ||
@@ -303,7 +300,7 @@ bool StateStore::contains_slot(const StoredState& stored, const StoredState::Ite
       case Byte::kMisc:
         if (is == Byte::kDynptr || is == Byte::kIterator) return false;
         if (is == Byte::kUninitialised && !zero_stack) return false;
-        if (is == Byte::kSpill && !has_number && !request_.options.allow_pointer_leaks) return false;
+        if (is == Byte::kSpill && !has_number) return false;
         break;
       case Byte::kZero:
         if (is != Byte::kZero && !(is == Byte::kSpill && now.value.is_null())) return false;
@@ -324,7 +321,7 @@ bool StateStore::contains_slot(const StoredState& stored, const StoredState::Ite
     const Byte is = now.bytes[i];
     if (is == Byte::kDynptr || is == Byte::kIterator || (is == Byte::kUninitialised && !zero_stack))
       return false;
-    if (is == Byte::kSpill && !has_number && !request_.options.allow_pointer_leaks) return false;
+    if (is == Byte::kSpill && !has_number) return false;
     zero &= is == Byte::kZero;
   }
   const bool power = (old_width & (old_width - 1)) == 0;
@@ -367,7 +364,7 @@ bool StateStore::contains(const StoredState& stored, const State& state) {
     }
     const Value& now = frame.registers[item.number];
     if (item.any_number) {
-      if (now.is_number() || (now.is_pointer() && request_.options.allow_pointer_leaks)) continue;
+      if (now.is_number()) continue;
       return false;
     }
     if (!contains_value(stored.values[item.value], now)) return false;

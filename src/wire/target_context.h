@@ -77,7 +77,7 @@ struct TargetContext {
   uint64_t faults_repaired;
   uint64_t returns_missed;
   uint64_t random_state;
-  uint64_t guard_installed;  // 1 once the signal guard is in place
+  uint64_t guard_installed;     // 1 once the signal guard is in place
   uint64_t host_call;           // agent: see src/agent/arch/x86_64/host_call.S
   uint64_t host_calls_aborted;  // by an exception; statistics
   uint64_t reserved[6];
