@@ -41,8 +41,7 @@ int keep_line(libbpf_print_level level, const char* format, va_list arguments) {
   std::string text = line;
   while (!text.empty() && text.back() == '\n') text.pop_back();
   if (text.starts_with("libbpf: ")) text.erase(0, 8);
-  // What it does step by step is kept only where it names types that were not found.
-  if (level != LIBBPF_DEBUG || text.find("no matching targets") != std::string::npos) libbpf_lines.push_back(text);
+  if (level != LIBBPF_DEBUG) libbpf_lines.push_back(text);
   return 0;
 }
 
@@ -62,11 +61,12 @@ std::string host_type_in(const std::string& line) {
 // The reason in words of the host: libbpf replaces what it cannot resolve by a call no verifier knows.
 std::string missing_type(const std::string& log) {
   const bool poisoned = log.find("195896080") != std::string::npos || log.find("<invalid CO-RE relocation>") != std::string::npos;
-  for (const std::string& line : libbpf_lines) {
-    const bool is_about = line.find("no matching targets") != std::string::npos ||
-                          line.find("failed to resolve CO-RE relocation") != std::string::npos;
-    if (const std::string type = host_type_in(line); poisoned && is_about && !type.empty())
-      return "type " + type + " not found in host";
+  const size_t about = log.find("failed to resolve CO-RE relocation");
+  if (poisoned && about != std::string::npos) {
+    const std::string path = host_type_in(log.substr(about, log.find('\n', about) - about));
+    const size_t dot = path.find('.');
+    const std::string member = dot == std::string::npos ? "" : ", or it has no member " + path.substr(dot + 1);
+    if (!path.empty()) return "type " + path.substr(0, dot) + " not found in host" + member;
   }
   for (const std::string& line : libbpf_lines)
     if (line.find("extern (") != std::string::npos && line.find("not found") != std::string::npos)

@@ -87,6 +87,8 @@ class Opener {
     made->policy = in_.policy.path;
     made->policy_place = line_of(in_.policy, granted.allowed_position);
     const eim::Function* entry = in_.manifest.entry(granted.entry);
+    for (const eim::State& state : in_.manifest.states)
+      made->states.push_back({state.expression, state.name, state.write});
     made->entry_place = entry->place.text();
     made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
     // A slot per function and variable: what the program's instructions name from here on.

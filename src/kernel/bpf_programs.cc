@@ -102,12 +102,19 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
 // The policy's line that would allow what the program was refused for.
 std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
   if (!prog.host || diagnosis.grant.empty()) return "";
-  return "add \"" + diagnosis.grant + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
+  // A variable is granted by the name of a capability to read or write it.
+  std::string missing = diagnosis.grant, either;
+  const bool write = missing.starts_with("write(");
+  for (const auto& state : prog.host->states) {
+    if (missing == state.variable) either += (either.empty() ? "" : "\" or \"") + state.capability;
+    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write) missing = state.capability;
+  }
+  if (!either.empty()) missing = either;
+  return "add \"" + missing + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
          prog.host->policy_place + ")";
 }
 
-// What is said to the developer of an extension, behind the kernel's kind of log: source, rule, manifest and policy. The last line
-// is the whole of it in one.
+// The refusal in one line for the developer of an extension, last in the log: source, rule, manifest and policy.
 std::string class_log(const Prog& prog, const verifier::Verdict& verdict, const std::string& hint) {
   if (!prog.host || verdict.diagnoses.empty()) return "";
   verifier::SourceLines lines;
@@ -116,10 +123,10 @@ std::string class_log(const Prog& prog, const verifier::Verdict& verdict, const 
   const auto& place = rendered.place;
   std::string line = "bpftime: ";
   if (!place.file.empty()) line += place.file + ":" + std::to_string(place.line) + ": ";
-  line += verifier::summary(verdict.diagnoses[0]);
+  line += rendered.rule + ": " + rendered.message;
   if (!hint.empty()) line += "; " + hint;
   if (!hint.empty() && !prog.host->entry_place.empty()) line += "; the entry is declared at " + prog.host->entry_place;
-  return verifier::to_text(rendered, prog.source, false) + line + "\n";
+  return line + "\n";
 }
 
 }  // namespace

@@ -86,6 +86,12 @@ struct HostClass {
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;         // file of the policy, for messages
   std::string entry_place;    // "host.cc:94": where the host declares the entry
+  // Capabilities that variables are used by, for messages; not recorded.
+  struct State {
+    std::string variable, capability;
+    bool write = false;
+  };
+  std::vector<State> states;
   std::string policy_place;   // "nginx.policy.yaml:9": where the class's capabilities are listed
 };
 

@@ -126,7 +126,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"ReturnValue", "return_value", "return(403, 404)", "return(404)", "result 403 total 5", "EIM"},
         Case{"Instructions", "loop", "instructions < 20000", "instructions < 500", "result 10 total 5",
              "are granted"},
-        Case{"Memory", "use_map", "memory < 1MiB", "memory < 16KiB", "result 10 total 5", "memory <"}),
+        Case{"Memory", "use_map", "memory < 1MiB", "memory < 16KiB", "result 10 total 5", "are granted"}),
     [](const auto& info) { return info.param.name; });
 
 TEST_F(Extend, OneObjectServesTwoBuilds) {

@@ -78,8 +78,10 @@ host__processBegin(use_map) {
 // Names the kernel has, too.
 host__processBegin(kernel_names) {
   char to[8] = {}, from[8] = {'x', 'y'};
+  const struct host__module *module = r->module;
+  if (!module) return 0;
   host__memcpy(to, from, 2);
-  RETURN(1000 + ((r->module->weight + r->inner.depth + (to[1] == 'y' ? 100 : 0)) & 255));
+  RETURN(1000 + ((module->weight + r->inner.depth + (to[1] == 'y' ? 100 : 0)) & 255));
   return 0;
 }
 
