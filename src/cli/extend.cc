@@ -43,15 +43,15 @@ bool same(const timespec& a, const timespec& b) { return a.tv_sec == b.tv_sec &&
 
 // The host's binary, for manifests that describe one they do not name.
 std::string host_of(const Options& options, const std::string& command) {
-  const std::string path =
-      command.empty() ? "/proc/" + std::to_string(options.pids[0]) + "/exe" : command;
+  const std::string path = command.empty() ? "/proc/" + std::to_string(options.pids[0]) + "/exe" : command;
   auto found = absolute_path(path);
   return found ? *found : "";
 }
 
 class Extend {
  public:
-  Extend(Options options, std::vector<std::string> command, std::string command_path, bool json, Connection daemon)
+  Extend(Options options, std::vector<std::string> command, std::string command_path, bool json,
+         Connection daemon)
       : options_(std::move(options)),
         command_(std::move(command)),
         command_path_(std::move(command_path)),
@@ -139,7 +139,8 @@ class Extend {
   void look_at_files() {
     for (auto& [path, when] : files_) {
       const timespec now = changed_at(path);
-      if (same(now, when) || (now.tv_sec == 0 && now.tv_nsec == 0)) continue;  // gone: somebody is about to replace it
+      if (same(now, when) || (now.tv_sec == 0 && now.tv_nsec == 0))
+        continue;  // gone: somebody is about to replace it
       when = now;
       return reload(path + " has changed");
     }
@@ -161,6 +162,10 @@ class Extend {
       if (!known[pid]) entered_.push_back(pid);
     }
     look();
+    for (const int pid : options_.pids)
+      if (!report_.knows(pid))
+        report_.note("skipped", fmt::format("skipped in {}: it does not run the policy's host", pid),
+                     {{"pid", pid}});
     return kOk;
   }
 
@@ -189,7 +194,8 @@ class Extend {
     look();
     session_.reset();
     (void)daemon_.command({{"command", "hold-probes"}});
-    (void)daemon_.command({{"command", "release-probes"}});  // what was closed is taken out before the answer comes
+    (void)daemon_.command(
+        {{"command", "release-probes"}});  // what was closed is taken out before the answer comes
     for (const int pid : entered_) (void)daemon_.command({{"command", "detach"}, {"pid", pid}});
     report_.totals();
     report_.note("ended", "the extensions are taken out");
@@ -206,7 +212,8 @@ class Extend {
   }
 
   void wait_once() {
-    struct pollfd waiting[] = {{signals_.get(), POLLIN, 0}, {session_ ? session_->descriptor() : -1, POLLIN, 0}};
+    struct pollfd waiting[] = {{signals_.get(), POLLIN, 0},
+                               {session_ ? session_->descriptor() : -1, POLLIN, 0}};
     (void)::poll(waiting, 2, kLookMs);
     if (waiting[1].revents != 0) hear_session();
     struct signalfd_siginfo info;
@@ -329,7 +336,9 @@ void add_extend(CLI::App& app, CommandLine& line) {
   verb->add_option("POLICY", options->policy, "The policy (docs/eim.md)")->required();
   verb->add_option("--pid", options->pids, "Processes that run already")->check(CLI::PositiveNumber);
   verb->add_flag("--watch", options->watch, "Read policy and extensions again when their files change");
-  verb->callback([options, &line] { line.run = [options, &line] { return extend(*options, line.program, line.json); }; });
+  verb->callback([options, &line] {
+    line.run = [options, &line] { return extend(*options, line.program, line.json); };
+  });
 
   CLI::App* session = app.add_subcommand("extend-session", "What `extend` runs itself");
   session->group("");  // not in the help

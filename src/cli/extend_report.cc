@@ -22,15 +22,18 @@ const Json& list_in(const Json& object, const char* name) {
 std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
 std::string text_of(const Json& event) {
-  const std::string kind = field(event, "event"), program = field(event, "program"), why = field(event, "why");
+  const std::string kind = field(event, "event"), program = field(event, "program"),
+                    why = field(event, "why");
   if (kind == "policy-refused") return "policy refused: " + why;
   if (kind == "policy")
     return fmt::format("policy {} for {}", base_name(field(event, "policy")), field(event, "host"));
   if (kind == "loaded")
-    return fmt::format("loaded {} (class {}, {} instructions)", program, field(event, "class"), field(event, "insns"));
+    return fmt::format("loaded {} (class {}, {} instructions)", program, field(event, "class"),
+                       field(event, "insns"));
   if (kind == "refused")
-    return fmt::format("refused {} (class {}, {}): {}", program.empty() ? base_name(field(event, "object")) : program,
-                       field(event, "class"), field(event, "place"), why);
+    return fmt::format("refused {} (class {}, {}): {}",
+                       program.empty() ? base_name(field(event, "object")) : program, field(event, "class"),
+                       field(event, "place"), why);
   if (kind == "failed") return fmt::format("not attached: {}: {}", program, why);
   if (kind == "attached") return fmt::format("attached {} to {}", program, field(event, "entry"));
   return "";
@@ -54,7 +57,9 @@ void ExtendReport::note(const std::string& kind, const std::string& text, Json m
   line(more, text);
 }
 
-void ExtendReport::follow(const Json& loaded) { programs_[number(loaded, "id")].name = field(loaded, "program"); }
+void ExtendReport::follow(const Json& loaded) {
+  programs_[number(loaded, "id")].name = field(loaded, "program");
+}
 
 void ExtendReport::forget_programs() { programs_.clear(); }
 
@@ -69,8 +74,9 @@ void ExtendReport::look_at_target(const Json& target) {
     if (names.empty()) continue;
     const bool active = field(probe, "state") == "active";
     const std::string where = fmt::format("{} ({})", pid, field(target, "name"));
-    const std::string text = active ? fmt::format("running in {} at {}: {}", where, field(probe, "function"), names)
-                                    : fmt::format("skipped in {}: {}: {}", where, names, field(probe, "reason"));
+    const std::string text =
+        active ? fmt::format("running in {} at {}: {}", where, field(probe, "function"), names)
+               : fmt::format("skipped in {}: {}: {}", where, names, field(probe, "reason"));
     std::string& told = states_[pid + "/" + field(probe, "offset")];
     if (told == text) continue;
     told = text;
@@ -79,8 +85,8 @@ void ExtendReport::look_at_target(const Json& target) {
   const uint64_t faults = number(target, "faults");
   if (faults <= faults_[pid]) return;
   line({{"event", "faults"}, {"pid", target["pid"]}, {"faults", faults}},
-       fmt::format("faults in {} ({}): {} loads through bad pointers of the host, which read 0", pid, field(target, "name"),
-                   faults));
+       fmt::format("faults in {} ({}): {} loads through bad pointers of the host, which read 0", pid,
+                   field(target, "name"), faults));
   faults_[pid] = faults;
 }
 
@@ -92,6 +98,11 @@ void ExtendReport::look(const Json& list, const Json& programs) {
   }
   for (const auto& [id, program] : programs_)
     if (program.hits != program.hits_told) return totals();
+}
+
+bool ExtendReport::knows(int pid) const {
+  const auto found = states_.lower_bound(std::to_string(pid) + "/");
+  return found != states_.end() && found->first.starts_with(std::to_string(pid) + "/");
 }
 
 void ExtendReport::totals() {

@@ -24,6 +24,8 @@ class ExtendReport {
   void forget_programs();
   // The daemon's answers to `list` and `show prog`: prints what is new in them.
   void look(const Json& list, const Json& programs);
+  // Whether a probe of the programs followed was seen in the process, in place or skipped.
+  bool knows(int pid) const;
   // Hits of every program followed, whether they changed or not.
   void totals();
 
@@ -37,9 +39,9 @@ class ExtendReport {
 
   std::FILE* out_;
   bool json_;
-  std::map<uint64_t, Program> programs_;        // by id
-  std::map<std::string, std::string> states_;   // of "pid/offset", as told last
-  std::map<std::string, uint64_t> faults_;      // by pid
+  std::map<uint64_t, Program> programs_;       // by id
+  std::map<std::string, std::string> states_;  // of "pid/offset", as told last
+  std::map<std::string, uint64_t> faults_;     // by pid
 };
 
 }  // namespace bpftime::cli

@@ -46,7 +46,8 @@ int keep_line(libbpf_print_level level, const char* format, va_list arguments) {
 }
 
 std::string without_prefix(std::string text) {
-  for (size_t at = 0; (at = text.find(kHostPrefix, at)) != std::string::npos;) text.erase(at, sizeof kHostPrefix - 1);
+  for (size_t at = 0; (at = text.find(kHostPrefix, at)) != std::string::npos;)
+    text.erase(at, sizeof kHostPrefix - 1);
   return text;
 }
 
@@ -60,12 +61,14 @@ std::string host_type_in(const std::string& line) {
 
 // The reason in words of the host: libbpf replaces what it cannot resolve by a call no verifier knows.
 std::string missing_type(const std::string& log) {
-  const bool poisoned = log.find("195896080") != std::string::npos || log.find("<invalid CO-RE relocation>") != std::string::npos;
+  const bool poisoned = log.find("195896080") != std::string::npos ||
+                        log.find("<invalid CO-RE relocation>") != std::string::npos;
   const size_t about = log.find("failed to resolve CO-RE relocation");
   if (poisoned && about != std::string::npos) {
     const std::string path = host_type_in(log.substr(about, log.find('\n', about) - about));
     const size_t dot = path.find('.');
-    const std::string member = dot == std::string::npos ? "" : ", or it has no member " + path.substr(dot + 1);
+    const std::string member =
+        dot == std::string::npos ? "" : ", or it has no member " + path.substr(dot + 1);
     if (!path.empty()) return "type " + path.substr(0, dot) + " not found in host" + member;
   }
   for (const std::string& line : libbpf_lines)
@@ -125,12 +128,16 @@ class Session {
   bool load(const Json& extension) {
     libbpf_lines.clear();
     const std::string file = field(extension, "program"), wanted = field(extension, "function");
-    Json about{{"object", file}, {"class", field(extension, "class")}, {"entry", field(extension, "entry")},
-               {"place", field(extension, "place")}, {"program", wanted}};
+    Json about{{"object", file},
+               {"class", field(extension, "class")},
+               {"entry", field(extension, "entry")},
+               {"place", field(extension, "place")},
+               {"program", wanted}};
     ::setenv("BPFTIME_POLICY_CLASS", field(extension, "class").c_str(), 1);
     LIBBPF_OPTS(bpf_object_open_opts, options);
     std::unique_ptr<bpf_object, Close> object(bpf_object__open_file(file.c_str(), &options));
-    if (!object) return refuse(about, file + ": not readable as a BPF object: " + std::strerror(errno), lines());
+    if (!object)
+      return refuse(about, file + ": not readable as a BPF object: " + std::strerror(errno), lines());
     std::vector<bpf_program*> chosen;
     for (bpf_program* each = nullptr; (each = bpf_object__next_program(object.get(), each)) != nullptr;) {
       const bool is_meant = wanted.empty() ? bpf_program__autoload(each) : wanted == bpf_program__name(each);
@@ -142,7 +149,8 @@ class Session {
       chosen.push_back(each);
     }
     if (chosen.empty())
-      return refuse(about, wanted.empty() ? file + ": has no program" : file + ": has no program " + wanted, "");
+      return refuse(about, wanted.empty() ? file + ": has no program" : file + ": has no program " + wanted,
+                    "");
     const size_t first_log = logs_.size() - chosen.size();
     if (bpf_object__load(object.get()) != 0) return explain(about, chosen, first_log);
     for (bpf_program* program : chosen) {
@@ -205,7 +213,8 @@ class Session {
     const std::string host = field(policy_, "host");
     Json about = loaded.about;
     // Every process the daemon has entered and that runs this host.
-    bpf_link* link = bpf_program__attach_uprobe_opts(loaded.program, -1, host.c_str(), loaded.offset, &options);
+    bpf_link* link =
+        bpf_program__attach_uprobe_opts(loaded.program, -1, host.c_str(), loaded.offset, &options);
     if (link == nullptr) {
       about["why"] = std::string(std::strerror(errno));
       about["event"] = "failed";
@@ -247,7 +256,9 @@ class Session {
 int run_extend_session(const std::string& policy, const std::string& host) {
   auto answer = ask_daemon({{"command", "policy"}, {"path", policy}, {"host", host}});
   if (!answer) {
-    say({{"event", "policy-refused"}, {"why", answer.error().message}, {"code", exit_code_of(answer.error())}});
+    say({{"event", "policy-refused"},
+         {"why", answer.error().message},
+         {"code", exit_code_of(answer.error())}});
     return exit_code_of(answer.error());
   }
   Json event = *answer;
@@ -258,7 +269,8 @@ int run_extend_session(const std::string& policy, const std::string& host) {
 
 // ---- The parent's side ----
 
-ExtendSession::ExtendSession(pid_t pid, Fd to, Fd from) : pid_(pid), to_(std::move(to)), from_(std::move(from)) {}
+ExtendSession::ExtendSession(pid_t pid, Fd to, Fd from)
+    : pid_(pid), to_(std::move(to)), from_(std::move(from)) {}
 ExtendSession::ExtendSession(ExtendSession&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)),
       to_(std::move(other.to_)),
@@ -287,9 +299,9 @@ Result<ExtendSession> ExtendSession::start(const std::string& policy, const std:
   Fd to_read(to[0]), to_write(to[1]);
   if (::pipe2(from, O_CLOEXEC) != 0) return Error::from_errno("extend: pipe");
   Fd from_read(from[0]), from_write(from[1]);
-  const std::vector<std::string> environment = {"LD_PRELOAD=" + *preload, "BPFTIME_SOCKET=" + directory->socket(),
-                                                "BPFTIME_POLICY=" + policy, "BPFTIME_POLICY_HOST=" + host,
-                                                "BPFTIME_POLICY_COUNT=1"};
+  const std::vector<std::string> environment = {
+      "LD_PRELOAD=" + *preload, "BPFTIME_SOCKET=" + directory->socket(), "BPFTIME_POLICY=" + policy,
+      "BPFTIME_POLICY_HOST=" + host, "BPFTIME_POLICY_COUNT=1"};
   const std::vector<std::string> arguments = {"bpftime", "extend-session", policy, host};
   const pid_t pid = ::fork();
   if (pid < 0) return Error::from_errno("extend: fork");

@@ -21,7 +21,9 @@ struct Options {
 
 // The policy for the tool's programs, checked; through the environment, as the socket.
 Result<void> use_policy(const Options& options, Connection& daemon) {
-  for (const char* name : {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS", "BPFTIME_POLICY_COUNT"}) ::unsetenv(name);
+  for (const char* name :
+       {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS", "BPFTIME_POLICY_COUNT"})
+    ::unsetenv(name);
   if (options.policy.empty()) return {};
   auto policy = absolute_path(options.policy);
   if (!policy) return policy.error();
@@ -97,8 +99,10 @@ void add_load(CLI::App& app, CommandLine& line) {
       ->type_name("MODE");
   verb->add_option("--policy", options->policy, "What the tool's programs may do in their host (docs/eim.md)")
       ->type_name("FILE");
-  verb->add_option("--class", options->policy_class, "The class of the policy all its programs are in")->type_name("NAME");
-  verb->add_option("--host", options->host, "The binary a describing manifest is for, when the policy does not say")
+  verb->add_option("--class", options->policy_class, "The class of the policy all its programs are in")
+      ->type_name("NAME");
+  verb->add_option("--host", options->host,
+                   "The binary a describing manifest is for, when the policy does not say")
       ->type_name("FILE");
   verb->add_flag("-v,--verbose", options->verbose, "Say on stderr what is done");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });

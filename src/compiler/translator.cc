@@ -759,8 +759,8 @@ Value* make_typed_context(llvm::IRBuilder<>& builder, ProgramScope& scope, Value
 // Adds one to this CPU's counter. Not locked: a thread that moves between load and store loses a count, which nobody relies on.
 void make_run_count(llvm::IRBuilder<>& builder, ProgramScope& scope, Value* invocation) {
   Value* zero = builder.getInt64(0);
-  auto cpu_of = scope.module.getOrInsertFunction(std::string(helpers::find(BPF_FUNC_get_smp_processor_id)->symbol),
-                                                 scope.helper_type());
+  auto cpu_of = scope.module.getOrInsertFunction(
+      std::string(helpers::find(BPF_FUNC_get_smp_processor_id)->symbol), scope.helper_type());
   Value* cpu = builder.CreateCall(cpu_of, {zero, zero, zero, zero, zero, invocation});
   Value* index = builder.CreateAnd(cpu, builder.getInt64(scope.options.run_counters - 1));
   Value* address = builder.CreateAdd(builder.CreateMul(index, builder.getInt64(kRunCounterStride)),

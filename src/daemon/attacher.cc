@@ -224,7 +224,11 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     for (const auto& region : regions) {
       if (!region.executable || region.inode == 0) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
-      if (!same_file(target.process, region, event)) continue;
+      if (!same_file(target.process, region, event)) {
+        if (auto other = other_build(target.process, region, probe))
+          sites.emplace(region.start, std::move(*other));
+        continue;
+      }
       const uint64_t address = region.start + (event.offset - region.offset);
       Site& site = sites[address];
       site.address = address;
@@ -276,7 +280,8 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     }
     for (auto& want : site.wants) {
       if (!want.program->host) continue;
-      if (auto fits = fits_class(target.process, regions, site, *want.program->host); !fits) skip(fits.error().message);
+      if (auto fits = fits_class(target.process, regions, site, *want.program->host); !fits)
+        skip(fits.error().message);
       if (want.on_return && want.program->host->constraints.typed_entry)
         skip("extensions run at their entry, not at its return");
       if (want.on_return && (want.program->code->calls_host || want.program->code->ends_function))
@@ -295,6 +300,29 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   return out;
 }
 
+// The file of the policy's host in another build: its extensions are not for it, and somebody will ask why they do not run.
+std::optional<Attacher::Site> Attacher::other_build(const target::Process& process,
+                                                    const MappedRegion& region, const kernel::Probe& probe) {
+  constexpr std::string_view kDeleted = " (deleted)";
+  std::string_view path = region.path;
+  if (path.ends_with(kDeleted)) path.remove_suffix(kDeleted.size());
+  const auto& first = *probe.programs[0].program;
+  if (!first.host || path != probe.event->path) return std::nullopt;
+  Site site;
+  site.address = region.start;
+  site.region = region;
+  site.report.path = probe.event->path;
+  site.report.offset = probe.event->offset;
+  for (const auto& attached : probe.programs)
+    site.report.programs.push_back({attached.program->id, attached.program->name, probe.event->return_probe});
+  const std::string build = file_info(process, region)->build_id;
+  site.report.skipped = first.host->policy + " is for build " +
+                        (first.host->build_id.empty() ? probe.event->build_id : first.host->build_id) +
+                        " of the host, this process runs build " +
+                        (build.empty() ? "unknown (no build-id)" : build) + "; start it again";
+  return site;
+}
+
 // The host is the build the policy is for, and the function is the class's entry: its arguments are what the program was
 // verified with.
 Result<void> Attacher::fits_class(const target::Process& process, const std::vector<MappedRegion>& regions,
@@ -307,14 +335,16 @@ Result<void> Attacher::fits_class(const target::Process& process, const std::vec
   const auto entry = host_address(process, regions, site, host, host.entry);
   if (!entry) return entry.error();
   if (*entry == site.address) return {};
-  return Error{EPERM, "class \"" + host.constraints.class_name + "\" (" + host.policy_place + ") is for " +
-                          host.entry.name + ", not for " +
-                          (site.report.function.empty() ? std::string("this address") : site.report.function)};
+  return Error{EPERM,
+               "class \"" + host.constraints.class_name + "\" (" + host.policy_place + ") is for " +
+                   host.entry.name + ", not for " +
+                   (site.report.function.empty() ? std::string("this address") : site.report.function)};
 }
 
 // Symbols are looked for in the probed file first, then in the others in the order they are mapped.
-Result<uint64_t> Attacher::host_address(const target::Process& process, const std::vector<MappedRegion>& regions,
-                                        const Site& site, const kernel::HostClass& host,
+Result<uint64_t> Attacher::host_address(const target::Process& process,
+                                        const std::vector<MappedRegion>& regions, const Site& site,
+                                        const kernel::HostClass& host,
                                         const kernel::HostClass::Symbol& symbol) {
   const auto base_of = [&](const MappedRegion& region, const FileInfo& info) -> std::optional<uint64_t> {
     const auto mapped = info.elf ? info.elf->address_of_offset(region.offset) : std::nullopt;
@@ -584,8 +614,8 @@ Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Reg
   }
   const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
   // Behind the statistics, which are the target's to write.
-  if (auto written =
-          target::write_context(stopped, config_.window, offsetof(TargetContext, host_call), header.host_call);
+  if (auto written = target::write_context(stopped, config_.window, offsetof(TargetContext, host_call),
+                                           header.host_call);
       !written)
     return written;
   return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));

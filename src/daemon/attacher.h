@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -124,9 +125,11 @@ class Attacher {
   Result<std::vector<uint64_t>> host_table(const target::Process& process,
                                            const std::vector<target::MappedRegion>& regions, const Site& site,
                                            const kernel::HostClass& host);
-  Result<uint64_t> host_address(const target::Process& process, const std::vector<target::MappedRegion>& regions,
-                                const Site& site, const kernel::HostClass& host,
-                                const kernel::HostClass::Symbol& symbol);
+  Result<uint64_t> host_address(const target::Process& process,
+                                const std::vector<target::MappedRegion>& regions, const Site& site,
+                                const kernel::HostClass& host, const kernel::HostClass::Symbol& symbol);
+  std::optional<Site> other_build(const target::Process& process, const target::MappedRegion& region,
+                                  const kernel::Probe& probe);
   Result<void> fits_class(const target::Process& process, const std::vector<target::MappedRegion>& regions,
                           const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,

@@ -55,7 +55,11 @@ json probe_json(const ProbeReport& probe) {
 json target_json(const TargetReport& target) {
   json probes = json::array();
   for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
-  return {{"pid", target.pid}, {"name", target.name}, {"lineage", target.lineage}, {"faults", target.faults}, {"probes", probes}};
+  return {{"pid", target.pid},
+          {"name", target.name},
+          {"lineage", target.lineage},
+          {"faults", target.faults},
+          {"probes", probes}};
 }
 
 Result<pid_t> pid_argument(const json& request) {
@@ -177,12 +181,12 @@ json program_json(const kernel::Prog& prog) {
   json map_ids = json::array();
   for (const auto& map : prog.maps) map_ids.push_back(map->id);
   json out{{"id", prog.id},
-          {"type", program_type_name(prog.source.program.type)},
-          {"name", prog.name},
-          {"insns", prog.source.program.insns.size()},
-          {"jited_bytes", prog.code ? prog.code->image.size() : 0},
-          {"map_ids", map_ids},
-          {"verified_by", prog.verified_by}};
+           {"type", program_type_name(prog.source.program.type)},
+           {"name", prog.name},
+           {"insns", prog.source.program.insns.size()},
+           {"jited_bytes", prog.code ? prog.code->image.size() : 0},
+           {"map_ids", map_ids},
+           {"verified_by", prog.verified_by}};
   if (prog.host) out["class"] = prog.host->constraints.class_name;
   if (const auto runs = kernel::run_count(prog)) out["hits"] = *runs;
   return out;
@@ -307,7 +311,8 @@ Answer policy(Worker& worker, const json& request) {
   const OpenPolicy& policy = **opened;
   json classes = json::array(), extensions = json::array();
   for (const auto& each : policy.classes)
-    classes.push_back({{"name", each->constraints.class_name}, {"entry", each->entry.name}, {"place", each->policy_place}});
+    classes.push_back(
+        {{"name", each->constraints.class_name}, {"entry", each->entry.name}, {"place", each->policy_place}});
   for (const auto& each : policy.extensions)
     extensions.push_back({{"program", each.program},
                           {"function", each.function},
@@ -316,20 +321,17 @@ Answer policy(Worker& worker, const json& request) {
                           {"symbol", each.symbol},
                           {"offset", each.offset},
                           {"place", each.place}});
-  return json{{"policy", policy.path},
-              {"host", policy.host},
-              {"build_id", policy.build_id},
-              {"classes", classes},
-              {"extensions", extensions},
-              {"audit_log", worker.directory().audit_log()}};
+  return json{{"policy", policy.path},       {"host", policy.host},
+              {"build_id", policy.build_id}, {"classes", classes},
+              {"extensions", extensions},    {"audit_log", worker.directory().audit_log()}};
 }
 
 }  // namespace
 
 Result<std::string> run_command(Worker& worker, Connection& client, std::string_view text) {
   static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
-      {"attach", attach}, {"detach", detach},          {"list", list}, {"status", status},
-      {"stop", stop},     {"restart", restart},        {"show", show}, {"dump", dump},
+      {"attach", attach}, {"detach", detach},           {"list", list},    {"status", status},
+      {"stop", stop},     {"restart", restart},         {"show", show},    {"dump", dump},
       {"doctor", doctor}, {"flush-trace", flush_trace}, {"policy", policy}};
   try {
     const json request = json::parse(text);

@@ -21,7 +21,8 @@ program::BtfBase kernel_btf_base() {
   static const program::BtfBase base = [] {
     Fd fd(::open(kKernelBtf, O_RDONLY | O_CLOEXEC));
     struct stat st {};
-    if (!fd || ::fstat(fd.get(), &st) != 0 || st.st_size <= 0 || static_cast<size_t>(st.st_size) > kKernelBtfMax)
+    if (!fd || ::fstat(fd.get(), &st) != 0 || st.st_size <= 0 ||
+        static_cast<size_t>(st.st_size) > kKernelBtfMax)
       return program::BtfBase{};
     std::vector<uint8_t> blob(static_cast<size_t>(st.st_size));
     size_t done = 0;
@@ -42,7 +43,8 @@ std::string line_of(const eim::Policy& policy, eim::Position position) {
 
 class Opener {
  public:
-  Opener(kernel::Kernel& kernel, const std::string& fallback_host) : kernel_(kernel), fallback_host_(fallback_host) {}
+  Opener(kernel::Kernel& kernel, const std::string& fallback_host)
+      : kernel_(kernel), fallback_host_(fallback_host) {}
 
   Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
     auto loaded = eim::load_policy(path, kernel_btf_base());
@@ -101,7 +103,8 @@ class Opener {
       const auto declared =
           std::find_if(in_.manifest.states.begin(), in_.manifest.states.end(),
                        [&](const eim::State& state) { return state.expression == global.name; });
-      made->symbols.push_back({declared->symbol, declared->offset, addresses_hold() ? declared->address : 0, global.id});
+      made->symbols.push_back(
+          {declared->symbol, declared->offset, addresses_hold() ? declared->address : 0, global.id});
       global.id = static_cast<uint32_t>(made->symbols.size() - 1);
     }
     std::vector<std::string> texts;
@@ -122,15 +125,17 @@ class Opener {
       const auto symbol = elf_->find_symbol(entry.name);
       if (!symbol)
         return in_.policy.error(granted->entry_position, "entry \"" + granted->entry + "\": " + out_->host +
-                                                          " has no symbol " + entry.name + "; is it stripped of it?");
+                                                             " has no symbol " + entry.name +
+                                                             "; is it stripped of it?");
       address = symbol->address;
     }
     const auto offset = elf_->offset_of_address(address);
     if (!offset)
-      return in_.policy.error(granted->entry_position,
-                           "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
-    out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry, entry.name,
-                                *offset, line_of(in_.policy, extension.position)});
+      return in_.policy.error(
+          granted->entry_position,
+          "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
+    out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry,
+                                entry.name, *offset, line_of(in_.policy, extension.position)});
     return {};
   }
 
@@ -143,7 +148,8 @@ class Opener {
 
 }  // namespace
 
-Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path, const std::string& host) {
+Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
+                                                const std::string& host) {
   return Opener(kernel, host).run(path);
 }
 

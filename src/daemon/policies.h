@@ -30,6 +30,7 @@ struct OpenPolicy : kernel::HostPolicy {
 };
 
 // `host`: the binary to take when neither policy nor manifest name one; may be empty. Paths are absolute.
-Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path, const std::string& host);
+Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
+                                                const std::string& host);
 
 }  // namespace bpftime::daemon

@@ -22,8 +22,8 @@ verifier::KernelVerifier kernel_verifier_of(uint32_t hello_flags) {
 }
 
 // Nameless programs are libraries' questions about the kernel.
-void audit_load(AuditLog& audit, const kernel::Kernel& kernel, const kernel::BpfRequest& request, const Peer& peer,
-                const BpfReply& reply) {
+void audit_load(AuditLog& audit, const kernel::Kernel& kernel, const kernel::BpfRequest& request,
+                const Peer& peer, const BpfReply& reply) {
   const char* field = request.attr->prog_name;
   const std::string name(field, ::strnlen(field, BPF_OBJ_NAME_LEN));
   if (name.empty() || name.starts_with("libbpf_") || name == "det_arg_ctx") return;
@@ -117,8 +117,8 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
   const auto refuse = [&](const Error& error) {
     return send_reply(client, message.sequence, BpfReply::fail(error.code, error.message));
   };
-  if (!request || request->path_length > wire::kPolicyTextMax || request->host_length > wire::kPolicyTextMax ||
-      request->class_length > wire::kPolicyTextMax ||
+  if (!request || request->path_length > wire::kPolicyTextMax ||
+      request->host_length > wire::kPolicyTextMax || request->class_length > wire::kPolicyTextMax ||
       message.body.size() - sizeof *request !=
           uint64_t{request->path_length} + request->host_length + request->class_length)
     return refuse({EPROTO, "policy: message cut short"});
@@ -137,7 +137,8 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
     audit_.grant(client.peer().pid, client.peer().uid, *client.policy);
   }
   if (!wanted.empty() && (!client.policy || client.policy->class_of("", wanted) == nullptr))
-    return refuse({ENOENT, "policy: no class \"" + wanted + "\"" + (client.policy ? " in " + client.policy->path : "")});
+    return refuse({ENOENT, "policy: no class \"" + wanted + "\"" +
+                               (client.policy ? " in " + client.policy->path : "")});
   client.policy_class = wanted;
   return send_reply(client, message.sequence, {});
 }

@@ -7,8 +7,8 @@
 #include "kernel/kernel.h"
 #include "maps/map.h"
 #include "verifier/kernel_opinion.h"
-#include "verifier/render.h"
 #include "verifier/map_fields.h"
+#include "verifier/render.h"
 
 namespace bpftime::kernel {
 
@@ -80,7 +80,8 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
   using verifier::KernelVerifier;
   // The kernel knows nothing of hosts.
   if (prog.host && mode == KernelVerifier::kRequire)
-    return Error{EOPNOTSUPP, "--kernel-verifier=require: the kernel cannot judge programs of extension classes"};
+    return Error{EOPNOTSUPP,
+                 "--kernel-verifier=require: the kernel cannot judge programs of extension classes"};
   if (mode == KernelVerifier::kOff || prog.host) return std::string();
   if (mode == KernelVerifier::kAdvise && !verifier::kernel_verifier_usable()) return std::string();
   const auto opinion = verifier::ask_kernel(source);
@@ -107,7 +108,8 @@ std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
   const bool write = missing.starts_with("write(");
   for (const auto& state : prog.host->states) {
     if (missing == state.variable) either += (either.empty() ? "" : "\" or \"") + state.capability;
-    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write) missing = state.capability;
+    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write)
+      missing = state.capability;
   }
   if (!either.empty()) missing = either;
   return "add \"" + missing + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
@@ -125,7 +127,8 @@ std::string class_log(const Prog& prog, const verifier::Verdict& verdict, const 
   if (!place.file.empty()) line += place.file + ":" + std::to_string(place.line) + ": ";
   line += rendered.rule + ": " + rendered.message;
   if (!hint.empty()) line += "; " + hint;
-  if (!hint.empty() && !prog.host->entry_place.empty()) line += "; the entry is declared at " + prog.host->entry_place;
+  if (!hint.empty() && !prog.host->entry_place.empty())
+    line += "; the entry is declared at " + prog.host->entry_place;
   return line + "\n";
 }
 
@@ -235,13 +238,14 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
     std::string hint;
     if (!verdict.diagnoses.empty()) {
       hint = grant_hint(*prog, verdict.diagnoses[0]);
-      reply.text =
-          "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]) + (hint.empty() ? "" : "; " + hint);
+      reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]) +
+                   (hint.empty() ? "" : "; " + hint);
     }
     put_log(request, reply, verdict.log + class_log(*prog, verdict, hint));
     return reply;
   }
-  if (auto within = check_class_maps(*prog); !within) return refuse(within.error().code, within.error().message);
+  if (auto within = check_class_maps(*prog); !within)
+    return refuse(within.error().code, within.error().message);
   prog->verified_by = "bpftime";
   prog->verified_insns = verdict.statistics.insns_processed;
   const auto opinion = second_opinion(source, request.kernel_verifier, *prog);
@@ -249,7 +253,8 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   BpfReply verdict_reply;
   put_log(request, verdict_reply, verdict.log + *opinion);
   if (prog->host && request.policy->count_runs)
-    if (auto counted = count_runs(*prog); !counted) return refuse(counted.error().code, counted.error().message);
+    if (auto counted = count_runs(*prog); !counted)
+      return refuse(counted.error().code, counted.error().message);
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
   observer_.object_changed(*prog);
   BpfReply reply = hand_out(prog);

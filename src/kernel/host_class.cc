@@ -39,7 +39,8 @@ bool uses(const Prog& program, const std::shared_ptr<Map>& map) {
 
 }  // namespace
 
-std::shared_ptr<const HostClass> HostPolicy::class_of(const std::string& program, const std::string& selected) const {
+std::shared_ptr<const HostClass> HostPolicy::class_of(const std::string& program,
+                                                      const std::string& selected) const {
   if (!selected.empty()) {
     for (const auto& each : classes)
       if (each->constraints.class_name == selected) return each;
@@ -68,8 +69,9 @@ Result<void> Kernel::add_host_btf(HostPolicy& policy, std::vector<uint8_t> blob)
 Result<void> Kernel::count_runs(Prog& prog) {
   constexpr uint32_t kCountersMax = 256;
   const uint32_t counters = std::min(std::bit_ceil(possible_cpus()), kCountersMax);
-  auto made = make_own_map(prog.name.substr(0, kNameMax - 5) + ".runs",
-                           {BPF_MAP_TYPE_ARRAY, 4, compiler::kRunCounterStride, counters, 0, possible_cpus()}, false);
+  auto made =
+      make_own_map(prog.name.substr(0, kNameMax - 5) + ".runs",
+                   {BPF_MAP_TYPE_ARRAY, 4, compiler::kRunCounterStride, counters, 0, possible_cpus()}, false);
   if (!made) return made.error();
   prog.runs = std::move(*made);
   return {};
@@ -84,7 +86,8 @@ std::optional<uint64_t> run_count(const Prog& program) {
   return sum;
 }
 
-Result<void> Kernel::resolve_host(const BpfRequest& request, Prog& prog, std::vector<program::Insn>& insns) const {
+Result<void> Kernel::resolve_host(const BpfRequest& request, Prog& prog,
+                                  std::vector<program::Insn>& insns) const {
   // The BTF libbpf resolved against: this connection's, or the same from before the worker was restarted.
   const auto is_ours = [&](int fd) {
     const auto btf = object_of<Btf>(fd, ObjectKind::kBtf);
@@ -93,12 +96,16 @@ Result<void> Kernel::resolve_host(const BpfRequest& request, Prog& prog, std::ve
   };
   const auto slot = [&](uint32_t index, int fd, uint32_t btf_id) -> Result<int32_t> {
     const std::string where = "instruction " + std::to_string(index) + ": ";
-    if (!is_ours(fd)) return Error{EINVAL, where + "type id " + std::to_string(btf_id) + " is none of the host's"};
+    if (!is_ours(fd))
+      return Error{EINVAL, where + "type id " + std::to_string(btf_id) + " is none of the host's"};
     if (!prog.host)
-      return Error{EACCES, where + "uses the host, but the program is in no class of the policy; name it there as `function`"};
+      return Error{
+          EACCES,
+          where + "uses the host, but the program is in no class of the policy; name it there as `function`"};
     const uint32_t found = slot_of(*prog.host, btf_id);
     if (found == kNoSlot)
-      return Error{EINVAL, where + "type id " + std::to_string(btf_id) + " is no function or variable the host offers"};
+      return Error{EINVAL, where + "type id " + std::to_string(btf_id) +
+                               " is no function or variable the host offers"};
     return static_cast<int32_t>(found);
   };
   for (uint32_t i = 0; i < insns.size(); ++i) {
@@ -139,19 +146,21 @@ Result<void> Kernel::check_class_maps(const Prog& prog) const {
     if (!other->host || is_same_class(*other->host, host)) continue;
     for (const auto& map : prog.maps) {
       // Constants steer nobody.
-      if (map->sealed || !uses(*other, map) || (is_shared(host, *map) && is_shared(*other->host, *map))) continue;
+      if (map->sealed || !uses(*other, map) || (is_shared(host, *map) && is_shared(*other->host, *map)))
+        continue;
       const std::string grant = "shared(" + map->name + ")";
       return Error{EACCES, "map " + map->name + " is used by program " + other->name + " of class \"" +
-                               other->host->constraints.class_name + "\"; add \"" + grant + "\" to both classes (" +
-                               host.policy_place + ", " + other->host->policy_place + ")"};
+                               other->host->constraints.class_name + "\"; add \"" + grant +
+                               "\" to both classes (" + host.policy_place + ", " + other->host->policy_place +
+                               ")"};
     }
   }
   for (const auto& map : maps) bytes += map->memory.size();
   if (host.constraints.memory_below == 0 || bytes < host.constraints.memory_below) return {};
   return Error{EACCES, "EIM: the maps and stacks of class \"" + host.constraints.class_name + "\" take " +
                            std::to_string(bytes) + " bytes, and fewer than " +
-                           std::to_string(host.constraints.memory_below) + " are granted; raise \"memory <\" (" +
-                           host.policy_place + ")"};
+                           std::to_string(host.constraints.memory_below) +
+                           " are granted; raise \"memory <\" (" + host.policy_place + ")"};
 }
 
 }  // namespace bpftime::kernel

@@ -109,7 +109,8 @@ Result<void> Kernel::start() {
 }
 
 // A map no client made. `internal`: nor does any see it.
-Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const wire::MapSpec& spec, bool internal) {
+Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const wire::MapSpec& spec,
+                                                  bool internal) {
   auto map = std::make_shared<Map>();
   map->kind = ObjectKind::kMap;
   map->name = name;
@@ -117,7 +118,8 @@ Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const
   map->held_outside = internal;
   map->spec = spec;
   if (auto reserved = reserve_map_address(*map); !reserved) return reserved.error();
-  if (auto entered = enter(map, maps::memory_size(map->spec) - wire::kTrailerSize); !entered) return entered.error();
+  if (auto entered = enter(map, maps::memory_size(map->spec) - wire::kTrailerSize); !entered)
+    return entered.error();
   auto memory = Mapping::shared(map->fd, maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
   if (!memory) return memory.error();
   map->memory = std::move(*memory);

@@ -124,7 +124,8 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   const uint32_t name_room = request.out_size(kNestedBase + offsetof(bpf_btf_info, name));
   if (name_room != 0) {
     const std::string name = btf.of_host ? btf.name.substr(0, name_room - 1) : "";  // a client's BTF has none
-    reply.out.push_back({kNestedBase + offsetof(bpf_btf_info, name), {name.c_str(), name.c_str() + name.size() + 1}});
+    reply.out.push_back(
+        {kNestedBase + offsetof(bpf_btf_info, name), {name.c_str(), name.c_str() + name.size() + 1}});
   }
   return reply;
 }

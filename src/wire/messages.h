@@ -62,7 +62,7 @@ struct PolicyRequest {
   uint32_t flags;
 };
 static_assert(sizeof(PolicyRequest) == 16);
-inline constexpr uint32_t kPolicyCountRuns = 1;  // of the programs
+inline constexpr uint32_t kPolicyCountRuns = 1;   // of the programs
 inline constexpr uint32_t kPolicyTextMax = 4096;  // of each
 
 // One bpf(2) call, its pointers replaced by the bytes they point to (see loader/bpf_marshal; read with wire/bpf_call.h).

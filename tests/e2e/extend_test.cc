@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <fstream>
 
 #include "harness.h"
@@ -182,17 +183,42 @@ TEST_F(Extend, InterruptedItRestoresTheHost) {
   EXPECT_TRUE(host.wait_for_output("result 11")) << host.output();
 }
 
-TEST_F(Extend, OtherBuildsAreSkippedWithTheReason) {
-  Child host = with_input({program("extend_host_other")}, /*host_alone=*/true);
+TEST_F(Extend, OtherHostsAndBuildsAreSkippedWithTheReason) {
+  // The host starts, then its file is replaced by another build of it.
+  const std::string place = directory() + "/host";
+  std::filesystem::copy_file(program("extend_host_other"), place);
+  Child host = with_input({place}, /*host_alone=*/true);
   ASSERT_TRUE(host.wait_for_output("ready"));
-  // A copy of the wrong build's name: the probe is for the file the policy names, and that is another build's.
-  const std::string text = "build: any\n";
-  Child extend = bpftime_child(
-      {"extend", policy({{"return_value", "return(403)"}}), "--pid", std::to_string(host.pid())});
-  ASSERT_TRUE(extend.wait_for_output("attached return_value")) << extend.output() << extend.error();
+  std::filesystem::copy_file(program("extend_host"), place + ".new");
+  std::filesystem::rename(place + ".new", place);
+  const std::string policy_of_place =
+      policy({{"return_value", "return(403)"}}, "extend_host", "host: " + place + "\n");
+  Child extend = bpftime_child({"extend", policy_of_place, "--pid", std::to_string(host.pid())});
+  ASSERT_TRUE(extend.wait_for_output("skipped in " + std::to_string(host.pid())))
+      << extend.output() << extend.error();
+  EXPECT_NE(extend.output().find("is for build"), std::string::npos) << extend.output();
   say("7 3");
   EXPECT_TRUE(host.wait_for_output("result 10"))
       << "no extension may run in another build: " << host.output();
+  Child other({"/bin/sleep", "60"});
+  Child second = bpftime_child({"extend", policy_of_place, "--pid", std::to_string(other.pid())});
+  EXPECT_TRUE(second.wait_for_output("does not run the policy's host")) << second.output() << second.error();
+}
+
+TEST_F(Extend, InterruptedWithACommandItTakesTheExtensionsOutAndWaits) {
+  Child extend = with_input(
+      {"extend", "--watch", policy({{"return_value", "return(403)"}}), "--", program("extend_host")});
+  ASSERT_TRUE(extend.wait_for_output("ready"));
+  say("7 3");
+  ASSERT_TRUE(extend.wait_for_output("result 403")) << extend.error();
+  // A change of the policy is seen without being told.
+  policy({{"read_member", "read(r.number), return(1000..1255)"}});
+  ASSERT_TRUE(extend.wait_for_error("the new policy is in force")) << extend.error();
+  say("8 3");
+  ASSERT_TRUE(extend.wait_for_output("result 1008"));
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+  EXPECT_NE(extend.error().find("taken out"), std::string::npos) << extend.error();
 }
 
 TEST_F(Extend, ReloadIsAtomicAndABadPolicyChangesNothing) {
