@@ -1,5 +1,5 @@
 // Extension classes as bytes. Field by field in the order of verifier/constraints.h: what is added there is added here, and
-// host_class_test.cc compares all of it.
+// kernel_test.cc compares all of it.
 #include "kernel/record.h"
 
 namespace bpftime::kernel {
