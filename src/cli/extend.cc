@@ -175,11 +175,9 @@ class Extend {
     if (!folder || !directory) return report(folder ? directory.error() : folder.error());
     auto preload = preload_value(*folder + "/libbpftime-agent.so", std::getenv("LD_PRELOAD"));
     if (!preload) return report(preload.error());
-    const pid_t parent = ::getpid();
     child_ = ::fork();
     if (child_ < 0) return report(Error::from_errno("extend: fork"));
     if (child_ == 0) {
-      (void)parent;
       ::setenv("LD_PRELOAD", preload->c_str(), 1);
       ::setenv("BPFTIME_TARGET_SOCKET", directory->socket().c_str(), 1);
       ::sigprocmask(SIG_SETMASK, &before_, nullptr);

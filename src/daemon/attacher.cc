@@ -352,17 +352,24 @@ Result<uint64_t> Attacher::host_address(const target::Process& process,
   };
   if (symbol.address != 0 && !host.build_id.empty() && site.file->build_id == host.build_id)
     if (const auto base = base_of(site.region, *site.file)) return *base + symbol.address;
+  bool indirect = false;
   const auto find = [&](const MappedRegion& region) -> std::optional<uint64_t> {
     const auto info = file_info(process, region);
     const auto base = base_of(region, *info);
     const auto found = base ? info->elf->find_symbol(symbol.name) : std::nullopt;
-    return found ? std::optional(*base + found->address + symbol.offset) : std::nullopt;
+    indirect = indirect || (found && found->indirect);
+    return found && !found->indirect ? std::optional(*base + found->address + symbol.offset) : std::nullopt;
   };
   if (const auto here = find(site.region)) return *here;
   for (const MappedRegion& region : regions) {
     if (!region.executable || region.inode == 0 || region.inode == site.region.inode) continue;
     if (const auto there = find(region)) return *there;
   }
+  if (indirect)
+    return Error{EOPNOTSUPP,
+                 "host symbol " + symbol.name +
+                     ": its implementation is chosen when the library is loaded (IFUNC); offer a function "
+                     "of the host that calls it"};
   return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
                            " or another file of the process; is it stripped of it?"};
 }
