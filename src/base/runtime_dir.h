@@ -19,6 +19,8 @@ struct RuntimeDirectory {
   std::string start_lock() const { return path + "/start.lock"; }
   // Standard output and error of a daemon that a client started.
   std::string log() const { return path + "/daemon.log"; }
+  // Every load, grant and refusal: one JSON line each.
+  std::string audit_log() const { return path + "/audit.jsonl"; }
 };
 
 // The caller's runtime directory, chosen as: $BPFTIME_RUNTIME_DIR; $XDG_RUNTIME_DIR/bpftime (when that is the

@@ -196,15 +196,24 @@ Finding check_memlock() {
           {}};
 }
 
+Finding check_audit_log() {
+  auto directory = find_runtime_directory();
+  if (!directory)
+    return {"audit log", State::kMissing, directory.error().message, "grants and refusals are not recorded"};
+  const std::string path = directory->audit_log();
+  return {
+      "audit log", State::kOk, path + (::access(path.c_str(), F_OK) == 0 ? "" : " (nothing in it yet)"), {}};
+}
+
 const char* word(State state) {
   return state == State::kOk ? "ok" : state == State::kLimited ? "limited" : "missing";
 }
 
 int doctor(bool json) {
-  const std::vector<Finding> findings = {check_system(), check_installation(), check_runtime_directory(),
-                                         check_daemon(), check_ptrace(),       check_bpf(),
-                                         check_btf(),    check_seccomp(),      check_memory(),
-                                         check_rseq(),   check_membarrier(),   check_memlock()};
+  const std::vector<Finding> findings = {
+      check_system(),     check_installation(), check_runtime_directory(), check_daemon(), check_ptrace(),
+      check_bpf(),        check_btf(),          check_seccomp(),           check_memory(), check_rseq(),
+      check_membarrier(), check_memlock(),      check_audit_log()};
   bool works = true;
   Json list = Json::array();
   for (const Finding& finding : findings) {

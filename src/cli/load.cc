@@ -15,8 +15,31 @@ namespace {
 
 struct Options {
   std::string kernel_verifier;  // empty: the daemon's default
+  std::string policy, host, policy_class;
   bool verbose = false;
 };
+
+// The policy for the tool's programs, checked; through the environment, as the socket.
+Result<void> use_policy(const Options& options, Connection& daemon) {
+  for (const char* name :
+       {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS", "BPFTIME_POLICY_COUNT"})
+    ::unsetenv(name);
+  if (options.policy.empty()) return {};
+  auto policy = absolute_path(options.policy);
+  if (!policy) return policy.error();
+  std::string host;
+  if (!options.host.empty()) {
+    auto found = absolute_path(options.host);
+    if (!found) return found.error();
+    host = *found;
+  }
+  auto answer = daemon.command({{"command", "policy"}, {"path", *policy}, {"host", host}});
+  if (!answer) return answer.error();
+  ::setenv("BPFTIME_POLICY", policy->c_str(), 1);
+  if (!host.empty()) ::setenv("BPFTIME_POLICY_HOST", host.c_str(), 1);
+  if (!options.policy_class.empty()) ::setenv("BPFTIME_POLICY_CLASS", options.policy_class.c_str(), 1);
+  return {};
+}
 
 int load(const Options& options, const std::vector<std::string>& program) {
   if (program.empty()) {
@@ -43,6 +66,8 @@ int load(const Options& options, const std::vector<std::string>& program) {
       report(daemon.error());
       return kUnreachable;
     }
+    // Said here, with its line, rather than by a tool that wonders why nothing can be loaded.
+    if (auto fine = use_policy(options, *daemon); !fine) return report(fine.error());
   }
   ::setenv("LD_PRELOAD", preload->c_str(), 1);
   ::setenv("BPFTIME_SOCKET", directory->socket().c_str(), 1);
@@ -64,6 +89,7 @@ void add_load(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(app, "load", "Run an eBPF tool: load [OPTIONS] PROGRAM [ARGUMENTS…]",
                             "  bpftime load ./example/malloc/malloc\n"
                             "  bpftime load --kernel-verifier=require ./tool --its-own-option\n"
+                            "  bpftime load --policy=host.policy.yaml ./firewall\n"
                             "Everything from PROGRAM on belongs to it; the exit status is its own.\n");
   auto options = std::make_shared<Options>();
   verb->add_option("--kernel-verifier", options->kernel_verifier,
@@ -71,6 +97,13 @@ void add_load(CLI::App& app, CommandLine& line) {
                    "the default where bpf(2) can be used) or require (it must accept too)")
       ->check(CLI::IsMember({"off", "advise", "require"}))
       ->type_name("MODE");
+  verb->add_option("--policy", options->policy, "What the tool's programs may do in their host (docs/eim.md)")
+      ->type_name("FILE");
+  verb->add_option("--class", options->policy_class, "The class of the policy all its programs are in")
+      ->type_name("NAME");
+  verb->add_option("--host", options->host,
+                   "The binary a describing manifest is for, when the policy does not say")
+      ->type_name("FILE");
   verb->add_flag("-v,--verbose", options->verbose, "Say on stderr what is done");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });
 }

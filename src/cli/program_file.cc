@@ -129,6 +129,14 @@ Result<std::string> preload_value(const std::string& library, const char* existi
   return library + ":" + existing;
 }
 
+Result<std::string> absolute_path(const std::string& path) {
+  char* found = ::realpath(path.c_str(), nullptr);
+  if (found == nullptr) return Error::from_errno(path);
+  std::string out = found;
+  std::free(found);
+  return out;
+}
+
 int exec_program(const std::string& path, const std::vector<std::string>& arguments) {
   std::vector<char*> argv;
   argv.reserve(arguments.size() + 1);

@@ -21,6 +21,9 @@ Result<ProgramFile> find_program_file(const std::string& name);
 // (space, colon).
 Result<std::string> preload_value(const std::string& library, const char* existing);
 
+// The file behind `path`, absolute and without links: for those who read it in another working directory.
+Result<std::string> absolute_path(const std::string& path);
+
 // Becomes the program: execs `path` with `arguments` (arguments[0] as the user typed it) in place. Returns
 // only on failure: prints why and gives the exit status a shell would give.
 int exec_program(const std::string& path, const std::vector<std::string>& arguments);

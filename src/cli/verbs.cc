@@ -1,5 +1,6 @@
 #include "cli/verbs.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "cli/exit_codes.h"
@@ -8,10 +9,15 @@ namespace bpftime::cli {
 namespace {
 
 constexpr char kFooter[] =
-    "Exit status: 0 done, 1 failed, 2 usage, 3 no daemon, 4 refused; load and start: the program's own\n"
+    "Exit status: 0 done, 1 failed, 2 usage, 3 no daemon, 4 refused; load, start, extend: the program's own\n"
     "(126 cannot be run, 127 not found). `bpftime VERB --help` has examples.";
 
 bool runs_a_program(const std::string& verb) { return verb == "load" || verb == "start"; }
+
+// Options of `load` and `start` whose value may be the next word.
+bool takes_a_word(const std::string& option) {
+  return option == "--policy" || option == "--class" || option == "--host" || option == "--kernel-verifier";
+}
 
 // Cuts the program and its arguments off the command line: they belong to that program, whatever they look
 // like. Returns what is ours to parse.
@@ -19,9 +25,17 @@ std::vector<std::string> take_program(const std::vector<std::string>& arguments,
                                       std::vector<std::string>& program) {
   size_t verb = 0;
   while (verb < arguments.size() && arguments[verb].starts_with("-")) ++verb;
+  // Of `extend` everything before a lone -- is ours.
+  const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
+  if (verb < arguments.size() && arguments[verb] == "extend" && dashes != arguments.end()) {
+    program.assign(dashes + 1, arguments.end());
+    return {arguments.begin(), dashes};
+  }
   if (verb == arguments.size() || !runs_a_program(arguments[verb])) return arguments;
   size_t first = verb + 1;
-  while (first < arguments.size() && arguments[first].starts_with("-") && arguments[first] != "--") ++first;
+  while (first < arguments.size() && arguments[first].starts_with("-") && arguments[first] != "--")
+    first += takes_a_word(arguments[first]) ? 2 : 1;
+  first = std::min(first, arguments.size());
   const auto own_end = arguments.begin() + static_cast<ptrdiff_t>(first);
   if (first < arguments.size() && arguments[first] == "--") ++first;
   program.assign(arguments.begin() + static_cast<ptrdiff_t>(first), arguments.end());
@@ -53,6 +67,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   add_load(app, line);
   add_start(app, line);
+  add_extend(app, line);
   add_attach(app, line);
   add_list(app, line);
   add_objects(app, line);

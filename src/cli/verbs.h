@@ -11,13 +11,14 @@ namespace bpftime::cli {
 
 struct CommandLine {
   bool json = false;
-  // load, start: everything from the program's name on, untouched. Never parsed by us.
+  // load, start, extend: everything from the program's name on, untouched. Never parsed by us.
   std::vector<std::string> program;
   std::function<int()> run;  // returns the exit status
 };
 
 void add_load(CLI::App& app, CommandLine& line);
 void add_start(CLI::App& app, CommandLine& line);
+void add_extend(CLI::App& app, CommandLine& line);  // and what it runs itself
 void add_attach(CLI::App& app, CommandLine& line);  // attach and detach
 void add_list(CLI::App& app, CommandLine& line);
 void add_objects(CLI::App& app, CommandLine& line);  // prog, map, link

@@ -32,7 +32,13 @@ struct CompileOptions {
   const verifier::Facts* facts = nullptr;
   // Of the program's extension class: how entry arguments become the context, what host calls return. Null: none.
   const verifier::Constraints* constraints = nullptr;
+  // Counts runs: `run_counters` (a power of two) words of 8 bytes, kRunCounterStride apart, one per CPU modulo their number.
+  // One addition to memory that no other CPU writes. 0: none.
+  uint64_t run_counter_address = 0;
+  uint32_t run_counters = 0;
 };
+
+inline constexpr uint32_t kRunCounterStride = 64;
 
 // Position-independent, fully linked, general registers only, no calls or references outside itself except
 // the constant addresses above. Entry: wire/invocation.h.

@@ -756,6 +756,19 @@ Value* make_typed_context(llvm::IRBuilder<>& builder, ProgramScope& scope, Value
   return builder.CreatePtrToInt(slots, scope.word());
 }
 
+// Adds one to this CPU's counter. Not locked: a thread that moves between load and store loses a count, which nobody relies on.
+void make_run_count(llvm::IRBuilder<>& builder, ProgramScope& scope, Value* invocation) {
+  Value* zero = builder.getInt64(0);
+  auto cpu_of = scope.module.getOrInsertFunction(
+      std::string(helpers::find(BPF_FUNC_get_smp_processor_id)->symbol), scope.helper_type());
+  Value* cpu = builder.CreateCall(cpu_of, {zero, zero, zero, zero, zero, invocation});
+  Value* index = builder.CreateAnd(cpu, builder.getInt64(scope.options.run_counters - 1));
+  Value* address = builder.CreateAdd(builder.CreateMul(index, builder.getInt64(kRunCounterStride)),
+                                     builder.getInt64(scope.options.run_counter_address));
+  Value* place = builder.CreateIntToPtr(address, scope.pointer());
+  builder.CreateStore(builder.CreateAdd(builder.CreateLoad(scope.word(), place), builder.getInt64(1)), place);
+}
+
 // uint64_t program(void* ctx, const Invocation*), or bare: r1 and r2.
 void make_entry(ProgramScope& scope) {
   const bool bare = scope.options.bare;
@@ -769,6 +782,7 @@ void make_entry(ProgramScope& scope) {
   Value* regs = builder.CreateIntToPtr(entry->getArg(0), scope.pointer());
   const verifier::Constraints* constraints = scope.options.constraints;
   const bool typed = constraints != nullptr && constraints->typed_entry;
+  if (scope.options.run_counters != 0 && !bare) make_run_count(builder, scope, entry->getArg(1));
   Value* context = typed ? make_typed_context(builder, scope, regs) : entry->getArg(0);
   Value* result =
       builder.CreateCall(scope.subprograms.at(0), {context, bare ? entry->getArg(1) : zero, zero, zero, zero,

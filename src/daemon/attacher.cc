@@ -174,6 +174,9 @@ void Attacher::reconcile_new() {
 
 std::vector<TargetReport> Attacher::reports() {
   reconcile_new();
+  for (auto& [pid, target] : targets_)
+    if (auto registry = target::read_registry(target.process, config_.window))
+      target.report.faults = registry->header.faults_repaired;
   std::vector<TargetReport> out;
   for (auto& [pid, target] : targets_)
     if (!target.detached) out.push_back(target.report);
@@ -221,7 +224,11 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     for (const auto& region : regions) {
       if (!region.executable || region.inode == 0) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
-      if (!same_file(target.process, region, event)) continue;
+      if (!same_file(target.process, region, event)) {
+        if (auto other = other_build(target.process, region, probe))
+          sites.emplace(region.start, std::move(*other));
+        continue;
+      }
       const uint64_t address = region.start + (event.offset - region.offset);
       Site& site = sites[address];
       site.address = address;
@@ -274,6 +281,10 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     }
     for (auto& want : site.wants) {
       if (!want.program->host) continue;
+      if (auto fits = fits_class(target.process, regions, site, *want.program->host); !fits)
+        skip(fits.error().message);
+      if (want.on_return && want.program->host->constraints.typed_entry)
+        skip("extensions run at their entry, not at its return");
       if (want.on_return && (want.program->code->calls_host || want.program->code->ends_function))
         skip("extensions call host functions and end functions at their entry only");
       auto table = host_table(target.process, regions, site, *want.program->host);
@@ -290,28 +301,87 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   return out;
 }
 
+// The file of the policy's host in another build: its extensions are not for it, and somebody will ask why they do not run.
+std::optional<Attacher::Site> Attacher::other_build(const target::Process& process,
+                                                    const MappedRegion& region, const kernel::Probe& probe) {
+  constexpr std::string_view kDeleted = " (deleted)";
+  std::string_view path = region.path;
+  if (path.ends_with(kDeleted)) path.remove_suffix(kDeleted.size());
+  const auto& first = *probe.programs[0].program;
+  if (!first.host || path != probe.event->path) return std::nullopt;
+  Site site;
+  site.address = region.start;
+  site.region = region;
+  site.report.path = probe.event->path;
+  site.report.offset = probe.event->offset;
+  for (const auto& attached : probe.programs)
+    site.report.programs.push_back({attached.program->id, attached.program->name, probe.event->return_probe});
+  const std::string build = file_info(process, region)->build_id;
+  site.report.skipped = first.host->policy + " is for build " +
+                        (first.host->build_id.empty() ? probe.event->build_id : first.host->build_id) +
+                        " of the host, this process runs build " +
+                        (build.empty() ? "unknown (no build-id)" : build) + "; start it again";
+  return site;
+}
+
+// The host is the build the policy is for, and the function is the class's entry: its arguments are what the program was
+// verified with.
+Result<void> Attacher::fits_class(const target::Process& process, const std::vector<MappedRegion>& regions,
+                                  const Site& site, const kernel::HostClass& host) {
+  const std::string& build = site.file->build_id;
+  if (!host.build_id.empty() && build != host.build_id)
+    return Error{EPERM, host.policy + " is for build " + host.build_id + " of the host, this one is build " +
+                            (build.empty() ? "unknown (it has no build-id)" : build)};
+  if (host.entry.name.empty()) return {};
+  const auto entry = host_address(process, regions, site, host, host.entry);
+  if (!entry) return entry.error();
+  if (*entry == site.address) return {};
+  return Error{EPERM,
+               "class \"" + host.constraints.class_name + "\" (" + host.policy_place + ") is for " +
+                   host.entry.name + ", not for " +
+                   (site.report.function.empty() ? std::string("this address") : site.report.function)};
+}
+
 // Symbols are looked for in the probed file first, then in the others in the order they are mapped.
+Result<uint64_t> Attacher::host_address(const target::Process& process,
+                                        const std::vector<MappedRegion>& regions, const Site& site,
+                                        const kernel::HostClass& host,
+                                        const kernel::HostClass::Symbol& symbol) {
+  const auto base_of = [&](const MappedRegion& region, const FileInfo& info) -> std::optional<uint64_t> {
+    const auto mapped = info.elf ? info.elf->address_of_offset(region.offset) : std::nullopt;
+    return mapped ? std::optional(region.start - *mapped) : std::nullopt;
+  };
+  if (symbol.address != 0 && !host.build_id.empty() && site.file->build_id == host.build_id)
+    if (const auto base = base_of(site.region, *site.file)) return *base + symbol.address;
+  bool indirect = false;
+  const auto find = [&](const MappedRegion& region) -> std::optional<uint64_t> {
+    const auto info = file_info(process, region);
+    const auto base = base_of(region, *info);
+    const auto found = base ? info->elf->find_symbol(symbol.name) : std::nullopt;
+    indirect = indirect || (found && found->indirect);
+    return found && !found->indirect ? std::optional(*base + found->address + symbol.offset) : std::nullopt;
+  };
+  if (const auto here = find(site.region)) return *here;
+  for (const MappedRegion& region : regions) {
+    if (!region.executable || region.inode == 0 || region.inode == site.region.inode) continue;
+    if (const auto there = find(region)) return *there;
+  }
+  if (indirect)
+    return Error{EOPNOTSUPP,
+                 "host symbol " + symbol.name +
+                     ": its implementation is chosen when the library is loaded (IFUNC); offer a function "
+                     "of the host that calls it"};
+  return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
+                           " or another file of the process; is it stripped of it?"};
+}
+
 Result<std::vector<uint64_t>> Attacher::host_table(const target::Process& process,
                                                    const std::vector<MappedRegion>& regions, const Site& site,
                                                    const kernel::HostClass& host) {
-  std::vector<const MappedRegion*> files = {&site.region};
-  for (const MappedRegion& region : regions)
-    if (region.executable && region.inode != 0 && region.inode != site.region.inode) files.push_back(&region);
   std::vector<uint64_t> out;
   for (const auto& symbol : host.symbols) {
-    std::optional<uint64_t> address;
-    for (const MappedRegion* region : files) {
-      const auto info = file_info(process, *region);
-      if (!info->elf) continue;
-      const auto found = info->elf->find_symbol(symbol.name);
-      const auto mapped = info->elf->address_of_offset(region->offset);
-      if (!found || !mapped) continue;
-      address = region->start - *mapped + found->address + symbol.offset;
-      break;
-    }
-    if (!address)
-      return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
-                               " or another file of the process; is it stripped of it?"};
+    const auto address = host_address(process, regions, site, host, symbol);
+    if (!address) return address.error();
     out.push_back(*address);
   }
   return out;
@@ -500,6 +570,7 @@ std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sit
     if (!site.report.skipped.empty()) continue;
     for (const auto& want : site.wants) {
       for (const auto& map : want.program->maps) add(map);
+      if (want.program->runs) add(want.program->runs);
       add(kernel_.trace_ring());
     }
   }
@@ -562,6 +633,11 @@ Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Reg
     *where = *symbol;
   }
   const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  // Behind the statistics, which are the target's to write.
+  if (auto written = target::write_context(stopped, config_.window, offsetof(TargetContext, host_call),
+                                           header.host_call);
+      !written)
+    return written;
   return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));
 }
 

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,6 +41,7 @@ struct TargetReport {
   std::string name;
   uint32_t lineage = 0;
   std::vector<ProbeReport> probes;
+  uint64_t faults = 0;  // loads through bad pointers that read 0; as the target says
 };
 
 struct AttacherConfig {
@@ -127,6 +129,13 @@ class Attacher {
   Result<std::vector<uint64_t>> host_table(const target::Process& process,
                                            const std::vector<target::MappedRegion>& regions, const Site& site,
                                            const kernel::HostClass& host);
+  Result<uint64_t> host_address(const target::Process& process,
+                                const std::vector<target::MappedRegion>& regions, const Site& site,
+                                const kernel::HostClass& host, const kernel::HostClass::Symbol& symbol);
+  std::optional<Site> other_build(const target::Process& process, const target::MappedRegion& region,
+                                  const kernel::Probe& probe);
+  Result<void> fits_class(const target::Process& process, const std::vector<target::MappedRegion>& regions,
+                          const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps.

@@ -57,7 +57,11 @@ json probe_json(const ProbeReport& probe) {
 json target_json(const TargetReport& target) {
   json probes = json::array();
   for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
-  return {{"pid", target.pid}, {"name", target.name}, {"lineage", target.lineage}, {"probes", probes}};
+  return {{"pid", target.pid},
+          {"name", target.name},
+          {"lineage", target.lineage},
+          {"faults", target.faults},
+          {"probes", probes}};
 }
 
 Result<pid_t> pid_argument(const json& request) {
@@ -178,13 +182,16 @@ json map_json(const kernel::Map& map) {
 json program_json(const kernel::Prog& prog) {
   json map_ids = json::array();
   for (const auto& map : prog.maps) map_ids.push_back(map->id);
-  return {{"id", prog.id},
-          {"type", program_type_name(prog.source.program.type)},
-          {"name", prog.name},
-          {"insns", prog.source.program.insns.size()},
-          {"jited_bytes", prog.code ? prog.code->image.size() : 0},
-          {"map_ids", map_ids},
-          {"verified_by", prog.verified_by}};
+  json out{{"id", prog.id},
+           {"type", program_type_name(prog.source.program.type)},
+           {"name", prog.name},
+           {"insns", prog.source.program.insns.size()},
+           {"jited_bytes", prog.code ? prog.code->image.size() : 0},
+           {"map_ids", map_ids},
+           {"verified_by", prog.verified_by}};
+  if (prog.host) out["class"] = prog.host->constraints.class_name;
+  if (const auto runs = kernel::run_count(prog)) out["hits"] = *runs;
+  return out;
 }
 
 json link_json(const kernel::Link& link) {
@@ -299,17 +306,44 @@ Answer doctor(Worker&, const json&) {
   return json{{"kernel_verifier", verifier::kernel_verifier_usable()}, {"euid", ::geteuid()}};
 }
 
+// Reads a policy and says what it would do. Grants nothing.
+Answer policy(Worker& worker, const json& request) {
+  auto opened = open_policy(worker.kernel(), request.value("path", ""), request.value("host", ""));
+  if (!opened) return opened.error();
+  const OpenPolicy& policy = **opened;
+  json classes = json::array(), extensions = json::array();
+  for (const auto& each : policy.classes)
+    classes.push_back(
+        {{"name", each->constraints.class_name}, {"entry", each->entry.name}, {"place", each->policy_place}});
+  for (const auto& each : policy.extensions)
+    extensions.push_back({{"program", each.program},
+                          {"function", each.function},
+                          {"class", each.class_name},
+                          {"entry", each.entry},
+                          {"symbol", each.symbol},
+                          {"offset", each.offset},
+                          {"place", each.place}});
+  return json{{"policy", policy.path},       {"host", policy.host},
+              {"build_id", policy.build_id}, {"classes", classes},
+              {"extensions", extensions},    {"audit_log", worker.directory().audit_log()}};
+}
+
 }  // namespace
 
-Result<std::string> run_command(Worker& worker, std::string_view text) {
+Result<std::string> run_command(Worker& worker, Connection& client, std::string_view text) {
   static const std::map<std::string, std::function<Answer(Worker&, const json&)>> kCommands = {
-      {"attach", attach}, {"detach", detach},          {"list", list}, {"status", status},
-      {"stop", stop},     {"restart", restart},        {"show", show}, {"dump", dump},
-      {"doctor", doctor}, {"flush-trace", flush_trace}};
+      {"attach", attach}, {"detach", detach},           {"list", list},    {"status", status},
+      {"stop", stop},     {"restart", restart},         {"show", show},    {"dump", dump},
+      {"doctor", doctor}, {"flush-trace", flush_trace}, {"policy", policy}};
   try {
     const json request = json::parse(text);
     if (!request.is_object()) return Error{EPROTO, "command: not a JSON object"};
-    const auto command = kCommands.find(request.value("command", ""));
+    const std::string name = request.value("command", "");
+    if (name == "hold-probes" || name == "release-probes") {
+      name == "hold-probes" ? worker.hold_probes(client) : worker.release_probes(client);
+      return std::string("{}");
+    }
+    const auto command = kCommands.find(name);
     if (command == kCommands.end())
       return Error{EPROTO, "command " + request.value("command", "?") +
                                ": not known to this daemon; try `bpftime daemon restart`"};

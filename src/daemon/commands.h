@@ -8,9 +8,10 @@
 
 namespace bpftime::daemon {
 
+class Connection;
 class Worker;
 
 // Runs one command and returns its JSON answer. Errors carry words for the user.
-Result<std::string> run_command(Worker& worker, std::string_view request);
+Result<std::string> run_command(Worker& worker, Connection& client, std::string_view request);
 
 }  // namespace bpftime::daemon

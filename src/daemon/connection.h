@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,8 @@
 #include "wire/messages.h"
 
 namespace bpftime::daemon {
+
+struct OpenPolicy;  // policies.h
 
 struct Peer {
   pid_t pid = 0;
@@ -47,6 +50,11 @@ class Connection {
 
   // Set by the first message.
   std::optional<wire::Hello> hello;
+  // What its programs may do beyond observing; null: nothing.
+  std::shared_ptr<OpenPolicy> policy;
+  std::string policy_class;  // chosen for programs to come; empty: the policy says
+  // Probes are not touched while such a connection lives, or until it says so: a policy is being exchanged for another.
+  bool holds_probes = false;
   // A trace subscriber.
   std::optional<wire::TraceSubscribe> trace;
 

@@ -1,4 +1,5 @@
 // The worker's requests: from message to kernel call to reply.
+#include <linux/bpf.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,19 @@ verifier::KernelVerifier kernel_verifier_of(uint32_t hello_flags) {
   if (hello_flags & wire::kHelloKernelVerifierRequire) return verifier::KernelVerifier::kRequire;
   if (hello_flags & wire::kHelloKernelVerifierOff) return verifier::KernelVerifier::kOff;
   return verifier::KernelVerifier::kAdvise;
+}
+
+// Nameless programs are libraries' questions about the kernel.
+void audit_load(AuditLog& audit, const kernel::Kernel& kernel, const kernel::BpfRequest& request,
+                const Peer& peer, const BpfReply& reply) {
+  const char* field = request.attr->prog_name;
+  const std::string name(field, ::strnlen(field, BPF_OBJ_NAME_LEN));
+  if (name.empty() || name.starts_with("libbpf_") || name == "det_arg_ctx") return;
+  const bool may_have_class = request.policy != nullptr && request.attr->prog_type == BPF_PROG_TYPE_KPROBE;
+  const auto host = may_have_class ? request.policy->class_of(name, request.policy_class) : nullptr;
+  const auto made = reply.fd ? kernel.objects().find_fd(reply.fd.get()) : nullptr;
+  audit.load({peer.pid, peer.uid, name, host ? host->constraints.class_name : "", host ? host->policy : "",
+              made ? made->id : 0, reply.result < 0 ? reply.text : ""});
 }
 
 }  // namespace
@@ -41,6 +55,8 @@ bool Worker::handle(Connection& client, const wire::Message& message) {
   switch (message.type) {
     case MessageType::kBpf:
       return handle_bpf(client, message);
+    case MessageType::kPolicy:
+      return handle_policy(client, message);
     case MessageType::kPerfEventOpen:
       return handle_perf_event_open(client, message);
     case MessageType::kPerfIoctl:
@@ -77,6 +93,8 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
   request.attr = &attr;
   request.kernel_verifier = kernel_verifier_of(client.hello->flags);
   request.uid = client.peer().uid;
+  request.policy = client.policy.get();
+  request.policy_class = client.policy_class;
   request.in = [&](uint32_t offset) {
     const auto* blob = call->blob(offset);
     return blob ? blob->bytes : Bytes();
@@ -89,7 +107,40 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
     const auto index = call->fd_index(place, offset);
     return index ? message.fds[*index].get() : -1;
   };
-  return send_reply(client, message.sequence, kernel_.bpf(request));
+  BpfReply reply = kernel_.bpf(request);
+  if (request.command == BPF_PROG_LOAD) audit_load(audit_, kernel_, request, client.peer(), reply);
+  return send_reply(client, message.sequence, std::move(reply));
+}
+
+bool Worker::handle_policy(Connection& client, const wire::Message& message) {
+  const auto request = read_at<wire::PolicyRequest>(message.body, 0);
+  const auto refuse = [&](const Error& error) {
+    return send_reply(client, message.sequence, BpfReply::fail(error.code, error.message));
+  };
+  if (!request || request->path_length > wire::kPolicyTextMax ||
+      request->host_length > wire::kPolicyTextMax || request->class_length > wire::kPolicyTextMax ||
+      message.body.size() - sizeof *request !=
+          uint64_t{request->path_length} + request->host_length + request->class_length)
+    return refuse({EPROTO, "policy: message cut short"});
+  const auto* text = reinterpret_cast<const char*>(message.body.data()) + sizeof *request;
+  const std::string path(text, request->path_length);
+  const std::string host(text + path.size(), request->host_length);
+  const std::string wanted(text + path.size() + host.size(), request->class_length);
+  if (!path.empty()) {
+    auto opened = open_policy(kernel_, path, host);
+    if (!opened) {
+      audit_.refusal(client.peer().pid, client.peer().uid, path, opened.error().message);
+      return refuse(opened.error());
+    }
+    client.policy = std::move(*opened);
+    client.policy->count_runs = (request->flags & wire::kPolicyCountRuns) != 0;
+    audit_.grant(client.peer().pid, client.peer().uid, *client.policy);
+  }
+  if (!wanted.empty() && (!client.policy || client.policy->class_of("", wanted) == nullptr))
+    return refuse({ENOENT, "policy: no class \"" + wanted + "\"" +
+                               (client.policy ? " in " + client.policy->path : "")});
+  client.policy_class = wanted;
+  return send_reply(client, message.sequence, {});
 }
 
 bool Worker::handle_perf_event_open(Connection& client, const wire::Message& message) {
@@ -134,7 +185,7 @@ bool Worker::handle_command(Connection& client, const wire::Message& message) {
     return send_reply(client, message.sequence,
                       BpfReply::fail(EPERM, "command: only the CLI gives commands"));
   const std::string_view text(reinterpret_cast<const char*>(message.body.data()), message.body.size());
-  auto answer = run_command(*this, text);
+  auto answer = run_command(*this, client, text);
   if (!answer)
     return send_reply(client, message.sequence, BpfReply::fail(answer.error().code, answer.error().message));
   wire::ReplyBuilder builder;

@@ -52,6 +52,7 @@ Worker::Worker(RuntimeDirectory directory, uint64_t idle_seconds)
       channel_(kKeeperChannelFd),
       listener_(kListenFd),
       kernel_(*this, wire::window_address(::geteuid())),
+      audit_(directory_),
       started_s_(now_s()),
       last_busy_s_(now_s()),
       idle_seconds_(idle_seconds) {}
@@ -147,8 +148,29 @@ void Worker::object_gone(const kernel::Object& object) {
   watched_.erase(watched);
 }
 
+bool Worker::probes_held() const {
+  return std::any_of(connections_.begin(), connections_.end(),
+                     [](const auto& entry) { return entry.second.holds_probes; });
+}
+
+void Worker::hold_probes(Connection& client) { client.holds_probes = true; }
+
+void Worker::release_probes(Connection& client) {
+  client.holds_probes = false;
+  // What was closed a moment ago goes with the same change.
+  kernel_.objects().suspect_all();
+  kernel_.collect();
+  if (probes_held() || !probes_held_back_) return;
+  probes_held_back_ = false;
+  probes_changed();
+}
+
 void Worker::probes_changed() {
   if (recovering_) return;
+  if (probes_held()) {
+    probes_held_back_ = true;
+    return;
+  }
   attacher_->reconcile_all();
   follow_targets();
 }
@@ -210,6 +232,7 @@ void Worker::accept_clients() {
 
 void Worker::drop(int fd) {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  if (connections_.at(fd).holds_probes) release_probes(connections_.at(fd));
   connections_.erase(fd);
 }
 

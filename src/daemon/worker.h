@@ -10,8 +10,10 @@
 
 #include "base/runtime_dir.h"
 #include "daemon/attacher.h"
+#include "daemon/audit.h"
 #include "daemon/connection.h"
 #include "daemon/keeper_protocol.h"
+#include "daemon/policies.h"
 #include "daemon/ring_watcher.h"
 #include "daemon/trace_log.h"
 #include "kernel/kernel.h"
@@ -32,6 +34,9 @@ class Worker : public kernel::Observer {
   Attacher& attacher() { return *attacher_; }
   const RuntimeDirectory& directory() const { return directory_; }
   const std::map<int, Connection>& connections() const { return connections_; }
+  // Until a released or dropped connection was the last to hold them, no site in any target changes; then all do at once.
+  void hold_probes(Connection& client);
+  void release_probes(Connection& client);
   uint64_t uptime_s() const;
   void ask_to_stop() { stop_asked_ = true; }
   // Another worker takes over, with every object: an upgrade.
@@ -58,6 +63,8 @@ class Worker : public kernel::Observer {
   };
   std::map<int, Followed> followed_;  // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
+  AuditLog audit_;
+  bool probes_held_back_ = false;  // they changed while somebody held them
   uint64_t trace_sent_ = 0;
   uint64_t started_s_ = 0;
   uint64_t last_busy_s_ = 0;
@@ -82,11 +89,13 @@ class Worker : public kernel::Observer {
   void drain(int fd);
   void housekeeping();
   bool idle() const;
+  bool probes_held() const;
   void send_trace();
 
   // One request, one reply. False: drop the client.
   bool handle(Connection& client, const wire::Message& message);
   bool handle_bpf(Connection& client, const wire::Message& message);
+  bool handle_policy(Connection& client, const wire::Message& message);
   bool handle_perf_event_open(Connection& client, const wire::Message& message);
   bool handle_perf(Connection& client, const wire::Message& message);
   bool handle_command(Connection& client, const wire::Message& message);

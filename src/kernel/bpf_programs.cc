@@ -8,6 +8,7 @@
 #include "maps/map.h"
 #include "verifier/kernel_opinion.h"
 #include "verifier/map_fields.h"
+#include "verifier/render.h"
 
 namespace bpftime::kernel {
 
@@ -77,7 +78,11 @@ verifier::Verdict verify(Prog& prog) {
 Result<std::string> second_opinion(const verifier::Request& source, verifier::KernelVerifier mode,
                                    Prog& prog) {
   using verifier::KernelVerifier;
-  if (mode == KernelVerifier::kOff) return std::string();
+  // The kernel knows nothing of hosts.
+  if (prog.host && mode == KernelVerifier::kRequire)
+    return Error{EOPNOTSUPP,
+                 "--kernel-verifier=require: the kernel cannot judge programs of extension classes"};
+  if (mode == KernelVerifier::kOff || prog.host) return std::string();
   if (mode == KernelVerifier::kAdvise && !verifier::kernel_verifier_usable()) return std::string();
   const auto opinion = verifier::ask_kernel(source);
   if (!opinion) {
@@ -93,6 +98,38 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
                  "the kernel's verifier refuses it (--kernel-verifier=require): " + opinion->log};
   return "note: accepted here; the kernel's verifier refuses it: " +
          std::string(std::strerror(opinion->error)) + "; see `bpftime load --kernel-verifier=require`\n";
+}
+
+// The policy's line that would allow what the program was refused for.
+std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
+  if (!prog.host || diagnosis.grant.empty()) return "";
+  // A variable is granted by the name of a capability to read or write it.
+  std::string missing = diagnosis.grant, either;
+  const bool write = missing.starts_with("write(");
+  for (const auto& state : prog.host->states) {
+    if (missing == state.variable) either += (either.empty() ? "" : "\" or \"") + state.capability;
+    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write)
+      missing = state.capability;
+  }
+  if (!either.empty()) missing = either;
+  return "add \"" + missing + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
+         prog.host->policy_place + ")";
+}
+
+// The refusal in one line for the developer of an extension, last in the log: source, rule, manifest and policy.
+std::string class_log(const Prog& prog, const verifier::Verdict& verdict, const std::string& hint) {
+  if (!prog.host || verdict.diagnoses.empty()) return "";
+  verifier::SourceLines lines;
+  if (auto read = verifier::SourceLines::read(prog.source)) lines = std::move(*read);
+  const auto rendered = verifier::render(verdict.diagnoses[0], prog.source, lines);
+  const auto& place = rendered.place;
+  std::string line = "bpftime: ";
+  if (!place.file.empty()) line += place.file + ":" + std::to_string(place.line) + ": ";
+  line += rendered.rule + ": " + rendered.message;
+  if (!hint.empty()) line += "; " + hint;
+  if (!hint.empty() && !prog.host->entry_place.empty())
+    line += "; the entry is declared at " + prog.host->entry_place;
+  return line + "\n";
 }
 
 }  // namespace
@@ -171,6 +208,11 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   };
   if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
+  // Nameless programs are libraries' questions about the kernel, not extensions.
+  if (request.policy != nullptr && attr.prog_type == BPF_PROG_TYPE_KPROBE && !prog->name.empty())
+    prog->host = request.policy->class_of(prog->name, request.policy_class);
+  if (auto resolved = resolve_host(request, *prog, source.program.insns); !resolved)
+    return refuse(resolved.error().code, resolved.error().message);
   source.expected_attach_type = attr.expected_attach_type;
   source.kernel_version = attr.kern_version;
   source.flags = attr.prog_flags;
@@ -193,17 +235,26 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (verdict.error != 0) {
     BpfReply reply =
         BpfReply::fail(verdict.error, "load program " + prog->name + ": refused; its log says why");
-    if (!verdict.diagnoses.empty())
-      reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]);
-    put_log(request, reply, verdict.log);
+    std::string hint;
+    if (!verdict.diagnoses.empty()) {
+      hint = grant_hint(*prog, verdict.diagnoses[0]);
+      reply.text = "load program " + prog->name + ": " + verifier::summary(verdict.diagnoses[0]) +
+                   (hint.empty() ? "" : "; " + hint);
+    }
+    put_log(request, reply, verdict.log + class_log(*prog, verdict, hint));
     return reply;
   }
+  if (auto within = check_class_maps(*prog); !within)
+    return refuse(within.error().code, within.error().message);
   prog->verified_by = "bpftime";
   prog->verified_insns = verdict.statistics.insns_processed;
   const auto opinion = second_opinion(source, request.kernel_verifier, *prog);
   if (!opinion) return refuse(opinion.error().code, opinion.error().message);
   BpfReply verdict_reply;
   put_log(request, verdict_reply, verdict.log + *opinion);
+  if (prog->host && request.policy->count_runs)
+    if (auto counted = count_runs(*prog); !counted)
+      return refuse(counted.error().code, counted.error().message);
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);
   observer_.object_changed(*prog);
   BpfReply reply = hand_out(prog);

@@ -102,20 +102,30 @@ Result<void> Kernel::start() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
     if (map->internal) trace_ring_ = map;
   if (trace_ring_) return {};
+  auto ring = make_own_map("trace", {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1}, /*internal=*/true);
+  if (!ring) return ring.error();
+  trace_ring_ = *ring;
+  return {};
+}
+
+// A map no client made. `internal`: nor does any see it.
+Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const wire::MapSpec& spec,
+                                                  bool internal) {
   auto map = std::make_shared<Map>();
   map->kind = ObjectKind::kMap;
-  map->name = "trace";
-  map->internal = true;
-  map->spec = {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1};
-  if (auto reserved = reserve_map_address(*map); !reserved) return reserved;
-  if (auto entered = enter(map, maps::memory_size(map->spec) - wire::kTrailerSize); !entered) return entered;
+  map->name = name;
+  map->internal = internal;
+  map->held_outside = internal;
+  map->spec = spec;
+  if (auto reserved = reserve_map_address(*map); !reserved) return reserved.error();
+  if (auto entered = enter(map, maps::memory_size(map->spec) - wire::kTrailerSize); !entered)
+    return entered.error();
   auto memory = Mapping::shared(map->fd, maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
   if (!memory) return memory.error();
   map->memory = std::move(*memory);
   maps::initialize({map->memory.data(), &map->spec});
-  trace_ring_ = map;
   observer_.object_changed(*map);
-  return {};
+  return map;
 }
 
 void Kernel::collect() {
@@ -158,6 +168,10 @@ Result<void> Kernel::ensure_code(Prog& prog) {
   options.trace_ring = &trace;
   options.facts = &*prog.facts;
   options.constraints = prog.host ? &prog.host->constraints : nullptr;
+  if (prog.runs) {
+    options.run_counter_address = prog.runs->address;
+    options.run_counters = prog.runs->spec.max_entries;
+  }
   auto code = compiler::compile(prog.source.program, bindings, options);
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
   prog.code = std::move(*code);
@@ -218,7 +232,13 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
   if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4)) return *std::move(bad);
   bpf_attr attr = *request.attr;
   if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
-  attr.next_id = objects_.next_id(kind, attr.start_id);
+  attr.next_id = attr.start_id;
+  for (bool hidden = true; hidden;) {
+    attr.next_id = objects_.next_id(kind, attr.next_id);
+    const auto object = attr.next_id == 0 ? nullptr : objects_.find(kind, attr.next_id);
+    hidden = object && kind == ObjectKind::kBtf && static_cast<const Btf&>(*object).of_host &&
+             (request.policy == nullptr || request.policy->btf != object);
+  }
   if (attr.next_id == 0)
     return BpfReply::fail(ENOENT, "next id: no object after " + std::to_string(attr.start_id));
   BpfReply reply;

@@ -20,6 +20,8 @@ struct BpfRequest {
   const bpf_attr* attr = nullptr;
   verifier::KernelVerifier kernel_verifier = verifier::KernelVerifier::kAdvise;
   uint32_t uid = 0;
+  const HostPolicy* policy = nullptr;             // of the connection, if it has one
+  std::string policy_class;                       // the class it has asked for
   std::function<Bytes(uint32_t attr_offset)> in;  // bytes the caller sent behind that pointer; empty: none
   std::function<uint32_t(uint32_t attr_offset)> out_size;  // bytes the caller can take back there
   std::function<int(wire::FdPlace, uint32_t offset)> fd;   // -1: the caller's number was no descriptor
@@ -76,6 +78,9 @@ class Kernel {
   std::vector<Probe> probes() const;
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
 
+  // Enters a host's BTF and has `policy` keep it. Shown to nobody but connections with that policy.
+  Result<void> add_host_btf(HostPolicy& policy, std::vector<uint8_t> blob);
+
   // Creates what the kernel itself needs (the trace ring), unless recovery brought it back.
   Result<void> start();
   // Drops dead objects; see ObjectTable.
@@ -119,11 +124,19 @@ class Kernel {
   // O_RDONLY, O_WRONLY or O_RDWR of BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag).
   static int access_mode(uint32_t flags);
   BpfReply hand_out(const std::shared_ptr<Object>& object, int flags = 2 /* O_RDWR */);
+  Result<std::shared_ptr<Map>> make_own_map(const std::string& name, const wire::MapSpec& spec,
+                                            bool internal);
+  Result<void> count_runs(Prog& program);
   Result<void> reserve_map_address(Map& map);
   Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);
   template <typename T>
   std::shared_ptr<T> object_of(int fd, ObjectKind kind) const;
   Result<void> resolve_maps(const BpfRequest& request, Prog& program, std::vector<program::Insn>& insns);
+  // Host functions and variables: BTF ids become the class's slots.
+  Result<void> resolve_host(const BpfRequest& request, Prog& program,
+                            std::vector<program::Insn>& insns) const;
+  // What a class is granted beyond single programs: memory, and maps shared with other classes.
+  Result<void> check_class_maps(const Prog& program) const;
   BpfReply attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram attached, bool by_link);
 };
 

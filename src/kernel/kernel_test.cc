@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "kernel/perf_ring.h"
+#include "kernel/record.h"
 #include "kernel/testing.h"
 #include "maps/map.h"
 
@@ -214,6 +215,66 @@ TEST_F(KernelTest, RecordsCutShortAreRefused) {
       fds.push_back(std::move(*observer_.fds[key][0].duplicate()));
       EXPECT_FALSE(next.recover(Bytes(record).first(size), std::move(fds)).ok());
     }
+}
+
+// Every field differs from its default: one that is not written comes back as the default, and the bytes differ.
+TEST(HostClassRecord, HoldsEveryField) {
+  verifier::Argument argument{"a",
+                              verifier::Argument::Kind::kBuffer,
+                              4,
+                              true,
+                              verifier::Scalar::constant(5),
+                              {1, 2},
+                              1,
+                              2,
+                              false,
+                              3,
+                              16,
+                              true,
+                              true,
+                              4};
+  verifier::View::Member member{
+      "m", 8, 4,   2, true, true, true, verifier::View::Member::Gives::kBuffer, verifier::Scalar::constant(6),
+      7,   8, true};
+  HostClass host;
+  host.constraints = {"class",
+                      {{"type", 64, {member, member}, "r.a"}},
+                      true,
+                      {argument},
+                      true,
+                      true,
+                      {{1, 2}},
+                      {{"f", 1, true, {argument}, argument, 2, 50, true}},
+                      {{"g", 2, true, 3}},
+                      {36},
+                      {58},
+                      5000,
+                      4096};
+  host.symbols = {{"s", 8, 0x1000, 99}};
+  host.result_in_xmm0 = true;
+  host.entry = {"entry", 1, 2, 3};
+  host.build_id = "ab";
+  host.shared_maps = {"map"};
+  host.policy = "p.yaml";
+  host.entry_place = "host.c:1";
+  host.policy_place = "p.yaml:2";
+  Writer first, second, empty;
+  put_host_class(first, host);
+  const std::vector<uint8_t> bytes = first.take();
+  Reader in{ByteReader(bytes)};
+  const HostClass again = get_host_class(in);
+  EXPECT_TRUE(in.ok && in.bytes.at_end());
+  EXPECT_EQ(again.constraints.functions[0].arguments[0].values, argument.values);
+  EXPECT_EQ(again.constraints.views[0].members[1].number, member.number);
+  EXPECT_EQ(again.constraints.memory_below, 4096u);
+  EXPECT_EQ(again.symbols[0].btf_id, 99u);
+  put_host_class(second, again);
+  EXPECT_EQ(second.take(), bytes);
+  for (size_t size = 0; size < bytes.size(); size += 5) {
+    Reader cut{ByteReader(Bytes(bytes).first(size))};
+    (void)get_host_class(cut);
+    EXPECT_FALSE(cut.ok) << size;
+  }
 }
 
 // ---- perf rings ----

@@ -42,6 +42,8 @@ struct Object {
 
 struct Btf : Object {
   std::vector<uint8_t> blob;
+  // Of a host, split on the kernel's BTF that clients read: shown as a module's to connections whose policy it belongs to.
+  bool of_host = false;
 };
 
 struct PerfEvent;
@@ -72,9 +74,39 @@ struct HostClass {
   struct Symbol {
     std::string name;
     uint64_t offset = 0;
+    uint64_t address =
+        0;  // in the probed file, if it is build `build_id`: then no symbol is looked for; 0: not known
+    uint32_t btf_id = 0;  // by which instructions of clients mean it (HostPolicy::btf)
   };
   std::vector<Symbol> symbols;
   bool result_in_xmm0 = false;  // the entry returns a float or double
+
+  // What the attacher holds programs to. Empty names: a class made by a test, at any function of any build.
+  Symbol entry;  // the one function programs of the class may be attached to: the context has its arguments
+  std::string build_id;                  // of the file, hex; empty: any
+  std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
+  std::string policy;                    // file of the policy, for messages
+  std::string entry_place;               // "host.cc:94": where the host declares the entry
+  // Capabilities that variables are used by, for messages; not recorded.
+  struct State {
+    std::string variable, capability;
+    bool write = false;
+  };
+  std::vector<State> states;
+  std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
+};
+
+// The classes one connection's programs are put in.
+struct HostPolicy {
+  std::shared_ptr<Btf> btf;
+  Fd btf_held;  // keeps `btf` living
+  std::vector<std::shared_ptr<const HostClass>> classes;
+  // By the program's name: from the policy's `function`. Others get the only class, if there is one.
+  std::vector<std::pair<std::string, std::shared_ptr<const HostClass>>> by_program;
+  bool count_runs = false;  // of its programs: Prog::runs
+
+  // `selected`: a class the client has asked for by name; empty: none. Null: the program is an ordinary one.
+  std::shared_ptr<const HostClass> class_of(const std::string& program, const std::string& selected) const;
 };
 
 struct Prog : Object {
@@ -84,12 +116,16 @@ struct Prog : Object {
   std::shared_ptr<Btf> btf;
   uint32_t verified_insns = 0;  // as the kernel's verifier counts; 0: not known (a worker took over)
   std::string verified_by;      // "bpftime", or "bpftime, kernel" when both accepted it
+  std::shared_ptr<Map> runs;    // counts them, if somebody asked for that: an array, see run_count
   std::shared_ptr<const HostClass> host;      // null: an ordinary program, which observes
   std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
+
+// How often the program ran, in all processes; nullopt: nobody counts.
+std::optional<uint64_t> run_count(const Prog& program);
 
 struct AttachedProgram {
   std::shared_ptr<Prog> program;

@@ -62,6 +62,7 @@ std::vector<std::shared_ptr<Object>> Prog::references() const {
   std::vector<std::shared_ptr<Object>> out(maps.begin(), maps.end());
   out.insert(out.end(), bound_maps.begin(), bound_maps.end());
   if (btf) out.push_back(btf);
+  if (runs) out.push_back(runs);
   return out;
 }
 

@@ -4,55 +4,12 @@
 #include <sys/mman.h>
 
 #include "kernel/kernel.h"
+#include "kernel/record.h"
 #include "maps/map.h"
 
 namespace bpftime::kernel {
 
 namespace {
-
-class Writer {
- public:
-  template <typename T>
-  Writer& put(const T& value) {
-    const Bytes bytes = as_bytes(value);
-    out_.insert(out_.end(), bytes.begin(), bytes.end());
-    return *this;
-  }
-  Writer& put(const std::string& text) { return put_block(text.data(), text.size()); }
-  Writer& put(const std::vector<uint8_t>& bytes) { return put_block(bytes.data(), bytes.size()); }
-  std::vector<uint8_t> take() { return std::move(out_); }
-
- private:
-  Writer& put_block(const void* data, size_t size) {
-    put(static_cast<uint32_t>(size));
-    const auto* bytes = static_cast<const uint8_t*>(data);
-    out_.insert(out_.end(), bytes, bytes + size);
-    return *this;
-  }
-  std::vector<uint8_t> out_;
-};
-
-// Reads what Writer wrote; `ok` turns false at the first value that is not there.
-struct Reader {
-  ByteReader bytes;
-  bool ok = true;
-
-  template <typename T>
-  T get() {
-    auto value = bytes.read<T>();
-    ok = ok && value.has_value();
-    return value.value_or(T{});
-  }
-  std::vector<uint8_t> block() {
-    auto data = bytes.read_bytes(get<uint32_t>());
-    ok = ok && data.has_value();
-    return data ? std::vector<uint8_t>(data->begin(), data->end()) : std::vector<uint8_t>{};
-  }
-  std::string text() {
-    auto data = block();
-    return {data.begin(), data.end()};
-  }
-};
 
 void put_common(Writer& out, const Object& object) {
   out.put(object.kind).put(object.id).put(object.created_by_uid).put(object.created_ns).put(object.name);
@@ -94,6 +51,8 @@ void put_prog(Writer& out, const Prog& prog) {
     out.put(static_cast<uint32_t>(list->size()));
     for (const auto& map : *list) out.put(map->id);
   }
+  out.put(id_of(prog.runs)).put(prog.host != nullptr);
+  if (prog.host) put_host_class(out, *prog.host);
 }
 
 void put_event(Writer& out, const PerfEvent& event) {
@@ -110,7 +69,7 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
   put_common(out, object);
   switch (object.kind) {
     case ObjectKind::kBtf:
-      out.put(static_cast<const Btf&>(object).blob);
+      out.put(static_cast<const Btf&>(object).blob).put(static_cast<const Btf&>(object).of_host);
       break;
     case ObjectKind::kMap:
       put_map(out, static_cast<const Map&>(object));
@@ -225,6 +184,8 @@ Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& obje
       list->push_back(map);
     }
   }
+  prog->runs = std::static_pointer_cast<Map>(objects.find(ObjectKind::kMap, in.get<uint32_t>()));
+  if (in.get<bool>()) prog->host = std::make_shared<HostClass>(get_host_class(in));
   return std::shared_ptr<Object>(prog);
 }
 
@@ -285,6 +246,7 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
       auto btf = std::make_shared<Btf>();
       get_common(in, *btf);
       btf->blob = in.block();
+      btf->of_host = in.get<bool>();
       made = std::shared_ptr<Object>(btf);
       break;
     }

@@ -9,6 +9,8 @@
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "base/memfd.h"
 #include "loader/log.h"
@@ -26,6 +28,7 @@ struct State {
   std::optional<wire::Client> client;
   std::optional<InodeId> socket;    // what client->descriptor() was when we opened it
   long owner = 0;                   // the process that opened it: raw clone runs no fork handler
+  std::string policy_class;         // what the daemon was told last
   std::atomic<int> descriptor{-1};  // for the close hook's first glance
 };
 
@@ -54,6 +57,32 @@ uint32_t hello_flags(const char* kernel_verifier) {
   return 0;
 }
 
+std::string variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? std::string() : std::string(value);
+}
+
+// `bpftime load --policy` and `bpftime extend` say through the environment which policy and class programs are for.
+Result<void> send_policy(State& s, const std::string& path) {
+  const std::string wanted = variable("BPFTIME_POLICY_CLASS");
+  if (path.empty() && wanted == s.policy_class) return {};
+  const std::string host = path.empty() ? std::string() : variable("BPFTIME_POLICY_HOST");
+  const wire::PolicyRequest request{static_cast<uint32_t>(path.size()), static_cast<uint32_t>(host.size()),
+                                    static_cast<uint32_t>(wanted.size()),
+                                    variable("BPFTIME_POLICY_COUNT") == "1" ? wire::kPolicyCountRuns : 0};
+  const Bytes head = as_bytes(request);
+  std::vector<uint8_t> body(head.begin(), head.end());
+  for (const std::string* text : {&path, &host, &wanted}) body.insert(body.end(), text->begin(), text->end());
+  auto answer = s.client->call(wire::MessageType::kPolicy, body, {}, wire::Deadline::after_ms(kCallMs));
+  if (!answer) return answer.error();
+  auto reply = wire::parse_reply(answer->body);
+  if (!reply) return reply.error();
+  // EPERM: the connection is in order, but nothing may be loaded through it.
+  if (reply->result < 0) return Error{EPERM, std::string(reply->text)};
+  s.policy_class = wanted;
+  return {};
+}
+
 Result<void> connect(State& s) {
   const char* path = std::getenv("BPFTIME_SOCKET");
   if (path == nullptr || path[0] == 0)
@@ -68,7 +97,13 @@ Result<void> connect(State& s) {
   s.socket = *inode;
   s.owner = raw_syscall(SYS_getpid);
   s.descriptor.store(s.client->descriptor());
-  return {};
+  const std::string policy = variable("BPFTIME_POLICY");
+  if (policy.empty()) return {};
+  s.policy_class.clear();
+  auto sent = send_policy(s, policy);
+  // Without its policy a program could do less than it must: rather nothing than that.
+  if (!sent) s.client.reset();
+  return sent;
 }
 
 }  // namespace
@@ -87,6 +122,13 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
         why = connected.error();
         break;
       }
+    if (type == wire::MessageType::kBpf) {
+      auto chosen = send_policy(s, "");
+      if (!chosen && chosen.error().code == EPERM) {
+        complain_once(chosen.error().message);
+        return chosen.error();
+      }
+    }
     auto answer = s.client->call(type, body, fds, wire::Deadline::after_ms(kCallMs));
     if (answer) {
       complaint_resolved();

@@ -25,6 +25,7 @@ struct Entry {
   uint64_t address, size;
   bool function;
   uint8_t rank;  // lower is preferred among entries of one name or address
+  bool indirect = false;
 };
 
 Error malformed(const std::string& label, const std::string& why) {
@@ -212,7 +213,7 @@ void ElfFile::State::read_symbols(const Elf64_Shdr& section, bool dynamic) {
     const bool hidden = version && (*version & 0x8000) != 0;
     const auto rank = static_cast<uint8_t>((hidden ? 8 : 0) + (binding == STB_LOCAL ? 4 : 0) +
                                            (binding == STB_WEAK ? 2 : 0) + (symbol->st_size == 0 ? 1 : 0));
-    const Entry entry{*name, symbol->st_value, symbol->st_size, function, rank};
+    const Entry entry{*name, symbol->st_value, symbol->st_size, function, rank, type == STT_GNU_IFUNC};
     by_name.push_back(entry);
     // Labels of hand-written code count as functions when they lie in code (libc's assembly has them typed, others not).
     if (function || (type == STT_NOTYPE && is_code(symbol->st_value))) by_address.push_back(entry);
@@ -322,7 +323,7 @@ std::optional<Symbol> ElfFile::find_symbol(const std::string& name) const {
       std::lower_bound(symbols.begin(), symbols.end(), std::string_view(name),
                        [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
   if (found == symbols.end() || found->name != name) return std::nullopt;
-  return Symbol{std::string(found->name), found->address, found->size};
+  return Symbol{std::string(found->name), found->address, found->size, found->indirect};
 }
 
 std::vector<uint8_t> ElfFile::read(uint64_t address, uint64_t size) const {

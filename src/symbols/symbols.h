@@ -19,8 +19,9 @@ struct Segment {
 
 struct Symbol {
   std::string name;
-  uint64_t address;  // as in the file (not relocated)
-  uint64_t size;     // bytes; 0: the file does not say
+  uint64_t address;       // as in the file (not relocated)
+  uint64_t size;          // bytes; 0: the file does not say
+  bool indirect = false;  // the address is that of a function that chooses the implementation (STT_GNU_IFUNC)
 };
 
 // Why a program cannot be entered by preloading; kOk: it can.

@@ -23,6 +23,7 @@ enum class MessageType : uint32_t {
   kTargetHello = 9,      // agent, before main: "I am here"; reply when probes are in place
   kTraceSubscribe = 10,  // body: TraceSubscribe
   kTraceLine = 11,       // body: TraceLine, then text
+  kPolicy = 12,          // body: PolicyRequest, then path, host, class. For the connection's later kBpf
 };
 
 struct MessageHeader {
@@ -53,6 +54,16 @@ struct Hello {
   uint32_t flags;
 };
 static_assert(sizeof(Hello) == 8);
+
+// What the programs of this connection may do. Each part may be empty: no path, the policy stays and only the class is
+// chosen; no host, the policy or manifest must name it; no class, the policy says which program is in which.
+struct PolicyRequest {
+  uint32_t path_length, host_length, class_length;  // bytes, no NUL; absolute paths
+  uint32_t flags;
+};
+static_assert(sizeof(PolicyRequest) == 16);
+inline constexpr uint32_t kPolicyCountRuns = 1;   // of the programs
+inline constexpr uint32_t kPolicyTextMax = 4096;  // of each
 
 // One bpf(2) call, its pointers replaced by the bytes they point to (see loader/bpf_marshal; read with wire/bpf_call.h).
 // Layout: BpfCall, attr[attr_size] padded to 8, blob_count × (Blob, bytes[in_length] padded to 8), fd_count × FdRef.

@@ -1,0 +1,47 @@
+// What `bpftime extend` says while it runs: a line for each thing that changes, as text or JSON.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <map>
+#include <set>
+#include <string>
+
+#include "cli/connection.h"
+
+namespace bpftime::cli {
+
+class ExtendReport {
+ public:
+  // `out`: stdout, or stderr when stdout is a command's.
+  ExtendReport(std::FILE* out, bool json) : out_(out), json_(json) {}
+
+  // An event of a session (extend_session.h), or one of ours with "event" and "text".
+  void event(const Json& event);
+  void note(const std::string& kind, const std::string& text, Json more = Json::object());
+  // The programs whose fate is followed from now on.
+  void follow(const Json& loaded);
+  void forget_programs();
+  // The daemon's answers to `list` and `show prog`: prints what is new in them.
+  void look(const Json& list, const Json& programs);
+  // Whether a probe of the programs followed was seen in the process, in place or skipped.
+  bool knows(int pid) const;
+  // Hits of every program followed, whether they changed or not.
+  void totals();
+
+ private:
+  struct Program {
+    std::string name;
+    uint64_t hits = 0, hits_told = 0;
+  };
+  void line(const Json& event, const std::string& text);
+  void look_at_target(const Json& target);
+
+  std::FILE* out_;
+  bool json_;
+  std::map<uint64_t, Program> programs_;       // by id
+  std::map<std::string, std::string> states_;  // of "pid/offset", as told last
+  std::map<std::string, uint64_t> faults_;     // by pid
+};
+
+}  // namespace bpftime::cli

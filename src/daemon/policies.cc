@@ -1,0 +1,156 @@
+#include "daemon/policies.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "eim/load.h"
+#include "symbols/symbols.h"
+
+namespace bpftime::daemon {
+
+namespace {
+
+constexpr char kKernelBtf[] = "/sys/kernel/btf/vmlinux";
+constexpr size_t kKernelBtfMax = 64u << 20;
+
+// What clients' libbpf splits a module's BTF from. A machine without: its libbpf resolves nothing of the host, and says so.
+program::BtfBase kernel_btf_base() {
+  static const program::BtfBase base = [] {
+    Fd fd(::open(kKernelBtf, O_RDONLY | O_CLOEXEC));
+    struct stat st {};
+    if (!fd || ::fstat(fd.get(), &st) != 0 || st.st_size <= 0 ||
+        static_cast<size_t>(st.st_size) > kKernelBtfMax)
+      return program::BtfBase{};
+    std::vector<uint8_t> blob(static_cast<size_t>(st.st_size));
+    size_t done = 0;
+    while (done < blob.size()) {
+      const ssize_t count = ::read(fd.get(), blob.data() + done, blob.size() - done);
+      if (count <= 0) return program::BtfBase{};
+      done += static_cast<size_t>(count);
+    }
+    auto found = eim::btf_base_of(blob);
+    return found ? *found : program::BtfBase{};
+  }();
+  return base;
+}
+
+std::string line_of(const eim::Policy& policy, eim::Position position) {
+  return policy.path + ":" + std::to_string(position.line);
+}
+
+class Opener {
+ public:
+  Opener(kernel::Kernel& kernel, const std::string& fallback_host)
+      : kernel_(kernel), fallback_host_(fallback_host) {}
+
+  Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
+    auto loaded = eim::load_policy(path, kernel_btf_base());
+    if (!loaded) return loaded.error();
+    in_ = std::move(*loaded);
+    out_->path = path;
+    if (auto found = find_host(); !found) return found.error();
+    for (size_t i = 0; i < in_.grants.size(); ++i) add_class(in_.policy.classes[i], std::move(in_.grants[i]));
+    for (const auto& extension : in_.policy.extensions)
+      if (auto made = add_extension(extension); !made) return made.error();
+    if (auto added = kernel_.add_host_btf(*out_, std::move(in_.host.blob)); !added) return added.error();
+    return out_;
+  }
+
+ private:
+  Result<void> find_host() {
+    const auto& policy = in_.policy;
+    out_->host = in_.host_path.empty() ? fallback_host_ : in_.host_path;
+    if (out_->host.empty())
+      return policy.error(policy.manifest_position,
+                          "the manifest describes another file; say which: `host: /usr/sbin/…`");
+    auto elf = symbols::ElfFile::open(out_->host);
+    if (!elf) return policy.error(policy.manifest_position, elf.error().message, elf.error().code);
+    elf_ = std::move(*elf);
+    if (in_.host_path.empty())
+      if (auto fits = eim::check_policy(in_.manifest, policy, elf_->build_id()); !fits) return fits.error();
+    if (policy.build != eim::Policy::Build::kAny) out_->build_id = elf_->build_id();
+    return {};
+  }
+
+  // Addresses of the manifest are those of the file it was read from.
+  bool addresses_hold() const {
+    return !out_->build_id.empty() && !in_.manifest.is_object && in_.manifest.build_id == out_->build_id;
+  }
+
+  void add_class(const eim::ExtensionClass& granted, eim::Grant grant) {
+    auto made = std::make_shared<kernel::HostClass>();
+    made->constraints = std::move(grant.constraints);
+    made->result_in_xmm0 = grant.result_is_float;
+    made->build_id = out_->build_id;
+    made->shared_maps = std::move(grant.shared_maps);
+    made->policy = in_.policy.path;
+    made->policy_place = line_of(in_.policy, granted.allowed_position);
+    const eim::Function* entry = in_.manifest.entry(granted.entry);
+    for (const eim::State& state : in_.manifest.states)
+      made->states.push_back({state.expression, state.name, state.write});
+    made->entry_place = entry->place.text();
+    made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
+    // A slot per function and variable: what the program's instructions name from here on.
+    for (auto& function : made->constraints.functions) {
+      const auto* declared = in_.manifest.function(function.name);
+      made->symbols.push_back({declared->symbol, 0, addresses_hold() ? declared->address : 0, function.id});
+      function.id = static_cast<uint32_t>(made->symbols.size() - 1);
+    }
+    for (auto& global : made->constraints.globals) {
+      const auto declared =
+          std::find_if(in_.manifest.states.begin(), in_.manifest.states.end(),
+                       [&](const eim::State& state) { return state.expression == global.name; });
+      made->symbols.push_back(
+          {declared->symbol, declared->offset, addresses_hold() ? declared->address : 0, global.id});
+      global.id = static_cast<uint32_t>(made->symbols.size() - 1);
+    }
+    std::vector<std::string> texts;
+    for (const auto& capability : granted.allowed) texts.push_back(capability.text);
+    out_->capabilities.push_back(std::move(texts));
+    out_->classes.push_back(std::move(made));
+  }
+
+  Result<void> add_extension(const eim::Extension& extension) {
+    const eim::ExtensionClass* granted = in_.policy.find_class(extension.class_name);
+    const auto made = std::find_if(out_->classes.begin(), out_->classes.end(), [&](const auto& each) {
+      return each->constraints.class_name == extension.class_name;
+    });
+    if (!extension.function.empty()) out_->by_program.emplace_back(extension.function, *made);
+    const auto& entry = (*made)->entry;
+    uint64_t address = entry.address;
+    if (address == 0) {
+      const auto symbol = elf_->find_symbol(entry.name);
+      if (!symbol)
+        return in_.policy.error(granted->entry_position, "entry \"" + granted->entry + "\": " + out_->host +
+                                                             " has no symbol " + entry.name +
+                                                             "; is it stripped of it?");
+      address = symbol->address;
+    }
+    const auto offset = elf_->offset_of_address(address);
+    if (!offset)
+      return in_.policy.error(
+          granted->entry_position,
+          "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
+    out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry,
+                                entry.name, *offset, line_of(in_.policy, extension.position)});
+    return {};
+  }
+
+  kernel::Kernel& kernel_;
+  const std::string fallback_host_;
+  eim::LoadedPolicy in_;
+  std::optional<symbols::ElfFile> elf_;
+  std::shared_ptr<OpenPolicy> out_ = std::make_shared<OpenPolicy>();
+};
+
+}  // namespace
+
+Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
+                                                const std::string& host) {
+  return Opener(kernel, host).run(path);
+}
+
+}  // namespace bpftime::daemon
