@@ -45,7 +45,7 @@ bench-nginx: ## a firewall in nginx as C module, eBPF, Lua, njs and wasm, in one
 
 fuzz: ## each parser against random bytes, FUZZ_SECONDS each
 	@scripts/ensure-packages.sh build fuzz
-	@scripts/build.sh fuzz
+	@scripts/build.sh fuzz fuzz_targets
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 lint: ## format and layers

@@ -38,6 +38,8 @@ if(BPFTIME_FUZZ)
   endif()
   # Every library is instrumented for coverage; only the targets themselves get libFuzzer's main.
   list(APPEND BPFTIME_SANITIZE -fsanitize=fuzzer-no-link)
+  # What `make fuzz` builds: the fuzz targets and the libraries they need, not the instrumented daemon nobody runs.
+  add_custom_target(fuzz_targets)
 endif()
 
 # bpftime_library(name SOURCES a.cc … LINKS other …): the static library bpftime_<name> of folder src/<name>.
@@ -95,6 +97,7 @@ function(bpftime_fuzz name)
   target_compile_options(${name} PRIVATE ${BPFTIME_SANITIZE})
   target_link_options(${name} PRIVATE ${BPFTIME_SANITIZE} -fsanitize=fuzzer)
   target_link_libraries(${name} PRIVATE ${ARG_LINKS})
+  add_dependencies(fuzz_targets ${name})
 endfunction()
 
 # bpftime_install(target …): into the prefix itself, not into bin/ or lib/: the quick start puts that one folder on PATH, and
