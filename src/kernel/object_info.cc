@@ -114,8 +114,8 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   info.btf_size = btf.blob.size();
   info.id = btf.id;
   info.kernel_btf = btf.of_host;
-  // As Linux: how long the name is, whatever the room.
-  info.name_len = btf.of_host ? btf.name.size() : asked.name_len;
+  // As Linux: how long the name is, whatever the room. What clients load has none.
+  info.name_len = btf.of_host ? static_cast<uint32_t>(btf.name.size()) : 0;
   BpfReply reply = info_reply(request, info);
   const uint32_t room = request.out_size(kNestedBase + offsetof(bpf_btf_info, btf));
   if (room != 0)

@@ -1,10 +1,11 @@
 // Objects as bytes and descriptors: what the keeper holds so that a new worker goes on where another died.
 // The records never leave the two processes of one daemon version; still, reading is bounds-checked.
+#include "kernel/record.h"
+
 #include <fcntl.h>
 #include <sys/mman.h>
 
 #include "kernel/kernel.h"
-#include "kernel/record.h"
 #include "maps/map.h"
 
 namespace bpftime::kernel {

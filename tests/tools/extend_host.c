@@ -45,7 +45,8 @@ EIM_STATE_DEFINE(setTotal, write, host_total);
 EIM_HFUNC_DEFINE_WITH_CONSTRAINTS(nginxTime, HF_RET_POSITIVE);
 EIM_HFUNC_DEFINE_WITH_CONSTRAINTS(scale, HF_ARG_RANGE(1, 0, 100));
 EIM_HFUNC_ARGS(scale, value, factor);
-EIM_HFUNC_DEFINE_WITH_CONSTRAINTS(memcpy, HF_ARG_BUFFER_OUT(0, 2), HF_ARG_BUFFER_IN(1, 2), HF_ARG_RANGE(2, 0, 64));
+EIM_HFUNC_DEFINE_WITH_CONSTRAINTS(memcpy, HF_ARG_BUFFER_OUT(0, 2), HF_ARG_BUFFER_IN(1, 2),
+                                  HF_ARG_RANGE(2, 0, 64));
 EIM_EXTENSION_ENTRY_DEFINE(processBegin, ngx_http_process_request, int, struct Request*);
 EIM_ENTRY_ARGS(processBegin, r);
 EIM_ENTRY_PROMISES(processBegin, HF_ARG_NONNULL(0));
