@@ -1,10 +1,12 @@
 // Mistakes that verifiers have made, each as the smallest program that shows it, mostly beside a twin that is fine. Where
 // bpf(2) is usable the running kernel gives its verdict too; what is accepted runs in the checked machine.
 #include <gtest/gtest.h>
+#include <linux/btf.h>
 
 #include <functional>
 
 #include "program/program.h"
+#include "verifier/testing/btf_builder.h"
 #include "verifier/testing/builder.h"
 #include "verifier/testing/containment.h"
 #include "verifier/testing/maps.h"
