@@ -76,7 +76,9 @@ TEST(Containment, ConformanceVectors) {
   Sum sum;
   for (const Seed& one : seeds) sum.add(one.origin, one.request, 1, 2);
   sum.print();
-  EXPECT_GT(sum.finished, 100u);
+  // Nearly all of them end by themselves, the project's own few and the standard's hundreds.
+  EXPECT_GT(sum.finished, sum.accepted);
+  EXPECT_GT(sum.accepted, 10u);
 }
 
 TEST(Containment, GeneratedPrograms) {
