@@ -9,7 +9,6 @@
 #include <map>
 #include <optional>
 
-#include "eim/ranges.h"
 #include "eim/views.h"
 
 namespace bpftime::eim {
@@ -37,9 +36,10 @@ bool is_integer(const CType& type) { return type.kind == TypeKind::kInteger || t
 Scalar type_range(const CType& type) {
   if (type.size >= 8 || type.size == 0) return Scalar::unknown();
   const unsigned bits = static_cast<unsigned>(8 * type.size);
-  if (type.is_bool) return unsigned_range(0, 1);
-  if (type.is_signed) return signed_range(-(int64_t{1} << (bits - 1)), (int64_t{1} << (bits - 1)) - 1);
-  return unsigned_range(0, (uint64_t{1} << bits) - 1);
+  if (type.is_bool) return verifier::Scalar::unsigned_range(0, 1);
+  if (type.is_signed)
+    return verifier::Scalar::signed_range(-(int64_t{1} << (bits - 1)), (int64_t{1} << (bits - 1)) - 1);
+  return verifier::Scalar::unsigned_range(0, (uint64_t{1} << bits) - 1);
 }
 
 // [low, high] cut to the type; nullopt when nothing is left.
@@ -50,7 +50,7 @@ std::optional<Scalar> range_of(const CType& type, int64_t low, int64_t high) {
     if (type.size < 8) most = std::min(most, (uint64_t{1} << (8 * type.size)) - 1);
     const auto least = static_cast<uint64_t>(std::max<int64_t>(low, 0));
     if (least > most) return std::nullopt;
-    return unsigned_range(least, most);
+    return verifier::Scalar::unsigned_range(least, most);
   }
   if (type.size < 8) {
     const int64_t most = (int64_t{1} << (8 * type.size - 1)) - 1;
@@ -58,7 +58,7 @@ std::optional<Scalar> range_of(const CType& type, int64_t low, int64_t high) {
     high = std::min(high, most);
   }
   if (low > high) return std::nullopt;
-  return signed_range(low, high);
+  return verifier::Scalar::signed_range(low, high);
 }
 
 class Maker {
@@ -456,7 +456,7 @@ class Maker {
       // INT64_MAX stands for "no upper bound" of an unsigned 64-bit result, too.
       if (range && !type.is_signed && type.size == 8 && constraint.kind != EIM_RET_RANGE &&
           constraint.kind != EIM_RET_ERRNO)
-        range = unsigned_range(constraint.kind == EIM_RET_POSITIVE ? 1 : 0, UINT64_MAX);
+        range = verifier::Scalar::unsigned_range(constraint.kind == EIM_RET_POSITIVE ? 1 : 0, UINT64_MAX);
       if (range) out.number = *range;
     }
     return out;
@@ -486,15 +486,15 @@ class Maker {
       for (const Value& value : narrowing.values) {
         auto range = resolve(value, id);
         if (!range) return range.error();
-        if (!in_range(argument.number, range->low) || !in_range(argument.number, range->high))
+        if (!argument.number.contains(range->low) || !argument.number.contains(range->high))
           return error(value.position, "the manifest (" + function.place.text() +
                                            ") does not allow this value of \"" + narrowing.argument + "\"");
         const uint64_t count = range->high - range->low;
         if (narrowing.values.size() == 1 && count >= kListedMax) {
           const auto& type = types().at(id);
-          argument.number = type.is_signed ? signed_range(static_cast<int64_t>(range->low),
-                                                          static_cast<int64_t>(range->high))
-                                           : unsigned_range(range->low, range->high);
+          argument.number = type.is_signed ? verifier::Scalar::signed_range(static_cast<int64_t>(range->low),
+                                                                            static_cast<int64_t>(range->high))
+                                           : verifier::Scalar::unsigned_range(range->low, range->high);
           continue;
         }
         if (count >= kListedMax || argument.values.size() + count >= kListedMax)

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <bit>
 
-#include "eim/ranges.h"
-
 namespace bpftime::eim {
 namespace {
 
@@ -34,8 +32,9 @@ verifier::Scalar enum_range(const CType& type) {
   if (high == 0 && low == 0) return verifier::Scalar::unknown();
   const uint64_t mask = std::bit_ceil(high + 1) - 1;
   if (high >> 62 != 0) return verifier::Scalar::unknown();
-  if (low < 0) return signed_range(-static_cast<int64_t>(mask) - 1, static_cast<int64_t>(mask));
-  return unsigned_range(0, mask);
+  if (low < 0)
+    return verifier::Scalar::signed_range(-static_cast<int64_t>(mask) - 1, static_cast<int64_t>(mask));
+  return verifier::Scalar::unsigned_range(0, mask);
 }
 
 // The member of that name, looking into nameless structs and unions.
@@ -214,7 +213,7 @@ struct ViewMaker::Flattening {
     using Gives = View::Member::Gives;
     if (type.kind == TypeKind::kEnum && !context.in_union) out.number = enum_range(type);
     if (type.kind == TypeKind::kInteger && type.is_bool && !context.in_union)
-      out.number = unsigned_range(0, 1);
+      out.number = verifier::Scalar::unsigned_range(0, 1);
     if (type.kind != TypeKind::kPointer) return {};
     if (buffer_length != nullptr) {
       out.gives = Gives::kBuffer;
