@@ -445,9 +445,17 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
     }
     uint64_t table = 0;
     if (!want.host_table.empty()) {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(want.host_table.data());
-      auto placed = (*arena)->append(Bytes(bytes, want.host_table.size() * sizeof(uint64_t)));
-      if (!placed) return placed.error();
+      // Once per arena, not once per patch: arena memory is never handed out again.
+      uint64_t key = kHashStart;
+      for (const uint64_t address : want.host_table) key = mix_hash(key, address);
+      auto placed = (*arena)->find(key);
+      if (!placed) {
+        const auto* bytes = reinterpret_cast<const uint8_t*>(want.host_table.data());
+        auto copied = (*arena)->append(Bytes(bytes, want.host_table.size() * sizeof(uint64_t)));
+        if (!copied) return copied.error();
+        (*arena)->remember(key, *copied);
+        placed = *copied;
+      }
       table = *placed;
     }
     rewrite::ProgramCall call{*code + want.program->code->entry_offset,

@@ -8,6 +8,13 @@
 
 namespace bpftime::daemon {
 
+// Of blocks in code memory: what is remembered there by its content.
+inline constexpr uint64_t kHashStart = 0xcbf29ce484222325;
+inline uint64_t mix_hash(uint64_t hash, uint64_t word) {
+  hash = (hash ^ word) * 0x100000001b3;
+  return hash ^ hash >> 29;
+}
+
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
   struct Version {
@@ -58,12 +65,9 @@ struct Attacher::Site {
   }
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
-    uint64_t value = 0xcbf29ce484222325;
+    uint64_t value = kHashStart;
     constexpr uint64_t kTrampolineVersion = 2;  // raised when the same request makes other bytes
-    auto mix = [&](uint64_t word) {
-      value = (value ^ word) * 0x100000001b3;
-      value ^= value >> 29;
-    };
+    auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
     for (const Want& want : wants) {
