@@ -26,6 +26,17 @@
     .set DW_CFA_def_cfa_expression, 0x0f
     .set DW_CFA_expression, 0x10
 
+    .macro vector_state with_xsave, without   // saves or restores the area at rsp; clobbers eax, edx
+    mov bpftime_host_call_state(%rip), %eax
+    xor %edx, %edx
+    test %eax, %eax
+    jz 1f
+    \with_xsave (%rsp)
+    jmp 2f
+1:  \without (%rsp)
+2:
+    .endm
+
     .text
     .globl bpftime_agent_host_call
     .type bpftime_agent_host_call, @function
@@ -57,25 +68,13 @@ bpftime_agent_host_call:
     mov %rax, STATE_HEADER + OFFSET(%rsp)
     .set OFFSET, OFFSET + 8
     .endr
-    mov bpftime_host_call_state(%rip), %eax
-    xor %edx, %edx
-    test %eax, %eax
-    jz 1f
-    xsave64 (%rsp)
-    jmp 2f
-1:  fxsave64 (%rsp)
-2:  mov %r10, %rdx
+    vector_state xsave64, fxsave64
+    mov %r10, %rdx
     xor %eax, %eax                // no vector arguments
     call *%r9
     mov %rax, %r10
-    mov bpftime_host_call_state(%rip), %eax
-    xor %edx, %edx
-    test %eax, %eax
-    jz 1f
-    xrstor64 (%rsp)
-    jmp 2f
-1:  fxrstor64 (%rsp)
-2:  mov %r10, %rax
+    vector_state xrstor64, fxrstor64
+    mov %r10, %rax
     lea SAVED_RBX(%rbp), %rsp
     pop %rbx
     pop %rbp
@@ -90,14 +89,8 @@ bpftime_host_call_caught:         // rax: the exception; rsp as at the call
     .cfi_escape DW_CFA_def_cfa_expression, 6, 0x73, (REGS_RSP & 0x7f) | 0x80, REGS_RSP >> 7, 0x06, 0x23, 8
     mov %rax, %rdi
     call bpftime_host_call_end_exception
-    mov bpftime_host_call_state(%rip), %eax
-    xor %edx, %edx
-    test %eax, %eax
-    jz 1f
-    xrstor64 (%rsp)
-    jmp 2f
-1:  fxrstor64 (%rsp)
-2:  mov REGS_R15(%rbx), %r15
+    vector_state xrstor64, fxrstor64
+    mov REGS_R15(%rbx), %r15
     mov REGS_R14(%rbx), %r14
     mov REGS_R13(%rbx), %r13
     mov REGS_R12(%rbx), %r12
