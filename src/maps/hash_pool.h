@@ -27,9 +27,10 @@ inline constexpr uint32_t kFree = 0, kLinked = 0xffffffff;
 
 struct Element {
   uint64_t next;     // link word, see hash.h
-  uint64_t hash;     // of the key; upper half zero
+  uint32_t hash;     // of the key
+  uint32_t used;     // LRU maps: nonzero when read since the eviction's hand last passed (lru_hash.h)
   uint64_t control;  // {generation:32 high, owner:32 low}
-  // value words, key words
+  // value words (per-CPU types: elsewhere, hash_values.h), key words
 };
 static_assert(sizeof(Element) % 16 == 8 && offsetof(Element, control) == 16);
 inline constexpr uint32_t kElementHeaderSize = sizeof(Element);
@@ -43,6 +44,9 @@ struct HashGeometry {
   uint64_t stride;
   uint64_t levels_offset;
   uint64_t elements_offset;
+  // Per-CPU types: each CPU's values lie together, behind the elements. Else cpus is 0.
+  uint32_t cpus;
+  uint64_t percpu_offset, cpu_stride;
   uint64_t size;
 };
 inline constexpr uint64_t kCacheLine = 64;
@@ -54,6 +58,11 @@ BPFTIME_MAPS_FOLD uint32_t power_of_two_fold(uint32_t value) {
   return value <= 1 ? 1 : uint32_t{1} << (32 - __builtin_clz(value - 1));
 }
 
+// The hash types whose elements have one value per CPU.
+BPFTIME_MAPS_FOLD bool is_percpu_hash(uint32_t type) {
+  return type == kTypePercpuHash || type == kTypeLruPercpuHash;
+}
+
 BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
   HashGeometry g;
   // At most half full: a look-up's time is what it mispredicts, and that is the length of the list.
@@ -61,7 +70,8 @@ BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
   g.elements = spec.max_entries + kSpareElements;
   g.key_size = spec.key_size;
   g.value_size = spec.value_size;
-  g.key_offset = kElementHeaderSize + static_cast<uint32_t>(align_up(spec.value_size, 8));
+  g.cpus = is_percpu_hash(spec.type) ? spec.cpu_count : 0;
+  g.key_offset = kElementHeaderSize + (g.cpus != 0 ? 0 : static_cast<uint32_t>(align_up(spec.value_size, 8)));
   g.stride = align_up(g.key_offset + align_up(spec.key_size, 8), 16);
   // Small ones get a cache line each: neighbours in use by two threads would slow each other down.
   if (g.stride < kCacheLine) g.stride = kCacheLine;
@@ -73,7 +83,9 @@ BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
     words += bits;
   }
   g.elements_offset = align_up(g.levels_offset + words * 8, 64);
-  g.size = g.elements_offset + g.stride * g.elements;
+  g.percpu_offset = align_up(g.elements_offset + g.stride * g.elements, 128);
+  g.cpu_stride = g.cpus == 0 ? 0 : align_up(align_up(spec.value_size, 8) * g.elements, 128);
+  g.size = g.percpu_offset + g.cpu_stride * g.cpus;
   return g;
 }
 

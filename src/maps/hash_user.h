@@ -18,7 +18,7 @@ inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
     Element* element = element_at(map, g, number);
     uint32_t generation = control_generation(load_acquire(&element->control));
     if (hash_lookup_number(map, g, key, hash) != number) continue;
-    copy_out(value, element_value(element), g.value_size);
+    hash_get_value(map, g, number, value);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (control_generation(load_acquire(&element->control)) == generation) return 0;
   }
