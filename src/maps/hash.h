@@ -217,7 +217,7 @@ inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, c
   Element* element = element_at(map, g, number);
   store_release(&element->hash, hash);
   store_relaxed(&element->used, 0u);
-  copy_in_padded(element_key(g, element), key, g.key_size);
+  copy_in_padded(element_key(g, element), key, g.key_stored);
   hash_first_value(map, g, number, value, cpu);
   return number;
 }
@@ -240,12 +240,14 @@ BPFTIME_MAPS_FOLD void hash_say_linked(MapView map, const HashGeometry& g, uint3
                    make_control(control_generation(filled), kLinked));
 }
 
+BPFTIME_MAPS_FOLD bool replaces_in_place(uint32_t type) { return type == kTypeHash || type == kTypeLruHash; }
+
 // Gives an existing key its new value of one word, in its element. False: not possible this way (no such key, a larger value,
 // somebody is changing the element); nothing has happened, hash_update knows. The order of reads is what makes it right:
 // control, then key, then the CAS of control and value. With the owner kLinked and one generation throughout, the key is the
 // element's, and it was in the map at some moment of this call, even if it has been marked since: then we came just before.
 BPFTIME_MAPS_FOLD bool hash_update_in_place(MapView map, const void* key, const void* value, uint64_t flags) {
-  if (map.spec->value_size > 8 || is_percpu_hash(map.spec->type) ||
+  if (map.spec->value_size > 8 || !replaces_in_place(map.spec->type) ||
       (flags != kUpdateAny && flags != kUpdateExist))
     return false;
   HashGeometry g = hash_geometry(*map.spec);

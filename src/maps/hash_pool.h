@@ -40,6 +40,7 @@ struct HashGeometry {
   uint32_t buckets;  // power of two
   uint32_t elements;
   uint32_t key_size, value_size;
+  uint32_t key_stored;  // bytes kept behind the value: the key, and what a type keeps with it (lpm_trie.h)
   uint32_t key_offset;  // from the element
   uint64_t stride;
   uint64_t levels_offset;
@@ -69,10 +70,14 @@ BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
   g.buckets = power_of_two_fold(spec.max_entries) * 2;
   g.elements = spec.max_entries + kSpareElements;
   g.key_size = spec.key_size;
+  g.key_stored = spec.key_size;
+  // The address as it was given, behind its padded, masked form.
+  if (spec.type == kTypeLpmTrie)
+    g.key_stored = static_cast<uint32_t>(align_up(spec.key_size, 8)) + spec.key_size - 4;
   g.value_size = spec.value_size;
   g.cpus = is_percpu_hash(spec.type) ? spec.cpu_count : 0;
   g.key_offset = kElementHeaderSize + (g.cpus != 0 ? 0 : static_cast<uint32_t>(align_up(spec.value_size, 8)));
-  g.stride = align_up(g.key_offset + align_up(spec.key_size, 8), 16);
+  g.stride = align_up(g.key_offset + align_up(g.key_stored, 8), 16);
   // Small ones get a cache line each: neighbours in use by two threads would slow each other down.
   if (g.stride < kCacheLine) g.stride = kCacheLine;
   g.levels_offset = kHashBucketsOffset + uint64_t{g.buckets} * 8;
@@ -206,6 +211,26 @@ inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner
     if (level < kPoolLevels - 1 && level != 0xffffffff) pool_mark_full(map, g, level, word);
   }
   return 0;
+}
+
+// A free element's bit may have been left set by who died: says free again. The living may have allocated it meanwhile:
+// then the bit must stay (pool_allocate looks from its side).
+inline void pool_repair_hint(MapView map, const HashGeometry& g, uint32_t number) {
+  pool_hint_free(map, g, number);
+  if (control_owner(load_acquire(&element_at(map, g, number)->control)) == kFree) return;
+  uint64_t* word = pool_level(map, g, 0).words + (number - 1) / 64;
+  __atomic_fetch_or(word, uint64_t{1} << ((number - 1) % 64), __ATOMIC_SEQ_CST);
+}
+
+// Calls visit(number) for all elements that have ever been used; ends when it returns false. Others are not
+// touched: reading them would make their pages resident.
+template <typename Visit>
+inline bool pool_each_used(MapView map, const HashGeometry& g, Visit visit) {
+  const uint64_t used = load_acquire(pool_high_water(map));
+  for (uint32_t number = 1; number <= used && number <= g.elements; number++) {
+    if (!visit(number)) return false;
+  }
+  return true;
 }
 
 // Frees an element of the given generation, whoever holds it; a no-op when someone else did.
