@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "maps/batch.h"
 #include "maps/hash_user.h"
 #include "maps/prog_array.h"
 #include "maps/program_side.h"
@@ -160,6 +161,13 @@ int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
     default:
       return array_next_key(*map.spec, key_or_null, next_key);
   }
+}
+
+uint32_t batch_buckets(const MapSpec& spec) {
+  return has_buckets(spec.type) ? hash_geometry(spec).buckets : 0;
+}
+uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity) {
+  return hash_bucket_keys(map, hash_geometry(*map.spec), bucket, static_cast<uint8_t*>(keys), capacity);
 }
 
 void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
