@@ -4,6 +4,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 
 #include "base/log.h"
 #include "daemon/site.h"
+#include "daemon/task_facts.h"
 #include "maps/map.h"
 #include "rewrite/rewrite.h"
 
@@ -615,6 +617,25 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
   return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
 }
 
+// Written into the running process: programs may see a mixture of old and new for a moment, of which each is true.
+void Attacher::refresh_task_facts(const Target& target, const std::vector<Site>& sites) const {
+  if (std::none_of(sites.begin(), sites.end(),
+                   [](const Site& site) { return site.report.skipped.empty() && site.needs_task_facts(); }))
+    return;
+  wire::TaskFacts facts = task_facts(target.process, kernel_task_fields());
+  // The process tells itself its id (trampolines compare it); only what lies behind is ours to refresh.
+  wire::TargetIdentity identity = identity_of(target.process, 0);
+  constexpr size_t kTimes = offsetof(wire::TargetIdentity, start_time_ns);
+  const iovec local[] = {{&facts, sizeof facts},
+                         {reinterpret_cast<uint8_t*>(&identity) + kTimes, sizeof identity - kTimes}};
+  const auto place = [&](uint64_t offset) { return reinterpret_cast<void*>(config_.window + offset); };
+  const iovec remote[] = {{place(offsetof(TargetContext, task)), sizeof facts},
+                          {place(wire::kIdentityOffset + kTimes), sizeof identity - kTimes}};
+  const ssize_t size = sizeof facts + sizeof identity - kTimes;
+  if (::process_vm_writev(target.process.pid(), local, 2, remote, 2, 0) != size)
+    log_warning("process " + std::to_string(target.process.pid()) + ": task facts: " + std::strerror(errno));
+}
+
 // Finds the agent in the process, or has it loaded. Returns its load address.
 Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
   if (::access(config_.agent_path.c_str(), R_OK) != 0)
@@ -694,6 +715,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   const bool flags_right = registry && is_detached(*registry) == target.detached;
   // Sites that failed before are tried again only when something else must change, or on attach.
   if (registry && !create && flags_right && up_to_date(*registry, sites)) {
+    refresh_task_facts(target, sites);  // a fork needs no change, but has its own start time
     publish(target, sites);
     return {};
   }
@@ -748,6 +770,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
   if (auto mapped = map_maps(stopped, regions, sites); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
+  refresh_task_facts(target, sites);
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
     return s.report.skipped.empty() && s.repairs_faults();
   });
