@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include "maps/hash_user.h"
+#include "maps/prog_array.h"
 #include "maps/program_side.h"
+#include "maps/stack_trace.h"
 
 namespace bpftime::maps {
 namespace {
@@ -26,6 +28,8 @@ int64_t check_attributes(const MapSpec& spec) {
       return ringbuf_check(spec);
     case kTypePerfEventArray:
       return perf_event_array_check(spec);
+    case kTypeStackTrace:
+      return stack_trace_check(spec);
     default:
       return -kErrInvalid;
   }
@@ -44,6 +48,8 @@ uint64_t content_size(const MapSpec& spec) {
       return ring_memory(spec.max_entries);
     case kTypePerfEventArray:
       return perf_event_array_size(spec);
+    case kTypeStackTrace:
+      return stack_trace_size(spec);
     default:
       return 0;
   }
@@ -94,6 +100,8 @@ int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
       return array_user_lookup(map, key, value);
     case kTypePercpuArray:
       return percpu_array_user_lookup(map, key, value);
+    case kTypeStackTrace:
+      return stack_trace_user_lookup(map, key, value);
     default:
       return -kErrNotSupported;
   }
@@ -109,6 +117,8 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
       return percpu_array_user_update(map, key, value, flags);
     case kTypePerfEventArray:
       return perf_event_user_update(map, key, flags);
+    case kTypeStackTrace:
+      return -kErrInvalid;  // stack_map_update_elem
     default:
       return -kErrNotSupported;
   }
@@ -118,6 +128,8 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
     case kTypePerfEventArray:
       return perf_event_user_delete(map, key);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, nullptr);
     case kTypeRingbuf:
       return -kErrNotSupported;
     default:
@@ -127,13 +139,22 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
 
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags, uint32_t owner) {
   if (flags != 0) return -kErrInvalid;
-  return map.spec->type == kTypeHash ? hash_remove(map, key, value, owner) : -kErrNotSupported;
+  switch (map.spec->type) {
+    case kTypeHash:
+      return hash_remove(map, key, value, owner);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, value);
+    default:
+      return -kErrNotSupported;
+  }
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
   switch (map.spec->type) {
     case kTypeHash:
       return hash_next_key(map, key_or_null, next_key);
+    case kTypeStackTrace:
+      return stack_trace_next_key(map, key_or_null, next_key);
     case kTypeRingbuf:
       return -kErrNotSupported;
     default:
@@ -175,6 +196,8 @@ void repair(MapView map, uint32_t owner) {
     case kTypeRingbuf:
     case kTypePerfEventArray:
       return ring_repair_at(program_side::ring_of(map), owner);
+    case kTypeStackTrace:
+      return stack_trace_repair(map, owner);
     default:
       return;  // arrays hold nothing half done
   }

@@ -20,6 +20,8 @@ inline constexpr int64_t kErrNoEntry = 2, kErrTooBig = 7, kErrAgain = 11, kErrNo
 // enum bpf_map_type, update flags and map flags of <linux/bpf.h>, those in use here.
 inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypePerfEventArray = 4, kTypePercpuArray = 6,
                           kTypeRingbuf = 27;
+inline constexpr uint32_t kTypeProgArray = 3, kTypeStackTrace = 7, kTypeCgroupArray = 8,
+                          kTypeArrayOfMaps = 12, kTypeHashOfMaps = 13;
 inline constexpr uint64_t kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2, kUpdateLock = 4;
 inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNumaNode = 1u << 2, kFlagReadOnly = 1u << 3,
                           kFlagWriteOnly = 1u << 4, kFlagZeroSeed = 1u << 6, kFlagReadOnlyProgram = 1u << 7,
