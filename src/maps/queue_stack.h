@@ -73,9 +73,10 @@ BPFTIME_MAPS_FOLD bool queue_change(MapView map, const QueueState& from, const Q
 BPFTIME_MAPS_FOLD uint64_t* queue_slot(MapView map, const HashGeometry& g, uint32_t position) {
   return reinterpret_cast<uint64_t*>(map.base + kHashBucketsOffset) + (position & (g.buckets - 1));
 }
-// Of the element in a settled slot.
+// Of the element in a settled slot; clamped, for it is read from shared memory.
 BPFTIME_MAPS_FOLD uint32_t queue_number(MapView map, const HashGeometry& g, uint32_t position) {
-  return static_cast<uint32_t>(load_acquire(queue_slot(map, g, position)));
+  uint32_t number = static_cast<uint32_t>(load_acquire(queue_slot(map, g, position)));
+  return number - 1 < g.elements ? number : 1;
 }
 
 // Writes the newest element to its slot. False: the state is an old one.
