@@ -87,6 +87,10 @@ extern "C" {
 // In called.cc.
 int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
 int64_t bpftime_hash_remove(const MapRef* map, const void* key);
+// The same for every type.
+void* bpftime_map_lookup(const MapRef* map, const void* key);
+int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
+int64_t bpftime_map_remove(const MapRef* map, const void* key);
 void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
 // What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become
 // here.
