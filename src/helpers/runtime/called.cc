@@ -5,5 +5,5 @@
 #include "helpers/runtime/memory.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
-#include "helpers/runtime/time.cc"
+#include "helpers/runtime/time_called.cc"
 #include "helpers/runtime/trace_printk.cc"
