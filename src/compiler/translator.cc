@@ -62,6 +62,7 @@ struct ProgramScope {
   TranslationFacts facts;
   std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
+  std::map<std::pair<uint32_t, uint32_t>, llvm::Function*> map_helpers = {};  // by helper id and map index
 
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
@@ -109,7 +110,43 @@ struct ProgramScope {
     }
     return map_globals[index];
   }
+
+  llvm::Function* helper(const helpers::Helper& helper) const {
+    return llvm::cast<llvm::Function>(
+        module.getOrInsertFunction(std::string(helper.symbol), helper_type()).getCallee());
+  }
+
+  // `helper`, whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
+  // its calls, or inlined where that is shorter. Without this a program that calls twice would get the body for any map.
+  llvm::Function* map_helper(const helpers::Helper& row, uint32_t index) {
+    llvm::Function*& made = map_helpers[{row.id, index}];
+    if (made != nullptr) return made;
+    made = llvm::Function::Create(helper_type(), llvm::GlobalValue::InternalLinkage,
+                                  std::string(row.symbol) + "_of_map_" + std::to_string(index), module);
+    llvm::IRBuilder<> builder(BasicBlock::Create(context(), "entry", made));
+    std::vector<Value*> arguments;
+    for (llvm::Argument& argument : made->args()) arguments.push_back(&argument);
+    arguments[0] = builder.CreatePtrToInt(map_global(index), word());
+    llvm::CallInst* call = builder.CreateCall(helper_type(), helper(row), arguments);
+    call->addFnAttr(llvm::Attribute::AlwaysInline);
+    builder.CreateRet(call);
+    return made;
+  }
 };
+
+// Helpers whose first argument is a map and whose bodies are inlined (src/helpers/runtime/maps.cc).
+bool is_map_helper(uint32_t id) {
+  switch (id) {
+    case BPF_FUNC_map_lookup_elem:
+    case BPF_FUNC_map_update_elem:
+    case BPF_FUNC_map_delete_elem:
+    case BPF_FUNC_ringbuf_reserve:
+    case BPF_FUNC_ringbuf_query:
+      return true;
+    default:
+      return false;
+  }
+}
 
 // What C leaves in the upper bits of a narrow argument or result is anything.
 Value* extend_argument(llvm::IRBuilder<>& builder, Value* value, const verifier::Argument& type) {
@@ -154,6 +191,15 @@ class FunctionTranslator {
   bool proved_dead(uint32_t index) const {
     const verifier::Facts* facts = scope_.options.facts;
     return facts != nullptr && index < facts->insns.size() && !facts->insns[index].reached;
+  }
+
+  // The map that a helper call at `index` always gets.
+  std::optional<uint32_t> proved_map(uint32_t index) const {
+    const verifier::Facts* facts = scope_.options.facts;
+    if (facts == nullptr || index >= facts->insns.size() || !facts->insns[index].same_map)
+      return std::nullopt;
+    const uint32_t map = facts->insns[index].map;
+    return map < scope_.maps.size() ? std::optional(map) : std::nullopt;
   }
 
   Result<void> make_blocks() {
@@ -663,8 +709,8 @@ class FunctionTranslator {
       }
       scope_.facts.makes_system_calls |= helper->system_call;
       scope_.facts.repairs_faults |= helper->repairs_faults;
-      callee = llvm::cast<llvm::Function>(
-          scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.helper_type()).getCallee());
+      const auto map = is_map_helper(helper->id) ? proved_map(index) : std::nullopt;
+      callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(*helper);
     }
     std::vector<Value*> arguments(is_local_call(insn) ? 7 : 6);
     // A local function may move the pointers it gets.

@@ -85,6 +85,8 @@ static_assert(sizeof(ArenaRecord) == 32);
 inline constexpr uint32_t kNoSystemCalls =
     1;  // the target has a seccomp filter: programs must not make system calls
 inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here until it is attached again
+inline constexpr uint32_t kTscClock =
+    4;  // the kernel's own clock is the time stamp counter: programs may read it too
 
 struct TargetContext {
   SharedHeader header;
@@ -126,13 +128,32 @@ static_assert(offsetof(TargetContext, patches) == 192 + kArenasMax * sizeof(Aren
 static_assert(offsetof(TargetContext, traps) ==
               192 + kArenasMax * sizeof(ArenaRecord) + kPatchesMax * sizeof(PatchRecord));
 
-// Zero after fork: whoever finds tgid == 0 asks the kernel and stores it.
+// A stretch of a clock as a straight line over the time stamp counter; see src/helpers/runtime/clock.h. Written and read by
+// programs only. Zero: no line yet.
+struct alignas(64) ClockLine {
+  uint64_t sequence;   // odd: being written
+  uint64_t ticks, ns;  // where it starts
+  uint64_t slope;      // nanoseconds per tick, times 2^32
+  uint64_t ticks_max;  // good for so many ticks from its start
+  uint64_t ns_end;     // highest time the line gives: no later one starts below
+  uint64_t reserved[2];
+  // Only for who draws the next one.
+  uint64_t base_ticks, base_ns;  // an earlier reading, to measure the slope against
+  uint64_t measured;             // the clock's own slope; 0: not known
+  uint64_t reserved2[5];
+};
+static_assert(sizeof(ClockLine) == 128);
+
+// Zero after fork: whoever finds tgid == 0 asks the kernel and stores it. The clocks, too, start anew: a child may be in
+// another time namespace.
 struct TargetIdentity {
   uint32_t tgid;
   uint32_t reserved;
   // When the process began, by CLOCK_MONOTONIC and CLOCK_BOOTTIME; 0: not known (a child the daemon has not met yet).
   uint64_t start_time_ns, start_boottime_ns;
+  ClockLine monotonic, boottime;
 };
+static_assert(offsetof(TargetIdentity, monotonic) == 64 && sizeof(TargetIdentity) == 320);
 
 inline constexpr uint64_t kContextSize = (sizeof(TargetContext) + 4095) / 4096 * 4096;
 inline constexpr uint64_t kIdentityOffset = kContextSize;

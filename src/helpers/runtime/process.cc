@@ -6,9 +6,10 @@ namespace {
 
 // Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
 // program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
+template <int displacement = 0>
 inline uint32_t thread_word(int64_t offset) {
   uint32_t value;
-  asm("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
+  asm("movl %%fs:%c2(%1), %0" : "=r"(value) : "r"(offset), "i"(displacement));
   return value;
 }
 
@@ -30,10 +31,11 @@ inline uint32_t known_tid() {
 
 uint32_t current_cpu() {
   constexpr uint32_t kCpusPossible =
-      8192;  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
-  const int64_t rseq = context()->rseq_offset;
-  if (rseq != 0) {
-    const uint32_t cpu = thread_word(rseq + 4);  // struct rseq::cpu_id
+      8192;                  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
+  constexpr int kCpuId = 4;  // in struct rseq
+  const auto rseq = static_cast<int64_t>(context_word<offsetof(wire::TargetContext, rseq_offset)>());
+  if (__builtin_expect(rseq != 0, 1)) {
+    const uint32_t cpu = thread_word<kCpuId>(rseq);
     if (__builtin_expect(cpu < kCpusPossible, 1)) return cpu;
   }
   return segment_limit_cpu();

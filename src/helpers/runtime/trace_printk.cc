@@ -2,7 +2,7 @@
 // The text is made twice: once to count it (a ring record's size must be known when it is reserved, and a
 // kilobyte of the host's stack is too much to ask), once into the record. Memory that %s reads may change in
 // between; the second run is cut at, and padded to, what the first counted.
-#include "helpers/runtime/runtime.h"
+#include "helpers/runtime/clock.h"
 #include "helpers/trace_record.h"
 #include "maps/program_side.h"
 
@@ -234,7 +234,7 @@ BPFTIME_HELPER_FUNCTION(trace_printk) {
   void* memory = maps::program_side::ring_reserve(ring, kTraceTextOffset + stored, 0, tgid);
   if (memory == nullptr) return length;  // full: dropped, as the kernel's own buffer overwrites
   auto* record = static_cast<TraceRecord*>(memory);
-  record->time_ns = clock_ns(1);
+  record->time_ns = bpftime_slow_clock(kClockMonotonic);
   record->lineage = context()->lineage;
   record->tgid = tgid;
   record->tid = current_tid();
