@@ -676,9 +676,27 @@ class FunctionTranslator {
       arguments[0] =
           builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());  // the context may be a copy
     }
+    if (!is_local_call(insn) && (insn.imm == BPF_FUNC_get_stackid || insn.imm == BPF_FUNC_get_stack))
+      arguments[0] = stack_registers(arguments[0]);
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
     for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
+  }
+
+  // The wire::PtRegs at which a walk of the stack starts; 0: there are none.
+  Value* stack_registers(Value* context) {
+    const uint32_t type = scope_.program.type;
+    if (type == BPF_PROG_TYPE_RAW_TRACEPOINT || type == BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+      return word_of(0);
+    if (type != BPF_PROG_TYPE_TRACEPOINT)
+      return builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());
+    // As on Linux, the first 8 bytes of the context, which programs cannot read, point to the registers.
+    auto* entry = &function_->getEntryBlock();
+    llvm::IRBuilder<> first(entry, entry->begin());
+    Value* copy = first.CreateAlloca(first.getInt8Ty(), word_of(sizeof(wire::PtRegs)), "stack_registers");
+    const auto callee =
+        scope_.module.getOrInsertFunction("bpftime_tracepoint_registers", word(), word(), word());
+    return builder_.CreateCall(callee, {context, builder_.CreatePtrToInt(copy, word())});
   }
 
   ProgramScope& scope_;

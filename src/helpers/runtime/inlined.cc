@@ -4,4 +4,5 @@
 #include "helpers/runtime/maps.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
+#include "helpers/runtime/stack_entry.cc"
 #include "helpers/runtime/time.cc"
