@@ -6,6 +6,7 @@
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
 #include "helpers/runtime/stack.cc"
+#include "helpers/runtime/strings.cc"
 #include "helpers/runtime/task.cc"
 #include "helpers/runtime/time.cc"
 #include "helpers/runtime/trace_printk.cc"

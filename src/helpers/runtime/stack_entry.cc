@@ -26,4 +26,19 @@ BPFTIME_HELPER_FUNCTION(get_stack) {
   return static_cast<uint64_t>(bpftime_get_stack(&start, pointer(r2), static_cast<uint32_t>(r3), r4));
 }
 
+// r1 task, r2 buffer, r3 size, r4 flags; r5 registers.
+BPFTIME_HELPER_FUNCTION(get_task_stack) {
+  constexpr uint64_t kUserStack = 1u << 8;
+  const bool current = r1 == wire::task_address(current_tid());
+  if (!current && (r4 & kUserStack) != 0) {
+    bpftime_memset(pointer(r2), 0, static_cast<uint32_t>(r3));
+    return static_cast<uint64_t>(-kEopnotsupp);
+  }
+  StackStart start = stack_start(r5, invocation);
+  return static_cast<uint64_t>(bpftime_get_stack(&start, pointer(r2), static_cast<uint32_t>(r3), r4));
+}
+
+// r1 task; r2 registers. Those of the probed thread; of others there are none.
+BPFTIME_HELPER_FUNCTION(task_pt_regs) { return r1 == wire::task_address(current_tid()) ? r2 : 0; }
+
 }  // namespace bpftime::runtime

@@ -9,7 +9,7 @@ struct TimeSpec {
   int64_t nanoseconds;
 };
 using ClockGettime = long (*)(int clock, TimeSpec* time);
-constexpr int kMonotonic = 1, kMonotonicCoarse = 6, kBoottime = 7;
+constexpr int kMonotonic = 1, kMonotonicCoarse = 6, kBoottime = 7, kTai = 11;
 
 }  // namespace
 
@@ -31,5 +31,15 @@ BPFTIME_HELPER_FUNCTION(ktime_get_ns) { return clock_ns(kMonotonic); }
 BPFTIME_HELPER_FUNCTION(ktime_get_boot_ns) { return clock_ns(kBoottime); }
 
 BPFTIME_HELPER_FUNCTION(ktime_get_coarse_ns) { return clock_ns(kMonotonicCoarse); }
+
+BPFTIME_HELPER_FUNCTION(ktime_get_tai_ns) { return clock_ns(kTai); }
+
+// The kernel's tick count starts five minutes before it wraps around at 32 bits, at boot.
+BPFTIME_HELPER_FUNCTION(jiffies64) {
+  const uint64_t tick = context()->task.tick_ns;
+  if (tick == 0) return 0;
+  const uint64_t per_second = 1'000'000'000u / tick;
+  return static_cast<uint32_t>(0 - 300 * per_second) + clock_ns(kMonotonicCoarse) / tick;
+}
 
 }  // namespace bpftime::runtime
