@@ -70,9 +70,13 @@ void handle_request(struct request* r, unsigned char flags) { r->status += flags
 int find_request(struct request* r) { return r == NULL; }
 long write_bytes(const void* bytes, unsigned int count) { return bytes != NULL && count != 0; }
 double compute_ratio(struct request* r) { return r->status; }
-struct connection* pick_connection(struct request* r) { return r->connection; }
+struct connection* pick_connection(struct request* r) {
+  return r->connection;
+}
 unsigned char check_method(enum method method) { return method == METHOD_PUT; }
-struct large make_large(int number) { return (struct large){{number}}; }
+struct large make_large(int number) {
+  return (struct large){{number}};
+}
 
 long host_time(void) { return 1; }
 int host_index(void) { return 1; }
@@ -85,10 +89,16 @@ void write_log(const char* format, const void* bytes, unsigned int count) {
   host_counts.total = format[0] + ((const char*)bytes)[count];
 }
 void read_body(void* bytes, unsigned int count) { ((char*)bytes)[count] = 0; }
-struct connection* the_connection(struct request* r) { return r->connection; }
-struct connection* find_connection(struct request* r) { return r->connection; }
+struct connection* the_connection(struct request* r) {
+  return r->connection;
+}
+struct connection* find_connection(struct request* r) {
+  return r->connection;
+}
 void close_connection(struct connection* c) { c->fd = -1; }
-struct handle* open_handle(void) { return (struct handle*)&host_counts; }
+struct handle* open_handle(void) {
+  return (struct handle*)&host_counts;
+}
 void close_handle(struct handle* handle) { (void)handle; }
 int slow(void) { return 1; }
 
