@@ -106,6 +106,12 @@ wire::MapSpec spec_of(uint32_t type) {
     spec.key_size = spec.value_size = 0;
     spec.max_entries = 4096;
   }
+  if (type == BPF_MAP_TYPE_QUEUE || type == BPF_MAP_TYPE_STACK || type == BPF_MAP_TYPE_BLOOM_FILTER)
+    spec.key_size = 0;
+  if (type == BPF_MAP_TYPE_LPM_TRIE) {
+    spec.key_size = 8;
+    spec.flags = BPF_F_NO_PREALLOC;
+  }
   if (type == BPF_MAP_TYPE_PERF_EVENT_ARRAY) spec.value_size = 4;
   return spec;
 }

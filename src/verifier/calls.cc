@@ -286,7 +286,8 @@ bool check_special(Engine& engine, const Call& call) {
 uint64_t processors(const Engine& engine) {
   uint64_t count = kProcessorsMax;
   for (const MapConstraint& map : engine.request.maps)
-    if (map.spec.cpu_count != 0) count = std::min<uint64_t>(count, map.spec.cpu_count);
+    if (map.spec.cpu_count != 0 && map.spec.type != BPF_MAP_TYPE_BLOOM_FILTER)  // there it is map_extra
+      count = std::min<uint64_t>(count, map.spec.cpu_count);
   return count;
 }
 
