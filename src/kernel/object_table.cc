@@ -55,6 +55,7 @@ std::vector<std::shared_ptr<Object>> Map::references() const {
   std::vector<std::shared_ptr<Object>> out;
   if (btf) out.push_back(btf);
   for (const auto& [slot, event] : perf_slots) out.push_back(event);
+  for (const auto& [key, object] : slots) out.push_back(object);
   return out;
 }
 

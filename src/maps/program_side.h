@@ -7,6 +7,7 @@
 
 #include "maps/array.h"
 #include "maps/hash.h"
+#include "maps/map_of_maps.h"
 #include "maps/percpu_array.h"
 #include "maps/perf_event_array.h"
 #include "maps/ringbuf.h"
@@ -21,6 +22,10 @@ BPFTIME_MAPS_FOLD void* lookup_percpu(MapView map, const void* key, uint32_t cpu
       return array_lookup(map, key);
     case kTypePercpuArray:
       return percpu_array_lookup(map, key, cpu);
+    case kTypeArrayOfMaps:
+      return array_of_maps_lookup(map, key);
+    case kTypeHashOfMaps:
+      return hash_of_maps_lookup(map, key);
     default:
       return nullptr;
   }
