@@ -207,6 +207,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   const bool flags_right = registry && is_detached(*registry) == target.detached;
   // Sites that failed before are tried again only when something else must change, or on attach.
   if (registry && !create && flags_right && up_to_date(*registry, sites)) {
+    refresh_task_facts(target, sites);  // a fork needs no change, but has its own start time
     publish(target, sites);
     return {};
   }
@@ -261,6 +262,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
   if (auto mapped = map_memory(stopped, regions, memory_of(sites)); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
+  refresh_task_facts(target, sites);
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
     return s.report.skipped.empty() && s.repairs_faults();
   });

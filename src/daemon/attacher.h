@@ -112,6 +112,8 @@ class Attacher {
   bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
   Result<void> create_context(Target& target, target::StoppedProcess& stopped,
                               const std::vector<target::MappedRegion>& regions, const target::Status& status);
+  // Facts for the programs of these sites, in a process that has a context. Failures are logged: fields read as zero then.
+  void refresh_task_facts(const Target& target, const std::vector<Site>& sites) const;
   Result<void> change_sites(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
                             uint64_t agent_base, bool last_try);

@@ -1,5 +1,6 @@
 // What a target needs in its address space beside code: its context, the maps of its programs, the agent.
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,7 @@
 
 #include "base/log.h"
 #include "daemon/site.h"
+#include "daemon/task_facts.h"
 #include "maps/map.h"
 
 namespace bpftime::daemon {
@@ -142,6 +144,25 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
     }
   }
   return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
+}
+
+// Written into the running process: programs may see a mixture of old and new for a moment, of which each is true.
+void Attacher::refresh_task_facts(const Target& target, const std::vector<Site>& sites) const {
+  if (std::none_of(sites.begin(), sites.end(),
+                   [](const Site& site) { return site.report.skipped.empty() && site.needs_task_facts(); }))
+    return;
+  wire::TaskFacts facts = task_facts(target.process, kernel_task_fields());
+  // The process tells itself its id (trampolines compare it); only what lies behind is ours to refresh.
+  wire::TargetIdentity identity = identity_of(target.process, 0);
+  constexpr size_t kTimes = offsetof(wire::TargetIdentity, start_time_ns);
+  const iovec local[] = {{&facts, sizeof facts},
+                         {reinterpret_cast<uint8_t*>(&identity) + kTimes, sizeof identity - kTimes}};
+  const auto place = [&](uint64_t offset) { return reinterpret_cast<void*>(config_.window + offset); };
+  const iovec remote[] = {{place(offsetof(TargetContext, task)), sizeof facts},
+                          {place(wire::kIdentityOffset + kTimes), sizeof identity - kTimes}};
+  const ssize_t size = sizeof facts + sizeof identity - kTimes;
+  if (::process_vm_writev(target.process.pid(), local, 2, remote, 2, 0) != size)
+    log_warning("process " + std::to_string(target.process.pid()) + ": task facts: " + std::strerror(errno));
 }
 
 // Finds the agent in the process, or has it loaded. Returns its load address.
