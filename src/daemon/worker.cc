@@ -74,6 +74,8 @@ int Worker::run() {
     log_error("start: " + started.error().message);
     return 1;
   }
+  if (auto made = kernel_.set_pin_root(directory_.pins()); !made)
+    log_warning("pinning objects: " + made.error().message);
   recovering_ = false;
   for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap)) readiness_wanted(map);
   // Whoever closed its descriptors while no worker lived was not seen.

@@ -40,6 +40,10 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return slot_next_key(request);
     case BPF_MAP_FREEZE:
       return map_freeze(request);
+    case BPF_OBJ_PIN:
+      return obj_pin(request);
+    case BPF_OBJ_GET:
+      return obj_get(request);
     case BPF_BTF_LOAD:
       return btf_load(request);
     case BPF_PROG_LOAD:
@@ -135,6 +139,7 @@ Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const
 
 void Kernel::collect() {
   bool probes_differ = false;
+  drop_unlinked_pins();
   objects_.collect([&](const std::shared_ptr<Object>& object) {
     if (object->kind == ObjectKind::kLink) {
       auto& link = static_cast<Link&>(*object);

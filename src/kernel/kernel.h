@@ -91,6 +91,8 @@ class Kernel {
   const ObjectTable& objects() const { return objects_; }
   std::vector<Probe> probes() const;
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+  // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
+  Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
   bool idle() const { return objects_.size() <= 1u + (references_ != nullptr); }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
@@ -124,6 +126,7 @@ class Kernel {
   uint64_t context_address_;
   uint64_t next_map_address_;
   uint64_t attach_order_ = 0;
+  std::string pin_root_;
   std::shared_ptr<Map> trace_ring_;
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
@@ -132,6 +135,11 @@ class Kernel {
   BpfReply map_update_fd_value(const BpfRequest&);
   BpfReply map_delete_fd_value(const BpfRequest&);
   BpfReply map_freeze(const BpfRequest&);
+  BpfReply obj_pin(const BpfRequest&);
+  BpfReply obj_get(const BpfRequest&);
+  std::shared_ptr<Object> pinned_object(int name) const;
+  void watch_pin(int name) const;
+  void drop_unlinked_pins();
   // Maps of objects (map_slots.cc).
   BpfReply slot_update(const BpfRequest& request, const std::shared_ptr<Map>& map);
   BpfReply slot_delete(const BpfRequest& request, const std::shared_ptr<Map>& map);

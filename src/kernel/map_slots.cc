@@ -376,7 +376,9 @@ void Kernel::recover_slots() {
 // As Linux: when no client can reach a program array any more it is emptied, since it may hold programs that hold it.
 void Kernel::clear_unheld_arrays() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap)) {
-    if (map->spec.type != BPF_MAP_TYPE_PROG_ARRAY || map->held_outside || map->slots.empty()) continue;
+    if (map->spec.type != BPF_MAP_TYPE_PROG_ARRAY || map->held_outside || !map->pins.empty() ||
+        map->slots.empty())
+      continue;
     for (const auto& [key, program] : map->slots) write_slot(*map, key, nullptr);
     map->slots.clear();
     observer_.object_changed(*map);

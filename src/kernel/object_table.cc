@@ -197,7 +197,7 @@ void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>
   std::vector<std::shared_ptr<Object>> pending;
   for (const auto& [key, object] : objects_) {
     const bool internal = key.first == ObjectKind::kMap && static_cast<const Map&>(*object).internal;
-    if (object->held_outside || internal) pending.push_back(object);
+    if (object->held_outside || internal || !object->pins.empty()) pending.push_back(object);
   }
   while (!pending.empty()) {
     auto object = std::move(pending.back());

@@ -15,6 +15,7 @@ namespace {
 
 void put_common(Writer& out, const Object& object) {
   out.put(object.kind).put(object.id).put(object.created_by_uid).put(object.created_ns).put(object.name);
+  out.put(static_cast<uint32_t>(object.pins.size()));
 }
 
 void get_common(Reader& in, Object& object) {
@@ -22,6 +23,7 @@ void get_common(Reader& in, Object& object) {
   object.created_by_uid = in.get<uint32_t>();
   object.created_ns = in.get<uint64_t>();
   object.name = in.text();
+  object.recovered_pins = in.get<uint32_t>();
 }
 
 template <typename T>
@@ -136,6 +138,7 @@ std::vector<int> Kernel::descriptors(const Object& object) {
     out.push_back(static_cast<const Prog&>(object).code_memory.get());
   if (object.kind == ObjectKind::kPerfEvent && static_cast<const PerfEvent&>(object).readiness)
     out.push_back(static_cast<const PerfEvent&>(object).readiness.get());
+  for (const Fd& pin : object.pins) out.push_back(pin.get());
   return out;
 }
 
@@ -298,6 +301,9 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
   auto object = *made;
   object->kind = kind;
   object->fd = std::move(fds[0]);
+  if (object->recovered_pins > fds.size() - 1) return Error{EINVAL, "recover object: its pins are missing"};
+  for (size_t i = fds.size() - object->recovered_pins; i < fds.size(); ++i)
+    object->pins.push_back(std::move(fds[i]));
   auto inode = inode_of(object->fd.get());
   if (!inode) return inode.error();
   object->inode = *inode;
