@@ -18,6 +18,7 @@
 #include "base/result.h"
 #include "compiler/compiler.h"
 #include "program/program.h"
+#include "program/tracepoints.h"
 #include "verifier/verifier.h"
 #include "wire/object.h"
 
@@ -131,7 +132,8 @@ struct AttachedProgram {
   uint64_t order = 0;    // programs of one site run in the order they were attached
 };
 
-enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2 };
+// kRawTracepoint: made by BPF_RAW_TRACEPOINT_OPEN, held by its link alone.
+enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2, kTracepoint = 3, kRawTracepoint = 4 };
 
 struct PerfEvent : Object {
   PerfKind perf_kind = PerfKind::kUprobe;
@@ -144,6 +146,8 @@ struct PerfEvent : Object {
   uint64_t offset = 0;  // file offset
   InodeId file;
   std::string build_id;  // hex, may be empty
+  program::Tracepoint
+      tracepoint;  // of tracepoints and raw tracepoints; `path` is then "syscalls:sys_enter_openat"
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.
