@@ -48,7 +48,7 @@ struct Attacher::Site {
   // Instead of a function: before or after one of its `syscall` instructions.
   struct SystemCall {
     bool on_exit;
-    uint64_t function;  // address in the target
+    uint64_t function, function_size;  // address in the target
     rewrite::SystemCallSite site;
   };
   uint64_t address = 0;

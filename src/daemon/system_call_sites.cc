@@ -129,11 +129,7 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
         site.report.skipped = "a probe of " + sites[other].report.function + " stands there";
     if (site.report.skipped.empty()) end = site_end;
   }
-  for (size_t i = first; i < sites.size(); ++i) {
-    Site& site = sites[i];
-    const auto function = site.file->elf->function_at(site.file_address);
-    site.function_size = function ? function->size : 0;
-  }
+  for (size_t i = first; i < sites.size(); ++i) sites[i].function_size = sites[i].system_call->function_size;
 }
 
 void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared_ptr<FileInfo>& file,
@@ -169,7 +165,7 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       site.file = file;
       site.file_address = call.function;
       site.function_size = length;  // until add_system_call_sites has compared the patches
-      site.system_call = Site::SystemCall{on_exit, base + call.function, call.site};
+      site.system_call = Site::SystemCall{on_exit, base + call.function, call.function_size, call.site};
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
