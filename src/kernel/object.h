@@ -6,6 +6,7 @@
 // Targets map through our description, so that a probe's mapping keeps no map alive.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -88,13 +89,9 @@ struct HostClass {
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;                    // file of the policy, for messages
   std::string entry_place;               // "host.cc:94": where the host declares the entry
-  // Capabilities that variables are used by, for messages; not recorded.
-  struct State {
-    std::string variable, capability;
-    bool write = false;
-  };
-  std::vector<State> states;
-  std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
+  std::string policy_place;              // "nginx.policy.yaml:9": where the class's capabilities are listed
+  // The text that would grant what the verifier says is missing; for messages, not recorded.
+  std::function<std::string(const std::string& missing)> hint;
 };
 
 // The classes one connection's programs are put in.

@@ -8,8 +8,9 @@
 //  1. The positions in [head, tail) hold values. Pushing, taking and replacing the oldest are each one CAS of the control
 //     pair: the count is exact at every moment, and who dies has either done it or not.
 //  2. A push cannot write its slot in the same CAS, so the control pair carries the element that belongs to position
-//     tail - 1; whoever comes next writes it to its slot (settle) before doing anything else. Slot words carry the tag, so
-//     a settler that slept cannot write over a later push.
+//     tail - 1; the next push writes it to its slot (settle) before it moves the tail. So all positions below tail - 1 are in
+//     their slots. Slot words carry the tag, so a settler that slept cannot write over a later push. Every push and every
+//     pop of a stack raises the tag; a queue's pop moves its head, which never comes back.
 //  3. A value is filled before its push and copied out before its element is taken: the CAS says whether the copy is whole.
 //  4. An element that is not free belongs to who fills it (owner), or is in the queue, or was taken by somebody who died
 //     before freeing it: then no slot in [head, tail) names it, and queue_repair frees it.
@@ -51,19 +52,20 @@ BPFTIME_MAPS_FOLD QueueState queue_state(uint32_t head, uint32_t tail, uint32_t 
 }
 
 BPFTIME_MAPS_FOLD WordPair* queue_control(MapView map) { return reinterpret_cast<WordPair*>(map.base); }
-// May be torn; whoever acts on it does so by CAS of the pair, whoever only reads compares with queue_is.
+// May be torn: whoever acts on it does so by CAS of the pair, whoever only reads asks queue_still afterwards.
 BPFTIME_MAPS_FOLD QueueState queue_read(MapView map) {
   QueueState state;
-  for (uint32_t attempt = 0; attempt < 64; attempt++) {
-    state.words.low = load_acquire(&queue_control(map)->low);
-    state.words.high = load_acquire(&queue_control(map)->high);
-    if (load_acquire(&queue_control(map)->low) == state.words.low) break;
-  }
+  state.words.low = load_acquire(&queue_control(map)->low);
+  state.words.high = load_acquire(&queue_control(map)->high);
   return state;
 }
-BPFTIME_MAPS_FOLD bool queue_is(MapView map, const QueueState& state) {
-  WordPair expected = state.words;
-  return compare_exchange_pair(queue_control(map), expected, expected);
+// The state held from queue_read until now. Only reads: clients map what they look at read-only. Tags rise, and where they do
+// not (rule 2) positions do, so that two equal words, the second read first, mean that neither changed.
+BPFTIME_MAPS_FOLD bool queue_still(MapView map, const QueueState& state) {
+  __atomic_thread_fence(__ATOMIC_ACQUIRE);
+  return load_acquire(&queue_control(map)->low) == state.words.low &&
+         load_acquire(&queue_control(map)->high) == state.words.high &&
+         load_acquire(&queue_control(map)->low) == state.words.low;
 }
 BPFTIME_MAPS_FOLD bool queue_change(MapView map, const QueueState& from, const QueueState& to) {
   WordPair expected = from.words;
@@ -73,9 +75,13 @@ BPFTIME_MAPS_FOLD bool queue_change(MapView map, const QueueState& from, const Q
 BPFTIME_MAPS_FOLD uint64_t* queue_slot(MapView map, const HashGeometry& g, uint32_t position) {
   return reinterpret_cast<uint64_t*>(map.base + kHashBucketsOffset) + (position & (g.buckets - 1));
 }
-// Of the element in a settled slot.
-BPFTIME_MAPS_FOLD uint32_t queue_number(MapView map, const HashGeometry& g, uint32_t position) {
-  return static_cast<uint32_t>(load_acquire(queue_slot(map, g, position)));
+// Of the element at a position; clamped, for it is read from shared memory.
+BPFTIME_MAPS_FOLD uint32_t queue_number(MapView map, const HashGeometry& g, const QueueState& state,
+                                        uint32_t position) {
+  uint32_t number = position == state.tail() - 1
+                        ? state.newest()
+                        : static_cast<uint32_t>(load_acquire(queue_slot(map, g, position)));
+  return number - 1 < g.elements ? number : 1;
 }
 
 // Writes the newest element to its slot. False: the state is an old one.
@@ -85,9 +91,7 @@ BPFTIME_MAPS_FOLD bool queue_settle(MapView map, const HashGeometry& g, const Qu
   uint64_t before = load_acquire(slot);
   if (before == state.words.high) return true;
   // Still the state after `before` was read: then nobody but settlers of this very state changes the slot until its CAS.
-  if (load_acquire(&queue_control(map)->high) != state.words.high ||
-      load_acquire(&queue_control(map)->low) != state.words.low)
-    return false;
+  if (!queue_still(map, state)) return false;
   return compare_exchange(slot, before, state.words.high) || load_acquire(slot) == state.words.high;
 }
 
@@ -102,7 +106,7 @@ inline int64_t queue_push(MapView map, const void* value, uint64_t flags, uint32
     QueueState state = queue_read(map);
     const bool full = state.count() >= map.spec->max_entries;
     if (full && flags != kUpdateExist) {
-      if (!queue_is(map, state)) continue;
+      if (!queue_still(map, state)) continue;
       result = -kErrTooBig;
       break;
     }
@@ -113,7 +117,7 @@ inline int64_t queue_push(MapView map, const void* value, uint64_t flags, uint32
       copy_in_padded(element_value(element_at(map, g, number)), value, g.value_size);
     }
     if (!queue_settle(map, g, state)) continue;
-    uint32_t oldest = full ? queue_number(map, g, state.head()) : 0;
+    uint32_t oldest = full ? queue_number(map, g, state, state.head()) : 0;
     uint32_t generation = full ? control_generation(load_acquire(&element_at(map, g, oldest)->control)) : 0;
     if (!queue_change(map, state,
                       queue_state(state.head() + full, state.tail() + 1, number, state.tag() + 1)))
@@ -135,25 +139,24 @@ inline int64_t queue_read_out(MapView map, void* value, bool take) {
   for (uint32_t attempt = 0; attempt < kQueueTriesMax; attempt++) {
     QueueState state = queue_read(map);
     if (state.count() == 0) {
-      if (!queue_is(map, state)) continue;
+      if (!queue_still(map, state)) continue;
       uint8_t* bytes = static_cast<uint8_t*>(value);
       for (uint32_t i = 0; i < g.value_size; i++) bytes[i] = 0;
       return -kErrNoEntry;
     }
-    if (!queue_settle(map, g, state)) continue;
-    uint32_t number = queue_number(map, g, stack ? state.tail() - 1 : state.head());
+    uint32_t number = queue_number(map, g, state, stack ? state.tail() - 1 : state.head());
     Element* element = element_at(map, g, number);
     uint32_t generation = control_generation(load_acquire(&element->control));
     copy_out(value, element_value(element), g.value_size);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (!take) {
-      if (queue_is(map, state)) return 0;
+      if (queue_still(map, state)) return 0;
       continue;
     }
-    // A queue's tag need not change: its head never comes back.
     const QueueState after =
         stack ? queue_state(state.head(), state.tail() - 1,
-                            state.count() > 1 ? queue_number(map, g, state.tail() - 2) : 0, state.tag() + 1)
+                            state.count() > 1 ? queue_number(map, g, state, state.tail() - 2) : 0,
+                            state.tag() + 1)
               : queue_state(state.head() + 1, state.tail(), state.newest(), state.tag());
     if (!queue_change(map, state, after)) continue;
     pool_free(map, g, number, generation);
