@@ -40,6 +40,22 @@ SystemCalls find_in(const symbols::ElfFile& elf) {
   return out;
 }
 
+// The agent makes system calls on its own behalf, which are nobody's business, and says when an execve has come back.
+template <typename SystemCalls>
+SystemCalls exec_return_of(const symbols::ElfFile& agent) {
+  SystemCalls out;
+  const auto symbol = agent.find_symbol("bpftime_agent_exec_return");
+  if (!symbol) return out;
+  constexpr int32_t kExecve = 59;
+  rewrite::SystemCallSite site;
+  site.number = kExecve;
+  site.stands_for_call = true;
+  site.no_enter = "it is where execve comes back";
+  site.exit_length = 6;
+  out.calls.push_back({symbol->address, symbol->size, site});
+  return out;
+}
+
 bool uses_io_uring(pid_t pid) {
   const std::string directory = "/proc/" + std::to_string(pid) + "/fd/";
   DIR* entries = ::opendir(directory.c_str());
@@ -94,8 +110,14 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
   const size_t first = sites.size();
   for (const auto& region : regions) {
     anonymous += is_anonymous_code(region);
-    if (!region.executable || region.inode == 0 || is_ours(region) || is_agent(region)) continue;
+    if (!region.executable || region.inode == 0 || is_ours(region)) continue;
     const auto file = file_info(target.process, region);
+    if (is_agent(region)) {
+      if (!file->system_calls && file->elf)
+        file->system_calls = exec_return_of<FileInfo::SystemCalls>(*file->elf);
+      if (file->system_calls) add_system_calls_of(region, file, probes, sites);
+      continue;
+    }
     if (!file->elf) {
       target.report.not_seen.push_back("system calls of " + region.path + ": it cannot be read as ELF");
       continue;
@@ -158,7 +180,7 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
                                 probe.event->path,
                                 point.number});
       }
-      if (site.wants.empty()) continue;
+      if (site.wants.empty() || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),
                 [](const auto& a, const auto& b) { return a.order < b.order; });
       site.region = region;
