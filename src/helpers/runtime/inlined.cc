@@ -8,4 +8,5 @@
 #include "helpers/runtime/stack_entry.cc"
 #include "helpers/runtime/time.cc"
 
-#include "helpers/runtime/dynptr.cc"  // stands on maps.cc: a block of its own, or clang-format sorts it in front
+// Stands on maps.cc.
+#include "helpers/runtime/dynptr.cc"
