@@ -286,7 +286,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
 
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
-    if (auto patched = patch_site(target, stopped, registry, regions, site); try_again(patched)) {
+    auto patched = site.system_call ? patch_system_call(target, stopped, registry, regions, site)
+                                    : patch_site(target, stopped, registry, regions, site);
+    if (try_again(patched)) {
       return patched;
     } else if (!patched) {
       site.report.skipped = patched.error().message;
@@ -300,7 +302,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {
   target.report.probes.clear();
-  for (const auto& site : sites) target.report.probes.push_back(site.report);
+  for (const auto& site : sites)
+    if (!site.system_call) target.report.probes.push_back(site.report);
+  for (auto& report : system_call_reports(target, sites)) target.report.probes.push_back(std::move(report));
 }
 
 }  // namespace bpftime::daemon

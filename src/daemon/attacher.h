@@ -35,6 +35,10 @@ struct ProbeReport {
   std::string function;
   std::vector<ProgramReport> programs;
   std::string skipped;  // empty: active
+  // Events of system calls: `path` is the event, the rest of the place is empty.
+  bool system_call = false;
+  uint32_t sites = 0;                 // places in the process where it is seen
+  std::vector<std::string> not_seen;  // "2 calls in /lib/libc.so.6: a jump leads to it"
 };
 
 struct TargetReport {
@@ -43,6 +47,8 @@ struct TargetReport {
   uint32_t lineage = 0;
   std::vector<ProbeReport> probes;
   uint64_t faults = 0;  // loads through bad pointers that read 0; as the target says
+  std::vector<std::string>
+      not_seen;  // ways to make system calls that no event here shows, if any event is wanted
 };
 
 struct AttacherConfig {
@@ -88,7 +94,8 @@ class Attacher {
     target::Process process;
     TargetReport report;
     bool detached = false;
-    bool unfinished = false;  // the last reconcile failed
+    bool unfinished = false;                // the last reconcile failed
+    std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
   };
   struct FileInfo;
 
@@ -125,6 +132,15 @@ class Attacher {
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);
+
+  // System calls (system_call_sites.cc).
+  void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,
+                             std::vector<Site>& sites);
+  void add_system_calls_of(const target::MappedRegion& region, const std::shared_ptr<FileInfo>& file,
+                           const std::vector<kernel::Probe>& probes, std::vector<Site>& sites);
+  Result<void> patch_system_call(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                                 const std::vector<target::MappedRegion>& regions, Site& site);
+  static std::vector<ProbeReport> system_call_reports(const Target& target, const std::vector<Site>& sites);
 
   // Files, text, and what should be patched (wanted_sites.cc, patch_site.cc).
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);

@@ -48,6 +48,15 @@ json probe_json(const ProbeReport& probe) {
                         {"name", program.name},
                         {"kind", program.on_return ? "uretprobe" : "uprobe"},
                         {"elided", program.elided}});
+  if (probe.system_call) {
+    for (auto& program : programs) program["kind"] = "tracepoint";
+    return {{"path", probe.path},
+            {"programs", programs},
+            {"sites", probe.sites},
+            {"not_seen", probe.not_seen},
+            {"state", probe.skipped.empty() ? "active" : "skipped"},
+            {"reason", probe.skipped}};
+  }
   return {{"path", probe.path},         {"offset", probe.offset},
           {"function", probe.function}, {"address", probe.address},
           {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},
@@ -57,11 +66,8 @@ json probe_json(const ProbeReport& probe) {
 json target_json(const TargetReport& target) {
   json probes = json::array();
   for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
-  return {{"pid", target.pid},
-          {"name", target.name},
-          {"lineage", target.lineage},
-          {"faults", target.faults},
-          {"probes", probes}};
+  return {{"pid", target.pid},       {"name", target.name},         {"lineage", target.lineage},
+          {"faults", target.faults}, {"not_seen", target.not_seen}, {"probes", probes}};
 }
 
 Result<pid_t> pid_argument(const json& request) {
