@@ -4,7 +4,7 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo test test-long bench bench-nginx fuzz lint install clean build
+.PHONY: help demo test test-long bench bench-nginx fuzz matrix lint install clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -47,6 +47,11 @@ fuzz: ## each parser against random bytes, FUZZ_SECONDS each
 	@scripts/ensure-packages.sh build fuzz
 	@scripts/build.sh fuzz fuzz_targets
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+matrix: ## docs/eim-enforcement.md, made from its cells
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh dev bpftime
+	@/usr/bin/python3 -B tests/enforcement/matrix.py build/dev/bin/bpftime clang-19 cc . --write
 
 lint: ## format and layers
 	@scripts/ensure-packages.sh lint

@@ -63,6 +63,7 @@ Target::Target() : next_map_(address() + wire::kMapsOffset) {
   context_->lineage = 4711;
   context_->rseq_offset = __rseq_size != 0 ? __rseq_offset : 0;
   context_->tid_offset = find_tid_offset();
+  context_->flags = wire::kTscClock;  // as the daemon finds out; what it changes is tested
   void* vdso = dlopen("linux-vdso.so.1", RTLD_NOLOAD | RTLD_NOW);
   if (vdso != nullptr)
     context_->vdso_clock_gettime = reinterpret_cast<uint64_t>(dlsym(vdso, "__vdso_clock_gettime"));

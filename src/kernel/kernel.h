@@ -55,7 +55,7 @@ class Observer {
   virtual void readiness_wanted(const std::shared_ptr<Object>& object) = 0;
 };
 
-// A probe that should be in place: an enabled uprobe event with programs.
+// A probe that should be in place: an enabled event with programs.
 struct Probe {
   std::shared_ptr<PerfEvent> event;
   std::vector<AttachedProgram> programs;  // in attach order
@@ -75,7 +75,8 @@ class Kernel {
 
   ObjectTable& objects() { return objects_; }
   const ObjectTable& objects() const { return objects_; }
-  std::vector<Probe> probes() const;
+  std::vector<Probe> probes() const;              // uprobes
+  std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
 
   // Enters a host's BTF and has `policy` keep it. Shown to nobody but connections with that policy.
@@ -117,6 +118,8 @@ class Kernel {
   BpfReply prog_bind_map(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
   BpfReply link_detach(const BpfRequest&);
+  BpfReply raw_tracepoint_open(const BpfRequest&);
+  std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);

@@ -105,8 +105,11 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
   if (constraints == nullptr) return true;
   const bool is_denied = contains(constraints->helpers_denied, id) ||
                          (needs_grant(id) && !contains(constraints->helpers_granted, id));
-  return !is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name +
-                                                        "` does not grant " + std::string(prototype.name));
+  if (!is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name + "` does not grant " +
+                                                     std::string(prototype.name)))
+    return true;
+  if (!engine.verdict.diagnoses.empty()) engine.verdict.diagnoses.back().grant = prototype.name;
+  return false;
 }
 
 void note_map(Engine& engine, const Value& map) {
