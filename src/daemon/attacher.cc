@@ -260,7 +260,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (agent_base != 0)
     if (auto recorded = record_agent(target, stopped, registry, regions, agent_base); !recorded)
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
-  if (auto mapped = map_maps(stopped, regions, sites); !mapped)
+  if (auto mapped = map_memory(stopped, regions, memory_of(sites)); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
   refresh_task_facts(target, sites);
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {

@@ -16,6 +16,7 @@
 #include "symbols/symbols.h"
 #include "target/process.h"
 #include "target/registry.h"
+#include "target/stopped.h"
 
 namespace bpftime::daemon {
 
@@ -62,6 +63,8 @@ class Attacher {
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
   void reconcile_all();
+  // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
+  Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -141,9 +144,12 @@ class Attacher {
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps and context (target_memory.cc).
-  std::vector<std::shared_ptr<kernel::Map>> maps_of(const std::vector<Site>& sites) const;
-  Result<void> map_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
-                        const std::vector<Site>& sites);
+  std::vector<kernel::TargetMemory> memory_of(const std::vector<Site>& sites) const;
+  // What of `memory` is not in place yet.
+  static Result<std::vector<target::StoppedProcess::MapRequest>> missing_memory(
+      const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
+  Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
+                          const std::vector<kernel::TargetMemory>& memory);
   void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                    const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).

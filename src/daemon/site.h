@@ -1,6 +1,8 @@
 // Internal to the attacher: what it knows of a file and of a place to patch.
 #pragma once
 
+#include <linux/bpf.h>
+
 #include <algorithm>
 
 #include "daemon/attacher.h"
@@ -44,15 +46,21 @@ struct Attacher::Site {
   ProbeReport report;
   std::vector<Want> wants;
 
+  // Whether another program, not known yet, may run in its place: then the site is made for any.
+  static bool may_tail_call(const kernel::Prog& program) {
+    return std::any_of(program.maps.begin(), program.maps.end(),
+                       [](const auto& map) { return map->spec.type == BPF_MAP_TYPE_PROG_ARRAY; });
+  }
   bool needs_agent() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       const auto& code = *w.program->code;
-      return w.on_return || code.repairs_faults || code.calls_host;
+      return w.on_return || may_tail_call(*w.program) || code.repairs_faults || code.calls_host;
     });
   }
   bool repairs_faults() const {
-    return std::any_of(wants.begin(), wants.end(),
-                       [](const Want& w) { return w.program->code->repairs_faults; });
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
+      return w.program->code->repairs_faults || may_tail_call(*w.program);
+    });
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {

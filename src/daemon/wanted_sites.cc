@@ -89,8 +89,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                               event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0,
                               attached.order,
                               {}});
-        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe,
-                                        code_use(*attached.program).inert});
+        site.report.programs.push_back(
+            {attached.program->id, attached.program->name, event.return_probe,
+             !Site::may_tail_call(*attached.program) && code_use(*attached.program).inert});
       }
     }
   }

@@ -6,6 +6,7 @@
 
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
+#include "kernel/map_slots.h"
 #include "maps/map.h"
 #include "program/btf.h"
 
@@ -104,15 +105,22 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
     map->btf_key_type_id = attr.btf_key_type_id;
     map->btf_value_type_id = attr.btf_value_type_id;
   }
+  if (auto inner = set_inner(request, *map); !inner)
+    return BpfReply::fail(inner.error().code, inner.error().message);
   const uint64_t size = maps::memory_size(map->spec);
   if (size == 0) return BpfReply::fail(E2BIG, "create map " + map->name + ": size overflows");
   if (auto reserved = reserve_map_address(*map); !reserved)
     return BpfReply::fail(reserved.error().code, reserved.error().message);
   if (auto entered = enter(map, size - wire::kTrailerSize); !entered)
     return BpfReply::fail(entered.error().code, "create map " + map->name + ": " + entered.error().message);
-  auto memory = Mapping::shared(map->fd, size, PROT_READ | PROT_WRITE);
-  if (!memory) return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + memory.error().message);
-  map->memory = std::move(*memory);
+  if (holds_objects(map->spec.type)) {
+    if (auto made = make_private(*map); !made)
+      return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + made.error().message);
+  } else {
+    auto memory = Mapping::shared(map->fd, size, PROT_READ | PROT_WRITE);
+    if (!memory) return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + memory.error().message);
+    map->memory = std::move(*memory);
+  }
   maps::initialize({map->memory.data(), &map->spec});
   observer_.object_changed(*map);
   return hand_out(map, access_mode(attr.map_flags));
@@ -122,6 +130,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
   auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
   if (!map) return BpfReply::fail(EBADF, "map update: no such map");
+  if (auto refused = refuse_write(request, *map)) return *std::move(refused);
+  if (holds_objects(map->spec.type)) return slot_update(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
     return BpfReply::fail(EINVAL, "map update: map " + map->name + " takes its values in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
@@ -142,6 +152,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
 BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
   auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
   if (!map) return BpfReply::fail(EBADF, "map delete: no such map");
+  if (auto refused = refuse_write(request, *map)) return *std::move(refused);
+  if (holds_objects(map->spec.type)) return slot_delete(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
     return BpfReply::fail(EINVAL, "map delete: map " + map->name + " takes its values in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
