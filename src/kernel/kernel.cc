@@ -52,6 +52,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return prog_bind_map(request);
     case BPF_LINK_CREATE:
       return link_create(request);
+    case BPF_LINK_UPDATE:
+      return link_update(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
     case BPF_OBJ_GET_INFO_BY_FD:

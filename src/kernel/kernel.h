@@ -160,6 +160,7 @@ class Kernel {
   BpfReply prog_bind_map(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
   BpfReply link_detach(const BpfRequest&);
+  BpfReply link_update(const BpfRequest&);
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string_view>
 
 #include "loader/calls.h"
@@ -40,9 +41,17 @@ const VirtualFile* find_file(const char* path) {
 
 }  // namespace
 
-bool is_virtual_file(const char* path) { return find_file(path) != nullptr; }
+bool is_virtual_file(const char* path) {
+  if (const auto pinned = pinned_path(path))
+    return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
+  return find_file(path) != nullptr;
+}
 
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {
+  if (const auto pinned = pinned_path(path)) {
+    if ((flags & O_CREAT) != 0) return -EPERM;  // a bpf file system has no plain files
+    return raw_syscall(SYS_open, reinterpret_cast<long>(pinned->c_str()), flags);
+  }
   const VirtualFile* file = find_file(path);
   if (file == nullptr || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),
