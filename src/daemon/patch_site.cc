@@ -107,6 +107,10 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
                       : rewrite::ProgramCall::Ends::kResultInRax;
     call.use = code_use(*want.program);
     call.context_slots_read = want.program->code->context_slots_read;
+    if (Site::may_tail_call(*want.program)) {
+      call.use = {};
+      call.context_slots_read = rewrite::kAllContextSlots;
+    }
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
   const auto kept = (*arena)->find(hash);

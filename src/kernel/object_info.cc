@@ -63,6 +63,7 @@ BpfReply map_info(const BpfRequest& request, const Map& map) {
   info.value_size = map.spec.value_size;
   info.max_entries = map.spec.max_entries;
   info.map_flags = map.spec.flags;
+  if (map.spec.type == BPF_MAP_TYPE_BLOOM_FILTER) info.map_extra = map.spec.cpu_count;
   copy_name(info.name, map.name);
   if (map.btf) info.btf_id = map.btf->id;
   info.btf_key_type_id = map.btf_key_type_id;

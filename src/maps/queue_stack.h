@@ -2,7 +2,7 @@
 //
 //   +0    control: one pair of words, changed by one CAS: {head:32, tail:32} {newest:32, tag:32}
 //   +64   slots: per position (modulo their number) the element's number, and the tag of the push that put it there
-//   then  the pool's levels and elements (hash_pool.h)
+//   then  cells: elements as of a pool (hash_pool.h), as many as slots
 //
 // Rules for whoever edits this file:
 //  1. The positions in [head, tail) hold values. Pushing, taking and replacing the oldest are each one CAS of the control
@@ -21,14 +21,21 @@
 namespace bpftime::maps {
 
 inline constexpr uint32_t kQueueTriesMax = 4096;
+inline constexpr uint32_t kCellTriesMax = 1024;  // taken cells lie together, elsewhere
 inline constexpr uint32_t kQueueEntriesMax =
     1u << 27;  // more than any machine has memory for, and no sum overflows
 // Holds what a process died filling, until a repair finds time to prove it unreachable.
 inline constexpr uint32_t kOrphan = 0xfffffffe;
 
+// Cells are the pool's elements, without its bitmaps: there are twice as many as values, so that the one a push looks at first
+// is nearly always free.
 BPFTIME_MAPS_FOLD HashGeometry queue_geometry(const MapSpec& spec) {
-  const MapSpec plain = {kTypeHash, 0, spec.value_size, spec.max_entries, 0, 0};
-  return hash_geometry(plain);  // its buckets are the slots
+  const MapSpec plain = {kTypeHash, 0, spec.value_size, spec.max_entries < 32 ? 32 : spec.max_entries, 0, 0};
+  HashGeometry g = hash_geometry(plain);  // its buckets are the slots
+  g.elements = g.buckets;
+  g.elements_offset = g.levels_offset;
+  g.size = g.elements_offset + g.stride * g.elements;
+  return g;
 }
 
 inline int64_t queue_stack_check(const MapSpec& spec) {
@@ -95,6 +102,32 @@ BPFTIME_MAPS_FOLD bool queue_settle(MapView map, const HashGeometry& g, const Qu
   return compare_exchange(slot, before, state.words.high) || load_acquire(slot) == state.words.high;
 }
 
+// A free cell, now held by `owner`; 0 when none was found. Looks first where the queue has not been for longest.
+BPFTIME_MAPS_FOLD uint32_t queue_take_cell(MapView map, const HashGeometry& g, uint32_t position,
+                                           uint32_t owner) {
+  for (uint32_t attempt = 0; attempt < kCellTriesMax; attempt++) {
+    uint32_t number = ((position + attempt) & (g.elements - 1)) + 1;
+    Element* element = element_at(map, g, number);
+    uint64_t control = load_acquire(&element->control);
+    if (control_owner(control) != kFree) continue;
+    pool_raise_high_water(map, number);
+    if (compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner)))
+      return number;
+  }
+  return 0;
+}
+
+// Frees a cell of the given generation, whoever holds it; a no-op when someone else did.
+BPFTIME_MAPS_FOLD void queue_free_cell(MapView map, const HashGeometry& g, uint32_t number,
+                                       uint32_t generation) {
+  Element* element = element_at(map, g, number);
+  for (uint32_t attempt = 0; attempt < 4; attempt++) {  // the owner may say "linked" once meanwhile
+    uint64_t control = load_acquire(&element->control);
+    if (control_generation(control) != generation || control_owner(control) == kFree) return;
+    if (compare_exchange(&element->control, control, make_control(generation, kFree))) return;
+  }
+}
+
 // `flags`: BPF_EXIST makes room in a full map by dropping the oldest value.
 inline int64_t queue_push(MapView map, const void* value, uint64_t flags, uint32_t owner) {
   if (flags != kUpdateAny && flags != kUpdateExist) return -kErrInvalid;
@@ -111,7 +144,7 @@ inline int64_t queue_push(MapView map, const void* value, uint64_t flags, uint32
       break;
     }
     if (number == 0) {
-      number = pool_allocate(map, g, owner);
+      number = queue_take_cell(map, g, state.tail(), owner);
       if (number == 0) break;
       filled = load_acquire(&element_at(map, g, number)->control);
       copy_in_padded(element_value(element_at(map, g, number)), value, g.value_size);
@@ -122,13 +155,13 @@ inline int64_t queue_push(MapView map, const void* value, uint64_t flags, uint32
     if (!queue_change(map, state,
                       queue_state(state.head() + full, state.tail() + 1, number, state.tag() + 1)))
       continue;
-    if (full) pool_free(map, g, oldest, generation);
+    if (full) queue_free_cell(map, g, oldest, generation);
     // Fails when somebody has taken the value already.
     compare_exchange(&element_at(map, g, number)->control, filled,
                      make_control(control_generation(filled), kLinked));
     return 0;
   }
-  if (number != 0) pool_free(map, g, number, control_generation(filled));
+  if (number != 0) queue_free_cell(map, g, number, control_generation(filled));
   return result;
 }
 
@@ -159,7 +192,7 @@ inline int64_t queue_read_out(MapView map, void* value, bool take) {
                             state.tag() + 1)
               : queue_state(state.head() + 1, state.tail(), state.newest(), state.tag());
     if (!queue_change(map, state, after)) continue;
-    pool_free(map, g, number, generation);
+    queue_free_cell(map, g, number, generation);
     return 0;
   }
   return -kErrBusy;

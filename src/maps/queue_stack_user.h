@@ -18,7 +18,6 @@ inline void queue_repair(MapView map, uint32_t owner) {
   pool_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
     uint64_t control = load_acquire(&element->control);
-    if (control_owner(control) == kFree) pool_repair_hint(map, g, number);
     // The dead one's id may be given to another process: what it held gets a name of its own.
     if (control_owner(control) == owner)
       compare_exchange(&element->control, control, make_control(control_generation(control), kOrphan));
@@ -50,7 +49,7 @@ inline void queue_repair(MapView map, uint32_t owner) {
       uint64_t control = seen[number].control;
       uint32_t holder = control_owner(control);
       if (seen[number].reachable || (holder != kLinked && holder != kOrphan)) continue;
-      pool_free(map, g, static_cast<uint32_t>(number), control_generation(control));
+      queue_free_cell(map, g, static_cast<uint32_t>(number), control_generation(control));
     }
     break;
   }

@@ -243,6 +243,26 @@ std::set<uint64_t> jumps_inside(Bytes text, uint64_t address, const std::map<uin
 
 }  // namespace
 
+namespace {
+
+// What signal handlers return to, the same bytes in every C library because debuggers look for them:
+// mov $15,%rax; syscall. Its unwind table begins a byte early (in the padding), so it gives no bounds to decode from.
+constexpr uint8_t kSignalReturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05};
+
+std::optional<TextSystemCall> signal_return_at(Bytes text, uint64_t address, size_t call) {
+  constexpr size_t kBefore = sizeof kSignalReturn - kSystemCallSize;
+  if (call < kBefore ||
+      !std::equal(std::begin(kSignalReturn), std::end(kSignalReturn), text.begin() + (call - kBefore)))
+    return std::nullopt;
+  TextSystemCall out{address + call - kBefore, sizeof kSignalReturn, {}};
+  out.site.offset = kBefore;
+  out.site.number = kSignalReturn[3];
+  out.site.no_exit = "it does not return";
+  return out;
+}
+
+}  // namespace
+
 std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size) {
   if (size > kFunctionSizeMax) return {};
   return Function(code, size).sites();
@@ -255,6 +275,10 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
   uint64_t done = 0;  // addresses below belong to functions looked at
   for (size_t at = 0; at + kSystemCallSize <= text.size(); ++at) {
     if (text[at] != 0x0f || text[at + 1] != 0x05 || address + at < done) continue;
+    if (auto found = signal_return_at(text, address, at)) {
+      out.push_back(std::move(*found));
+      continue;
+    }
     const auto function = function_at(address + at);
     if (!function || function->first < address || function->first - address > at) continue;
     const auto [start, size] = *function;

@@ -17,8 +17,10 @@ namespace bpftime::rewrite {
 
 // One `syscall` instruction of a function; offsets count from the function's start.
 struct SystemCallSite {
-  uint32_t offset = 0;          // of `syscall`, 2 bytes
-  int32_t number = -1;          // -1: not the same at every call, or not found out
+  uint32_t offset = 0;  // of `syscall`, 2 bytes
+  int32_t number = -1;  // -1: not the same at every call, or not found out
+  bool stands_for_call =
+      false;  // no `syscall` is there, but programs shall believe it (agent/arch/x86_64/exec_return.S)
   int8_t number_register = -1;  // unknown number: this register holds it when the call returns, too
   uint32_t enter_offset = 0;    // the patch is [enter_offset, offset)
   std::string no_enter;         // why no enter programs can run here; empty: they can

@@ -328,7 +328,8 @@ Result<void> check_request(const SystemCallRequest& request) {
   const uint64_t at = request.site.offset;
   if (request.function_size <= at + kSystemCallSize && request.on_exit)
     return refuse("the function ends with it");
-  if (at + kSystemCallSize > request.code.size() || request.code[at] != 0x0f || request.code[at + 1] != 0x05)
+  if (at + kSystemCallSize > request.code.size() ||
+      (!request.site.stands_for_call && (request.code[at] != 0x0f || request.code[at + 1] != 0x05)))
     return refuse("no system call stands there");
   if (request.on_exit && request.site.number < 0 && request.site.number_register < 0)
     return refuse("the number is not known when it returns");
