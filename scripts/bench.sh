@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 commit="$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)"
 echo "==> bench" >&2
-build/release/bin/probes_bench --commit "$commit" --json build/bench.json "$@"
-build/release/bin/verifier_bench --json build/bench-verifier.json
+"${BENCH_BIN:-build/release/bin}"/probes_bench --commit "$commit" --json build/bench.json "$@" | tee build/bench.txt
+"${BENCH_BIN:-build/release/bin}"/verifier_bench --json build/bench-verifier.json
+echo "==> scripts/bench-docs.sh puts them into the documentation" >&2
 echo "==> all numbers: build/bench.json, build/bench-verifier.json" >&2
