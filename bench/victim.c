@@ -41,21 +41,20 @@ FUNCTION(probed, "");
 // Behind a 5-byte nop, where recent kernels need no trap at all.
 FUNCTION(probed_nop, "  .byte 0x0f, 0x1f, 0x44, 0x00, 0x00\n");
 
-// A page of functions apart: as in a real program, no two share a cache line.
-#define ROTATED(n) FUNCTION(rotated_##n, "");
+// Each with a site of its own.
+// clang-format off
+#define ROTATED(n) FUNCTION(rotated_##n, "")
 #define EIGHT(tens) \
-  ROTATED(tens##0)  \
-  ROTATED(tens##1)  \
-  ROTATED(tens##2) ROTATED(tens##3) ROTATED(tens##4) ROTATED(tens##5) ROTATED(tens##6) ROTATED(tens##7)
-EIGHT()
-EIGHT(1)
-EIGHT(2) EIGHT(3) EIGHT(4) EIGHT(5) EIGHT(6) EIGHT(7)
-#define NAMES(tens)                                                                              \
-  rotated_##tens##0, rotated_##tens##1, rotated_##tens##2, rotated_##tens##3, rotated_##tens##4, \
-      rotated_##tens##5, rotated_##tens##6, rotated_##tens##7
-    // Numbered in octal, without a leading zero.
-    static int (*const rotated[64])(int, const char*) = {NAMES(),  NAMES(1), NAMES(2), NAMES(3),
-                                                         NAMES(4), NAMES(5), NAMES(6), NAMES(7)};
+  ROTATED(tens##0); ROTATED(tens##1); ROTATED(tens##2); ROTATED(tens##3); \
+  ROTATED(tens##4); ROTATED(tens##5); ROTATED(tens##6); ROTATED(tens##7)
+EIGHT(); EIGHT(1); EIGHT(2); EIGHT(3); EIGHT(4); EIGHT(5); EIGHT(6); EIGHT(7);
+#define NAMES(tens) \
+  rotated_##tens##0, rotated_##tens##1, rotated_##tens##2, rotated_##tens##3, \
+  rotated_##tens##4, rotated_##tens##5, rotated_##tens##6, rotated_##tens##7
+// clang-format on
+// Numbered in octal, without a leading zero.
+static int (*const rotated[64])(int, const char*) = {NAMES(),  NAMES(1), NAMES(2), NAMES(3),
+                                                     NAMES(4), NAMES(5), NAMES(6), NAMES(7)};
 
 // Stays on one CPU: moving would cost more than what is measured. The last one, away from interrupts' usual
 // place.
