@@ -299,6 +299,18 @@ TEST_F(Extend, MapsAreSharedOnlyByClassesThatSaySo) {
   EXPECT_TRUE(shared.wait_for_output("attached")) << shared.error();
 }
 
+TEST_F(Extend, WatchedItShowsWhatExtensionsPrint) {
+  Child extend = with_input(
+      {"extend", "--watch", policy({{"print_number", "read(r.number)"}}), "--", program("extend_host")});
+  ASSERT_TRUE(extend.wait_for_output("ready"));
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_error(": number 7")) << extend.error();
+  const size_t at = extend.error().find("bpftime: printed: ");
+  EXPECT_NE(at, std::string::npos) << extend.error();
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+}
+
 // Each copy of the map takes some 68 KiB; proved of one alone is a bound of twice that. What was loaded before the worker was killed counts as well.
 TEST_F(Extend, MemoryOfAClassIsCountedAcrossTheWorkersEnd) {
   for (const auto& [allowed, fits] : {std::pair{"memory < 134KiB", false}, {"memory < 400KiB", true}}) {

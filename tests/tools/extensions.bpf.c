@@ -75,6 +75,11 @@ host__processBegin(use_map) {
   return 0;
 }
 
+host__processBegin(print_number) {
+  bpf_printk("number %d", r->number);
+  return 0;
+}
+
 // The same map.
 host__processBegin(use_map_too) {
   __u32 key = 1;
