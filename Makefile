@@ -4,7 +4,7 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo test test-long bench bench-nginx fuzz lint install clean build
+.PHONY: help demo test test-long bench bench-nginx fuzz matrix lint install clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -34,7 +34,7 @@ test-long: ## all tests
 
 bench: ## bare, kernel and ours, measured in one interleaved run
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release probes_bench verifier_bench
+	@scripts/build.sh release probes_bench map_ops_bench verifier_bench
 	@scripts/bench.sh
 
 bench-nginx: ## a firewall in nginx as C module, eBPF, Lua, njs and wasm, in one interleaved run
@@ -47,6 +47,11 @@ fuzz: ## each parser against random bytes, FUZZ_SECONDS each
 	@scripts/ensure-packages.sh build fuzz
 	@scripts/build.sh fuzz fuzz_targets
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+matrix: ## docs/eim-enforcement.md, made from its cells
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh dev bpftime
+	@/usr/bin/python3 -B tests/enforcement/matrix.py build/dev/bin/bpftime clang-19 cc . --write
 
 lint: ## format and layers
 	@scripts/ensure-packages.sh lint

@@ -110,6 +110,12 @@ wire::MapSpec spec_of(uint32_t type) {
       type == BPF_MAP_TYPE_CGROUP_ARRAY || type == BPF_MAP_TYPE_ARRAY_OF_MAPS ||
       type == BPF_MAP_TYPE_HASH_OF_MAPS)
     spec.value_size = 4;
+  if (type == BPF_MAP_TYPE_QUEUE || type == BPF_MAP_TYPE_STACK || type == BPF_MAP_TYPE_BLOOM_FILTER)
+    spec.key_size = 0;
+  if (type == BPF_MAP_TYPE_LPM_TRIE) {
+    spec.key_size = 8;
+    spec.flags = BPF_F_NO_PREALLOC;
+  }
   return spec;
 }
 

@@ -25,7 +25,8 @@ class Target {
   uint64_t address() const;
 
   // A zeroed map at its final address. Index: position among all maps made, for `load_map`.
-  uint32_t add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries);
+  uint32_t add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                   uint32_t flags = 0);
   maps::MapView map(uint32_t index) const;
   const MapBinding& binding(uint32_t index) const { return *bindings_[index]; }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }

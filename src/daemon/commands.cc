@@ -145,6 +145,20 @@ const char* map_type_name(uint32_t type) {
       return "ringbuf";
     case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
       return "perf_event_array";
+    case BPF_MAP_TYPE_PERCPU_HASH:
+      return "percpu_hash";
+    case BPF_MAP_TYPE_LRU_HASH:
+      return "lru_hash";
+    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
+      return "lru_percpu_hash";
+    case BPF_MAP_TYPE_LPM_TRIE:
+      return "lpm_trie";
+    case BPF_MAP_TYPE_QUEUE:
+      return "queue";
+    case BPF_MAP_TYPE_STACK:
+      return "stack";
+    case BPF_MAP_TYPE_BLOOM_FILTER:
+      return "bloom_filter";
     default:
       return "unknown";
   }
@@ -252,7 +266,7 @@ Answer dump_map(const kernel::Map& map) {
     from = key.data();
     if (maps::user_lookup(view, key.data(), value.data(), 0) != 0) continue;
     json entry{{"key", hex(key.data(), key.size())}};
-    if (map.spec.type == BPF_MAP_TYPE_PERCPU_ARRAY) {
+    if (value.size() > map.spec.value_size && map.spec.cpu_count != 0) {  // per CPU
       const size_t stride = value.size() / map.spec.cpu_count;
       for (uint32_t cpu = 0; cpu < map.spec.cpu_count; ++cpu)
         entry["values"].push_back(

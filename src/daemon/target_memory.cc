@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <set>
+#include <string>
 
 #include "base/log.h"
 #include "daemon/site.h"
@@ -25,6 +27,20 @@ namespace {
 
 constexpr int32_t kGlibcTidOffset =
     0x2d0;  // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
+
+// Whether the kernel itself takes the time from the time stamp counter, at one speed in every sleep state, on all CPUs alike
+// (its watchdog changes the clock source when they drift apart).
+bool counter_is_the_clock() {
+  std::string source, word;
+  std::ifstream("/sys/devices/system/clocksource/clocksource0/current_clocksource") >> source;
+  bool constant = false, nonstop = false;
+  std::ifstream cpus("/proc/cpuinfo");
+  while (source == "tsc" && !(constant && nonstop) && cpus >> word) {
+    constant |= word == "constant_tsc";
+    nonstop |= word == "nonstop_tsc";
+  }
+  return constant && nonstop;
+}
 
 }  // namespace
 
@@ -126,6 +142,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
   context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
+  if (counter_is_the_clock()) context.flags |= wire::kTscClock;
   const auto threads = stopped.threads();
   context.tid_offset = kGlibcTidOffset;
   for (const auto& thread : threads) {

@@ -104,18 +104,7 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
 
 // The policy's line that would allow what the program was refused for.
 std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
-  if (!prog.host || diagnosis.grant.empty()) return "";
-  // A variable is granted by the name of a capability to read or write it.
-  std::string missing = diagnosis.grant, either;
-  const bool write = missing.starts_with("write(");
-  for (const auto& state : prog.host->states) {
-    if (missing == state.variable) either += (either.empty() ? "" : "\" or \"") + state.capability;
-    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write)
-      missing = state.capability;
-  }
-  if (!either.empty()) missing = either;
-  return "add \"" + missing + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
-         prog.host->policy_place + ")";
+  return prog.host && prog.host->hint && !diagnosis.grant.empty() ? prog.host->hint(diagnosis.grant) : "";
 }
 
 // The refusal in one line for the developer of an extension, last in the log: source, rule, manifest and policy.

@@ -54,6 +54,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return link_create(request);
     case BPF_LINK_UPDATE:
       return link_update(request);
+    case BPF_RAW_TRACEPOINT_OPEN:
+      return raw_tracepoint_open(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
     case BPF_OBJ_GET_INFO_BY_FD:
@@ -159,9 +161,22 @@ void Kernel::collect() {
 }
 
 std::vector<Probe> Kernel::probes() const {
+  return probes_of(
+      [](const PerfEvent& event) { return event.perf_kind == PerfKind::kUprobe && event.enabled; });
+}
+
+// As Linux: programs at tracepoints belong to the tracepoint, so they run whether or not the event that brought them is
+// enabled, and whatever process or CPU it names.
+std::vector<Probe> Kernel::system_call_probes() const {
+  return probes_of([](const PerfEvent& event) {
+    return event.perf_kind == PerfKind::kTracepoint || event.perf_kind == PerfKind::kRawTracepoint;
+  });
+}
+
+std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
   for (const auto& event : objects_.all<PerfEvent>(ObjectKind::kPerfEvent)) {
-    if (event->perf_kind != PerfKind::kUprobe || !event->enabled) continue;
+    if (!wanted(*event)) continue;
     Probe probe{event, event->by_ioctl};
     probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
     if (probe.programs.empty()) continue;

@@ -69,7 +69,7 @@ class Observer {
   }
 };
 
-// A probe that should be in place: an enabled uprobe event with programs.
+// A probe that should be in place: an enabled event with programs.
 struct Probe {
   std::shared_ptr<PerfEvent> event;
   std::vector<AttachedProgram> programs;  // in attach order
@@ -89,7 +89,8 @@ class Kernel {
 
   ObjectTable& objects() { return objects_; }
   const ObjectTable& objects() const { return objects_; }
-  std::vector<Probe> probes() const;
+  std::vector<Probe> probes() const;              // uprobes
+  std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
@@ -161,6 +162,8 @@ class Kernel {
   BpfReply link_create(const BpfRequest&);
   BpfReply link_detach(const BpfRequest&);
   BpfReply link_update(const BpfRequest&);
+  BpfReply raw_tracepoint_open(const BpfRequest&);
+  std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);

@@ -6,6 +6,7 @@
 // Targets map through our description, so that a probe's mapping keeps no map alive.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "base/result.h"
 #include "compiler/compiler.h"
 #include "program/program.h"
+#include "program/tracepoints.h"
 #include "verifier/verifier.h"
 #include "wire/object.h"
 
@@ -96,13 +98,9 @@ struct HostClass {
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;                    // file of the policy, for messages
   std::string entry_place;               // "host.cc:94": where the host declares the entry
-  // Capabilities that variables are used by, for messages; not recorded.
-  struct State {
-    std::string variable, capability;
-    bool write = false;
-  };
-  std::vector<State> states;
-  std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
+  std::string policy_place;              // "nginx.policy.yaml:9": where the class's capabilities are listed
+  // The text that would grant what the verifier says is missing; for messages, not recorded.
+  std::function<std::string(const std::string& missing)> hint;
 };
 
 // The classes one connection's programs are put in.
@@ -146,7 +144,8 @@ struct AttachedProgram {
   uint64_t order = 0;    // programs of one site run in the order they were attached
 };
 
-enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2 };
+// kRawTracepoint: made by BPF_RAW_TRACEPOINT_OPEN, held by its link alone.
+enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2, kTracepoint = 3, kRawTracepoint = 4 };
 
 struct PerfEvent : Object {
   PerfKind perf_kind = PerfKind::kUprobe;
@@ -159,6 +158,8 @@ struct PerfEvent : Object {
   uint64_t offset = 0;  // file offset
   InodeId file;
   std::string build_id;  // hex, may be empty
+  program::Tracepoint
+      tracepoint;  // of tracepoints and raw tracepoints; `path` is then "syscalls:sys_enter_openat"
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.

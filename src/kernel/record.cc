@@ -66,6 +66,7 @@ void put_prog(Writer& out, const Prog& prog) {
 
 void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
+  out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
   out.put(event.path).put(event.offset).put(event.file).put(event.build_id);
   out.put(event.lost).put(event.ring.size()).put(event.readiness.valid());
   put_attached(out, event.by_ioctl);
@@ -104,7 +105,7 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
 }
 
 uint64_t Kernel::record_key(const Object& object) {
-  // Uprobe events hold programs, programs hold maps, maps hold BPF output events.
+  // Events other than output events hold programs, programs hold maps, maps hold BPF output events.
   uint64_t rank = 0;
   switch (object.kind) {
     case ObjectKind::kNone:
@@ -229,6 +230,8 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->cpu = in.get<int32_t>();
   event->enabled = in.get<bool>();
   event->return_probe = in.get<bool>();
+  event->tracepoint.on_exit = in.get<bool>();
+  event->tracepoint.number = in.get<int32_t>();
   event->path = in.text();
   event->offset = in.get<uint64_t>();
   event->file = in.get<InodeId>();

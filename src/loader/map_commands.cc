@@ -69,6 +69,9 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
   int64_t result;
   switch (call.command) {
     case BPF_MAP_LOOKUP_ELEM:
+      // Whether a bloom filter has this very value.
+      if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER && !read_user(value.data(), call.value, value_size))
+        return -EFAULT;
       result = maps::user_lookup(view, key.data(), value.data(), call.flags);
       break;
     case BPF_MAP_LOOKUP_AND_DELETE_ELEM:

@@ -164,6 +164,7 @@ int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
 }
 
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
+  if ((flags & kUpdateLock) != 0) return -kErrInvalid;  // bpf(2) asks for the lock first: there is none
   switch (map.spec->type) {
     case kTypeHash:
       return hash_update(map, key, value, flags, owner);

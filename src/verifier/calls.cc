@@ -105,8 +105,11 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
   if (constraints == nullptr) return true;
   const bool is_denied = contains(constraints->helpers_denied, id) ||
                          (needs_grant(id) && !contains(constraints->helpers_granted, id));
-  return !is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name +
-                                                        "` does not grant " + std::string(prototype.name));
+  if (!is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name + "` does not grant " +
+                                                     std::string(prototype.name)))
+    return true;
+  if (!engine.verdict.diagnoses.empty()) engine.verdict.diagnoses.back().grant = prototype.name;
+  return false;
 }
 
 void note_map(Engine& engine, const Value& map) {
@@ -283,7 +286,8 @@ bool check_special(Engine& engine, const Call& call) {
 uint64_t processors(const Engine& engine) {
   uint64_t count = kProcessorsMax;
   for (const MapConstraint& map : engine.request.maps)
-    if (map.spec.cpu_count != 0) count = std::min<uint64_t>(count, map.spec.cpu_count);
+    if (map.spec.cpu_count != 0 && map.spec.type != BPF_MAP_TYPE_BLOOM_FILTER)  // there it is map_extra
+      count = std::min<uint64_t>(count, map.spec.cpu_count);
   return count;
 }
 
