@@ -26,6 +26,9 @@ using program::Insn;
 constexpr uint8_t kMemsx = 0x80;
 constexpr int32_t kAtomicLoadAcquire = 0x100, kAtomicStoreRelease = 0x110;
 
+constexpr int32_t kTaskPtRegs = 175;
+constexpr uint32_t kTraceVprintk = 177;
+
 constexpr uint32_t kRegisters = 11;
 constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
@@ -703,8 +706,8 @@ class FunctionTranslator {
         open_ = false;
         return {};
       }
-      if (helper->id == BPF_FUNC_trace_printk && scope_.options.trace_ring == nullptr &&
-          !scope_.options.bare) {
+      if ((helper->id == BPF_FUNC_trace_printk || helper->id == kTraceVprintk) &&
+          scope_.options.trace_ring == nullptr && !scope_.options.bare) {
         return error_at(index, "bpf_trace_printk without a trace ring");
       }
       scope_.facts.makes_system_calls |= helper->system_call;
@@ -722,9 +725,34 @@ class FunctionTranslator {
       arguments[0] =
           builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());  // the context may be a copy
     }
+    if (!is_local_call(insn)) add_stack_registers(insn.imm, arguments);
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
     for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
+  }
+
+  // For helpers that look at the probed thread's registers: in place of the context, or in an argument they do not use.
+  void add_stack_registers(int32_t helper, std::vector<Value*>& arguments) {
+    if (helper == BPF_FUNC_get_stackid || helper == BPF_FUNC_get_stack) arguments[0] = stack_registers();
+    if (helper == BPF_FUNC_get_task_stack) arguments[4] = stack_registers();
+    if (helper == kTaskPtRegs) arguments[1] = stack_registers();
+  }
+
+  // Address of the wire::PtRegs at which a walk of the stack starts; 0: there are none.
+  Value* stack_registers() {
+    Value* entry = function_->getArg(kRegsArgument);
+    const uint32_t type = scope_.program.type;
+    if (type != BPF_PROG_TYPE_TRACEPOINT && type != BPF_PROG_TYPE_RAW_TRACEPOINT &&
+        type != BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+      return builder_.CreatePtrToInt(entry, word());
+    // As on Linux, the first 8 bytes of a tracepoint's record, which programs cannot read, point to the registers; the first argument
+    // of raw system call tracepoints is that pointer.
+    llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
+    Value* copy = first.CreateAlloca(first.getInt8Ty(), word_of(sizeof(wire::PtRegs)), "stack_registers");
+    const auto callee =
+        scope_.module.getOrInsertFunction("bpftime_tracepoint_registers", word(), word(), word());
+    Value* where = builder_.CreateAlignedLoad(word(), entry, llvm::Align(8));
+    return builder_.CreateCall(callee, {where, builder_.CreatePtrToInt(copy, word())});
   }
 
   ProgramScope& scope_;

@@ -1,5 +1,6 @@
 // What a target needs in its address space beside code: its context, the maps of its programs, the agent.
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,11 +11,13 @@
 
 #include "base/log.h"
 #include "daemon/site.h"
+#include "daemon/task_facts.h"
 #include "maps/map.h"
 
 namespace bpftime::daemon {
 
 using kernel::Map;
+using kernel::TargetMemory;
 using target::MappedRegion;
 using target::Registry;
 using target::StoppedProcess;
@@ -41,18 +44,15 @@ bool counter_is_the_clock() {
 
 }  // namespace
 
-// Maps what the sites' programs use and this process does not have yet.
-Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
-                                const std::vector<Site>& sites) {
+Result<std::vector<StoppedProcess::MapRequest>> Attacher::missing_memory(
+    const std::vector<MappedRegion>& regions, const std::vector<TargetMemory>& memory) {
   std::vector<StoppedProcess::MapRequest> requests;
-  for (const auto& map : maps_of(sites)) {
-    const int fd = map->sealed ? map->sealed.get() : map->fd.get();
-    auto inode = inode_of(fd);
+  for (const auto& wanted : memory) {
+    auto inode = inode_of(wanted.fd);
     if (!inode) return inode.error();
-    const uint64_t size = maps::memory_size(map->spec);
     int flags = MAP_SHARED;
     const auto same_place = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
-      return region.start == map->address && region.end == map->address + size;
+      return region.start == wanted.address && region.end == wanted.address + wanted.size;
     });
     if (same_place != regions.end()) {
       if (same_place->inode == inode->inode && same_place->device == inode->device) continue;
@@ -60,12 +60,51 @@ Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<Mappe
       // may die at any moment: replaced in one step.
       flags |= MAP_FIXED;
     }
-    requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, flags, fd, 0});
+    const int protection =
+        PROT_READ | (wanted.writable ? PROT_WRITE : 0) | (wanted.executable ? PROT_EXEC : 0);
+    requests.push_back({wanted.address, wanted.size, protection, flags, wanted.fd, 0});
   }
-  if (requests.empty()) return {};
-  auto mapped = stopped.map_all(requests);
+  return requests;
+}
+
+Result<void> Attacher::map_memory(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                                  const std::vector<TargetMemory>& memory) {
+  auto requests = missing_memory(regions, memory);
+  if (!requests) return requests.error();
+  if (requests->empty()) return {};
+  auto mapped = stopped.map_all(*requests);
   if (!mapped) return Error{mapped.error().code, "map the programs' maps: " + mapped.error().message};
   return {};
+}
+
+// A process without the memory can only come from another without it: when a look around finds none, there is none.
+Result<void> Attacher::reach(const Map& map, const std::vector<TargetMemory>& memory) {
+  const auto inode = inode_of(map.sealed ? map.sealed.get() : map.fd.get());
+  if (!inode) return inode.error();
+  constexpr int kRoundsMax = 100;
+  for (int round = 0; round < kRoundsMax; ++round) {
+    find_targets();
+    bool lacking = false;
+    for (auto& [pid, target] : targets_) {
+      auto regions = target.process.regions();
+      if (!regions) continue;  // it has ended
+      const bool uses = std::any_of(regions->begin(), regions->end(), [&](const MappedRegion& region) {
+        return region.start == map.address && region.inode == inode->inode && region.device == inode->device;
+      });
+      if (!uses) continue;
+      const auto missing = missing_memory(*regions, memory);
+      if (!missing) return missing.error();
+      if (missing->empty()) continue;
+      lacking = true;
+      auto stopped = StoppedProcess::stop(target.process);
+      if (!stopped && !target.process.alive()) continue;
+      if (!stopped) return stopped.error();
+      if (regions = target.process.regions(); !regions) return regions.error();
+      if (auto mapped = map_memory(*stopped, *regions, memory); !mapped) return mapped;
+    }
+    if (!lacking) return {};
+  }
+  return Error{EAGAIN, "map " + map.name + ": its users fork faster than memory can be mapped in them"};
 }
 
 // Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
@@ -73,31 +112,24 @@ Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<Mappe
 void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
                            const std::vector<Site>& sites) {
   std::set<uint64_t> used;
-  for (const auto& map : maps_of(sites)) used.insert(map->address);
+  for (const auto& memory : memory_of(sites)) used.insert(memory.address);
   const uint64_t first = config_.window + wire::kMapsOffset;
   for (const auto& region : regions) {
     if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
     if (region.inode == 0 || used.contains(region.start)) continue;
+    if (region.executable) continue;  // a thread may stand in it, or be about to return to it
     auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!mapped) log_warning("retire map: " + mapped.error().message);
   }
 }
 
-std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sites) const {
-  std::vector<std::shared_ptr<Map>> out;
-  auto add = [&](const std::shared_ptr<Map>& map) {
-    if (std::find(out.begin(), out.end(), map) == out.end()) out.push_back(map);
-  };
-  for (const auto& site : sites) {
-    if (!site.report.skipped.empty()) continue;
-    for (const auto& want : site.wants) {
-      for (const auto& map : want.program->maps) add(map);
-      if (want.program->runs) add(want.program->runs);
-      add(kernel_.trace_ring());
-    }
-  }
-  return out;
+std::vector<TargetMemory> Attacher::memory_of(const std::vector<Site>& sites) const {
+  std::vector<std::shared_ptr<kernel::Prog>> programs;
+  for (const auto& site : sites)
+    if (site.report.skipped.empty())
+      for (const auto& want : site.wants) programs.push_back(want.program);
+  return kernel_.memory_of(programs);
 }
 
 // What programs need to know about the process they run in.
@@ -129,6 +161,25 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
     }
   }
   return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
+}
+
+// Written into the running process: programs may see a mixture of old and new for a moment, of which each is true.
+void Attacher::refresh_task_facts(const Target& target, const std::vector<Site>& sites) const {
+  if (std::none_of(sites.begin(), sites.end(),
+                   [](const Site& site) { return site.report.skipped.empty() && site.needs_task_facts(); }))
+    return;
+  wire::TaskFacts facts = task_facts(target.process, kernel_task_fields());
+  // The process tells itself its id (trampolines compare it); only what lies behind is ours to refresh.
+  wire::TargetIdentity identity = identity_of(target.process, 0);
+  constexpr size_t kTimes = offsetof(wire::TargetIdentity, start_time_ns);
+  const iovec local[] = {{&facts, sizeof facts},
+                         {reinterpret_cast<uint8_t*>(&identity) + kTimes, sizeof identity - kTimes}};
+  const auto place = [&](uint64_t offset) { return reinterpret_cast<void*>(config_.window + offset); };
+  const iovec remote[] = {{place(offsetof(TargetContext, task)), sizeof facts},
+                          {place(wire::kIdentityOffset + kTimes), sizeof identity - kTimes}};
+  const ssize_t size = sizeof facts + sizeof identity - kTimes;
+  if (::process_vm_writev(target.process.pid(), local, 2, remote, 2, 0) != size)
+    log_warning("process " + std::to_string(target.process.pid()) + ": task facts: " + std::strerror(errno));
 }
 
 // Finds the agent in the process, or has it loaded. Returns its load address.

@@ -3,10 +3,15 @@
 
 #include <unistd.h>
 
+#include "maps/batch.h"
+#include "maps/cgroup_array.h"
 #include "maps/hash_user.h"
 #include "maps/lpm_trie_user.h"
+#include "maps/map_of_maps.h"
+#include "maps/prog_array.h"
 #include "maps/program_side.h"
 #include "maps/queue_stack_user.h"
+#include "maps/stack_trace.h"
 
 namespace bpftime::maps {
 namespace {
@@ -40,6 +45,14 @@ int64_t check_attributes(const MapSpec& spec) {
       return queue_stack_check(spec);
     case kTypeBloomFilter:
       return bloom_filter_check(spec);
+    case kTypeStackTrace:
+      return stack_trace_check(spec);
+    case kTypeProgArray:
+    case kTypeCgroupArray:
+    case kTypeArrayOfMaps:
+      return fd_array_check(spec);
+    case kTypeHashOfMaps:
+      return hash_of_maps_check(spec);
     default:
       return -kErrInvalid;
   }
@@ -68,6 +81,16 @@ uint64_t content_size(const MapSpec& spec) {
       return ring_memory(spec.max_entries);
     case kTypePerfEventArray:
       return perf_event_array_size(spec);
+    case kTypeStackTrace:
+      return stack_trace_size(spec);
+    case kTypeProgArray:
+      return prog_array_size(spec);
+    case kTypeCgroupArray:
+      return cgroup_array_size(spec);
+    case kTypeArrayOfMaps:
+      return array_of_maps_size(spec);
+    case kTypeHashOfMaps:
+      return hash_of_maps_size(spec);
     default:
       return 0;
   }
@@ -133,12 +156,15 @@ int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
       return array_user_lookup(map, key, value);
     case kTypePercpuArray:
       return percpu_array_user_lookup(map, key, value);
+    case kTypeStackTrace:
+      return stack_trace_user_lookup(map, key, value);
     default:
       return -kErrNotSupported;
   }
 }
 
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
+  if ((flags & kUpdateLock) != 0) return -kErrInvalid;  // bpf(2) asks for the lock first: there is none
   switch (map.spec->type) {
     case kTypeHash:
       return hash_update(map, key, value, flags, owner);
@@ -157,6 +183,8 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
     case kTypeStack:
     case kTypeBloomFilter:
       return push(map, value, flags, owner);
+    case kTypeStackTrace:
+      return -kErrInvalid;  // stack_map_update_elem
     default:
       return -kErrNotSupported;
   }
@@ -166,6 +194,8 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
     case kTypePerfEventArray:
       return perf_event_user_delete(map, key);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, nullptr);
     case kTypeRingbuf:
       return -kErrNotSupported;
     case kTypeQueue:
@@ -189,6 +219,8 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
     case kTypeQueue:
     case kTypeStack:
       return pop(map, value);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, value);
     default:
       return -kErrNotSupported;
   }
@@ -208,11 +240,20 @@ int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
       return -kErrInvalid;
     case kTypeBloomFilter:
       return -kErrOpNotSupported;
+    case kTypeStackTrace:
+      return stack_trace_next_key(map, key_or_null, next_key);
     case kTypeRingbuf:
       return -kErrNotSupported;
     default:
       return array_next_key(*map.spec, key_or_null, next_key);
   }
+}
+
+uint32_t batch_buckets(const MapSpec& spec) {
+  return has_buckets(spec.type) ? hash_geometry(spec).buckets : 0;
+}
+uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity) {
+  return hash_bucket_keys(map, hash_geometry(*map.spec), bucket, static_cast<uint8_t*>(keys), capacity);
 }
 
 void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
@@ -256,6 +297,8 @@ void repair(MapView map, uint32_t owner) {
     case kTypeRingbuf:
     case kTypePerfEventArray:
       return ring_repair_at(program_side::ring_of(map), owner);
+    case kTypeStackTrace:
+      return stack_trace_repair(map, owner);
     default:
       return;  // arrays hold nothing half done
   }

@@ -61,6 +61,12 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
                                uint32_t owner = kUserOwner);
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
 
+// ---- batches ----
+// Buckets of a type that Linux hands out bucket by bucket; 0: its batches go from key to key.
+uint32_t batch_buckets(const MapSpec& spec);
+// The keys of one bucket (below batch_buckets), `capacity` at most; returns how many it has.
+uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity);
+
 // ---- rings: BPF_MAP_TYPE_RINGBUF, and the staging ring of BPF_MAP_TYPE_PERF_EVENT_ARRAY ----
 // `owner` identifies the producer (its tgid), so that records of the dead can be discarded. nullptr: full.
 void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner);

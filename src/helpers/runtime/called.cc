@@ -5,5 +5,8 @@
 #include "helpers/runtime/memory.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
+#include "helpers/runtime/stack.cc"
+#include "helpers/runtime/strings.cc"
+#include "helpers/runtime/task.cc"
 #include "helpers/runtime/time_called.cc"
 #include "helpers/runtime/trace_printk.cc"

@@ -14,7 +14,7 @@
 
 namespace bpftime::runtime {
 
-inline constexpr int kClockMonotonic = 1, kClockMonotonicCoarse = 6, kClockBoottime = 7;
+inline constexpr int kClockMonotonic = 1, kClockMonotonicCoarse = 6, kClockBoottime = 7, kClockTai = 11;
 
 inline uint64_t read_ticks() {
   uint32_t low, high;

@@ -47,7 +47,7 @@ const MapRef* bpftime_ring_of(
                                             [[maybe_unused]] uint64_t r5,                               \
                                             [[maybe_unused]] const bpftime::wire::Invocation* invocation)
 
-inline constexpr int64_t kEperm = 1, kEfault = 14, kEinval = 22;
+inline constexpr int64_t kEperm = 1, kEnoent = 2, kE2big = 7, kEfault = 14, kEinval = 22, kEopnotsupp = 95;
 
 inline wire::TargetContext* context() {
   return reinterpret_cast<wire::TargetContext*>(bpftime_context_address);
@@ -94,6 +94,10 @@ extern "C" {
 // In called.cc.
 int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
 int64_t bpftime_hash_remove(const MapRef* map, const void* key);
+// The same for every type.
+void* bpftime_map_lookup(const MapRef* map, const void* key);
+int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
+int64_t bpftime_map_remove(const MapRef* map, const void* key);
 void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
 uint64_t bpftime_clock(
     int clock);  // the kernel's; 0: it cannot be read without a system call that is not allowed
