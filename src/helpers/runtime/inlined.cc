@@ -8,6 +8,3 @@
 #include "helpers/runtime/process.cc"
 #include "helpers/runtime/stack_entry.cc"
 #include "helpers/runtime/time.cc"
-
-// Stands on maps.cc.
-#include "helpers/runtime/dynptr.cc"
