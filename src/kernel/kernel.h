@@ -92,10 +92,15 @@ class Kernel {
   std::vector<Probe> probes() const;              // uprobes
   std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+  // Memory holding wire::Announcements, mapped into targets that are to tell when their libraries change. Made when first
+  // asked for; null: it could not be, or (announcements_made) was not asked for yet.
+  std::shared_ptr<Map> announcements();
+  const std::shared_ptr<Map>& announcements_made() const { return announcements_; }
+  static TargetMemory memory_of_map(const Map& map);
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
-  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr); }
+  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr) + (announcements_ != nullptr); }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
   std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
 
@@ -129,6 +134,7 @@ class Kernel {
   uint64_t attach_order_ = 0;
   std::string pin_root_;
   std::shared_ptr<Map> trace_ring_;
+  std::shared_ptr<Map> announcements_;
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
@@ -160,6 +166,7 @@ class Kernel {
   BpfReply prog_load(const BpfRequest&);
   BpfReply prog_bind_map(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
+  BpfReply uprobe_multi_link(const BpfRequest& request, const std::shared_ptr<Prog>& prog);
   BpfReply link_detach(const BpfRequest&);
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
