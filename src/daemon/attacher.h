@@ -72,6 +72,8 @@ class Attacher {
   void reconcile_all();
   // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
+  // The same for targets whose libraries have changed since last asked (wire::TargetContext::loads).
+  void reconcile_loaded();
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -103,6 +105,11 @@ class Attacher {
     bool unfinished = false;                // the last reconcile failed
     std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
     target::CallCode call_code{};
+    // Libraries loaded later (loaded_libraries.cc).
+    bool watch_wanted = false;
+    std::string no_watch;            // why it cannot be
+    uint64_t loads_seen = 0;         // of its context's `loads`
+    bool libraries_changed = false;  // since the last reconcile
     // Why this process has no signal guard, and so is patched with all threads stopped and never with traps.
     std::string no_guard;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
@@ -192,6 +199,24 @@ class Attacher {
                           const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
+  static uint64_t semaphore_of(const std::vector<target::MappedRegion>& regions,
+                               const target::MappedRegion& text, const kernel::PerfEvent& event);
+  // Libraries that come and go, and semaphores (loaded_libraries.cc).
+  bool watch_wanted(const Target& target, const std::vector<target::MappedRegion>& regions,
+                    const target::Status& status) const;
+  static bool watch_right(const Target& target, const target::Registry& registry);
+  // Installs or removes the patch that tells of libraries. What cannot be is said in the log and not tried again.
+  void change_watch(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                    const std::vector<target::MappedRegion>& regions);
+  Result<void> install_watch(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                             const std::vector<target::MappedRegion>& regions);
+  // Forgets patches of libraries that are gone.
+  Result<void> forget_unloaded(Target& target, target::Registry& registry);
+  static std::map<uint64_t, uint32_t> wanted_semaphores(const std::vector<Site>& sites);
+  static bool semaphores_right(const target::Registry& registry, const std::vector<Site>& sites);
+  Result<void> change_semaphores(target::StoppedProcess& stopped, target::Registry& registry,
+                                 const std::vector<target::MappedRegion>& regions,
+                                 const std::vector<Site>& sites);
   // Maps and context (target_memory.cc).
   std::vector<kernel::TargetMemory> memory_of(const std::vector<Site>& sites) const;
   // What of `memory` is not in place yet.
@@ -199,8 +224,8 @@ class Attacher {
       const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
-  void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
-                   const std::vector<Site>& sites);
+  void retire_maps(const Target& target, target::StoppedProcess& stopped,
+                   const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
   // Has it loaded when a program needs it or the signal guard can be had. 0: it is not there.
   uint64_t load_agent(Target& target, const std::vector<target::MappedRegion>& regions,

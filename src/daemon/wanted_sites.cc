@@ -61,6 +61,22 @@ bool Attacher::same_file(const target::Process& process, const MappedRegion& reg
   return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
 }
 
+// As Linux: in a writable private mapping of the probed file; anything else is no semaphore, and no error either.
+uint64_t Attacher::semaphore_of(const std::vector<MappedRegion>& regions, const MappedRegion& text,
+                                const kernel::PerfEvent& event) {
+  if (event.counter == 0) return 0;
+  for (const auto& region : regions) {
+    if (region.inode != text.inode || region.device != text.device || !region.writable || region.shared)
+      continue;
+    if (event.counter < region.offset || event.counter - region.offset >= region.end - region.start) continue;
+    // The same file may be mapped by several libraries' worth of namespaces: the one that belongs to this text is near it.
+    const uint64_t address = region.start + (event.counter - region.offset);
+    constexpr uint64_t kFileSpanMax = uint64_t{1} << 31;
+    if (region.start > text.start && region.start - text.start < kFileSpanMax) return address;
+  }
+  return 0;
+}
+
 // Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
 std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
                                                    const target::Status& status) {
@@ -84,6 +100,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       site.report.path = event.path;
       site.report.offset = event.offset;
       site.report.address = address;
+      if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;

@@ -1,11 +1,13 @@
 #include "daemon/worker.h"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@
 
 #include "base/log.h"
 #include "maps/map.h"
+#include "wire/target_context.h"
 
 namespace bpftime::daemon {
 
@@ -185,7 +188,8 @@ void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
   if (recovering_ || object->kind != kernel::ObjectKind::kMap) return;
   auto map = std::static_pointer_cast<kernel::Map>(object);
   if (watched_.contains(map->id)) return;
-  const bool ours = map == kernel_.trace_ring() || !map->perf_slots.empty();
+  const bool announcements = map == kernel_.announcements_made();
+  const bool ours = announcements || map == kernel_.trace_ring() || !map->perf_slots.empty();
   if (!ours && !map->readiness) return;
   Watched watched;
   Result<Fd> told = Error{};
@@ -200,7 +204,8 @@ void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
     drained_[watched.eventfd.get()] = map->id;
     watch(watched.eventfd.get());
   }
-  watched.watcher = std::make_unique<RingWatcher>(map, std::move(*told));
+  watched.watcher = announcements ? RingWatcher::of_announcements(map, std::move(*told))
+                                  : std::make_unique<RingWatcher>(map, std::move(*told));
   watched_[map->id] = std::move(watched);
 }
 
@@ -265,12 +270,27 @@ void Worker::drain(int fd) {
   auto object = kernel_.objects().find(kernel::ObjectKind::kMap, drained_.at(fd));
   if (!object) return;
   auto& map = static_cast<kernel::Map&>(*object);
+  if (object == kernel_.announcements_made()) return libraries_changed(map);
   if (!map.internal) {
     kernel_.drain_perf_array(map);
     return;
   }
   trace_.drain(map);
   send_trace();
+}
+
+// Some target has loaded or unloaded a library, and waits for a moment.
+void Worker::libraries_changed(kernel::Map& map) {
+  auto* words = reinterpret_cast<wire::Announcements*>(map.memory.data());
+  const uint32_t asked = __atomic_load_n(&words->asked, __ATOMIC_ACQUIRE);
+  if (probes_held()) {
+    probes_held_back_ = true;
+  } else {
+    attacher_->reconcile_loaded();
+    follow_targets();
+  }
+  __atomic_store_n(&words->answered, asked, __ATOMIC_RELEASE);
+  ::syscall(SYS_futex, &words->answered, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
 }
 
 void Worker::follow_targets() {

@@ -88,6 +88,7 @@ class Worker : public kernel::Observer {
   void on_client(int fd);
   void drop(int fd);
   void drain(int fd);
+  void libraries_changed(kernel::Map& announcements);
   void housekeeping();
   bool idle() const;
   bool probes_held() const;
