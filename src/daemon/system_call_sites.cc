@@ -166,14 +166,17 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       const uint64_t length = on_exit ? call.site.exit_length : call.site.offset - call.site.enter_offset;
       const uint64_t instruction = base + call.function + call.site.offset;
       if (instruction < region.start || instruction + length > region.end) continue;
+      // Then the end is waited for where the call begins.
+      const bool both = call.site.number < 0 && call.site.number_register < 0;
+      if (both && on_exit) continue;
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
-        if (point.on_exit != on_exit) continue;
+        if (point.on_exit != on_exit && !both) continue;
         if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
         for (const auto& attached : probe.programs)
           site.wants.push_back({attached.program,
                                 attached.cookie,
-                                on_exit,
+                                point.on_exit,
                                 0,
                                 attached.order,
                                 {},
@@ -191,8 +194,6 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
-      if (on_exit && call.site.number < 0 && call.site.number_register < 0 && site.report.skipped.empty())
-        site.report.skipped = "its number is not known when it returns";
       sites.push_back(std::move(site));
     }
   }
@@ -206,7 +207,7 @@ Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped
   const auto code = site.file->elf->read(site.file_address, site.function_size + kPaddingMax);
 
   uint64_t low = site.region.start, high = site.region.end;
-  uint64_t room = kPageSize;  // the trampoline
+  uint64_t room = 4 * kPageSize;  // the trampoline
   for (const auto& want : site.wants) room += round_up(want.program->code->image.size(), 16) + 256;
   auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
   if (!arena) return arena.error();
@@ -237,7 +238,8 @@ Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
     program.only_number = want.only_number;
-    request.programs.push_back(program);
+    const bool end_of_enter = want.on_return && !request.on_exit;
+    (end_of_enter ? request.exit_programs : request.programs).push_back(program);
   }
   const auto kept = (*arena)->find(hash);
   request.trampoline_address = kept ? *kept : (*arena)->next();
