@@ -26,6 +26,9 @@ using program::Insn;
 constexpr uint8_t kMemsx = 0x80;
 constexpr int32_t kAtomicLoadAcquire = 0x100, kAtomicStoreRelease = 0x110;
 
+constexpr int32_t kTaskPtRegs = 175;
+constexpr uint32_t kTraceVprintk = 177;
+
 constexpr uint32_t kRegisters = 11;
 constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
@@ -62,6 +65,7 @@ struct ProgramScope {
   TranslationFacts facts;
   std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
+  std::map<std::pair<uint32_t, uint32_t>, llvm::Function*> map_helpers = {};  // by helper id and map index
 
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
@@ -109,7 +113,43 @@ struct ProgramScope {
     }
     return map_globals[index];
   }
+
+  llvm::Function* helper(const helpers::Helper& helper) const {
+    return llvm::cast<llvm::Function>(
+        module.getOrInsertFunction(std::string(helper.symbol), helper_type()).getCallee());
+  }
+
+  // `helper`, whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
+  // its calls, or inlined where that is shorter. Without this a program that calls twice would get the body for any map.
+  llvm::Function* map_helper(const helpers::Helper& row, uint32_t index) {
+    llvm::Function*& made = map_helpers[{row.id, index}];
+    if (made != nullptr) return made;
+    made = llvm::Function::Create(helper_type(), llvm::GlobalValue::InternalLinkage,
+                                  std::string(row.symbol) + "_of_map_" + std::to_string(index), module);
+    llvm::IRBuilder<> builder(BasicBlock::Create(context(), "entry", made));
+    std::vector<Value*> arguments;
+    for (llvm::Argument& argument : made->args()) arguments.push_back(&argument);
+    arguments[0] = builder.CreatePtrToInt(map_global(index), word());
+    llvm::CallInst* call = builder.CreateCall(helper_type(), helper(row), arguments);
+    call->addFnAttr(llvm::Attribute::AlwaysInline);
+    builder.CreateRet(call);
+    return made;
+  }
 };
+
+// Helpers whose first argument is a map and whose bodies are inlined (src/helpers/runtime/maps.cc).
+bool is_map_helper(uint32_t id) {
+  switch (id) {
+    case BPF_FUNC_map_lookup_elem:
+    case BPF_FUNC_map_update_elem:
+    case BPF_FUNC_map_delete_elem:
+    case BPF_FUNC_ringbuf_reserve:
+    case BPF_FUNC_ringbuf_query:
+      return true;
+    default:
+      return false;
+  }
+}
 
 // What C leaves in the upper bits of a narrow argument or result is anything.
 Value* extend_argument(llvm::IRBuilder<>& builder, Value* value, const verifier::Argument& type) {
@@ -154,6 +194,15 @@ class FunctionTranslator {
   bool proved_dead(uint32_t index) const {
     const verifier::Facts* facts = scope_.options.facts;
     return facts != nullptr && index < facts->insns.size() && !facts->insns[index].reached;
+  }
+
+  // The map that a helper call at `index` always gets.
+  std::optional<uint32_t> proved_map(uint32_t index) const {
+    const verifier::Facts* facts = scope_.options.facts;
+    if (facts == nullptr || index >= facts->insns.size() || !facts->insns[index].same_map)
+      return std::nullopt;
+    const uint32_t map = facts->insns[index].map;
+    return map < scope_.maps.size() ? std::optional(map) : std::nullopt;
   }
 
   Result<void> make_blocks() {
@@ -657,14 +706,14 @@ class FunctionTranslator {
         open_ = false;
         return {};
       }
-      if (helper->id == BPF_FUNC_trace_printk && scope_.options.trace_ring == nullptr &&
-          !scope_.options.bare) {
+      if ((helper->id == BPF_FUNC_trace_printk || helper->id == kTraceVprintk) &&
+          scope_.options.trace_ring == nullptr && !scope_.options.bare) {
         return error_at(index, "bpf_trace_printk without a trace ring");
       }
       scope_.facts.makes_system_calls |= helper->system_call;
       scope_.facts.repairs_faults |= helper->repairs_faults;
-      callee = llvm::cast<llvm::Function>(
-          scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.helper_type()).getCallee());
+      const auto map = is_map_helper(helper->id) ? proved_map(index) : std::nullopt;
+      callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(*helper);
     }
     std::vector<Value*> arguments(is_local_call(insn) ? 7 : 6);
     // A local function may move the pointers it gets.
@@ -676,9 +725,34 @@ class FunctionTranslator {
       arguments[0] =
           builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());  // the context may be a copy
     }
+    if (!is_local_call(insn)) add_stack_registers(insn.imm, arguments);
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
     for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
+  }
+
+  // For helpers that look at the probed thread's registers: in place of the context, or in an argument they do not use.
+  void add_stack_registers(int32_t helper, std::vector<Value*>& arguments) {
+    if (helper == BPF_FUNC_get_stackid || helper == BPF_FUNC_get_stack) arguments[0] = stack_registers();
+    if (helper == BPF_FUNC_get_task_stack) arguments[4] = stack_registers();
+    if (helper == kTaskPtRegs) arguments[1] = stack_registers();
+  }
+
+  // Address of the wire::PtRegs at which a walk of the stack starts; 0: there are none.
+  Value* stack_registers() {
+    Value* entry = function_->getArg(kRegsArgument);
+    const uint32_t type = scope_.program.type;
+    if (type != BPF_PROG_TYPE_TRACEPOINT && type != BPF_PROG_TYPE_RAW_TRACEPOINT &&
+        type != BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+      return builder_.CreatePtrToInt(entry, word());
+    // As on Linux, the first 8 bytes of a tracepoint's record, which programs cannot read, point to the registers; the first argument
+    // of raw system call tracepoints is that pointer.
+    llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
+    Value* copy = first.CreateAlloca(first.getInt8Ty(), word_of(sizeof(wire::PtRegs)), "stack_registers");
+    const auto callee =
+        scope_.module.getOrInsertFunction("bpftime_tracepoint_registers", word(), word(), word());
+    Value* where = builder_.CreateAlignedLoad(word(), entry, llvm::Align(8));
+    return builder_.CreateCall(callee, {where, builder_.CreatePtrToInt(copy, word())});
   }
 
   ProgramScope& scope_;

@@ -39,6 +39,7 @@ const Field* find_field(uint32_t type, int64_t offset, uint32_t size, Access acc
 }
 
 void note_read(Engine& engine, int64_t offset, uint32_t size) {
+  engine.facts.context_end = std::max(engine.facts.context_end, static_cast<uint64_t>(offset) + size);
   for (int64_t slot = offset / 8; slot <= (offset + size - 1) / 8; ++slot) {
     if (slot < kSlotsTracked) {
       engine.facts.context_slots_read |= 1ull << slot;
