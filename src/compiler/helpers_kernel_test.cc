@@ -66,8 +66,7 @@ TEST_F(BothWays, NumbersFromText) {
                          "-",
                          "+5",
                          "\t\n\v\f\r 9",
-                         "\xa0"
-                         "3",
+                         "\240\063",  // a no-break space and a 3
                          "9223372036854775807",
                          "9223372036854775808",
                          "-9223372036854775808",
@@ -431,6 +430,27 @@ TEST_F(Stacks, ChainsThatLeadNowhereEnd) {
   EXPECT_EQ(get_stack(frames.regs(), 256, kUser).first, 256);
   frames.words[0] = 1;
   EXPECT_EQ(get_stack(frames.regs(), 256, kUser).first, 16);
+}
+
+TEST_F(Stacks, TracepointsPointToTheirRegisters) {
+  Frames frames;
+  wire::PtRegs regs = frames.regs();
+  uint64_t buffer[8] = {};
+  for (const uint32_t type : {BPF_PROG_TYPE_TRACEPOINT, BPF_PROG_TYPE_RAW_TRACEPOINT}) {
+    target_.use_program_type(type);
+    const auto stack_at = [&](uint64_t where) {
+      uint64_t record[4] = {where};
+      return static_cast<int64_t>(target_.run(Sequence() << load_imm(2, reinterpret_cast<uint64_t>(buffer))
+                                                         << mov(3, 64) << load_imm(4, kUser)
+                                                         << call(BPF_FUNC_get_stack) << exit_insn(),
+                                              record));
+    };
+    EXPECT_EQ(stack_at(reinterpret_cast<uint64_t>(&regs)), 40);
+    EXPECT_EQ(buffer[1], 0x2000u);
+    EXPECT_EQ(stack_at(0), 0);
+    EXPECT_EQ(stack_at(16), 0);
+    EXPECT_EQ(stack_at(~uint64_t{0} - 64), 0);
+  }
 }
 
 TEST_F(Stacks, StackIdsAreStoredOnce) {

@@ -123,6 +123,7 @@ maps::MapView Target::map(uint32_t index) const {
 Result<Code> Target::compile(std::vector<program::Insn> insns) {
   program::Program program;
   program.name = "test";
+  program.type = program_type_;
   program.insns = std::move(insns);
   if (auto valid = program::validate(program); !valid) return valid.error();
   std::vector<MapBinding> bindings;

@@ -29,6 +29,7 @@ class Target {
                    uint32_t flags = 0);
   maps::MapView map(uint32_t index) const;
   const MapBinding& binding(uint32_t index) const { return *bindings_[index]; }
+  void use_program_type(uint32_t type) { program_type_ = type; }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }
 
   Result<Code> compile(std::vector<program::Insn> insns);
@@ -40,6 +41,7 @@ class Target {
   uint64_t next_map_;
   std::vector<std::unique_ptr<MapBinding>> bindings_;
   int trace_ring_ = -1;
+  uint32_t program_type_ = 0;
 };
 
 // Instruction sequences.

@@ -725,33 +725,34 @@ class FunctionTranslator {
       arguments[0] =
           builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());  // the context may be a copy
     }
-    if (!is_local_call(insn) && (insn.imm == BPF_FUNC_get_stackid || insn.imm == BPF_FUNC_get_stack))
-      arguments[0] = stack_registers(arguments[0]);
-    // Of the context there is no argument; these are the ones the helpers do not use.
-    if (!is_local_call(insn) && insn.imm == BPF_FUNC_get_task_stack)
-      arguments[4] = stack_registers(context_argument());
-    if (!is_local_call(insn) && insn.imm == kTaskPtRegs) arguments[1] = stack_registers(context_argument());
+    if (!is_local_call(insn)) add_stack_registers(insn.imm, arguments);
     set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
     for (uint32_t i = BPF_REG_1; i <= BPF_REG_5; i++) frame_offsets_[i].reset();
     return {};
   }
 
-  // The program's own context: what its entry passes on as registers stands for it but in tracepoints.
-  Value* context_argument() { return start_ == 0 ? static_cast<Value*>(function_->getArg(0)) : word_of(0); }
-  // The wire::PtRegs at which a walk of the stack starts; 0: there are none.
-  Value* stack_registers(Value* context) {
+  // For helpers that look at the probed thread's registers: in place of the context, or in an argument they do not use.
+  void add_stack_registers(int32_t helper, std::vector<Value*>& arguments) {
+    if (helper == BPF_FUNC_get_stackid || helper == BPF_FUNC_get_stack) arguments[0] = stack_registers();
+    if (helper == BPF_FUNC_get_task_stack) arguments[4] = stack_registers();
+    if (helper == kTaskPtRegs) arguments[1] = stack_registers();
+  }
+
+  // Address of the wire::PtRegs at which a walk of the stack starts; 0: there are none.
+  Value* stack_registers() {
+    Value* entry = function_->getArg(kRegsArgument);
     const uint32_t type = scope_.program.type;
-    if (type == BPF_PROG_TYPE_RAW_TRACEPOINT || type == BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
-      return word_of(0);
-    if (type != BPF_PROG_TYPE_TRACEPOINT)
-      return builder_.CreatePtrToInt(function_->getArg(kRegsArgument), word());
-    // As on Linux, the first 8 bytes of the context, which programs cannot read, point to the registers.
-    auto* entry = &function_->getEntryBlock();
-    llvm::IRBuilder<> first(entry, entry->begin());
+    if (type != BPF_PROG_TYPE_TRACEPOINT && type != BPF_PROG_TYPE_RAW_TRACEPOINT &&
+        type != BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+      return builder_.CreatePtrToInt(entry, word());
+    // As on Linux, the first 8 bytes of a tracepoint's record, which programs cannot read, point to the registers; the first argument
+    // of raw system call tracepoints is that pointer.
+    llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
     Value* copy = first.CreateAlloca(first.getInt8Ty(), word_of(sizeof(wire::PtRegs)), "stack_registers");
     const auto callee =
         scope_.module.getOrInsertFunction("bpftime_tracepoint_registers", word(), word(), word());
-    return builder_.CreateCall(callee, {context, builder_.CreatePtrToInt(copy, word())});
+    Value* where = builder_.CreateAlignedLoad(word(), entry, llvm::Align(8));
+    return builder_.CreateCall(callee, {where, builder_.CreatePtrToInt(copy, word())});
   }
 
   ProgramScope& scope_;

@@ -44,6 +44,8 @@ bool needs_system_calls(uint32_t id) {
     case BPF_FUNC_get_current_comm:
     case BPF_FUNC_trace_printk:
     case kTraceVprintk:
+    case BPF_FUNC_send_signal:
+    case BPF_FUNC_send_signal_thread:
     case BPF_FUNC_perf_event_output:
     case BPF_FUNC_ringbuf_output:
     case BPF_FUNC_ringbuf_submit:

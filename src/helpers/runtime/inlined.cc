@@ -3,10 +3,8 @@
 #include "helpers/runtime/counters.cc"
 #include "helpers/runtime/host.cc"
 #include "helpers/runtime/maps.cc"
+#include "helpers/runtime/maps_dynptr.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
 #include "helpers/runtime/stack_entry.cc"
 #include "helpers/runtime/time.cc"
-
-// Stands on maps.cc.
-#include "helpers/runtime/dynptr.cc"

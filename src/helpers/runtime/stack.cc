@@ -96,13 +96,12 @@ int64_t bpftime_get_stack(const StackStart* start, void* buffer, uint64_t size, 
   return static_cast<int64_t>(count * element);
 }
 
-uint64_t bpftime_tracepoint_registers(uint64_t context, uint64_t copy) {
-  uint64_t where = 0;
+uint64_t bpftime_tracepoint_registers(uint64_t where, uint64_t copy) {
   auto* registers = pointer<wire::PtRegs>(copy);
   const auto read = [&](size_t offset, uint64_t& value) { return load_checked(where + offset, value) == 0; };
-  const bool readable =
-      load_checked(context, where) == 0 && where != 0 && read(offsetof(wire::PtRegs, rip), registers->rip) &&
-      read(offsetof(wire::PtRegs, rsp), registers->rsp) && read(offsetof(wire::PtRegs, rbp), registers->rbp);
+  const bool readable = where != 0 && read(offsetof(wire::PtRegs, rip), registers->rip) &&
+                        read(offsetof(wire::PtRegs, rsp), registers->rsp) &&
+                        read(offsetof(wire::PtRegs, rbp), registers->rbp);
   return readable ? copy : 0;
 }
 

@@ -16,8 +16,9 @@ __attribute__((visibility("hidden"))) int64_t bpftime_get_stackid(const StackSta
                                                                   uint64_t flags);
 __attribute__((visibility("hidden"))) int64_t bpftime_get_stack(const StackStart* start, void* buffer,
                                                                 uint64_t size, uint64_t flags);
-// The registers a tracepoint's context points to, of which a walk needs ip, sp and bp: copied. 0: none that could be read.
-__attribute__((visibility("hidden"))) uint64_t bpftime_tracepoint_registers(uint64_t context, uint64_t copy);
+// The registers at an address out of a tracepoint's context, of which a walk needs ip, sp and bp: copied. 0: none that
+// could be read.
+__attribute__((visibility("hidden"))) uint64_t bpftime_tracepoint_registers(uint64_t where, uint64_t copy);
 }
 
 }  // namespace bpftime::runtime
