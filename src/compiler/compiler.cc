@@ -118,4 +118,6 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   return code;
 }
 
+void warm_up() {}
+
 }  // namespace bpftime::compiler

@@ -64,4 +64,8 @@ struct MachineCode {
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
 
+// Does now what the first compile() would do besides its own work, so that it need not: whoever starts and has nothing to do
+// yet calls it.
+void warm_up();
+
 }  // namespace bpftime::compiler

@@ -28,6 +28,7 @@ class Target {
   uint32_t add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries);
   maps::MapView map(uint32_t index) const;
   const MapBinding& binding(uint32_t index) const { return *bindings_[index]; }
+  uint32_t map_count() const { return static_cast<uint32_t>(bindings_.size()); }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }
 
   Result<Code> compile(std::vector<program::Insn> insns);
