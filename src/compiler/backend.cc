@@ -15,6 +15,26 @@
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Target/TargetMachine.h>
+#include <llvm/Transforms/IPO/GlobalDCE.h>
+#include <llvm/Transforms/IPO/ModuleInliner.h>
+#include <llvm/Transforms/InstCombine/InstCombine.h>
+#include <llvm/Transforms/Scalar/ADCE.h>
+#include <llvm/Transforms/Scalar/CorrelatedValuePropagation.h>
+#include <llvm/Transforms/Scalar/DeadStoreElimination.h>
+#include <llvm/Transforms/Scalar/EarlyCSE.h>
+#include <llvm/Transforms/Scalar/GVN.h>
+#include <llvm/Transforms/Scalar/IndVarSimplify.h>
+#include <llvm/Transforms/Scalar/JumpThreading.h>
+#include <llvm/Transforms/Scalar/LICM.h>
+#include <llvm/Transforms/Scalar/LoopDeletion.h>
+#include <llvm/Transforms/Scalar/LoopInstSimplify.h>
+#include <llvm/Transforms/Scalar/LoopPassManager.h>
+#include <llvm/Transforms/Scalar/LoopRotation.h>
+#include <llvm/Transforms/Scalar/LoopSimplifyCFG.h>
+#include <llvm/Transforms/Scalar/LoopUnrollPass.h>
+#include <llvm/Transforms/Scalar/SROA.h>
+#include <llvm/Transforms/Scalar/SimplifyCFG.h>
+#include <llvm/Transforms/Vectorize/LoopVectorize.h>
 
 #include <string>
 #include <vector>
@@ -72,7 +92,6 @@ void set_attributes(llvm::Module& module) {
     function.addFnAttr(llvm::Attribute::NoRedZone);
     function.addFnAttr(llvm::Attribute::NoUnwind);
     function.addFnAttr(llvm::Attribute::NullPointerIsValid);
-    function.addFnAttr(llvm::Attribute::NoImplicitFloat);
   }
 }
 
@@ -106,11 +125,63 @@ Result<void> link_runtime(llvm::Module& module) {
   return {};
 }
 
+llvm::SimplifyCFGOptions final_cfg() {
+  return llvm::SimplifyCFGOptions()
+      .convertSwitchRangeToICmp(true)
+      .convertSwitchToLookupTable(true)
+      .needCanonicalLoops(false)
+      .hoistCommonInsts(true)
+      .sinkCommonInsts(true);
+}
+
+// What makes inlining see what it inlines into: registers as values, map references as constants.
+llvm::FunctionPassManager before_inlining() {
+  llvm::FunctionPassManager passes;
+  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
+  passes.addPass(llvm::EarlyCSEPass(true));
+  passes.addPass(llvm::SimplifyCFGPass());
+  return passes;
+}
+
+llvm::FunctionPassManager loop_passes() {
+  llvm::FunctionPassManager passes;
+  llvm::LoopPassManager first, second;
+  first.addPass(llvm::LoopInstSimplifyPass());
+  first.addPass(llvm::LoopSimplifyCFGPass());
+  first.addPass(llvm::LICMPass(llvm::LICMOptions()));
+  first.addPass(llvm::LoopRotatePass());
+  first.addPass(llvm::LICMPass(llvm::LICMOptions()));
+  passes.addPass(llvm::createFunctionToLoopPassAdaptor(std::move(first), /*UseMemorySSA=*/true));
+  passes.addPass(llvm::SimplifyCFGPass());
+  passes.addPass(llvm::InstCombinePass());
+  second.addPass(llvm::IndVarSimplifyPass());
+  second.addPass(llvm::LoopDeletionPass());
+  second.addPass(llvm::LoopFullUnrollPass(2, /*OnlyWhenForced=*/false));
+  passes.addPass(llvm::createFunctionToLoopPassAdaptor(std::move(second)));
+  return passes;
+}
+
+llvm::FunctionPassManager after_inlining() {
+  llvm::FunctionPassManager passes;
+  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
+  passes.addPass(llvm::EarlyCSEPass(true));
+  passes.addPass(llvm::InstCombinePass());
+  passes.addPass(llvm::JumpThreadingPass());
+  passes.addPass(llvm::CorrelatedValuePropagationPass());
+  passes.addPass(llvm::SimplifyCFGPass());
+  passes.addPass(loop_passes());
+  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
+  passes.addPass(llvm::GVNPass());
+  passes.addPass(llvm::InstCombinePass());
+  passes.addPass(llvm::DSEPass());
+  passes.addPass(llvm::ADCEPass());
+  passes.addPass(llvm::LoopUnrollPass(llvm::LoopUnrollOptions(2)));
+  passes.addPass(llvm::InstCombinePass());
+  passes.addPass(llvm::SimplifyCFGPass(final_cfg()));
+  return passes;
+}
+
 void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
-  llvm::PipelineTuningOptions tuning;
-  tuning.LoopVectorization = false;  // no vector registers to use
-  tuning.SLPVectorization = false;
-  tuning.LoopUnrolling = false;
   llvm::LoopAnalysisManager loops;
   llvm::FunctionAnalysisManager functions;
   llvm::CGSCCAnalysisManager components;
@@ -119,13 +190,22 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
   llvm::TargetLibraryInfoImpl library{llvm::Triple(kTriple)};
   library.disableAllFunctions();
   functions.registerPass([&library] { return llvm::TargetLibraryAnalysis(library); });
-  llvm::PassBuilder builder(&machine, tuning);
+  llvm::PassBuilder builder(&machine);
   builder.registerModuleAnalyses(modules);
   builder.registerCGSCCAnalyses(components);
   builder.registerFunctionAnalyses(functions);
   builder.registerLoopAnalyses(loops);
   builder.crossRegisterProxies(loops, functions, components, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
+  if (getenv("OLDPIPE")) {
+    builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
+    return;
+  }
+  llvm::ModulePassManager passes;
+  passes.addPass(llvm::createModuleToFunctionPassAdaptor(before_inlining()));
+  passes.addPass(llvm::ModuleInlinerWrapperPass(llvm::getInlineParams(2, 0), /*MandatoryFirst=*/false));
+  passes.addPass(llvm::GlobalDCEPass());
+  passes.addPass(llvm::createModuleToFunctionPassAdaptor(after_inlining()));
+  passes.run(module, modules);
 }
 
 // Declares a copy function as the runtime defines it.
@@ -201,26 +281,31 @@ std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std:
   return module;
 }
 
+#include <time.h>
+static double tnow(){timespec t;clock_gettime(CLOCK_MONOTONIC,&t);return t.tv_sec*1e3+t.tv_nsec/1e6;}
 Result<EmittedObject> emit_object(llvm::Module& module, Diagnostics& diagnostics) {
+  double T=tnow(); auto lap=[&](const char*w){double n=tnow(); fprintf(stderr,"%s %.2f  ",w,n-T); T=n;};
   std::string why;
   llvm::TargetMachine* machine = target_machine(why);
   if (machine == nullptr) return Error{ENOTSUP, "compile: LLVM has no x86-64 backend: " + why};
   if (Result<void> good = verify(module, "before optimisation"); !good) return good.error();
+lap("verify");
   if (Result<void> linked = link_runtime(module); !linked) return linked.error();
+lap("link");
   set_attributes(module);
   internalize(module);
-  optimize(module, *machine);
+lap("attr"); if (getenv("DUMPIR")) {std::error_code ec; llvm::raw_fd_ostream o(getenv("DUMPIR"), ec); module.print(o,nullptr);} optimize(module, *machine); lap("opt");
   EmittedObject out;
   out.context_slots_read = context_slots_read(module);
   lower_copies(module);
   if (Result<void> good = verify(module, "after optimisation"); !good) return good.error();
 
-  llvm::raw_svector_ostream stream(out.bytes);
+lap("verify2"); if (getenv("DUMPIR2")) {std::error_code ec; llvm::raw_fd_ostream o(getenv("DUMPIR2"), ec); module.print(o,nullptr);}  llvm::raw_svector_ostream stream(out.bytes);
   llvm::legacy::PassManager passes;
   if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile)) {
     return Error{ENOTSUP, "compile: LLVM cannot emit object files"};
   }
-  passes.run(module);
+lap("addpasses");  passes.run(module); lap("codegen"); fprintf(stderr,"\n");
   if (!diagnostics.text().empty()) return Error{EINVAL, "compile: " + diagnostics.text()};
   return out;
 }
