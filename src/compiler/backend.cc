@@ -1,45 +1,22 @@
 #include "compiler/backend.h"
 
-#include <llvm/Analysis/TargetLibraryInfo.h>
 #include <llvm/Bitcode/BitcodeReader.h>
 #include <llvm/IR/DiagnosticInfo.h>
 #include <llvm/IR/DiagnosticPrinter.h>
-#include <llvm/IR/IRBuilder.h>
-#include <llvm/IR/InstIterator.h>
-#include <llvm/IR/IntrinsicInst.h>
 #include <llvm/IR/LegacyPassManager.h>
 #include <llvm/IR/Verifier.h>
 #include <llvm/Linker/Linker.h>
 #include <llvm/MC/TargetRegistry.h>
-#include <llvm/Passes/PassBuilder.h>
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Target/TargetMachine.h>
-#include <llvm/Transforms/IPO/GlobalDCE.h>
-#include <llvm/Transforms/IPO/ModuleInliner.h>
-#include <llvm/Transforms/InstCombine/InstCombine.h>
-#include <llvm/Transforms/Scalar/ADCE.h>
-#include <llvm/Transforms/Scalar/CorrelatedValuePropagation.h>
-#include <llvm/Transforms/Scalar/DeadStoreElimination.h>
-#include <llvm/Transforms/Scalar/EarlyCSE.h>
-#include <llvm/Transforms/Scalar/GVN.h>
-#include <llvm/Transforms/Scalar/IndVarSimplify.h>
-#include <llvm/Transforms/Scalar/JumpThreading.h>
-#include <llvm/Transforms/Scalar/LICM.h>
-#include <llvm/Transforms/Scalar/LoopDeletion.h>
-#include <llvm/Transforms/Scalar/LoopInstSimplify.h>
-#include <llvm/Transforms/Scalar/LoopPassManager.h>
-#include <llvm/Transforms/Scalar/LoopRotation.h>
-#include <llvm/Transforms/Scalar/LoopSimplifyCFG.h>
-#include <llvm/Transforms/Scalar/LoopUnrollPass.h>
-#include <llvm/Transforms/Scalar/SROA.h>
-#include <llvm/Transforms/Scalar/SimplifyCFG.h>
-#include <llvm/Transforms/Vectorize/LoopVectorize.h>
 
 #include <string>
 #include <vector>
 
 #include "compiler/context_use.h"
+#include "compiler/copies.h"
+#include "compiler/pipeline.h"
 #include "compiler/translator.h"
 #include "helpers/runtime_images.h"
 
@@ -51,8 +28,6 @@ constexpr char kCpu[] = "x86-64";
 // General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing returns in
 // xmm0.
 constexpr char kFeatures[] = "+cx8,-x87,-mmx,-sse,-sse2,-avx,+soft-float";
-// Longer copies become calls: the backend would unroll up to 8 moves and then use string instructions.
-constexpr uint64_t kUnrolledCopyMax = 64;
 
 // One per process; LLVM's are not thread safe, callers of emit_object take turns.
 llvm::TargetMachine* target_machine(std::string& why) {
@@ -125,126 +100,6 @@ Result<void> link_runtime(llvm::Module& module) {
   return {};
 }
 
-llvm::SimplifyCFGOptions final_cfg() {
-  return llvm::SimplifyCFGOptions()
-      .convertSwitchRangeToICmp(true)
-      .convertSwitchToLookupTable(true)
-      .needCanonicalLoops(false)
-      .hoistCommonInsts(true)
-      .sinkCommonInsts(true);
-}
-
-// What makes inlining see what it inlines into: registers as values, map references as constants.
-llvm::FunctionPassManager before_inlining() {
-  llvm::FunctionPassManager passes;
-  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
-  passes.addPass(llvm::EarlyCSEPass(true));
-  passes.addPass(llvm::SimplifyCFGPass());
-  return passes;
-}
-
-llvm::FunctionPassManager loop_passes() {
-  llvm::FunctionPassManager passes;
-  llvm::LoopPassManager first, second;
-  first.addPass(llvm::LoopInstSimplifyPass());
-  first.addPass(llvm::LoopSimplifyCFGPass());
-  first.addPass(llvm::LICMPass(llvm::LICMOptions()));
-  first.addPass(llvm::LoopRotatePass());
-  first.addPass(llvm::LICMPass(llvm::LICMOptions()));
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(std::move(first), /*UseMemorySSA=*/true));
-  passes.addPass(llvm::SimplifyCFGPass());
-  passes.addPass(llvm::InstCombinePass());
-  second.addPass(llvm::IndVarSimplifyPass());
-  second.addPass(llvm::LoopDeletionPass());
-  second.addPass(llvm::LoopFullUnrollPass(2, /*OnlyWhenForced=*/false));
-  passes.addPass(llvm::createFunctionToLoopPassAdaptor(std::move(second)));
-  return passes;
-}
-
-llvm::FunctionPassManager after_inlining() {
-  llvm::FunctionPassManager passes;
-  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
-  passes.addPass(llvm::EarlyCSEPass(true));
-  passes.addPass(llvm::InstCombinePass());
-  passes.addPass(llvm::JumpThreadingPass());
-  passes.addPass(llvm::CorrelatedValuePropagationPass());
-  passes.addPass(llvm::SimplifyCFGPass());
-  passes.addPass(loop_passes());
-  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
-  passes.addPass(llvm::GVNPass());
-  passes.addPass(llvm::InstCombinePass());
-  passes.addPass(llvm::DSEPass());
-  passes.addPass(llvm::ADCEPass());
-  passes.addPass(llvm::LoopUnrollPass(llvm::LoopUnrollOptions(2)));
-  passes.addPass(llvm::InstCombinePass());
-  passes.addPass(llvm::SimplifyCFGPass(final_cfg()));
-  return passes;
-}
-
-void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  // There is no C library in the image: no loop may become a call of memset, and the like.
-  llvm::TargetLibraryInfoImpl library{llvm::Triple(kTriple)};
-  library.disableAllFunctions();
-  functions.registerPass([&library] { return llvm::TargetLibraryAnalysis(library); });
-  llvm::PassBuilder builder(&machine);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  if (getenv("OLDPIPE")) {
-    builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
-    return;
-  }
-  llvm::ModulePassManager passes;
-  passes.addPass(llvm::createModuleToFunctionPassAdaptor(before_inlining()));
-  passes.addPass(llvm::ModuleInlinerWrapperPass(llvm::getInlineParams(2, 0), /*MandatoryFirst=*/false));
-  passes.addPass(llvm::GlobalDCEPass());
-  passes.addPass(llvm::createModuleToFunctionPassAdaptor(after_inlining()));
-  passes.run(module, modules);
-}
-
-// Declares a copy function as the runtime defines it.
-llvm::FunctionCallee copy_function(llvm::Module& module, const char* name, llvm::Type* second) {
-  auto* pointer = llvm::PointerType::get(module.getContext(), 0);
-  auto* word = llvm::Type::getInt64Ty(module.getContext());
-  auto callee =
-      module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
-  llvm::cast<llvm::Function>(callee.getCallee())->setVisibility(llvm::GlobalValue::HiddenVisibility);
-  return callee;
-}
-
-// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax.
-void lower_copies(llvm::Module& module) {
-  std::vector<llvm::MemIntrinsic*> copies;
-  for (llvm::Function& function : module) {
-    for (llvm::Instruction& instruction : llvm::instructions(function)) {
-      auto* copy = llvm::dyn_cast<llvm::MemIntrinsic>(&instruction);
-      if (copy == nullptr) continue;
-      const auto* length = llvm::dyn_cast<llvm::ConstantInt>(copy->getLength());
-      if (length == nullptr || length->getValue().ugt(kUnrolledCopyMax)) copies.push_back(copy);
-    }
-  }
-  for (llvm::MemIntrinsic* copy : copies) {
-    llvm::IRBuilder<> builder(copy);
-    llvm::Value* length = builder.CreateZExtOrTrunc(copy->getLength(), builder.getInt64Ty());
-    const char* name = llvm::isa<llvm::MemMoveInst>(copy) ? "bpftime_memmove" : "bpftime_memcpy";
-    llvm::Value* second = nullptr;
-    if (auto* set = llvm::dyn_cast<llvm::MemSetInst>(copy)) {
-      name = "bpftime_memset";
-      second = builder.CreateZExt(set->getValue(), builder.getInt32Ty());
-    } else {
-      second = llvm::cast<llvm::MemTransferInst>(copy)->getRawSource();
-    }
-    builder.CreateCall(copy_function(module, name, second->getType()), {copy->getRawDest(), second, length});
-    copy->eraseFromParent();
-  }
-}
-
 Result<void> verify(const llvm::Module& module, const char* when) {
   std::string text;
   llvm::raw_string_ostream stream(text);
@@ -281,31 +136,26 @@ std::unique_ptr<llvm::Module> make_module(llvm::LLVMContext& context, const std:
   return module;
 }
 
-#include <time.h>
-static double tnow(){timespec t;clock_gettime(CLOCK_MONOTONIC,&t);return t.tv_sec*1e3+t.tv_nsec/1e6;}
 Result<EmittedObject> emit_object(llvm::Module& module, Diagnostics& diagnostics) {
-  double T=tnow(); auto lap=[&](const char*w){double n=tnow(); fprintf(stderr,"%s %.2f  ",w,n-T); T=n;};
   std::string why;
   llvm::TargetMachine* machine = target_machine(why);
   if (machine == nullptr) return Error{ENOTSUP, "compile: LLVM has no x86-64 backend: " + why};
   if (Result<void> good = verify(module, "before optimisation"); !good) return good.error();
-lap("verify");
   if (Result<void> linked = link_runtime(module); !linked) return linked.error();
-lap("link");
   set_attributes(module);
   internalize(module);
-lap("attr"); if (getenv("DUMPIR")) {std::error_code ec; llvm::raw_fd_ostream o(getenv("DUMPIR"), ec); module.print(o,nullptr);} optimize(module, *machine); lap("opt");
+  optimize(module, *machine);
   EmittedObject out;
   out.context_slots_read = context_slots_read(module);
   lower_copies(module);
   if (Result<void> good = verify(module, "after optimisation"); !good) return good.error();
 
-lap("verify2"); if (getenv("DUMPIR2")) {std::error_code ec; llvm::raw_fd_ostream o(getenv("DUMPIR2"), ec); module.print(o,nullptr);}  llvm::raw_svector_ostream stream(out.bytes);
+  llvm::raw_svector_ostream stream(out.bytes);
   llvm::legacy::PassManager passes;
   if (machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile)) {
     return Error{ENOTSUP, "compile: LLVM cannot emit object files"};
   }
-lap("addpasses");  passes.run(module); lap("codegen"); fprintf(stderr,"\n");
+  passes.run(module);
   if (!diagnostics.text().empty()) return Error{EINVAL, "compile: " + diagnostics.text()};
   return out;
 }
