@@ -109,6 +109,8 @@ class Attacher {
   bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
   Result<void> create_context(Target& target, target::StoppedProcess& stopped,
                               const std::vector<target::MappedRegion>& regions, const target::Status& status);
+  // Facts for the programs of these sites, in a process that has a context. Failures are logged: fields read as zero then.
+  void refresh_task_facts(const Target& target, const std::vector<Site>& sites) const;
   Result<void> change_sites(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
                             uint64_t agent_base, bool last_try);
@@ -121,7 +123,7 @@ class Attacher {
                                        wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);
 
-  // Files and text.
+  // Files, text, and what should be patched (wanted_sites.cc, patch_site.cc).
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
   bool same_file(const target::Process& process, const target::MappedRegion& region,
                  const kernel::PerfEvent& event);
@@ -138,7 +140,7 @@ class Attacher {
                           const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
-  // Maps.
+  // Maps and context (target_memory.cc).
   std::vector<std::shared_ptr<kernel::Map>> maps_of(const std::vector<Site>& sites) const;
   Result<void> map_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                         const std::vector<Site>& sites);

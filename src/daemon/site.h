@@ -63,6 +63,13 @@ struct Attacher::Site {
       });
     });
   }
+  bool needs_task_facts() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+      if (!want.program->facts) return false;
+      const auto& called = want.program->facts->helpers_called;
+      return std::any_of(called.begin(), called.end(), helpers::needs_task_facts);
+    });
+  }
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;

@@ -8,6 +8,8 @@
 namespace bpftime::helpers {
 namespace {
 
+constexpr uint32_t kGetCurrentTaskBtf = 158;  // not in older linux/bpf.h
+
 constexpr auto kRows = [] {
   std::array rows{
 #define BPFTIME_HELPER(id, name, system_call, repairs_faults, differs) \
@@ -44,6 +46,19 @@ bool needs_system_calls(uint32_t id) {
     case BPF_FUNC_ringbuf_output:
     case BPF_FUNC_ringbuf_submit:
     case BPF_FUNC_ringbuf_discard:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool needs_task_facts(uint32_t id) {
+  switch (id) {
+    case BPF_FUNC_get_current_task:
+    case kGetCurrentTaskBtf:
+    case BPF_FUNC_get_current_cgroup_id:
+    case BPF_FUNC_get_current_ancestor_cgroup_id:
+    case BPF_FUNC_get_ns_current_pid_tgid:
       return true;
     default:
       return false;

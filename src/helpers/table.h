@@ -25,4 +25,7 @@ const Helper* find(uint32_t id);  // nullptr: not supported
 // has to be woken. The others have another way where system calls are forbidden (wire::kNoSystemCalls).
 bool needs_system_calls(uint32_t id);
 
+// True when the helper tells what only wire::TaskFacts knows.
+bool needs_task_facts(uint32_t id);
+
 }  // namespace bpftime::helpers

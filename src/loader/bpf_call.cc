@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 
+#include <cstddef>
 #include <cstring>
 
 #include "loader/bpf_marshal.h"
@@ -26,10 +27,22 @@ bool is_element_command(uint32_t command) {
          command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
 }
 
+bool is_batch_command(uint32_t command) {
+  return command >= BPF_MAP_LOOKUP_BATCH && command <= BPF_MAP_DELETE_BATCH;
+}
+
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
+struct BatchAttr {
+  uint64_t in_batch, out_batch, keys, values;
+  uint32_t count, map_fd;
+  uint64_t elem_flags, flags;
+};
+static_assert(sizeof(BatchAttr) == 56);
+
 // bpf(2)'s treatment of attr (bpf_check_uarg_tail_zero, CHECK_ATTR) for a command that knows `known` bytes.
-int64_t read_element_attr(uint64_t address, uint32_t size, uint32_t known, ElementAttr& attr) {
+template <typename Attr>
+int64_t read_attr(uint64_t address, uint32_t size, uint32_t known, Attr& attr) {
   uint8_t bytes[wire::kAttrMax];
   if (size > sizeof(bytes)) return -E2BIG;
   if (!read_user(bytes, address, size)) return -EFAULT;
@@ -53,13 +66,25 @@ uint32_t known_bytes(uint32_t command) {
 // The result of an element command, or nullopt when the daemon must be asked.
 std::optional<int64_t> element_call(uint32_t command, uint64_t address, uint32_t size) {
   ElementAttr attr;
-  if (const int64_t checked = read_element_attr(address, size, known_bytes(command), attr); checked != 0)
+  if (const int64_t checked = read_attr(address, size, known_bytes(command), attr); checked != 0)
     return checked;
   const int fd = static_cast<int>(attr.map_fd);
   const ObjectPtr object = find_object(fd);
   if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
   if (object->kind != wire::ObjectKind::kMap) return -EINVAL;
   return run_element_call(object, fd, {command, attr.key, attr.value, attr.flags});
+}
+
+int64_t batch_call(uint32_t command, uint64_t address, uint32_t size) {
+  BatchAttr attr;
+  if (const int64_t checked = read_attr(address, size, sizeof attr, attr); checked != 0) return checked;
+  const int fd = static_cast<int>(attr.map_fd);
+  const ObjectPtr object = find_object(fd);
+  if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
+  if (object->kind != wire::ObjectKind::kMap) return -EINVAL;
+  return run_batch_call(object, fd,
+                        {command, attr.in_batch, attr.out_batch, attr.keys, attr.values, attr.count,
+                         attr.elem_flags, attr.flags, address + offsetof(BatchAttr, count)});
 }
 
 FdFacts facts_of(int fd) {
@@ -84,6 +109,7 @@ void explain(uint32_t command, int64_t result, std::string_view text) {
 int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
   if (is_element_command(command))
     if (const auto result = element_call(command, address, size)) return *result;
+  if (is_batch_command(command)) return batch_call(command, address, size);
 
   auto call = MarshalledCall::make(command, address, size, facts_of);
   if (!call) {

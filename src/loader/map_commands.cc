@@ -3,11 +3,8 @@
 #include <fcntl.h>
 #include <linux/bpf.h>
 
-#include <array>
 #include <cerrno>
 #include <cstring>
-#include <memory>
-#include <new>
 
 #include "loader/user_memory.h"
 #include "maps/map.h"
@@ -17,21 +14,6 @@ namespace {
 
 constexpr uint64_t kFlagsLock = 4;      // BPF_F_LOCK
 constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which user space has no name for
-
-// Room for a key or a value: on the stack when small, as nearly always.
-class Buffer {
- public:
-  explicit Buffer(size_t size) {
-    if (size > inline_.size()) heap_.reset(new (std::nothrow) uint64_t[(size + 7) / 8]());
-    data_ = size > inline_.size() ? reinterpret_cast<uint8_t*>(heap_.get()) : inline_.data();
-  }
-  uint8_t* data() { return data_; }
-
- private:
-  alignas(8) std::array<uint8_t, 512> inline_{};
-  std::unique_ptr<uint64_t[]> heap_;
-  uint8_t* data_;
-};
 
 // Values of these types are descriptors or need the daemon's bookkeeping.
 bool served_by_daemon(uint32_t type) {
@@ -111,6 +93,21 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
 
 }  // namespace
 
+std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bool write,
+                                     maps::MapView* view) {
+  const int mode = ::fcntl(fd, F_GETFL) & O_ACCMODE;
+  if ((read && mode == O_WRONLY) || (write && mode == O_RDONLY)) return -EPERM;
+  const uint8_t* base = map_object(map, fd, false);
+  if (base == nullptr) return std::nullopt;
+  if (write) {
+    if (is_frozen(map, base)) return -EPERM;
+    base = map_object(map, fd, true);
+    if (base == nullptr) return std::nullopt;
+  }
+  *view = {const_cast<uint8_t*>(base), &map->spec};
+  return 0;
+}
+
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
   const bool unreadable =
       map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
@@ -119,23 +116,15 @@ std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const Elem
   if (!map->checked) return std::nullopt;
   if (unreadable && (lookup || call.command == BPF_MAP_GET_NEXT_KEY)) return slot_call(map->spec, call);
   if (served_by_daemon(map->spec.type)) return std::nullopt;
-  const int mode = ::fcntl(fd, F_GETFL) & O_ACCMODE;
-  if ((reads(call.command) && mode == O_WRONLY) || (writes(call.command) && mode == O_RDONLY)) return -EPERM;
-
-  const bool write = writes(call.command);
-  const uint8_t* base = map_object(map, fd, false);
-  if (base == nullptr) return std::nullopt;
-  if (write) {
-    if (is_frozen(map, base)) return -EPERM;
-    base = map_object(map, fd, true);
-    if (base == nullptr) return std::nullopt;
-  }
+  maps::MapView view;
+  const auto opened = open_elements(map, fd, reads(call.command), writes(call.command), &view);
+  if (!opened || *opened != 0) return opened;
   const uint64_t value_size = maps::user_value_size(map->spec);
   Buffer key(map->spec.key_size), value(value_size);
   if (key.data() == nullptr || value.data() == nullptr) return -ENOMEM;
   if (call.command != BPF_MAP_GET_NEXT_KEY || call.key != 0)
     if (const int64_t copied = copy_key(map->spec, call.key, key); copied != 0) return copied;
-  return run(maps::MapView{const_cast<uint8_t*>(base), &map->spec}, call, key, value, value_size);
+  return run(view, call, key, value, value_size);
 }
 
 }  // namespace bpftime::loader

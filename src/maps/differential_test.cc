@@ -6,12 +6,21 @@
 #include <vector>
 
 #include "maps/hash.h"
+#include "maps/stack_trace.h"
 #include "maps/test_support.h"
 
 namespace bpftime::maps::test {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
+
+bool is_lru(uint32_t type) { return type == kTypeLruHash || type == kTypeLruPercpuHash; }
+// Types that keep their keys in an order of their own.
+bool is_hash(uint32_t type) { return type == kTypeHash || type == kTypePercpuHash || is_lru(type); }
+// Types that refuse new keys when full.
+bool is_counted(uint32_t type) {
+  return type == kTypeHash || type == kTypePercpuHash || type == kTypeLpmTrie;
+}
 
 struct Statistics {
   uint64_t operations, hard, second_process, mismatches;
@@ -41,6 +50,7 @@ void compare(const Pair& pair, const char* what, int64_t ours, int64_t kernel, c
   }
 }
 
+// In the order they came, but for types whose order is their own.
 std::vector<Bytes> all_keys(const MapSpec& spec, const std::function<int64_t(const void*, void*)>& next_key) {
   std::vector<Bytes> keys;
   Bytes key(spec.key_size), next(spec.key_size);
@@ -51,17 +61,32 @@ std::vector<Bytes> all_keys(const MapSpec& spec, const std::function<int64_t(con
     error = next_key(key.data(), next.data());
   }
   if (error != 0 && error != -ENOENT) keys.push_back(Bytes(1, static_cast<uint8_t>(-error)));
-  std::sort(keys.begin(), keys.end());
+  if (is_hash(spec.type)) std::sort(keys.begin(), keys.end());
   return keys;
 }
 
+// Prefixes that contain each other, some longer than the type allows, with bits set behind their length.
+Bytes random_prefix(const MapSpec& spec, std::mt19937_64& random) {
+  static const uint8_t kBytes[] = {0, 0x80, 0xff, 0x81, 0x40};
+  Bytes key(spec.key_size);
+  uint32_t length = static_cast<uint32_t>(random() % ((spec.key_size - 4) * 8 + 1));
+  if (random() % 40 == 0) length = (spec.key_size - 4) * 8 + 1 + static_cast<uint32_t>(random() % 3);
+  if (random() % 3 != 0) length = length / 8 * 8;
+  memcpy(key.data(), &length, 4);
+  for (size_t i = 4; i < key.size(); i++) key[i] = kBytes[random() % (i < 6 ? 2 : std::size(kBytes))];
+  return key;
+}
+
 Bytes random_key(const MapSpec& spec, std::mt19937_64& random) {
+  if (spec.type == kTypeLpmTrie) return random_prefix(spec, random);
   Bytes key(spec.key_size);
   // A universe a little larger than the map, so that it is full half of the time.
   uint32_t number = static_cast<uint32_t>(random() % (spec.max_entries + spec.max_entries / 3 + 2));
+  // What an LRU map forgets is not specified: it is never full here.
+  if (is_lru(spec.type)) number %= 24;
   for (size_t i = 0; i < key.size(); i++)
     key[i] = static_cast<uint8_t>(i < 4 ? number >> (8 * i) : number * 31 + i);
-  if (spec.type != kTypeHash && random() % 50 == 0) std::fill(key.begin(), key.end(), 0xff);
+  if (!is_hash(spec.type) && random() % 50 == 0) std::fill(key.begin(), key.end(), 0xff);
   return key;
 }
 
@@ -71,22 +96,32 @@ uint64_t random_flags(std::mt19937_64& random) {
   return random() % 4 == 0 ? random() % 3 : 0;
 }
 
+// Of a set so small that neither filter takes one for another.
+Bytes random_member(const MapSpec& spec, std::mt19937_64& random) {
+  return Bytes(spec.value_size, static_cast<uint8_t>(random() % 40));
+}
+
 void update_both(const Pair& pair, std::mt19937_64& random, const Bytes& key, bool full) {
   const MapSpec& spec = pair.ours.spec();
   Bytes value(user_value_size(spec));
   for (uint8_t& byte : value) byte = static_cast<uint8_t>(random());
+  if (spec.type == kTypeBloomFilter) value = random_member(spec, random);
   if (spec.type == kTypePerfEventArray) memcpy(value.data(), &pair.perf_fd, 4);
   uint64_t flags = random_flags(random);
   compare(pair, "update", user_update(pair.ours.view(), key.data(), value.data(), flags),
-          kernel_element(BPF_MAP_UPDATE_ELEM, pair.kernel, key.data(), value.data(), flags), {}, {}, full);
+          kernel_element(BPF_MAP_UPDATE_ELEM, pair.kernel, spec.key_size != 0 ? key.data() : nullptr,
+                         value.data(), flags),
+          {}, {}, full);
 }
 
 void step(const Pair& pair, std::mt19937_64& random) {
   const MapSpec& spec = pair.ours.spec();
   MapView map = pair.ours.view();
   Bytes key = random_key(spec, random);
+  const void* kernel_key = spec.key_size != 0 ? key.data() : nullptr;
   Bytes a(user_value_size(spec), 0xaa), b(user_value_size(spec), 0xaa);
-  bool full = spec.type == kTypeHash &&
+  if (spec.type == kTypeBloomFilter) a = b = random_member(spec, random);
+  bool full = is_counted(spec.type) &&
               static_cast<uint32_t>(*reinterpret_cast<uint64_t*>(map.base)) == spec.max_entries;
   uint64_t flags = random() % 16 == 0 ? random_flags(random) : 0;
   switch (random() % 16) {
@@ -98,28 +133,28 @@ void step(const Pair& pair, std::mt19937_64& random) {
     case 3: {
       int64_t ours = user_lookup(map, key.data(), a.data(), flags);
       return compare(pair, "lookup", ours,
-                     kernel_element(BPF_MAP_LOOKUP_ELEM, pair.kernel, key.data(), b.data(), flags), a, b,
+                     kernel_element(BPF_MAP_LOOKUP_ELEM, pair.kernel, kernel_key, b.data(), flags), a, b,
                      full);
     }
     case 4:
     case 5:
     case 6:
       return compare(pair, "delete", user_delete(map, key.data()),
-                     kernel_element(BPF_MAP_DELETE_ELEM, pair.kernel, key.data(), nullptr, 0), {}, {}, full);
+                     kernel_element(BPF_MAP_DELETE_ELEM, pair.kernel, kernel_key, nullptr, 0), {}, {}, full);
     case 7: {
       int64_t ours = user_lookup_and_delete(map, key.data(), a.data(), flags);
       return compare(pair, "lookup_and_delete", ours,
-                     kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, pair.kernel, key.data(), b.data(), flags),
+                     kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, pair.kernel, kernel_key, b.data(), flags),
                      a, b, full);
     }
     case 8: {
-      if (spec.type != kTypeHash ||
-          random() % 8 != 0) {  // arrays: the very key; hashes: their order is their own
+      if (!is_hash(spec.type) || random() % 8 != 0) {
         Bytes next_a(spec.key_size), next_b(spec.key_size);
         int64_t ours = user_next_key(map, key.data(), next_a.data());
-        int64_t kernel = kernel_element(BPF_MAP_GET_NEXT_KEY, pair.kernel, key.data(), next_b.data(), 0);
-        if (spec.type == kTypeHash) return;
-        return compare(pair, "next_key", ours, kernel, next_a, next_b, full);
+        int64_t kernel = kernel_element(BPF_MAP_GET_NEXT_KEY, pair.kernel, kernel_key, next_b.data(), 0);
+        if (is_hash(spec.type)) return;  // their order is their own
+        compare(pair, "next_key", ours, kernel, next_a, next_b, full);
+        if (spec.type != kTypeLpmTrie || random() % 8 != 0) return;
       }
       auto ours = all_keys(spec, [&](const void* k, void* next) { return user_next_key(map, k, next); });
       auto kernel = all_keys(spec, [&](const void* k, void* next) {
@@ -177,13 +212,25 @@ MapSpec random_good_spec(uint32_t type, std::mt19937_64& random) {
                   static_cast<uint32_t>(1 + random() % 40),
                   0,
                   possible_cpus()};
-  if (type == kTypeHash) {
+  if (is_lru(type)) spec.max_entries = 1024;
+  if (type == kTypeLpmTrie) {
+    static const uint32_t kKeys[] = {8, 8, 5, 20, 6, 13, 260};
+    spec.key_size = kKeys[random() % std::size(kKeys)];
+    spec.flags = kFlagNoPrealloc;
+  }
+  if (type == kTypeBloomFilter) {
+    spec.max_entries = 1u << 16;
+    spec.cpu_count = 0;
+  }
+  if (type == kTypeQueue || type == kTypeStack || type == kTypeBloomFilter) spec.key_size = 0;
+  if (is_hash(type)) {
     static const uint32_t kKeys[] = {4, 8, 16, 1, 3, 5, 12, 23, 64};
     spec.key_size = kKeys[random() % std::size(kKeys)];
-    spec.flags = random() % 2 == 0 ? kFlagNoPrealloc : 0;
-    if (spec.key_size == 1) spec.max_entries = std::min(spec.max_entries, 30u);
+    spec.flags = random() % 2 == 0 && !is_lru(type) ? kFlagNoPrealloc : 0;
+    if (spec.key_size == 1 && !is_lru(type)) spec.max_entries = std::min(spec.max_entries, 30u);
   }
   if (type == kTypePerfEventArray) spec.value_size = 4;
+  if (type == kTypeStackTrace) spec.value_size = 8 * (1 + static_cast<uint32_t>(random() % 127));
   return spec;
 }
 
@@ -239,6 +286,17 @@ MapSpec random_spec(uint32_t type, std::mt19937_64& random) {
   if (random() % 4 == 0) spec.value_size = 1 + static_cast<uint32_t>(random() % 24);
   if (random() % 3 == 0) spec.key_size = spec.value_size = 0;
   if (random() % 2 == 0) spec.key_size = 4;
+  const bool keyless = type == kTypeQueue || type == kTypeStack || type == kTypeBloomFilter;
+  if (keyless && random() % 4 != 0) {
+    spec.key_size = 0;
+    if (spec.value_size == 0 || random() % 2 == 0) spec.value_size = 1 + static_cast<uint32_t>(random() % 99);
+  }
+  if (keyless) spec.cpu_count = 0;  // no map_extra
+  if (type == kTypeLpmTrie && random() % 8 != 0) {
+    spec.flags = kFlagNoPrealloc;
+    spec.key_size = 3 + static_cast<uint32_t>(random() % (random() % 2 == 0 ? 4 : 300));
+    if (random() % 4 == 0) spec.value_size = (4u << 20) - 320 + static_cast<uint32_t>(random() % 40);
+  }
   // Each flag that one of the types knows, and some that none does. Those that only say how an object is
   // found or accounted (tokens, BTF, path flags) belong to the caller.
   static const uint32_t kFlags[] = {1,   2,    4,    8,    16,   32,       64,       128,     256,
@@ -263,12 +321,14 @@ TEST_P(Differential, CreationIsRefusedAsByTheKernel) {
         << spec.max_entries << " flags " << spec.flags;
   }
   printf("%d created, %d refused\n", created, refused);
-  EXPECT_GT(created, 20);
+  EXPECT_GT(created, GetParam() == kTypeStackTrace ? 5 : 20);
   EXPECT_GT(refused, 500);
 }
 
 INSTANTIATE_TEST_SUITE_P(Maps, Differential,
-                         testing::Values(kTypeHash, kTypeArray, kTypePercpuArray, kTypePerfEventArray));
+                         testing::Values(kTypeHash, kTypeArray, kTypePercpuArray, kTypePerfEventArray,
+                                         kTypePercpuHash, kTypeLruHash, kTypeLruPercpuHash, kTypeLpmTrie,
+                                         kTypeQueue, kTypeStack, kTypeBloomFilter, kTypeStackTrace));
 
 class DifferentialRing : public Differential {};
 TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
@@ -336,6 +396,40 @@ TEST(HashInPlace, ReplacesOnlyWhatIsThereAndLinked) {
   ASSERT_EQ(hash_remove(map, &key, &value, 1), 0);
   EXPECT_EQ(value, 2u);
   EXPECT_FALSE(hash_update_in_place(map, &key, &value, kUpdateAny));
+}
+
+// What programs store (helper get_stackid): found again, never replaced unasked, and a dead writer's bucket comes back.
+TEST(StackTrace, StoresFindsAndRepairs) {
+  const MapSpec spec = {kTypeStackTrace, 4, 8 * 5, 1, 0, 0};  // one bucket: every trace meets every other
+  SharedMap shared(spec);
+  const MapView map = shared.view();
+  const uint64_t one[] = {1, 2, 3}, other[] = {4, 5, 6, 7, 8, 9};
+  uint64_t got[5];
+  uint32_t key = 0;
+  EXPECT_EQ(stack_trace_store(map, one, 3, 0, 10), 0);
+  EXPECT_EQ(stack_trace_store(map, one, 3, 0, 10), 0);
+  EXPECT_EQ(stack_trace_store(map, one, 2, 0, 10), -EEXIST);
+  EXPECT_EQ(stack_trace_store(map, other, 6, 0, 10), -EEXIST);
+  ASSERT_EQ(user_lookup(map, &key, got, 0), 0);
+  EXPECT_EQ(std::vector<uint64_t>(got, got + 5), (std::vector<uint64_t>{1, 2, 3, 0, 0}));
+  EXPECT_EQ(stack_trace_store(map, other, 6, kStackReuseId, 10), 0);
+  ASSERT_EQ(user_lookup(map, &key, got, 0), 0);
+  EXPECT_EQ(std::vector<uint64_t>(got, got + 5), (std::vector<uint64_t>{4, 5, 6, 7, 8}));
+  EXPECT_EQ(stack_trace_store(map, one, 3, kStackFastCompare, 10), -EEXIST);
+  // Somebody died writing: nothing to be seen, others are refused until the repairer comes for him, not for another.
+  const StackBucket bucket = stack_trace_bucket(map, 0);
+  *bucket.control = stack_control_after(*bucket.control, kStackWriting, 77, 5);
+  EXPECT_EQ(user_lookup(map, &key, got, 0), -ENOENT);
+  EXPECT_EQ(user_delete(map, &key), -ENOENT);
+  EXPECT_EQ(stack_trace_store(map, one, 3, 0, 10), -EEXIST);
+  repair(map, 78);
+  EXPECT_EQ(stack_trace_store(map, one, 3, 0, 10), -EEXIST);
+  repair(map, 77);
+  EXPECT_EQ(stack_trace_store(map, one, 3, 0, 10), 0);
+  // A peer's count is not believed.
+  *bucket.count = ~uint64_t{0};
+  EXPECT_EQ(user_lookup_and_delete(map, &key, got, 0), 0);
+  EXPECT_EQ(user_next_key(map, nullptr, &key), -ENOENT);
 }
 
 }  // namespace

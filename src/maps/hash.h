@@ -24,7 +24,7 @@
 //  -EBUSY.
 #pragma once
 
-#include "maps/hash_pool.h"
+#include "maps/hash_values.h"
 
 namespace bpftime::maps {
 
@@ -211,13 +211,14 @@ inline void hash_retire(MapView map, const HashGeometry& g, const HashSpot& spot
 
 // An element filled with key and value, held by `owner`; 0 when there is none left.
 inline uint32_t hash_fill(MapView map, const HashGeometry& g, const void* key, const void* value,
-                          uint32_t hash, uint32_t owner) {
+                          uint32_t hash, uint32_t owner, uint32_t cpu) {
   uint32_t number = pool_allocate(map, g, owner);
   if (number == 0) return 0;
   Element* element = element_at(map, g, number);
-  store_release(&element->hash, uint64_t{hash});
-  copy_in_padded(element_key(g, element), key, g.key_size);
-  copy_in_padded(element_value(element), value, g.value_size);
+  store_release(&element->hash, hash);
+  store_relaxed(&element->used, 0u);
+  copy_in_padded(element_key(g, element), key, g.key_stored);
+  hash_first_value(map, g, number, value, cpu);
   return number;
 }
 
@@ -239,12 +240,16 @@ BPFTIME_MAPS_FOLD void hash_say_linked(MapView map, const HashGeometry& g, uint3
                    make_control(control_generation(filled), kLinked));
 }
 
+BPFTIME_MAPS_FOLD bool replaces_in_place(uint32_t type) { return type == kTypeHash || type == kTypeLruHash; }
+
 // Gives an existing key its new value of one word, in its element. False: not possible this way (no such key, a larger value,
 // somebody is changing the element); nothing has happened, hash_update knows. The order of reads is what makes it right:
 // control, then key, then the CAS of control and value. With the owner kLinked and one generation throughout, the key is the
 // element's, and it was in the map at some moment of this call, even if it has been marked since: then we came just before.
 BPFTIME_MAPS_FOLD bool hash_update_in_place(MapView map, const void* key, const void* value, uint64_t flags) {
-  if (map.spec->value_size > 8 || (flags != kUpdateAny && flags != kUpdateExist)) return false;
+  if (map.spec->value_size > 8 || !replaces_in_place(map.spec->type) ||
+      (flags != kUpdateAny && flags != kUpdateExist))
+    return false;
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
   if (number == 0) return false;
@@ -263,7 +268,9 @@ BPFTIME_MAPS_FOLD bool hash_update_in_place(MapView map, const void* key, const 
   return false;
 }
 
-inline int64_t hash_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
+// `cpu`: per-CPU types only (hash_values.h).
+inline int64_t hash_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner,
+                           uint32_t cpu = 0) {
   if (flags > kUpdateExist) return -kErrInvalid;
   if (hash_update_in_place(map, key, value, flags)) return 0;
   HashGeometry g = hash_geometry(*map.spec);
@@ -284,13 +291,17 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
       result = -kErrNoEntry;
       break;
     }
+    if (spot.found && g.cpus != 0) {  // one CPU's value changes, the others' must stay
+      hash_put_value(map, g, spot.index, value, cpu);
+      return 0;
+    }
     if (number == 0) {
       // At capacity a new key is refused before anything is written.
       if (!spot.found && static_cast<uint32_t>(load_acquire(hash_count_word(map))) >= map.spec->max_entries) {
         result = -kErrTooBig;
         break;
       }
-      number = hash_fill(map, g, key, value, hash, owner);
+      number = hash_fill(map, g, key, value, hash, owner, cpu);
       if (number == 0) break;
       filled = load_acquire(&element_at(map, g, number)->control);
       // Filling a large value takes long: the spot is likely to hold still, and the CAS below finds out if
@@ -331,7 +342,24 @@ inline bool hash_take_deleted(Element* element, uint32_t generation, uint32_t ow
   return false;
 }
 
-// `value` may be null; else it receives what was deleted.
+// One attempt to delete the element found at `spot`. `value` may be null; else it receives what was deleted. False: the
+// list changed meanwhile, walk again.
+inline bool hash_remove_at(MapView map, const HashGeometry& g, const HashSpot& spot, const void* key,
+                           uint32_t hash, void* value, uint32_t owner, uint32_t* budget) {
+  Element* element = element_at(map, g, spot.index);
+  uint32_t generation = control_generation(load_acquire(&element->control));
+  // Copied before the mark: as long as it is not marked the element cannot be recycled under the copy.
+  if (value != nullptr) hash_get_value(map, g, spot.index, value);
+  if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true)))
+    return false;
+  if (!hash_take_deleted(element, generation, owner)) return true;
+  // Again: an update in place may have come between; from now on none can.
+  if (value != nullptr) hash_get_value(map, g, spot.index, value);
+  hash_count_lower(map);
+  hash_retire(map, g, spot, generation, key, hash, link_index(spot.next), budget);
+  return true;
+}
+
 inline int64_t hash_remove(MapView map, const void* key, void* value, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t hash = hash_key(key, g.key_size);
@@ -340,18 +368,7 @@ inline int64_t hash_remove(MapView map, const void* key, void* value, uint32_t o
     HashSpot spot;
     if (!hash_find(map, g, key, hash, 0, &budget, &spot)) return -kErrBusy;
     if (!spot.found) return -kErrNoEntry;
-    Element* element = element_at(map, g, spot.index);
-    uint32_t generation = control_generation(load_acquire(&element->control));
-    // Copied before the mark: as long as it is not marked the element cannot be recycled under the copy.
-    if (value != nullptr) copy_out(value, element_value(element), g.value_size);
-    if (!compare_exchange(&element->next, spot.next, link_after(spot.next, link_index(spot.next), true)))
-      continue;
-    if (!hash_take_deleted(element, generation, owner)) return 0;
-    // Again: an update in place may have come between; from now on none can.
-    if (value != nullptr) copy_out(value, element_value(element), g.value_size);
-    hash_count_lower(map);
-    hash_retire(map, g, spot, generation, key, hash, link_index(spot.next), &budget);
-    return 0;
+    if (hash_remove_at(map, g, spot, key, hash, value, owner, &budget)) return 0;
   }
   return -kErrBusy;
 }

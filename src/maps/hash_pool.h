@@ -27,9 +27,10 @@ inline constexpr uint32_t kFree = 0, kLinked = 0xffffffff;
 
 struct Element {
   uint64_t next;     // link word, see hash.h
-  uint64_t hash;     // of the key; upper half zero
+  uint32_t hash;     // of the key
+  uint32_t used;     // LRU maps: nonzero when read since the eviction's hand last passed (lru_hash.h)
   uint64_t control;  // {generation:32 high, owner:32 low}
-  // value words, key words
+  // value words (per-CPU types: elsewhere, hash_values.h), key words
 };
 static_assert(sizeof(Element) % 16 == 8 && offsetof(Element, control) == 16);
 inline constexpr uint32_t kElementHeaderSize = sizeof(Element);
@@ -39,10 +40,14 @@ struct HashGeometry {
   uint32_t buckets;  // power of two
   uint32_t elements;
   uint32_t key_size, value_size;
+  uint32_t key_stored;  // bytes kept behind the value: the key, and what a type keeps with it (lpm_trie.h)
   uint32_t key_offset;  // from the element
   uint64_t stride;
   uint64_t levels_offset;
   uint64_t elements_offset;
+  // Per-CPU types: each CPU's values lie together, behind the elements. Else cpus is 0.
+  uint32_t cpus;
+  uint64_t percpu_offset, cpu_stride;
   uint64_t size;
 };
 inline constexpr uint64_t kCacheLine = 64;
@@ -54,15 +59,25 @@ BPFTIME_MAPS_FOLD uint32_t power_of_two_fold(uint32_t value) {
   return value <= 1 ? 1 : uint32_t{1} << (32 - __builtin_clz(value - 1));
 }
 
+// The hash types whose elements have one value per CPU.
+BPFTIME_MAPS_FOLD bool is_percpu_hash(uint32_t type) {
+  return type == kTypePercpuHash || type == kTypeLruPercpuHash;
+}
+
 BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
   HashGeometry g;
   // At most half full: a look-up's time is what it mispredicts, and that is the length of the list.
   g.buckets = power_of_two_fold(spec.max_entries) * 2;
   g.elements = spec.max_entries + kSpareElements;
   g.key_size = spec.key_size;
+  g.key_stored = spec.key_size;
+  // The address as it was given, behind its padded, masked form.
+  if (spec.type == kTypeLpmTrie)
+    g.key_stored = static_cast<uint32_t>(align_up(spec.key_size, 8)) + spec.key_size - 4;
   g.value_size = spec.value_size;
-  g.key_offset = kElementHeaderSize + static_cast<uint32_t>(align_up(spec.value_size, 8));
-  g.stride = align_up(g.key_offset + align_up(spec.key_size, 8), 16);
+  g.cpus = is_percpu_hash(spec.type) ? spec.cpu_count : 0;
+  g.key_offset = kElementHeaderSize + (g.cpus != 0 ? 0 : static_cast<uint32_t>(align_up(spec.value_size, 8)));
+  g.stride = align_up(g.key_offset + align_up(g.key_stored, 8), 16);
   // Small ones get a cache line each: neighbours in use by two threads would slow each other down.
   if (g.stride < kCacheLine) g.stride = kCacheLine;
   g.levels_offset = kHashBucketsOffset + uint64_t{g.buckets} * 8;
@@ -73,7 +88,9 @@ BPFTIME_MAPS_FOLD HashGeometry hash_geometry(const MapSpec& spec) {
     words += bits;
   }
   g.elements_offset = align_up(g.levels_offset + words * 8, 64);
-  g.size = g.elements_offset + g.stride * g.elements;
+  g.percpu_offset = align_up(g.elements_offset + g.stride * g.elements, 128);
+  g.cpu_stride = g.cpus == 0 ? 0 : align_up(align_up(spec.value_size, 8) * g.elements, 128);
+  g.size = g.percpu_offset + g.cpu_stride * g.cpus;
   return g;
 }
 
@@ -194,6 +211,26 @@ inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner
     if (level < kPoolLevels - 1 && level != 0xffffffff) pool_mark_full(map, g, level, word);
   }
   return 0;
+}
+
+// A free element's bit may have been left set by who died: says free again. The living may have allocated it meanwhile:
+// then the bit must stay (pool_allocate looks from its side).
+inline void pool_repair_hint(MapView map, const HashGeometry& g, uint32_t number) {
+  pool_hint_free(map, g, number);
+  if (control_owner(load_acquire(&element_at(map, g, number)->control)) == kFree) return;
+  uint64_t* word = pool_level(map, g, 0).words + (number - 1) / 64;
+  __atomic_fetch_or(word, uint64_t{1} << ((number - 1) % 64), __ATOMIC_SEQ_CST);
+}
+
+// Calls visit(number) for all elements that have ever been used; ends when it returns false. Others are not
+// touched: reading them would make their pages resident.
+template <typename Visit>
+inline bool pool_each_used(MapView map, const HashGeometry& g, Visit visit) {
+  const uint64_t used = load_acquire(pool_high_water(map));
+  for (uint32_t number = 1; number <= used && number <= g.elements; number++) {
+    if (!visit(number)) return false;
+  }
+  return true;
 }
 
 // Frees an element of the given generation, whoever holds it; a no-op when someone else did.

@@ -6,23 +6,29 @@
 
 namespace bpftime::maps {
 
-inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
-  HashGeometry g = hash_geometry(*map.spec);
-  uint32_t hash = hash_key(key, g.key_size);
+// Copies the value of the element that find() gives (its number, 0: none).
+template <typename Find>
+inline int64_t hash_copy_found(MapView map, const HashGeometry& g, void* value, Find find) {
   for (uint32_t attempt = 0; attempt < kUserCopyTriesMax; attempt++) {
-    uint32_t number = hash_lookup_number(map, g, key, hash);
+    uint32_t number = find();
     if (number == 0) return -kErrNoEntry;
     // The generation is that of the element reachable under this key if a second lookup, after reading it,
     // still finds it. An allocation changes it before the first byte of a new value: unchanged after the
     // copy, the copy is whole.
     Element* element = element_at(map, g, number);
     uint32_t generation = control_generation(load_acquire(&element->control));
-    if (hash_lookup_number(map, g, key, hash) != number) continue;
-    copy_out(value, element_value(element), g.value_size);
+    if (find() != number) continue;
+    hash_get_value(map, g, number, value);
     __atomic_thread_fence(__ATOMIC_ACQUIRE);
     if (control_generation(load_acquire(&element->control)) == generation) return 0;
   }
   return -kErrBusy;
+}
+
+inline int64_t hash_user_lookup(MapView map, const void* key, void* value) {
+  HashGeometry g = hash_geometry(*map.spec);
+  uint32_t hash = hash_key(key, g.key_size);
+  return hash_copy_found(map, g, value, [&] { return hash_lookup_number(map, g, key, hash); });
 }
 
 // First unmarked element at or behind `word` in its bucket; 0 at the end. Tolerates concurrent change: the
@@ -38,21 +44,25 @@ inline uint32_t hash_first_from(MapView map, const HashGeometry& g, uint64_t wor
   return 0;
 }
 
-// Order: buckets, then (hash, key). An absent or unknown key starts over, as in Linux.
-inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_key) {
-  HashGeometry g = hash_geometry(*map.spec);
+// The element behind `number` (0: the first), whose key has `hash`; 0 at the end. Order: buckets, then (hash, key).
+inline uint32_t hash_next_number(MapView map, const HashGeometry& g, uint32_t number, uint32_t hash) {
   uint32_t budget = step_budget(g), bucket = 0, found = 0;
-  if (key_or_null != nullptr) {
-    uint32_t hash = hash_key(key_or_null, g.key_size);
-    uint32_t number = hash_lookup_number(map, g, key_or_null, hash);
-    if (number != 0) {
-      found = hash_first_from(map, g, load_acquire(&element_at(map, g, number)->next), &budget);
-      bucket = (hash & (g.buckets - 1)) + 1;
-    }
+  if (number != 0) {
+    found = hash_first_from(map, g, load_acquire(&element_at(map, g, number)->next), &budget);
+    bucket = (hash & (g.buckets - 1)) + 1;
   }
   for (; found == 0 && bucket < g.buckets; bucket++) {
     found = hash_first_from(map, g, load_acquire(hash_bucket(map, bucket).head), &budget);
   }
+  return found;
+}
+
+// An absent or unknown key starts over, as in Linux.
+inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_key) {
+  HashGeometry g = hash_geometry(*map.spec);
+  uint32_t hash = key_or_null != nullptr ? hash_key(key_or_null, g.key_size) : 0;
+  uint32_t number = key_or_null != nullptr ? hash_lookup_number(map, g, key_or_null, hash) : 0;
+  uint32_t found = hash_next_number(map, g, number, hash);
   if (found == 0) return -kErrNoEntry;
   copy_out(next_key, element_key(g, element_at(map, g, found)), g.key_size);
   return 0;
@@ -60,29 +70,13 @@ inline int64_t hash_next_key(MapView map, const void* key_or_null, void* next_ke
 
 // ---- repair ----
 
-// Calls visit(number) for all elements that have ever been used; ends when it returns false. Others are not touched:
-// reading them would make their pages resident.
-template <typename Visit>
-inline bool hash_each_used(MapView map, const HashGeometry& g, Visit visit) {
-  const uint64_t used = load_acquire(pool_high_water(map));
-  for (uint32_t number = 1; number <= used && number <= g.elements; number++) {
-    if (!visit(number)) return false;
-  }
-  return true;
-}
-
 // One element, if `owner` died holding it or somebody died after marking it.
 inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t number, uint32_t owner) {
   Element* element = element_at(map, g, number);
   uint64_t control = load_acquire(&element->control);
   uint32_t holder = control_owner(control);
   if (holder == kFree) {
-    pool_hint_free(map, g, number);
-    // The living may have allocated it meanwhile: then the bit must stay (pool_allocate looks from its side).
-    if (control_owner(load_acquire(&element->control)) != kFree) {
-      uint64_t* word = pool_level(map, g, 0).words + (number - 1) / 64;
-      __atomic_fetch_or(word, uint64_t{1} << ((number - 1) % 64), __ATOMIC_SEQ_CST);
-    }
+    pool_repair_hint(map, g, number);
     return;
   }
   bool deleted = link_marked(load_acquire(&element->next));
@@ -104,7 +98,7 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
 // `allocations` receives a fingerprint of all elements' generations: equal before and after, nothing was recycled between.
 inline bool hash_in_flight(MapView map, const HashGeometry& g, uint64_t* allocations = nullptr) {
   uint64_t fingerprint = 0;
-  return !hash_each_used(map, g, [&](uint32_t number) {
+  return !pool_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
     uint64_t control = load_acquire(&element->control);
     uint32_t holder = control_owner(control);
@@ -154,7 +148,7 @@ inline void hash_repair(MapView map, uint32_t owner) {
   HashGeometry g = hash_geometry(*map.spec);
   // An owner id that means a state must not be taken for a process.
   if (owner == kFree || owner == kLinked) owner = kLinked - 1;
-  hash_each_used(map, g, [&](uint32_t number) {
+  pool_each_used(map, g, [&](uint32_t number) {
     hash_repair_element(map, g, number, owner);
     return true;
   });

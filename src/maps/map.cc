@@ -3,8 +3,13 @@
 
 #include <unistd.h>
 
+#include "maps/batch.h"
 #include "maps/hash_user.h"
+#include "maps/lpm_trie_user.h"
+#include "maps/prog_array.h"
 #include "maps/program_side.h"
+#include "maps/queue_stack_user.h"
+#include "maps/stack_trace.h"
 
 namespace bpftime::maps {
 namespace {
@@ -26,6 +31,20 @@ int64_t check_attributes(const MapSpec& spec) {
       return ringbuf_check(spec);
     case kTypePerfEventArray:
       return perf_event_array_check(spec);
+    case kTypePercpuHash:
+      return percpu_hash_check(spec);
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+      return lru_hash_check(spec);
+    case kTypeLpmTrie:
+      return lpm_trie_check(spec);
+    case kTypeQueue:
+    case kTypeStack:
+      return queue_stack_check(spec);
+    case kTypeBloomFilter:
+      return bloom_filter_check(spec);
+    case kTypeStackTrace:
+      return stack_trace_check(spec);
     default:
       return -kErrInvalid;
   }
@@ -35,7 +54,17 @@ int64_t check_attributes(const MapSpec& spec) {
 uint64_t content_size(const MapSpec& spec) {
   switch (spec.type) {
     case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
       return hash_geometry(spec).size;
+    case kTypeLpmTrie:
+      return lpm_trie_size(spec);
+    case kTypeQueue:
+    case kTypeStack:
+      return spec.max_entries > kQueueEntriesMax ? 0 : queue_geometry(spec).size;
+    case kTypeBloomFilter:
+      return bloom_size(spec);
     case kTypeArray:
       return array_size(spec);
     case kTypePercpuArray:
@@ -44,6 +73,8 @@ uint64_t content_size(const MapSpec& spec) {
       return ring_memory(spec.max_entries);
     case kTypePerfEventArray:
       return perf_event_array_size(spec);
+    case kTypeStackTrace:
+      return stack_trace_size(spec);
     default:
       return 0;
   }
@@ -57,7 +88,7 @@ int64_t check_spec(const MapSpec& spec) {
   uint64_t size = memory_size(spec);
   uint64_t memory =
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  bool lazy = spec.type == kTypeHash && (spec.flags & kFlagNoPrealloc) != 0;
+  bool lazy = (spec.flags & kFlagNoPrealloc) != 0;  // accepted of types that know it only
   if (size == 0 || size >= wire::kWindowSize || (!lazy && size > memory)) return -kErrNoMemory;
   return 0;
 }
@@ -82,18 +113,35 @@ int64_t update(MapView map, const void* key, const void* value, uint64_t flags, 
 int64_t remove(MapView map, const void* key, uint32_t owner) { return program_side::remove(map, key, owner); }
 
 uint64_t user_value_size(const MapSpec& spec) {
-  return spec.type == kTypePercpuArray ? array_stride(spec) * spec.cpu_count : spec.value_size;
+  return program_side::is_percpu(spec.type) ? array_stride(spec) * spec.cpu_count : spec.value_size;
 }
+
+int64_t push(MapView map, const void* value, uint64_t flags, uint32_t owner) {
+  return program_side::push(map, value, flags, owner);
+}
+int64_t pop(MapView map, void* value) { return program_side::pop(map, value); }
+int64_t peek(MapView map, void* value) { return program_side::peek(map, value); }
 
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
   if (flags != 0) return -kErrInvalid;
   switch (map.spec->type) {
+    case kTypeLpmTrie:
+      return lpm_trie_user_lookup(map, key, value);
+    case kTypeQueue:
+    case kTypeStack:
+    case kTypeBloomFilter:
+      return peek(map, value);
     case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
       return hash_user_lookup(map, key, value);
     case kTypeArray:
       return array_user_lookup(map, key, value);
     case kTypePercpuArray:
       return percpu_array_user_lookup(map, key, value);
+    case kTypeStackTrace:
+      return stack_trace_user_lookup(map, key, value);
     default:
       return -kErrNotSupported;
   }
@@ -109,6 +157,17 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
       return percpu_array_user_update(map, key, value, flags);
     case kTypePerfEventArray:
       return perf_event_user_update(map, key, flags);
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+    case kTypeLpmTrie:
+      return program_side::update(map, key, value, flags, kAllCpus, owner);
+    case kTypeQueue:
+    case kTypeStack:
+    case kTypeBloomFilter:
+      return push(map, value, flags, owner);
+    case kTypeStackTrace:
+      return -kErrInvalid;  // stack_map_update_elem
     default:
       return -kErrNotSupported;
   }
@@ -118,8 +177,15 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
     case kTypePerfEventArray:
       return perf_event_user_delete(map, key);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, nullptr);
     case kTypeRingbuf:
       return -kErrNotSupported;
+    case kTypeQueue:
+    case kTypeStack:
+      return -kErrInvalid;
+    case kTypeBloomFilter:
+      return -kErrOpNotSupported;
     default:
       return remove(map, key, owner);
   }
@@ -127,18 +193,50 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
 
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags, uint32_t owner) {
   if (flags != 0) return -kErrInvalid;
-  return map.spec->type == kTypeHash ? hash_remove(map, key, value, owner) : -kErrNotSupported;
+  switch (map.spec->type) {
+    case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+      return hash_remove(map, key, value, owner);
+    case kTypeQueue:
+    case kTypeStack:
+      return pop(map, value);
+    case kTypeStackTrace:
+      return stack_trace_take(map, key, value);
+    default:
+      return -kErrNotSupported;
+  }
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
   switch (map.spec->type) {
     case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
       return hash_next_key(map, key_or_null, next_key);
+    case kTypeLpmTrie:
+      return lpm_trie_next_key(map, key_or_null, next_key);
+    case kTypeQueue:
+    case kTypeStack:
+      return -kErrInvalid;
+    case kTypeBloomFilter:
+      return -kErrOpNotSupported;
+    case kTypeStackTrace:
+      return stack_trace_next_key(map, key_or_null, next_key);
     case kTypeRingbuf:
       return -kErrNotSupported;
     default:
       return array_next_key(*map.spec, key_or_null, next_key);
   }
+}
+
+uint32_t batch_buckets(const MapSpec& spec) {
+  return has_buckets(spec.type) ? hash_geometry(spec).buckets : 0;
+}
+uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity) {
+  return hash_bucket_keys(map, hash_geometry(*map.spec), bucket, static_cast<uint8_t*>(keys), capacity);
 }
 
 void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
@@ -171,10 +269,19 @@ uint64_t perf_take_lost(MapView map, uint32_t slot) { return perf_event_take_los
 void repair(MapView map, uint32_t owner) {
   switch (map.spec->type) {
     case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+    case kTypeLpmTrie:
       return hash_repair(map, owner);
+    case kTypeQueue:
+    case kTypeStack:
+      return queue_repair(map, owner);
     case kTypeRingbuf:
     case kTypePerfEventArray:
       return ring_repair_at(program_side::ring_of(map), owner);
+    case kTypeStackTrace:
+      return stack_trace_repair(map, owner);
     default:
       return;  // arrays hold nothing half done
   }

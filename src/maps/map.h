@@ -44,10 +44,15 @@ void* lookup(MapView map,
 void* lookup_percpu(MapView map, const void* key, uint32_t cpu);
 int64_t update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t cpu, uint32_t owner);
 int64_t remove(MapView map, const void* key, uint32_t owner);
+// Queues and stacks; a bloom filter's peek reads `value`.
+int64_t push(MapView map, const void* value, uint64_t flags, uint32_t owner);
+int64_t pop(MapView map, void* value);
+int64_t peek(MapView map, void* value);
 
 // ---- what bpf(2) calls do. Value buffers are user_value_size() bytes (per-CPU: cpu_count ×
 // round_up(value_size, 8)) ----
 uint64_t user_value_size(const MapSpec& spec);
+// Types without keys ignore `key`: lookup is peek (of a bloom filter: of the value given), update push, lookup and delete pop.
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags);
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags,
                     uint32_t owner = kUserOwner);
@@ -55,6 +60,12 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner = kUserOwner);
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags,
                                uint32_t owner = kUserOwner);
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
+
+// ---- batches ----
+// Buckets of a type that Linux hands out bucket by bucket; 0: its batches go from key to key.
+uint32_t batch_buckets(const MapSpec& spec);
+// The keys of one bucket (below batch_buckets), `capacity` at most; returns how many it has.
+uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity);
 
 // ---- rings: BPF_MAP_TYPE_RINGBUF, and the staging ring of BPF_MAP_TYPE_PERF_EVENT_ARRAY ----
 // `owner` identifies the producer (its tgid), so that records of the dead can be discarded. nullptr: full.

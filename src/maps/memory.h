@@ -18,13 +18,17 @@ inline constexpr int64_t kErrNoEntry = 2, kErrTooBig = 7, kErrAgain = 11, kErrNo
                          kErrNotSupported = 524;  // the kernel's own ENOTSUPP, which bpf(2) lets through
 
 // enum bpf_map_type, update flags and map flags of <linux/bpf.h>, those in use here.
-inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypePerfEventArray = 4, kTypePercpuArray = 6,
-                          kTypeRingbuf = 27;
+inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypeProgArray = 3, kTypePerfEventArray = 4,
+                          kTypePercpuHash = 5, kTypePercpuArray = 6, kTypeStackTrace = 7,
+                          kTypeCgroupArray = 8, kTypeLruHash = 9, kTypeLruPercpuHash = 10, kTypeLpmTrie = 11,
+                          kTypeArrayOfMaps = 12, kTypeHashOfMaps = 13, kTypeQueue = 22, kTypeStack = 23,
+                          kTypeRingbuf = 27, kTypeBloomFilter = 30;
 inline constexpr uint64_t kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2, kUpdateLock = 4;
-inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNumaNode = 1u << 2, kFlagReadOnly = 1u << 3,
-                          kFlagWriteOnly = 1u << 4, kFlagZeroSeed = 1u << 6, kFlagReadOnlyProgram = 1u << 7,
-                          kFlagWriteOnlyProgram = 1u << 8, kFlagMmapable = 1u << 10,
-                          kFlagPreserveElements = 1u << 11, kFlagInnerMap = 1u << 12;
+inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNoCommonLru = 1u << 1, kFlagNumaNode = 1u << 2,
+                          kFlagReadOnly = 1u << 3, kFlagWriteOnly = 1u << 4, kFlagZeroSeed = 1u << 6,
+                          kFlagReadOnlyProgram = 1u << 7, kFlagWriteOnlyProgram = 1u << 8,
+                          kFlagMmapable = 1u << 10, kFlagPreserveElements = 1u << 11,
+                          kFlagInnerMap = 1u << 12;
 inline constexpr uint32_t kFlagsAccess =
     kFlagReadOnly | kFlagWriteOnly | kFlagReadOnlyProgram | kFlagWriteOnlyProgram;
 

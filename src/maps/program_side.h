@@ -6,9 +6,14 @@
 #pragma once
 
 #include "maps/array.h"
+#include "maps/bloom_filter.h"
 #include "maps/hash.h"
+#include "maps/lpm_trie.h"
+#include "maps/lru_hash.h"
 #include "maps/percpu_array.h"
+#include "maps/percpu_hash.h"
 #include "maps/perf_event_array.h"
+#include "maps/queue_stack.h"
 #include "maps/ringbuf.h"
 
 namespace bpftime::maps::program_side {
@@ -21,10 +26,19 @@ BPFTIME_MAPS_FOLD void* lookup_percpu(MapView map, const void* key, uint32_t cpu
       return array_lookup(map, key);
     case kTypePercpuArray:
       return percpu_array_lookup(map, key, cpu);
+    case kTypePercpuHash:
+      return percpu_hash_lookup(map, key, cpu);
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+      return lru_hash_lookup(map, key, cpu);
+    case kTypeLpmTrie:
+      return lpm_trie_lookup(map, key);
     default:
       return nullptr;
   }
 }
+// Whether what a program gets or gives depends on the CPU it runs on.
+BPFTIME_MAPS_FOLD bool is_percpu(uint32_t type) { return type == kTypePercpuArray || is_percpu_hash(type); }
 BPFTIME_MAPS_FOLD void* lookup(MapView map, const void* key) {
   return program_side::lookup_percpu(map, key, 0);
 }
@@ -38,6 +52,13 @@ BPFTIME_MAPS_FOLD int64_t update(MapView map, const void* key, const void* value
       return array_update(map, key, value, flags);
     case kTypePercpuArray:
       return percpu_array_update(map, key, value, flags, cpu);
+    case kTypePercpuHash:
+      return hash_update(map, key, value, flags, owner, cpu);
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+      return lru_hash_update(map, key, value, flags, owner, cpu);
+    case kTypeLpmTrie:
+      return lpm_trie_update(map, key, value, flags, owner);
     default:
       return -kErrOpNotSupported;
   }
@@ -46,10 +67,65 @@ BPFTIME_MAPS_FOLD int64_t update(MapView map, const void* key, const void* value
 BPFTIME_MAPS_FOLD int64_t remove(MapView map, const void* key, uint32_t owner) {
   switch (map.spec->type) {
     case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
       return hash_remove(map, key, nullptr, owner);
+    case kTypeLpmTrie:
+      return lpm_trie_remove(map, key, owner);
     case kTypeArray:
     case kTypePercpuArray:
       return -kErrInvalid;  // array_map_delete_elem
+    default:
+      return -kErrOpNotSupported;
+  }
+}
+
+// The value of an existing key changed without taking an element, if that is possible; false: nothing has happened, update
+// knows. Small enough to be inlined into programs, which then seldom call anything.
+BPFTIME_MAPS_FOLD bool update_in_place(MapView map, const void* key, const void* value, uint64_t flags,
+                                       uint32_t cpu) {
+  switch (map.spec->type) {
+    case kTypeHash:
+      return hash_update_in_place(map, key, value, flags);
+    case kTypePercpuHash:
+    case kTypeLruPercpuHash:
+      return percpu_hash_update_in_place(map, key, value, flags, cpu);
+    default:
+      return false;
+  }
+}
+
+BPFTIME_MAPS_FOLD int64_t push(MapView map, const void* value, uint64_t flags, uint32_t owner) {
+  switch (map.spec->type) {
+    case kTypeQueue:
+    case kTypeStack:
+      return queue_push(map, value, flags, owner);
+    case kTypeBloomFilter:
+      return bloom_push(map, value, flags);
+    default:
+      return -kErrOpNotSupported;
+  }
+}
+
+BPFTIME_MAPS_FOLD int64_t pop(MapView map, void* value) {
+  switch (map.spec->type) {
+    case kTypeQueue:
+    case kTypeStack:
+      return queue_read_out(map, value, /*take=*/true);
+    default:
+      return -kErrOpNotSupported;
+  }
+}
+
+// A bloom filter reads `value` instead of writing it.
+BPFTIME_MAPS_FOLD int64_t peek(MapView map, void* value) {
+  switch (map.spec->type) {
+    case kTypeQueue:
+    case kTypeStack:
+      return queue_read_out(map, value, /*take=*/false);
+    case kTypeBloomFilter:
+      return bloom_peek(map, value);
     default:
       return -kErrOpNotSupported;
   }

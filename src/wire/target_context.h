@@ -8,6 +8,7 @@
 #pragma once
 
 #include "wire/abi.h"
+#include "wire/task_facts.h"
 
 namespace bpftime::wire {
 
@@ -86,6 +87,7 @@ struct TargetContext {
   uint32_t arena_count;
   ArenaRecord arenas[kArenasMax];
   PatchRecord patches[kPatchesMax];
+  TaskFacts task;
 };
 static_assert(offsetof(TargetContext, patch_count) == 184);
 static_assert(offsetof(TargetContext, patches) == 192 + kArenasMax * sizeof(ArenaRecord));
@@ -93,6 +95,9 @@ static_assert(offsetof(TargetContext, patches) == 192 + kArenasMax * sizeof(Aren
 // Zero after fork: whoever finds tgid == 0 asks the kernel and stores it.
 struct TargetIdentity {
   uint32_t tgid;
+  uint32_t reserved;
+  // When the process began, by CLOCK_MONOTONIC and CLOCK_BOOTTIME; 0: not known (a child the daemon has not met yet).
+  uint64_t start_time_ns, start_boottime_ns;
 };
 
 inline constexpr uint64_t kContextSize = (sizeof(TargetContext) + 4095) / 4096 * 4096;

@@ -5,5 +5,6 @@
 #include "helpers/runtime/memory.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
+#include "helpers/runtime/task.cc"
 #include "helpers/runtime/time.cc"
 #include "helpers/runtime/trace_printk.cc"

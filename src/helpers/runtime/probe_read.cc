@@ -1,6 +1,7 @@
 // Reads of addresses the program made up. Faults are repaired by the agent; without it nothing is read. Reads of 1, 2, 4 and
 // 8 bytes are single loads in the program's code; the others call the agent's copy routines.
 #include "helpers/runtime/checked_load.h"
+#include "helpers/runtime/task.h"
 
 namespace bpftime::runtime {
 namespace {
@@ -31,6 +32,20 @@ inline int64_t read(void* destination, uint32_t size, uint64_t address) {
       break;
   }
   return read_memory(destination, size, address);
+}
+
+// Kernel memory there is none of, but for the synthetic task: looked for only when the address has proved bad.
+inline int64_t read_kernel(void* destination, uint32_t size, uint64_t address) {
+  const int64_t error = read(destination, size, address);
+  if (__builtin_expect(error != 0 && is_task_address(address), 0))
+    return bpftime_read_task(destination, size, address);
+  return error;
+}
+
+inline int64_t read_kernel_string(char* destination, uint32_t size, uint64_t address) {
+  if (__builtin_expect(is_task_address(address), 0))
+    return bpftime_read_task_string(destination, size, address);
+  return read_string(destination, size, address);
 }
 
 }  // namespace
@@ -66,17 +81,17 @@ int64_t write_memory(uint64_t address, const void* source, uint64_t size) {
 }
 
 // r1 destination, r2 size, r3 address.
-BPFTIME_HELPER_FUNCTION(probe_read) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(probe_read) { return read_kernel(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_user) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
-BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read_kernel(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_str) {
-  return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
+  return read_kernel_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
 }
 BPFTIME_HELPER_FUNCTION(probe_read_user_str) {
   return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
 }
 BPFTIME_HELPER_FUNCTION(probe_read_kernel_str) {
-  return read_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
+  return read_kernel_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);
 }
 
 }  // namespace bpftime::runtime

@@ -62,6 +62,10 @@ int64_t current_comm(char comm[16]) {
   return 0;
 }
 
+// Addresses of the synthetic task (runtime/task.cc).
+BPFTIME_HELPER_FUNCTION(get_current_task) { return wire::task_address(current_tid()); }
+BPFTIME_HELPER_FUNCTION(get_current_task_btf) { return wire::task_address(current_tid()); }
+
 BPFTIME_HELPER_FUNCTION(get_smp_processor_id) { return current_cpu(); }
 
 BPFTIME_HELPER_FUNCTION(get_current_pid_tgid) { return uint64_t{current_tgid()} << 32 | current_tid(); }

@@ -1,0 +1,172 @@
+// What a target needs in its address space beside code: its context, the maps of its programs, the agent.
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "base/log.h"
+#include "daemon/site.h"
+#include "daemon/task_facts.h"
+#include "maps/map.h"
+
+namespace bpftime::daemon {
+
+using kernel::Map;
+using target::MappedRegion;
+using target::Registry;
+using target::StoppedProcess;
+using wire::TargetContext;
+
+namespace {
+
+constexpr int32_t kGlibcTidOffset =
+    0x2d0;  // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
+
+}  // namespace
+
+// Maps what the sites' programs use and this process does not have yet.
+Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                                const std::vector<Site>& sites) {
+  std::vector<StoppedProcess::MapRequest> requests;
+  for (const auto& map : maps_of(sites)) {
+    const int fd = map->sealed ? map->sealed.get() : map->fd.get();
+    auto inode = inode_of(fd);
+    if (!inode) return inode.error();
+    const uint64_t size = maps::memory_size(map->spec);
+    int flags = MAP_SHARED;
+    const auto same_place = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
+      return region.start == map->address && region.end == map->address + size;
+    });
+    if (same_place != regions.end()) {
+      if (same_place->inode == inode->inode && same_place->device == inode->device) continue;
+      // What is left of the map from before (see retire_maps). A thread may still stand in a program that uses it, and we
+      // may die at any moment: replaced in one step.
+      flags |= MAP_FIXED;
+    }
+    requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, flags, fd, 0});
+  }
+  if (requests.empty()) return {};
+  auto mapped = stopped.map_all(requests);
+  if (!mapped) return Error{mapped.error().code, "map the programs' maps: " + mapped.error().message};
+  return {};
+}
+
+// Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
+// private zeroes take the map's place, and what that thread writes is lost with the probe.
+void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                           const std::vector<Site>& sites) {
+  std::set<uint64_t> used;
+  for (const auto& map : maps_of(sites)) used.insert(map->address);
+  const uint64_t first = config_.window + wire::kMapsOffset;
+  for (const auto& region : regions) {
+    if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
+    if (region.inode == 0 || used.contains(region.start)) continue;
+    auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    if (!mapped) log_warning("retire map: " + mapped.error().message);
+  }
+}
+
+std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sites) const {
+  std::vector<std::shared_ptr<Map>> out;
+  auto add = [&](const std::shared_ptr<Map>& map) {
+    if (std::find(out.begin(), out.end(), map) == out.end()) out.push_back(map);
+  };
+  for (const auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    for (const auto& want : site.wants) {
+      for (const auto& map : want.program->maps) add(map);
+      if (want.program->runs) add(want.program->runs);
+      add(kernel_.trace_ring());
+    }
+  }
+  return out;
+}
+
+// What programs need to know about the process they run in.
+Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
+                                      const std::vector<MappedRegion>& regions,
+                                      const target::Status& status) {
+  TargetContext context{};
+  context.header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, sizeof(TargetContext)};
+  context.daemon_instance = config_.instance;
+  context.owner_uid = config_.uid;
+  context.lineage = status.tgid;
+  context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
+  const auto threads = stopped.threads();
+  context.tid_offset = kGlibcTidOffset;
+  for (const auto& thread : threads) {
+    auto tid = stopped.read(thread.thread_pointer + kGlibcTidOffset, sizeof(uint32_t));
+    if (!tid || read_at<uint32_t>(*tid, 0) != static_cast<uint32_t>(thread.tid)) context.tid_offset = 0;
+  }
+  for (const auto& region : regions) {
+    if (region.path == "[vdso]" && vdso_clock_gettime_offset_ != 0)
+      context.vdso_clock_gettime = region.start + vdso_clock_gettime_offset_;
+    if (region.offset != 0 || region.path.find("/ld-linux-x86-64.so") == std::string::npos) continue;
+    const auto& loader = file_info(target.process, region)->elf;
+    if (!loader) continue;
+    if (auto symbol = loader->find_symbol("__rseq_offset")) {
+      auto value = stopped.read(region.start + symbol->address, sizeof(int64_t));
+      if (value) context.rseq_offset = read_at<int64_t>(*value, 0).value_or(0);
+    }
+  }
+  return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
+}
+
+// Written into the running process: programs may see a mixture of old and new for a moment, of which each is true.
+void Attacher::refresh_task_facts(const Target& target, const std::vector<Site>& sites) const {
+  if (std::none_of(sites.begin(), sites.end(),
+                   [](const Site& site) { return site.report.skipped.empty() && site.needs_task_facts(); }))
+    return;
+  wire::TaskFacts facts = task_facts(target.process, kernel_task_fields());
+  // The process tells itself its id (trampolines compare it); only what lies behind is ours to refresh.
+  wire::TargetIdentity identity = identity_of(target.process, 0);
+  constexpr size_t kTimes = offsetof(wire::TargetIdentity, start_time_ns);
+  const iovec local[] = {{&facts, sizeof facts},
+                         {reinterpret_cast<uint8_t*>(&identity) + kTimes, sizeof identity - kTimes}};
+  const auto place = [&](uint64_t offset) { return reinterpret_cast<void*>(config_.window + offset); };
+  const iovec remote[] = {{place(offsetof(TargetContext, task)), sizeof facts},
+                          {place(wire::kIdentityOffset + kTimes), sizeof identity - kTimes}};
+  const ssize_t size = sizeof facts + sizeof identity - kTimes;
+  if (::process_vm_writev(target.process.pid(), local, 2, remote, 2, 0) != size)
+    log_warning("process " + std::to_string(target.process.pid()) + ": task facts: " + std::strerror(errno));
+}
+
+// Finds the agent in the process, or has it loaded. Returns its load address.
+Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
+  if (::access(config_.agent_path.c_str(), R_OK) != 0)
+    return Error{ENOENT,
+                 "agent " + config_.agent_path + ": " + std::strerror(errno) + "; try `make install` again"};
+  for (const auto& region : regions)
+    if (region.offset == 0 && is_agent(region)) return region.start;
+  return target::load_library(target.process, config_.agent_path);
+}
+
+Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Registry& registry,
+                                    const std::vector<MappedRegion>& regions, uint64_t base) {
+  if (registry.header.agent_base == base) return {};
+  auto& header = registry.header;
+  header.agent_base = base;
+  const std::pair<const char*, uint64_t*> wanted[] = {
+      {"bpftime_agent_safe_copy", &header.safe_copy},
+      {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
+      {"bpftime_agent_host_call", &header.host_call},
+      {"bpftime_agent_return_enter", &header.return_enter}};
+  for (const auto& [name, where] : wanted) {
+    auto symbol = agent_symbol(target, regions, registry, name);
+    if (!symbol) return symbol.error();
+    *where = *symbol;
+  }
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  // Behind the statistics, which are the target's to write.
+  if (auto written = target::write_context(stopped, config_.window, offsetof(TargetContext, host_call),
+                                           header.host_call);
+      !written)
+    return written;
+  return stopped.write(config_.window, Bytes(bytes, offsetof(TargetContext, faults_repaired)));
+}
+
+}  // namespace bpftime::daemon

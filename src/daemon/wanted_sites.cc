@@ -1,0 +1,232 @@
+// Which places of a target programs should run at, and why some cannot be probed.
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <set>
+
+#include "daemon/site.h"
+
+namespace bpftime::daemon {
+
+using target::MappedRegion;
+
+namespace {
+
+// Functions whose return must not be seen: they return twice, on another stack, or read their own return address.
+bool return_is_special(std::string name) {
+  static const std::set<std::string> kNames = {
+      "vfork",      "fork1",      "clone",       "clone3",      "setjmp",       "sigsetjmp",
+      "longjmp",    "getcontext", "swapcontext", "makecontext", "tls_get_addr", "start",
+      "restore_rt", "dlopen",     "dlsym",       "dlvsym",      "dlmopen"};
+  name.erase(0, std::min(name.find_first_not_of('_'), name.size()));
+  if (name.starts_with("libc_")) name.erase(0, 5);
+  return kNames.contains(name);
+}
+
+}  // namespace
+
+std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process,
+                                                        const MappedRegion& region) {
+  const InodeId id{region.device, region.inode};
+  auto fd = process.open_mapped_file(region);
+  // An inode's number may name another file later, or the file be written anew.
+  struct stat now {};
+  const bool stated = fd && ::fstat(fd->get(), &now) == 0;
+  const FileInfo::Version version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
+  if (auto known = files_.find(id); known != files_.end() && (!stated || known->second->version == version))
+    return known->second;
+  auto info = std::make_shared<FileInfo>();
+  info->version = version;
+  if (fd) {
+    if (auto elf = symbols::ElfFile::from_fd(fd->get(), region.path)) {
+      info->build_id = elf->build_id();
+      info->elf = std::move(*elf);
+    }
+  }
+  constexpr size_t kFilesMax = 512;
+  if (files_.size() >= kFilesMax) files_.clear();
+  files_[id] = info;
+  return info;
+}
+
+bool Attacher::same_file(const target::Process& process, const MappedRegion& region,
+                         const kernel::PerfEvent& event) {
+  if (InodeId{region.device, region.inode} == event.file) return true;
+  return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
+}
+
+// Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
+std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
+                                                   const target::Status& status) {
+  std::map<uint64_t, Site> sites;
+  if (target.detached || withdrawn_) return {};
+  for (const auto& probe : kernel_.probes()) {
+    const auto& event = *probe.event;
+    if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
+    for (const auto& region : regions) {
+      if (!region.executable || region.inode == 0) continue;
+      if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
+      if (!same_file(target.process, region, event)) {
+        if (auto other = other_build(target.process, region, probe))
+          sites.emplace(region.start, std::move(*other));
+        continue;
+      }
+      const uint64_t address = region.start + (event.offset - region.offset);
+      Site& site = sites[address];
+      site.address = address;
+      site.region = region;
+      site.report.path = event.path;
+      site.report.offset = event.offset;
+      site.report.address = address;
+      for (const auto& attached : probe.programs) {
+        if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
+          site.report.skipped = compiled.error().message;
+          continue;
+        }
+        site.wants.push_back({attached.program,
+                              attached.cookie,
+                              event.return_probe,
+                              event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0,
+                              attached.order,
+                              {}});
+        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe,
+                                        code_use(*attached.program).inert});
+      }
+    }
+  }
+  std::vector<Site> out;
+  for (auto& [address, site] : sites) {
+    std::sort(site.wants.begin(), site.wants.end(),
+              [](const auto& a, const auto& b) { return a.order < b.order; });
+    site.file = file_info(target.process, site.region);
+    auto skip = [&, &site = site](const std::string& why) {
+      if (site.report.skipped.empty()) site.report.skipped = why;
+    };
+    if (!site.file->elf) {
+      skip("its file cannot be read as ELF");
+    } else if (auto at = site.file->elf->address_of_offset(site.report.offset); !at) {
+      skip("offset lies in no segment of the file");
+    } else {
+      site.file_address = *at;
+      if (auto function = site.file->elf->function_at(*at)) {
+        site.report.function = function->name;
+        site.function_size = function->size;
+        if (function->address != *at)
+          skip("not a function's entry but +" + std::to_string(*at - function->address) +
+               " in it: not supported yet");
+        const bool returns =
+            std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
+        if (returns && return_is_special(function->name))
+          skip("the return of " + function->name +
+               " cannot be probed: it returns twice, on another stack, or looks at its caller");
+      }
+    }
+    for (auto& want : site.wants) {
+      if (!want.program->host) continue;
+      if (auto fits = fits_class(target.process, regions, site, *want.program->host); !fits)
+        skip(fits.error().message);
+      if (want.on_return && want.program->host->constraints.typed_entry)
+        skip("extensions run at their entry, not at its return");
+      if (want.on_return && (want.program->code->calls_host || want.program->code->ends_function))
+        skip("extensions call host functions and end functions at their entry only");
+      auto table = host_table(target.process, regions, site, *want.program->host);
+      if (!table) skip(table.error().message);
+      if (table) want.host_table = std::move(*table);
+    }
+    if (target::filtered_unlike_us(status) && site.needs_system_calls())
+      skip(
+          "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
+          "or trace output), "
+          "and the process has a seccomp filter of its own that may kill it for them");
+    out.push_back(std::move(site));
+  }
+  return out;
+}
+
+// The file of the policy's host in another build: its extensions are not for it, and somebody will ask why they do not run.
+std::optional<Attacher::Site> Attacher::other_build(const target::Process& process,
+                                                    const MappedRegion& region, const kernel::Probe& probe) {
+  constexpr std::string_view kDeleted = " (deleted)";
+  std::string_view path = region.path;
+  if (path.ends_with(kDeleted)) path.remove_suffix(kDeleted.size());
+  const auto& first = *probe.programs[0].program;
+  if (!first.host || path != probe.event->path) return std::nullopt;
+  Site site;
+  site.address = region.start;
+  site.region = region;
+  site.report.path = probe.event->path;
+  site.report.offset = probe.event->offset;
+  for (const auto& attached : probe.programs)
+    site.report.programs.push_back({attached.program->id, attached.program->name, probe.event->return_probe});
+  const std::string build = file_info(process, region)->build_id;
+  site.report.skipped = first.host->policy + " is for build " +
+                        (first.host->build_id.empty() ? probe.event->build_id : first.host->build_id) +
+                        " of the host, this process runs build " +
+                        (build.empty() ? "unknown (no build-id)" : build) + "; start it again";
+  return site;
+}
+
+// The host is the build the policy is for, and the function is the class's entry: its arguments are what the program was
+// verified with.
+Result<void> Attacher::fits_class(const target::Process& process, const std::vector<MappedRegion>& regions,
+                                  const Site& site, const kernel::HostClass& host) {
+  const std::string& build = site.file->build_id;
+  if (!host.build_id.empty() && build != host.build_id)
+    return Error{EPERM, host.policy + " is for build " + host.build_id + " of the host, this one is build " +
+                            (build.empty() ? "unknown (it has no build-id)" : build)};
+  if (host.entry.name.empty()) return {};
+  const auto entry = host_address(process, regions, site, host, host.entry);
+  if (!entry) return entry.error();
+  if (*entry == site.address) return {};
+  return Error{EPERM,
+               "class \"" + host.constraints.class_name + "\" (" + host.policy_place + ") is for " +
+                   host.entry.name + ", not for " +
+                   (site.report.function.empty() ? std::string("this address") : site.report.function)};
+}
+
+// Symbols are looked for in the probed file first, then in the others in the order they are mapped.
+Result<uint64_t> Attacher::host_address(const target::Process& process,
+                                        const std::vector<MappedRegion>& regions, const Site& site,
+                                        const kernel::HostClass& host,
+                                        const kernel::HostClass::Symbol& symbol) {
+  const auto base_of = [&](const MappedRegion& region, const FileInfo& info) -> std::optional<uint64_t> {
+    const auto mapped = info.elf ? info.elf->address_of_offset(region.offset) : std::nullopt;
+    return mapped ? std::optional(region.start - *mapped) : std::nullopt;
+  };
+  if (symbol.address != 0 && !host.build_id.empty() && site.file->build_id == host.build_id)
+    if (const auto base = base_of(site.region, *site.file)) return *base + symbol.address;
+  bool indirect = false;
+  const auto find = [&](const MappedRegion& region) -> std::optional<uint64_t> {
+    const auto info = file_info(process, region);
+    const auto base = base_of(region, *info);
+    const auto found = base ? info->elf->find_symbol(symbol.name) : std::nullopt;
+    indirect = indirect || (found && found->indirect);
+    return found && !found->indirect ? std::optional(*base + found->address + symbol.offset) : std::nullopt;
+  };
+  if (const auto here = find(site.region)) return *here;
+  for (const MappedRegion& region : regions) {
+    if (!region.executable || region.inode == 0 || region.inode == site.region.inode) continue;
+    if (const auto there = find(region)) return *there;
+  }
+  if (indirect)
+    return Error{EOPNOTSUPP,
+                 "host symbol " + symbol.name +
+                     ": its implementation is chosen when the library is loaded (IFUNC); offer a function "
+                     "of the host that calls it"};
+  return Error{ENOENT, "host symbol " + symbol.name + ": not found in " + site.region.path +
+                           " or another file of the process; is it stripped of it?"};
+}
+
+Result<std::vector<uint64_t>> Attacher::host_table(const target::Process& process,
+                                                   const std::vector<MappedRegion>& regions, const Site& site,
+                                                   const kernel::HostClass& host) {
+  std::vector<uint64_t> out;
+  for (const auto& symbol : host.symbols) {
+    const auto address = host_address(process, regions, site, host, symbol);
+    if (!address) return address.error();
+    out.push_back(*address);
+  }
+  return out;
+}
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,31 @@
+// What the *_BATCH commands of bpf(2) need beyond single elements: the keys of one bucket. Linux hands hash maps out bucket
+// by bucket, and says by a bucket's number where to go on. Host only.
+#pragma once
+
+#include "maps/hash_user.h"
+
+namespace bpftime::maps {
+
+// Types whose elements lie in the buckets of hash.h: HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, HASH_OF_MAPS.
+inline bool has_buckets(uint32_t type) {
+  return type == kTypeHash || type == 5 || type == 9 || type == 10 || type == kTypeHashOfMaps;
+}
+
+// Copies the keys in `bucket` (below g.buckets) to `keys`, at most `capacity` of them; returns how many there are, never
+// more than the map has elements. Tolerates concurrent change: what it returns was in the map at some moment.
+inline uint32_t hash_bucket_keys(MapView map, const HashGeometry& g, uint32_t bucket, uint8_t* keys,
+                                 uint32_t capacity) {
+  uint32_t count = 0, budget = step_budget(g);
+  uint64_t word = load_acquire(hash_bucket(map, bucket).head);
+  while (count < g.elements) {
+    const uint32_t number = hash_first_from(map, g, word, &budget);
+    if (number == 0) break;
+    Element* element = element_at(map, g, number);
+    if (count < capacity) copy_out(keys + uint64_t{count} * g.key_size, element_key(g, element), g.key_size);
+    ++count;
+    word = load_acquire(&element->next);
+  }
+  return count;
+}
+
+}  // namespace bpftime::maps
