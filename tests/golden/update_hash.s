@@ -48,10 +48,10 @@ xor %rdx, %rax
 mov $-0x18FC812E5F4BD725, %rdx
 mul %rdx
 xor %rax, %rdx
-mov %rdx, %rdi
-shr $0x20, %rdi
-xor %rdx, %rdi
-mov %edi, %eax
+mov %rdx, %rax
+shr $0x20, %rax
+xor %edx, %eax
+mov %eax, %edi
 and $0xFFF, %edi
 lea (%rcx,%rdi,8), %rdx
 mov (%rcx,%rdi,8), %r11
@@ -61,7 +61,7 @@ xor %r9d, %r9d
 mov %rdx, %r14
 mov %r11, %rbx
 jmp 0x00000000005100A1
-nop %eax, (%rax,%rax,1)
+nop %ax, (%rax,%rax,1)
 mov (%r14), %r10
 cmp %r11, %r10
 jz 0x000000000051019C
@@ -79,8 +79,8 @@ shl $0x06, %r15
 lea (%rcx,%r15,1), %r10
 add $0x8140, %r10
 mov 0x8140(%rcx,%r15,1), %rbx
-mov 0x8148(%rcx,%r15,1), %r15
-cmp %rax, %r15
+mov 0x8148(%rcx,%r15,1), %ebp
+cmp %eax, %ebp
 jnz 0x0000000000510120
 mov 0x20(%r10), %r15
 mov 0x0C(%rsp), %r12d
@@ -135,7 +135,7 @@ cmp %rbx, %rax
 jnz 0x000000000051019C
 test %r8b, %r8b
 jz 0x0000000000510180
-lea 0x0000000000512060, %rdi
+lea 0x0000000000512610, %rdi
 mov %rsp, %rdx
 xor %ecx, %ecx
 call 0x00000000005101C0
