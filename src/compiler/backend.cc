@@ -76,7 +76,8 @@ void internalize(llvm::Module& module) {
   for (llvm::GlobalObject& object : module.global_objects()) {
     if (!object.hasLocalLinkage()) object.setVisibility(llvm::GlobalValue::HiddenVisibility);  // no GOT
     const llvm::StringRef name = object.getName();
-    const bool exported = name == kEntrySymbol || name == kContextSymbol || name == kTraceRingSymbol;
+    const bool exported = name == kEntrySymbol || name == kTailEntrySymbol || name == kContextSymbol ||
+                          name == kTraceRingSymbol;
     if (object.isDeclaration() || exported) continue;
     object.setVisibility(llvm::GlobalValue::DefaultVisibility);
     object.setLinkage(llvm::GlobalValue::InternalLinkage);

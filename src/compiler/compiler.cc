@@ -8,6 +8,7 @@
 
 #include "compiler/backend.h"
 #include "compiler/linker.h"
+#include "compiler/tail_call.h"
 #include "compiler/translator.h"
 #include "helpers/runtime_images.h"
 #include "wire/invocation.h"
@@ -35,6 +36,7 @@ std::string content_key(const program::Program& program, std::span<const MapBind
   };
   add(options.context_address);
   add(options.bare);
+  add(options.tail_entry);
   add(options.trace_ring != nullptr);
   if (options.trace_ring != nullptr) add_map(*options.trace_ring);
   add(maps.size());
@@ -97,17 +99,21 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   const Bytes objects[] = {
       Bytes(reinterpret_cast<const uint8_t*>(object->bytes.data()), object->bytes.size()),
       helpers::runtime_object()};
-  auto linked = link_image(objects, kEntrySymbol);
+  constexpr std::string_view kEntries[] = {kEntrySymbol, kTailEntrySymbol};
+  auto linked = link_image(objects, std::span(kEntries).first(options.tail_entry ? 2 : 1));
   if (!linked) return linked.error();
-  if (linked->stack_bytes > wire::kProgramStackMax) {
+  // What others jump to finds some of the stack used.
+  const uint32_t stack_max = wire::kProgramStackMax - (options.tail_entry ? kTailDistanceMax : 0);
+  if (linked->stack_bytes > stack_max) {
     return Error{E2BIG, "compile: program " + program.name + ": needs " +
                             std::to_string(linked->stack_bytes) + " bytes of stack, at most " +
-                            std::to_string(wire::kProgramStackMax) +
+                            std::to_string(stack_max) +
                             " are allowed; use smaller local variables or fewer nested calls"};
   }
   MachineCode code;
   code.image = std::move(linked->image);
-  code.entry_offset = linked->entry_offset;
+  code.entry_offset = linked->entry_offsets[0];
+  if (options.tail_entry) code.tail_entry_offset = linked->entry_offsets[1];
   code.text_size = linked->text_size;
   code.stack_bytes = static_cast<uint32_t>(linked->stack_bytes);
   code.makes_system_calls = facts->makes_system_calls;
@@ -115,6 +121,12 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   code.calls_host = facts->calls_host;
   code.ends_function = facts->ends_function;
   code.context_slots_read = object->context_slots_read;
+  code.may_tail_call = facts->may_tail_call;
+  if (code.may_tail_call) {
+    code.stack_bytes = wire::kProgramStackMax;
+    code.makes_system_calls = code.repairs_faults = true;
+    code.context_slots_read = ~uint32_t{0};
+  }
   cache.keep(std::move(key), code);
   return code;
 }

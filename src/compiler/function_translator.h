@@ -30,6 +30,8 @@ constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
 constexpr uint32_t kInvocationArgument = 5;
 constexpr uint32_t kRegsArgument = 6;  // of local functions: wire::PtRegs, whatever the context is
+constexpr uint32_t kStateArgument =
+    5;  // of local functions of programs that make tail calls, in place of both
 constexpr uint32_t kArgumentRegisters = 6;
 
 inline Error error_at(uint32_t index, const std::string& why) {
@@ -43,6 +45,9 @@ inline bool is_jump_class(const Insn& insn) {
 inline bool is_wide(const Insn& insn) { return insn.code == (BPF_LD | BPF_IMM | BPF_DW); }
 inline bool is_local_call(const Insn& insn) {
   return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == BPF_PSEUDO_CALL;
+}
+inline bool is_tail_call(const Insn& insn) {
+  return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 && insn.imm == BPF_FUNC_tail_call;
 }
 // The instruction a jump leads to; call and exit are no jumps.
 inline std::optional<int64_t> jump_target(const Insn& insn, uint32_t index) {
@@ -62,6 +67,8 @@ struct ProgramScope {
   std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
 
+  bool tail_calls() const { return facts.may_tail_call; }
+
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }
   llvm::PointerType* pointer() const { return llvm::PointerType::get(context(), 0); }
@@ -69,10 +76,21 @@ struct ProgramScope {
   llvm::FunctionType* helper_type() const {
     return llvm::FunctionType::get(word(), {word(), word(), word(), word(), word(), pointer()}, false);
   }
-  // The same and the registers of the probed function.
+  // Local functions: the same and the registers of the probed function, or r1..r5 and the TailState.
   llvm::FunctionType* function_type() const {
+    if (tail_calls()) return helper_type();
+    return bridge_type();
+  }
+  llvm::CallingConv::ID function_convention() const {
+    return tail_calls() ? llvm::CallingConv::Tail : llvm::CallingConv::C;
+  }
+  llvm::FunctionType* bridge_type() const {
     return llvm::FunctionType::get(word(), {word(), word(), word(), word(), word(), pointer(), pointer()},
                                    false);
+  }
+
+  Value* field(llvm::IRBuilder<>& builder, Value* base, uint64_t offset) const {
+    return builder.CreateConstGEP1_64(builder.getInt8Ty(), base, offset);
   }
 
   // A constant struct MapRef (src/helpers/runtime/runtime.h).
@@ -217,6 +235,28 @@ class FunctionTranslator {
 
   // Through the agent's bridge (src/agent/arch/x86_64/host_call.S).
   Result<void> host_call(uint32_t index, const Insn& insn);
+  // Of this function, whose callers pass them in one of two ways.
+  void take_environment();
+  bool is_main() const { return start_ == 0; }
+
+  // Calls a function of the program's, or one it has the address of.
+  Value* call_function(Value* callee, std::array<Value*, 5> arguments);
+  Result<void> local_call(uint32_t index, const Insn& insn);
+  Result<void> helper_call(uint32_t index, uint32_t id);
+
+  // Calls that are no function in the runtime: they call functions of the program's, or leave it.
+  Result<void> tail_call(uint32_t index);
+  void loop_call();
+  void for_each_call();
+  // `body(n)` makes round n, and says whether it was the last; the value is how many were made. `more` says whether there is
+  // a round n.
+  template <typename More, typename Body>
+  Value* count_rounds(More more, Body body);
+  // What `make` makes, or `answer`, without having made it, where `wrong` holds.
+  template <typename Make>
+  Value* unless(Value* wrong, uint64_t answer, Make make);
+  BasicBlock* new_block(const char* name) { return BasicBlock::Create(scope_.context(), name, function_); }
+
   // r1–r5 keep their values: who may run cannot read them, and keeping costs nothing when nobody does.
   Result<void> call(uint32_t index, const Insn& insn);
 
@@ -224,6 +264,8 @@ class FunctionTranslator {
   const uint32_t start_, end_, zeroed_bytes_;
   llvm::Function* function_;
   llvm::IRBuilder<> builder_;
+  Value *invocation_ = nullptr, *regs_ = nullptr;
+  Value* state_ = nullptr;  // TailState, of programs that make tail calls
   std::map<uint32_t, BasicBlock*> blocks_;
   std::set<uint32_t> wide_seconds_;
   std::array<llvm::AllocaInst*, kRegisters> registers_{};

@@ -16,6 +16,7 @@ void FunctionTranslator::make_prologue() {
     if (i >= 1 && i <= 5) initial = function_->getArg(i - 1);
     builder_.CreateStore(initial, registers_[i]);
   }
+  take_environment();
   bool uses_frame = false;
   for (uint32_t i = start_; i < end_; i++) {
     uses_frame |= insn(i).dst_reg == kFramePointer || insn(i).src_reg == kFramePointer;

@@ -1,6 +1,7 @@
 #include "compiler/translator.h"
 
 #include "compiler/function_translator.h"
+#include "compiler/tail_call.h"
 #include "helpers/table.h"
 #include "maps/map.h"
 #include "wire/target_context.h"
@@ -160,25 +161,76 @@ void make_run_count(llvm::IRBuilder<>& builder, ProgramScope& scope, Value* invo
   builder.CreateStore(builder.CreateAdd(builder.CreateLoad(scope.word(), place), builder.getInt64(1)), place);
 }
 
+// A call of the program's first function.
+Value* call_main(llvm::IRBuilder<>& builder, ProgramScope& scope, std::array<Value*, 2> first,
+                 const std::vector<Value*>& environment) {
+  Value* zero = builder.getInt64(0);
+  std::vector<Value*> arguments{first[0], first[1], zero, zero, zero};
+  arguments.insert(arguments.end(), environment.begin(), environment.end());
+  auto* made = builder.CreateCall(scope.subprograms.at(0), arguments);
+  made->setCallingConv(scope.function_convention());
+  return made;
+}
+
+llvm::Function* make_function(ProgramScope& scope, const char* name, llvm::FunctionType* type) {
+  auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, scope.module);
+  function->setVisibility(llvm::GlobalValue::HiddenVisibility);
+  return function;
+}
+
+// The state that lives as long as the tail calls.
+Value* make_tail_state(llvm::IRBuilder<>& builder, ProgramScope& scope, Value* invocation, Value* regs) {
+  auto* state =
+      builder.CreateAlloca(scope.word(), builder.getInt64(sizeof(TailState) / sizeof(uint64_t)), "state");
+  const auto put = [&](uint64_t offset, Value* value) {
+    builder.CreateStore(value, scope.field(builder, state, offset));
+  };
+  put(offsetof(TailState, invocation), invocation);
+  put(offsetof(TailState, regs), regs);
+  put(offsetof(TailState, stack_top), builder.CreatePtrToInt(state, scope.word()));
+  put(offsetof(TailState, remaining), builder.getInt64(kTailCallsMax));
+  return state;
+}
+
 // uint64_t program(void* ctx, const Invocation*), or bare: r1 and r2.
 void make_entry(ProgramScope& scope) {
   const bool bare = scope.options.bare;
   llvm::Type* second = bare ? static_cast<llvm::Type*>(scope.word()) : scope.pointer();
-  auto* type = llvm::FunctionType::get(scope.word(), {scope.word(), second}, false);
-  auto* entry = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, kEntrySymbol, scope.module);
-  entry->setVisibility(llvm::GlobalValue::HiddenVisibility);
+  auto* entry = make_function(scope, kEntrySymbol,
+                              llvm::FunctionType::get(scope.word(), {scope.word(), second}, false));
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
   Value* zero = builder.getInt64(0);
-  Value* no_invocation = llvm::ConstantPointerNull::get(scope.pointer());
+  Value* invocation =
+      bare ? llvm::ConstantPointerNull::get(scope.pointer()) : static_cast<Value*>(entry->getArg(1));
   Value* regs = builder.CreateIntToPtr(entry->getArg(0), scope.pointer());
   const verifier::Constraints* constraints = scope.options.constraints;
   const bool typed = constraints != nullptr && constraints->typed_entry;
-  if (scope.options.run_counters != 0 && !bare) make_run_count(builder, scope, entry->getArg(1));
+  if (scope.options.run_counters != 0 && !bare) make_run_count(builder, scope, invocation);
   Value* context = typed ? make_typed_context(builder, scope, regs) : entry->getArg(0);
-  Value* result =
-      builder.CreateCall(scope.subprograms.at(0), {context, bare ? entry->getArg(1) : zero, zero, zero, zero,
-                                                   bare ? no_invocation : entry->getArg(1), regs});
-  builder.CreateRet(result);
+  const std::array<Value*, 2> first{context, bare ? entry->getArg(1) : zero};
+  std::vector<Value*> environment{invocation, regs};
+  if (scope.tail_calls()) environment = {make_tail_state(builder, scope, invocation, regs)};
+  builder.CreateRet(call_main(builder, scope, first, environment));
+}
+
+// What other programs jump to (tail_call.h).
+void make_tail_entry(ProgramScope& scope) {
+  auto* entry = make_function(scope, kTailEntrySymbol,
+                              llvm::FunctionType::get(scope.word(), {scope.word(), scope.pointer()}, false));
+  entry->setCallingConv(llvm::CallingConv::Tail);
+  llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
+  Value* state = entry->getArg(1);
+  const std::array<Value*, 2> first{entry->getArg(0), builder.getInt64(0)};
+  std::vector<Value*> environment{state};
+  if (!scope.tail_calls()) {
+    const auto load = [&](uint64_t offset) {
+      return builder.CreateLoad(scope.pointer(), scope.field(builder, state, offset));
+    };
+    environment = {load(offsetof(TailState, invocation)), load(offsetof(TailState, regs))};
+  }
+  auto* made = llvm::cast<llvm::CallInst>(call_main(builder, scope, first, environment));
+  if (scope.tail_calls()) made->setTailCallKind(llvm::CallInst::TCK_MustTail);  // rule 1
+  builder.CreateRet(made);
 }
 
 // const MapRef* bpftime_ring_of(const void* record): submit and discard name a record but not its ring, and
@@ -217,10 +269,16 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
   if (!starts) return starts.error();
 
   ProgramScope scope{program, maps, options, module, {}, {}, std::vector<llvm::GlobalVariable*>(maps.size())};
+  scope.facts.may_tail_call = std::any_of(program.insns.begin(), program.insns.end(), is_tail_call);
+  if ((scope.facts.may_tail_call || options.tail_entry) && options.constraints != nullptr)
+    return Error{EOPNOTSUPP, "compile: program " + program.name + ": extensions make and take no tail calls"};
   for (const uint32_t start : *starts) {
-    scope.subprograms[start] =
-        llvm::Function::Create(scope.function_type(), llvm::GlobalValue::InternalLinkage,
-                               "bpf_function_" + std::to_string(start), module);
+    auto* function = llvm::Function::Create(scope.function_type(), llvm::GlobalValue::InternalLinkage,
+                                            "bpf_function_" + std::to_string(start), module);
+    function->setCallingConv(scope.function_convention());
+    // Inlined, a jump out of it would become a call.
+    if (scope.facts.may_tail_call) function->addFnAttr(llvm::Attribute::NoInline);
+    scope.subprograms[start] = function;
   }
   for (size_t i = 0; i < starts->size(); i++) {
     const auto end = i + 1 < starts->size() ? (*starts)[i + 1] : static_cast<uint32_t>(program.insns.size());
@@ -230,6 +288,7 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
       return done.error();
   }
   make_entry(scope);
+  if (options.tail_entry) make_tail_entry(scope);
   make_environment(scope);
   make_ring_of(scope);
   return scope.facts;
