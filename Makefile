@@ -4,7 +4,7 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo test test-long bench bench-nginx fuzz lint install clean build
+.PHONY: help demo tutorials firewall disasters test test-long bench bench-nginx fuzz matrix lint install clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -32,9 +32,26 @@ test-long: ## all tests
 	@scripts/build.sh dev
 	@scripts/test.sh
 
+tutorials: ## extensions for the three roles, as docs/eim.md has them, in an empty folder
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh dev bpftime bpftimed bpftime-agent bpftime-loader
+	@/usr/bin/python3 -B tests/eim_tutorials.py build/dev .
+
+firewall: ## an nginx firewall of extensions, checked with curl and wrk
+	@scripts/ensure-packages.sh build test
+	@scripts/unpack-packages.sh test
+	@scripts/build.sh dev bpftime bpftimed bpftime-agent bpftime-loader
+	@tests/e2e/nginx_firewall_test.sh "$(CURDIR)" "$(CURDIR)/build/dev"
+
+disasters: ## three published disasters, as native modules and as extensions
+	@scripts/ensure-packages.sh build test
+	@scripts/unpack-packages.sh test
+	@scripts/build.sh dev bpftime bpftimed bpftime-agent bpftime-loader
+	@PATH="$(CURDIR)/build/dev/bin:$$PATH" example/disasters/run.sh
+
 bench: ## bare, kernel and ours, measured in one interleaved run
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release probes_bench verifier_bench
+	@scripts/build.sh release probes_bench map_ops_bench engine_bench verifier_bench
 	@scripts/bench.sh
 
 bench-nginx: ## a firewall in nginx as C module, eBPF, Lua, njs and wasm, in one interleaved run
@@ -47,6 +64,11 @@ fuzz: ## each parser against random bytes, FUZZ_SECONDS each
 	@scripts/ensure-packages.sh build fuzz
 	@scripts/build.sh fuzz fuzz_targets
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+matrix: ## docs/eim-enforcement.md, made from its cells
+	@scripts/ensure-packages.sh build
+	@scripts/build.sh dev bpftime
+	@/usr/bin/python3 -B tests/enforcement/matrix.py build/dev/bin/bpftime clang-19 cc . --write
 
 lint: ## format and layers
 	@scripts/ensure-packages.sh lint

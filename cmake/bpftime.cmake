@@ -100,6 +100,19 @@ function(bpftime_fuzz name)
   add_dependencies(fuzz_targets ${name})
 endfunction()
 
+# The header for applications, so that `find_package(bpftime)` and `pkg-config bpftime` find it wherever the prefix is moved to,
+# and the example that starts from there (docs/eim.md).
+function(bpftime_install_package)
+  include(CMakePackageConfigHelpers)
+  install(DIRECTORY include/ DESTINATION include)
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/bpftime-config-version.cmake COMPATIBILITY SameMajorVersion
+    ARCH_INDEPENDENT)
+  install(FILES cmake/bpftime-config.cmake ${PROJECT_BINARY_DIR}/bpftime-config-version.cmake DESTINATION lib/cmake/bpftime)
+  configure_file(cmake/bpftime.pc.in ${PROJECT_BINARY_DIR}/bpftime.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/bpftime.pc DESTINATION lib/pkgconfig)
+  install(DIRECTORY example/minimal_host DESTINATION share/bpftime USE_SOURCE_PERMISSIONS PATTERN test.sh EXCLUDE)
+endfunction()
+
 # bpftime_install(target …): into the prefix itself, not into bin/ or lib/: the quick start puts that one folder on PATH, and
 # the command finds the daemon and the libraries beside itself. Targets that do not exist (yet) are passed over.
 function(bpftime_install)

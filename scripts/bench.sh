@@ -6,5 +6,7 @@ cd "$(dirname "$0")/.."
 commit="$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)"
 echo "==> bench" >&2
 build/release/bin/probes_bench --commit "$commit" --json build/bench.json "$@"
+build/release/bin/map_ops_bench --json build/bench-maps.json
+build/release/bin/engine_bench --json build/bench-engine.json
 build/release/bin/verifier_bench --json build/bench-verifier.json
-echo "==> all numbers: build/bench.json, build/bench-verifier.json" >&2
+echo "==> all numbers: build/bench.json, build/bench-maps.json, build/bench-engine.json, build/bench-verifier.json" >&2

@@ -106,7 +106,16 @@ wire::MapSpec spec_of(uint32_t type) {
     spec.key_size = spec.value_size = 0;
     spec.max_entries = 4096;
   }
-  if (type == BPF_MAP_TYPE_PERF_EVENT_ARRAY) spec.value_size = 4;
+  if (type == BPF_MAP_TYPE_QUEUE || type == BPF_MAP_TYPE_STACK || type == BPF_MAP_TYPE_BLOOM_FILTER)
+    spec.key_size = 0;
+  if (type == BPF_MAP_TYPE_LPM_TRIE) {
+    spec.key_size = 8;
+    spec.flags = BPF_F_NO_PREALLOC;
+  }
+  if (type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || type == BPF_MAP_TYPE_PROG_ARRAY ||
+      type == BPF_MAP_TYPE_CGROUP_ARRAY || type == BPF_MAP_TYPE_ARRAY_OF_MAPS ||
+      type == BPF_MAP_TYPE_HASH_OF_MAPS)
+    spec.value_size = 4;
   return spec;
 }
 
@@ -124,8 +133,7 @@ TEST(SupportMatrix, MapTypesAreThoseTheCodeAccepts) {
 
 TEST(SupportMatrix, BpfCommandsAreThoseTheCodeAnswers) {
   const std::string daemon = read_text("src/kernel/kernel.cc");
-  const std::string loader =
-      read_text("src/loader/map_commands.cc") + read_text("src/loader/map_batches.cc");
+  const std::string loader = read_text("src/loader/map_commands.cc") + read_text("src/loader/map_batches.cc");
   std::set<std::string> listed;
   for (const Row& row : table("bpf(2) commands")) {
     if (row[1] == "not yet") {

@@ -1,18 +1,22 @@
 #!/bin/bash
-# test.sh BIN INCLUDE CLANG: from the sources of this folder to a host, its manifest, header, extensions and a checked policy.
+# test.sh BUILD CLANG: from what a build installs and the sources of this folder to a host, its manifest, header, extensions and a
+# checked policy.
 set -euo pipefail
 source_dir=$(cd "$(dirname "$0")" && pwd)
-bin=$1 include=$2 clang=$3
+build=$1 clang=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+bin=$work/prefix
+cmake --install "$build" --prefix "$bin" >/dev/null
 cp "$source_dir"/*.cc "$source_dir"/*.c "$source_dir"/*.yaml "$source_dir"/CMakeLists.txt "$work"
 cd "$work"
 
 fail() { echo "error: $*" >&2; exit 1; }
 
 echo "==> the host, as a project of its own"
-cmake -S . -B build -DBPFTIME_INCLUDE="$include" >cmake.log && cmake --build build >>cmake.log || { cat cmake.log >&2; exit 1; }
+cmake -S . -B build -DCMAKE_PREFIX_PATH="$bin" >cmake.log && cmake --build build >>cmake.log || { cat cmake.log >&2; exit 1; }
 cp build/host host
+c++ -g -O2 $(PKG_CONFIG_PATH="$bin/lib/pkgconfig" pkg-config --cflags bpftime) host.cc -o by_pkg_config
 [ "$(printf 'GET /index\nGET /missing\nbad\n' | ./host | head -n 3 | cut -d' ' -f1 | tr '\n' ' ')" = "200 404 400 " ] || fail "the host alone"
 
 echo "==> manifest and header"

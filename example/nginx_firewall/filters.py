@@ -199,6 +199,47 @@ class Extension(Observe):
         return ["--policy", str(self.out / "firewall.policy.yaml")]
 
 
+class Classes(Extension):
+    """All of the policy's extensions in a running nginx, put there by the command alone."""
+    name = "classes"
+    program = "classes.bpf.o"
+    blocks = counts = False
+
+    def policy(self):
+        return str(self.out / "firewall.policy.yaml")
+
+    def prepare(self, directory):
+        self.runtime = directory / "run"
+        self.runtime.mkdir(parents=True, mode=0o700)
+        self.environment = {**os.environ, "BPFTIME_RUNTIME_DIR": str(self.runtime)}
+        self.said = directory / "extend.out"
+
+    def settings(self):
+        return {}
+
+    def extend(self):
+        workers = [argument for pid in self.server.workers() for argument in ("--pid", str(pid))]
+        with open(self.said, "wb") as said:
+            self.tool = subprocess.Popen([self.bpftime, "extend", self.policy(), *workers], env=self.environment,
+                                         stdout=said, stderr=said)
+        everywhere = 2 * len(self.server.workers())  # two entries
+        await_that(lambda: self.tool.poll() is not None or self.said.read_text().count("running in") == everywhere, "the extensions", 60)
+        require(self.tool.poll() is None, f"extend ended: {self.said.read_text()}")
+
+    def end_extend(self, last):
+        """Ctrl-C; its last hits are to have this."""
+        self.tool.send_signal(signal.SIGINT)
+        status, self.tool = self.tool.wait(60), None
+        require(status == 0 and last in self.said.read_text(), f"extend ended with {status}: {self.said.read_text()}")
+
+    def stop(self):
+        if self.tool is not None:
+            self.tool.kill()
+            self.tool.wait()
+            self.tool = None
+        super().stop()
+
+
 class Lua(Filter):
     name = "lua"
 
@@ -241,7 +282,7 @@ class Njs(Filter):
                 "server": "if ($refused) { return 403; }"}
 
 
-FILTERS = {each.name: each for each in (NoFilter, Module, Observe, Extension, Lua, Njs, Wasm)}
+FILTERS = {each.name: each for each in (NoFilter, Module, Observe, Extension, Classes, Lua, Njs, Wasm)}
 
 
 def rule_numbers(rules=HERE / "rules.txt"):

@@ -3,6 +3,7 @@
 other rules take effect.
 
 firewall.py [--out DIR] [--peers DIR] [--bpftime COMMAND] [FILTER…]      filters: none module observe extension lua njs wasm
+                                                                         classes: the policy's other two, by `bpftime extend`
 
 Without FILTER: none, module, observe. A filter that lacks something is skipped, and said to be; exit status 77 when all are.
 """
@@ -10,6 +11,7 @@ import argparse
 import collections
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -102,7 +104,38 @@ def check_rule_change(filter_, directory):
         + ("the same" if same else "new ones (configuration reloaded)"))
 
 
+def last_modified(server):
+    done = subprocess.run(["curl", "-sI", "-m", "10", server.url("/")], stdout=subprocess.PIPE, check=True)
+    found = re.search(r"^Last-Modified: (.*?)\r$", done.stdout.decode(), re.MULTILINE)
+    require(found is not None, f"no Last-Modified: {done.stdout.decode()}")
+    return found[1]
+
+
+def run_classes(filter_, directory):
+    """All of the policy's classes in a running nginx, by the command; the third one's header field is what curl gets."""
+    filter_.start(directory, workers=2)
+    server, expected = filter_.server, "Sun, 09 Sep 2001 01:46:40 GMT"
+    before = last_modified(server)
+    require(before != expected, "the page is as old as the extension says, without it")
+    refused = filter_.bpftime_run("eim", "check", str(filter_.out / "wrong.bpf.o"), "--class", "lastModified", "--policy", filter_.policy())
+    said = refused.stdout.decode()
+    require(refused.returncode == 4 and "EIM002" in said and 'add "write(r.headers_out.status)" to class "lastModified"' in said,
+            f"another header field could be set: {said}")
+    say("setting another field is refused at load, with the line that would allow it")
+    filter_.extend()
+    for _ in range(20):
+        got = last_modified(server)
+        require(got == expected, f"Last-Modified: {got}, expected {expected}")
+    filter_.end_extend("set_last_modified 20")
+    require("count_bytes 20" in filter_.said.read_text(), f"hits of the class that observes: {filter_.said.read_text()}")
+    require(last_modified(server) == before, "the extension is still there")
+    say(f"20 answers with Last-Modified: {expected}; 20 requests observed; without the extension {before} again")
+
+
 def run(filter_, directory, requests):
+    if isinstance(filter_, FILTERS["classes"]):
+        return run_classes(filter_, directory)
+
     server = filter_.start(directory, workers=2)
     workers = server.workers()
     expected = check_requests(filter_, requests)

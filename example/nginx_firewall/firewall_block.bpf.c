@@ -3,8 +3,6 @@
 // `bpftime eim header` makes of nginx.eim.c.
 #include "nginx.ext.h"
 
-#include <bpf/bpf_core_read.h>
-
 #include "firewall.h"
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
@@ -14,7 +12,7 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 host__handleRequest(block_request) {
   __u32 zero = 0;
   // An internal redirect comes here a second time; it was judged when it came from the client.
-  if (BPF_CORE_READ_BITFIELD(r, internal)) return 0;
+  if (HOST_BITS(r, internal)) return 0;
   __u32 *slot = bpf_map_lookup_elem(&active, &zero);
   if (!slot) return 0;
   __u32 which = *slot & (FW_TABLES - 1);

@@ -12,6 +12,11 @@ EIM_EXTENSION_ENTRY_DEFINE(handleRequest, ngx_http_handler, void, ngx_http_reque
 EIM_ENTRY_ARGS(handleRequest, r);
 EIM_ENTRY_PROMISES(handleRequest, HF_ARG_NONNULL(0));
 
+/* The response's header fields are complete, and about to be sent. */
+EIM_EXTENSION_ENTRY_DEFINE(sendHeader, ngx_http_send_header, ngx_int_t, ngx_http_request_t *);
+EIM_ENTRY_ARGS(sendHeader, r);
+EIM_ENTRY_PROMISES(sendHeader, HF_ARG_NONNULL(0));
+
 /* Answers a request with an error page; the caller then returns without touching the request again. */
 EIM_HFUNC_DEFINE_WITH_CONSTRAINTS(ngx_http_finalize_request, HF_ARG_NONNULL(0), HF_ARG_RANGE(1, 400, 599), HF_COST(500));
 EIM_HFUNC_ARGS(ngx_http_finalize_request, r, rc);

@@ -1,4 +1,5 @@
-// The signal guard: SIGSEGV and SIGBUS come to us first, so that loads that may fault can be repaired;
+// The signal guard: SIGSEGV and SIGBUS come to us first, so that loads that may fault can be repaired, SIGTRAP and SIGILL
+// so that whoever meets a trapping byte of a patch is led on (traps.cc);
 // everything else goes on exactly as the host would have had it. The host sees its own dispositions and
 // masks: libc's sigaction and pthread_sigmask (which sigprocmask, signal, siglongjmp and the rest of libc
 // call) are led here by patches (rewrite::plan_redirect), and the originals stay reachable through the
@@ -6,7 +7,7 @@
 //
 // Rules for whoever edits this:
 //  1. No locks, no heap, no libc; every function may run inside a signal handler that interrupted itself.
-//  2. SIGSEGV and SIGBUS are never really blocked by the redirected functions: a repairable fault while
+//  2. The guarded signals are never really blocked by the redirected functions: a repairable fault while
 //  blocked would kill
 //     the host. What the host believes to have blocked is kept per thread (Thread::host_masked).
 //  3. A child of vfork or posix_spawn shares our memory but has signal dispositions of its own: what it does
@@ -19,6 +20,7 @@
 #include "agent/arch/x86_64/system_call.h"
 #include "agent/signals.h"
 #include "agent/thread.h"
+#include "agent/traps.h"
 #include "wire/checked_load.h"
 #include "wire/target_context.h"
 
@@ -56,7 +58,7 @@ class HostAction {
   uint32_t current_, last_;
 };
 
-HostAction host_segv, host_bus;
+HostAction host_actions[4];  // as in kGuarded
 bool installed;
 uint64_t host_action_masks[kSignals + 1];  // guarded bits in the sa_mask of the host's other handlers
 
@@ -66,8 +68,15 @@ struct alignas(4096) WipedPage {
 };
 WipedPage own;
 
-HostAction& host_action(int signal) { return signal == kSigsegv ? host_segv : host_bus; }
-bool is_guarded(int signal) { return signal == kSigsegv || signal == kSigbus; }
+HostAction& host_action(int signal) {
+  for (int i = 1; i < 4; ++i)
+    if (kGuarded[i] == signal) return host_actions[i];
+  return host_actions[0];
+}
+bool is_guarded(int signal) {
+  return signal >= 1 && signal <= kSignals && (kGuardedSignals & signal_bit(signal)) != 0;
+}
+static_assert(sizeof kGuarded / sizeof *kGuarded == 4);
 
 long kernel_action(int signal, const KernelAction* action, KernelAction* old) {
   return system_call(__NR_rt_sigaction, signal, system_argument(action), system_argument(old),
@@ -99,6 +108,8 @@ KernelAction our_action(const KernelAction& host) {
   return ours;
 }
 
+constexpr int32_t kKernelCode = 0x80;  // SI_KERNEL: what int3 raises
+
 // The kernel's codes for what the thread itself did are positive; SI_USER is 0, SI_TKILL and SI_QUEUE
 // negative.
 bool is_fault(const SignalInfo& info) { return info.code > 0; }
@@ -114,9 +125,17 @@ bool in_program_code(uint64_t rip) {
   return false;
 }
 
-bool repair(SignalInfo* info, uint8_t* context) {
+bool repair(int signal, SignalInfo* info, uint8_t* context) {
   uint64_t& rip = word_at(context, kContextRip);
   if (!is_fault(*info)) return false;
+  if (signal == kSigill) return lead_on(rip);
+  if (signal == kSigtrap) {
+    if (info->code != kKernelCode) return false;  // single steps, hardware breakpoints: a debugger's
+    uint64_t trap = rip - 1;                      // int3 leaves rip behind itself
+    if (!lead_on(trap)) return false;
+    rip = trap;
+    return true;
+  }
   if (rip >= reinterpret_cast<uint64_t>(bpftime_safe_begin) &&
       rip < reinterpret_cast<uint64_t>(bpftime_safe_end)) {
     rip = reinterpret_cast<uint64_t>(bpftime_safe_fixup);
@@ -145,7 +164,8 @@ void send_again(int signal, SignalInfo* info) {
 void default_action(int signal, SignalInfo* info) {
   const KernelAction action{};
   kernel_action(signal, &action, nullptr);
-  if (!is_fault(*info)) send_again(signal, info);  // a fault happens again by itself
+  // A fault happens again by itself; int3 and single steps are over when they are told.
+  if (!is_fault(*info) || signal == kSigtrap) send_again(signal, info);
 }
 
 void call_host(int signal, SignalInfo* info, uint8_t* context, const KernelAction& host) {
@@ -163,7 +183,7 @@ void call_host(int signal, SignalInfo* info, uint8_t* context, const KernelActio
 }
 
 void on_guarded_signal(int signal, SignalInfo* info, uint8_t* context) {
-  if (repair(info, context)) return;
+  if (repair(signal, info, context)) return;
   const KernelAction host = host_action(signal).get();
   const bool masked = (bpftime_thread.host_masked & signal_bit(signal)) != 0;
   if (masked && !is_fault(*info)) {

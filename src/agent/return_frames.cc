@@ -44,7 +44,7 @@ using rewrite::ReturnFrame;
 static_assert(offsetof(ReturnFrame, return_address) == 0 && offsetof(ReturnFrame, saved_rbx) == 8);
 static_assert(offsetof(ReturnFrame, stack_pointer) == 16 && offsetof(ReturnFrame, exit_handler) == 24);
 static_assert(offsetof(ReturnFrame, body) == 32 && offsetof(ReturnFrame, owner) == 40);
-static_assert(offsetof(ReturnFrame, state) == 48);
+static_assert(offsetof(ReturnFrame, state) == 48 && offsetof(ReturnFrame, next) == 56);
 static_assert(offsetof(rewrite::ReturnSite, body) == 0 && offsetof(rewrite::ReturnSite, exit_handler) == 8);
 static_assert(rewrite::kReturnSavedR11 == -16);
 
@@ -98,7 +98,7 @@ ReturnFrame* relink(uint64_t self) {
       taken = &frame;
       return;
     }
-    frame.return_address = list;
+    frame.next = list;
     list = reinterpret_cast<uint64_t>(&frame);
     store(frame.state, kFree);
   });
@@ -118,7 +118,7 @@ ReturnFrame* take_new_chunk(uint64_t self) {
   uint64_t list = 0;
   for (uint32_t i = kFramesPerChunk - 1; i > 0; --i) {
     frames[i].owner = self;
-    frames[i].return_address = list;
+    frames[i].next = list;
     list = reinterpret_cast<uint64_t>(&frames[i]);
     store(frames[i].state, kFree);
   }
@@ -139,6 +139,7 @@ void change_owner(uint32_t chunk, uint64_t from, uint64_t self) {
     ReturnFrame& frame = pool[chunk * kFramesPerChunk + i];
     const uint64_t state = load(frame.state);
     if ((state & 3) == kInBody) replace(frame.state, state, kInBody);
+    store(frame.next, 0);  // may have led to another of the old owner's chunks, which becomes somebody else's
     __atomic_store_n(&frame.owner, self, __ATOMIC_RELAXED);
   }
   store(chunk_owner[chunk], self | changes);
@@ -184,7 +185,7 @@ bool in_chain(const ReturnFrame* youngest, const ReturnFrame& frame) {
   return true;
 }
 
-// Rule A: finds the youngest frame of each stack pointer. A hash table laid into the `youngest` words of the
+// Rule A: finds the youngest frame of each stack pointer. A hash table laid into the `next` words of the
 // thread's own frames, so there is always room. A signal handler that does the same meanwhile may scramble
 // it: an answer is checked against the frames themselves before it counts.
 class Youngest {
@@ -229,7 +230,7 @@ class Youngest {
     return (hash + probe) % (count_ * kFramesPerChunk);
   }
   uint64_t& word(uint32_t index) const {
-    return pool[chunks_[index / kFramesPerChunk] * kFramesPerChunk + index % kFramesPerChunk].youngest;
+    return pool[chunks_[index / kFramesPerChunk] * kFramesPerChunk + index % kFramesPerChunk].next;
   }
   uint16_t chunks_[kChunksPerThread];
   uint32_t count_ = 0;

@@ -6,11 +6,13 @@
 
 namespace bpftime::agent {
 
-inline constexpr int kSigbus = 7, kSigsegv = 11, kSignals = 64, kSigkill = 9, kSigstop = 19;
+inline constexpr int kSigill = 4, kSigtrap = 5, kSigbus = 7, kSigsegv = 11, kSignals = 64, kSigkill = 9,
+                     kSigstop = 19;
 inline constexpr long kSignalBlock = 0, kSignalUnblock = 1, kSignalSetMask = 2;  // SIG_*
 constexpr uint64_t signal_bit(int signal) { return uint64_t{1} << (signal - 1); }
-inline constexpr int kGuarded[] = {kSigsegv, kSigbus};
-inline constexpr uint64_t kGuardedSignals = signal_bit(kSigbus) | signal_bit(kSigsegv);
+inline constexpr int kGuarded[] = {kSigsegv, kSigbus, kSigtrap, kSigill};
+inline constexpr uint64_t kGuardedSignals =
+    signal_bit(kSigbus) | signal_bit(kSigsegv) | signal_bit(kSigtrap) | signal_bit(kSigill);
 
 inline constexpr uint64_t kDefaultAction = 0, kIgnore = 1;  // SIG_DFL, SIG_IGN
 inline constexpr uint64_t kSiginfo = 4, kOnStack = 0x08000000, kRestart = 0x10000000, kNodefer = 0x40000000,

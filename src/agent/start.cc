@@ -115,9 +115,14 @@ void greet(const char* path) {
   system_call(__NR_close, fd);
 }
 
+extern "C" void bpftime_agent_exec_return();  // arch/x86_64/exec_return.S
+
 __attribute__((constructor)) void start(uint64_t count, char** arguments, char** environment) {
   if (!plausible(count, arguments, environment)) return;
-  if (const char* path = socket_path(environment)) greet(path);
+  const char* path = socket_path(environment);
+  if (path == nullptr) return;
+  greet(path);
+  bpftime_agent_exec_return();
 }
 
 }  // namespace

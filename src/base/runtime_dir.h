@@ -19,6 +19,8 @@ struct RuntimeDirectory {
   std::string start_lock() const { return path + "/start.lock"; }
   // Standard output and error of a daemon that a client started.
   std::string log() const { return path + "/daemon.log"; }
+  // What /sys/fs/bpf is to tools: names of pinned objects.
+  std::string pins() const { return path + "/bpffs"; }
   // Every load, grant and refusal: one JSON line each.
   std::string audit_log() const { return path + "/audit.jsonl"; }
 };

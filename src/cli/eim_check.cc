@@ -71,18 +71,6 @@ Result<const eim::Grant*> class_of(const EimCheck& check, const eim::LoadedPolic
                "eim check: " + name + ": no such class in " + check.policy + eim::nearest_hint(name, names)};
 }
 
-// The policy's line that would allow what the verifier says is missing.
-std::string hint_for(const eim::LoadedPolicy& loaded, const eim::Grant& grant, const std::string& missing) {
-  const bool write = missing.starts_with("write(");
-  for (const eim::State& state : loaded.manifest.states) {
-    // A variable is granted by the capability's name, not by a path.
-    if (missing.ends_with("." + state.expression + ")") && state.write == write)
-      return eim::grant_hint(grant, loaded.policy, state.name);
-  }
-  const std::string named = eim::grant_name_hint(grant, loaded.manifest, loaded.policy, missing);
-  return named.empty() ? eim::grant_hint(grant, loaded.policy, missing) : named;
-}
-
 VerifiedProgram judge(ObjectProgram source, const eim::LoadedPolicy& loaded, const eim::Grant& grant) {
   VerifiedProgram program{.name = source.name, .section = source.section, .type = source.type};
   program.not_judged = source.not_judged;
@@ -100,7 +88,9 @@ VerifiedProgram judge(ObjectProgram source, const eim::LoadedPolicy& loaded, con
   if (auto read = verifier::SourceLines::read(request)) lines = std::move(*read);
   for (const auto& diagnosis : program.verdict.diagnoses) {
     program.diagnoses.push_back(verifier::render(diagnosis, request, lines));
-    if (!diagnosis.grant.empty()) program.diagnoses.back().grant = hint_for(loaded, grant, diagnosis.grant);
+    if (!diagnosis.grant.empty())
+      program.diagnoses.back().grant =
+          eim::missing_hint(grant, loaded.manifest, loaded.policy, diagnosis.grant);
     program.texts.push_back(eim::without_host_prefix(
         verifier::to_text(program.diagnoses.back(), request, ::isatty(STDOUT_FILENO) != 0)));
   }

@@ -42,7 +42,26 @@ std::string hex_field(const Json& object, const char* name) {
 
 std::string or_else(const std::string& text, const char* instead) { return text.empty() ? instead : text; }
 
+std::string programs_text(const Json& probe) {
+  std::string out;
+  for (const Json& program : array_of(probe, "programs"))
+    out += fmt::format(" {}[{}]", or_else(field(program, "name"), "?"), or_else(field(program, "id"), "?"));
+  return out;
+}
+
+// Events of system calls are seen at many places of a process.
+std::string system_call_text(const Json& probe) {
+  std::string out = fmt::format("    {:<8} {} at {} calls:{}", or_else(field(probe, "state"), "?"),
+                                field(probe, "path"), field(probe, "sites"), programs_text(probe));
+  if (!field(probe, "reason").empty()) out += ": " + field(probe, "reason");
+  out += "\n";
+  for (const Json& reason : array_of(probe, "not_seen"))
+    out += "             not seen: " + text_of(reason) + "\n";
+  return out;
+}
+
 std::string probe_text(const Json& probe) {
+  if (probe.is_object() && probe.contains("sites")) return system_call_text(probe);
   std::string place = or_else(field(probe, "function"), "?");
   std::string line = fmt::format("    {:<8} {} at {}+{}", or_else(field(probe, "state"), "?"), place,
                                  field(probe, "path"), hex_field(probe, "offset"));
@@ -152,6 +171,7 @@ std::string list_text(const Json& answer) {
     if (!lineage.empty() && lineage != field(target, "pid")) out += ", forked from " + lineage;
     out += "\n";
     for (const Json& probe : array_of(target, "probes")) out += probe_text(probe);
+    for (const Json& reason : array_of(target, "not_seen")) out += "    not seen: " + text_of(reason) + "\n";
   }
   for (const Json& loader : array_of(answer, "loaders")) {
     out += fmt::format("tool   {} ({})\n", field(loader, "pid"), field(loader, "name"));

@@ -51,6 +51,8 @@ std::string content_key(const program::Program& program, std::span<const MapBind
   for (const verifier::InsnFacts& facts : options.facts->insns) {
     add(facts.reached);
     add(facts.needs_fault_table);
+    add(facts.same_map);
+    add(facts.map);
   }
   add(options.facts->zeroed_bytes.size());
   for (const uint32_t bytes : options.facts->zeroed_bytes) add(bytes);

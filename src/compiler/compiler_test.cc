@@ -165,7 +165,7 @@ TEST(Compile, RefusesAMapThatIsNotThere) {
 }
 
 TEST(Compile, AnUnknownHelperEndsTheProgramWithZero) {
-  for (const uint32_t id : {0xbad2310u, 2001000000u, 12u, 9999u}) {
+  for (const uint32_t id : {0xbad2310u, 2001000000u, 169u, 9999u}) {
     const auto code =
         Code::compile_bare({mov(0, 7), raw(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, 1, 1),
                             raw(BPF_JMP | BPF_CALL, 0, 0, 0, static_cast<int32_t>(id)), exit_insn()});

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "compiler/translator.h"
+#include "helpers/table.h"
 #include "wire/invocation.h"
 
 namespace bpftime::compiler {
@@ -24,6 +25,9 @@ using program::Insn;
 // Of instruction set v4, not in older linux/bpf.h.
 constexpr uint8_t kMemsx = 0x80;
 constexpr int32_t kAtomicLoadAcquire = 0x100, kAtomicStoreRelease = 0x110;
+
+constexpr uint32_t kTaskPtRegs = 175;
+constexpr uint32_t kTraceVprintk = 177;
 
 constexpr uint32_t kRegisters = 11;
 constexpr uint32_t kFramePointer = 10;
@@ -66,6 +70,7 @@ struct ProgramScope {
   TranslationFacts facts;
   std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
+  std::map<std::pair<uint32_t, uint32_t>, llvm::Function*> map_helpers = {};  // by helper id and map index
 
   bool tail_calls() const { return facts.may_tail_call; }
 
@@ -126,6 +131,28 @@ struct ProgramScope {
     }
     return map_globals[index];
   }
+
+  llvm::Function* helper(const helpers::Helper& helper) const {
+    return llvm::cast<llvm::Function>(
+        module.getOrInsertFunction(std::string(helper.symbol), helper_type()).getCallee());
+  }
+
+  // `helper`, whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
+  // its calls, or inlined where that is shorter. Without this a program that calls twice would get the body for any map.
+  llvm::Function* map_helper(const helpers::Helper& row, uint32_t index) {
+    llvm::Function*& made = map_helpers[{row.id, index}];
+    if (made != nullptr) return made;
+    made = llvm::Function::Create(helper_type(), llvm::GlobalValue::InternalLinkage,
+                                  std::string(row.symbol) + "_of_map_" + std::to_string(index), module);
+    llvm::IRBuilder<> builder(BasicBlock::Create(context(), "entry", made));
+    std::vector<Value*> arguments;
+    for (llvm::Argument& argument : made->args()) arguments.push_back(&argument);
+    arguments[0] = builder.CreatePtrToInt(map_global(index), word());
+    llvm::CallInst* call = builder.CreateCall(helper_type(), helper(row), arguments);
+    call->addFnAttr(llvm::Attribute::AlwaysInline);
+    builder.CreateRet(call);
+    return made;
+  }
 };
 
 // What C leaves in the upper bits of a narrow argument or result is anything.
@@ -153,6 +180,8 @@ class FunctionTranslator {
  private:
   const Insn& insn(uint32_t index) const { return scope_.program.insns[index]; }
   bool proved_dead(uint32_t index) const;
+  // The map that a helper call at `index` always gets.
+  std::optional<uint32_t> proved_map(uint32_t index) const;
 
   Result<void> make_blocks();
 
@@ -243,6 +272,11 @@ class FunctionTranslator {
   Value* call_function(Value* callee, std::array<Value*, 5> arguments);
   Result<void> local_call(uint32_t index, const Insn& insn);
   Result<void> helper_call(uint32_t index, uint32_t id);
+
+  // For helpers that look at the probed thread's registers: in place of the context, or in an argument they do not use.
+  void add_stack_registers(uint32_t helper, std::array<Value*, 6>& arguments);
+  // Address of the wire::PtRegs at which a walk of the stack starts; 0: there are none.
+  Value* stack_registers();
 
   // Calls that are no function in the runtime: they call functions of the program's, or leave it.
   Result<void> tail_call(uint32_t index);

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <fstream>
 #include <set>
+#include <string>
 #include <thread>
 
 #include "compiler/testing_target.h"
@@ -187,6 +189,111 @@ TEST_F(Helpers, ClocksAgreeWithTheKernels) {
   }
   forbid_system_calls();
   EXPECT_EQ(call_only(BPF_FUNC_ktime_get_ns), 0u);
+}
+
+// How far a clock drawn as a line may be from the kernel's (docs/decisions/0040-clock-lines.md).
+constexpr uint64_t kClockBoundNs = 2000;
+
+// Readings of `code`, each between two of the kernel's; the first disagreement, or "".
+std::string compare_clocks(const Code& code, clockid_t clock, int readings) {
+  uint64_t previous = 0;
+  for (int i = 0; i < readings; i++) {
+    const uint64_t before = now(clock), inside = code.run(0, 0), after = now(clock);
+    const std::string what = "reading " + std::to_string(i) + ": " + std::to_string(before) + " " +
+                             std::to_string(inside) + " " + std::to_string(after);
+    if (inside < previous) return what + " went back from " + std::to_string(previous);
+    if (inside + kClockBoundNs < before || inside > after + kClockBoundNs) return what + " is off";
+    previous = inside;
+  }
+  return "";
+}
+
+bool counter_is_the_clock() {
+  std::string source;
+  std::ifstream("/sys/devices/system/clocksource/clocksource0/current_clocksource") >> source;
+  return source == "tsc";
+}
+
+TEST_F(Helpers, ClockLinesFollowTheKernelsClocksInAllThreads) {
+  if (!counter_is_the_clock()) GTEST_SKIP() << "the clock source is not tsc";
+  const struct {
+    int32_t helper;
+    clockid_t clock;
+    const wire::ClockLine& line;
+  } clocks[] = {{BPF_FUNC_ktime_get_ns, CLOCK_MONOTONIC, target_.identity()->monotonic},
+                {125, CLOCK_BOOTTIME, target_.identity()->boottime}};
+  for (const auto& [helper, clock, line] : clocks) {
+    const auto code = target_.compile(Sequence() << call(helper) << exit_insn());
+    ASSERT_TRUE(code.ok()) << code.error().message;
+    EXPECT_EQ(line.ticks_max, 0u);
+    std::vector<std::string> found(4);
+    std::vector<std::thread> threads;
+    for (std::string& trouble : found)
+      threads.emplace_back([&] { trouble = compare_clocks(*code, clock, 200'000); });
+    for (std::thread& thread : threads) thread.join();
+    for (const std::string& trouble : found) EXPECT_EQ(trouble, "");
+    EXPECT_GT(line.sequence, 8u) << "several lines were drawn";
+    EXPECT_NE(line.ticks_max, 0u);
+  }
+}
+
+TEST_F(Helpers, ClocksNeedNoCounter) {
+  target_.context()->flags &= ~wire::kTscClock;
+  const auto code = target_.compile(Sequence() << call(BPF_FUNC_ktime_get_ns) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  EXPECT_EQ(compare_clocks(*code, CLOCK_MONOTONIC, 10'000), "");
+  EXPECT_EQ(target_.identity()->monotonic.sequence, 0u);
+}
+
+// What a suspended machine, a counter that started anew or a host that writes where it should not leave behind.
+TEST_F(Helpers, ClockLinesRecoverFromAnything) {
+  if (!counter_is_the_clock()) GTEST_SKIP() << "the clock source is not tsc";
+  const auto code = target_.compile(Sequence() << call(BPF_FUNC_ktime_get_ns) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  wire::ClockLine& line = target_.identity()->monotonic;
+  ASSERT_EQ(compare_clocks(*code, CLOCK_MONOTONIC, 100'000), "");
+  const wire::ClockLine good = line;
+  uint64_t wire::ClockLine::*const fields[] = {&wire::ClockLine::ticks,      &wire::ClockLine::slope,
+                                               &wire::ClockLine::ticks_max,  &wire::ClockLine::ns_end,
+                                               &wire::ClockLine::base_ticks, &wire::ClockLine::base_ns,
+                                               &wire::ClockLine::measured};
+  for (const auto field : fields) {
+    for (const uint64_t value : {uint64_t{0}, uint64_t{1}, good.*field / 2, good.*field * 2, ~uint64_t{0}}) {
+      line = good;
+      line.*field = value;
+      line.sequence = good.sequence & ~uint64_t{1};
+      // Expires what the scribble left valid: a line is believed until its end.
+      if (line.ticks_max > good.ticks_max || line.slope != good.slope || line.ticks != good.ticks)
+        line.ticks_max = 0;
+      for (int i = 0; i < 1000; i++) code->run(0, 0);
+      const uint64_t start = now(CLOCK_MONOTONIC);
+      while (now(CLOCK_MONOTONIC) - start < 3'000'000) code->run(0, 0);
+      EXPECT_EQ(compare_clocks(*code, CLOCK_MONOTONIC, 1000), "") << value;
+    }
+  }
+}
+
+TEST_F(Helpers, ClocksOfAChildInAnotherTimeNamespace) {
+  const auto code = target_.compile(Sequence() << call(BPF_FUNC_ktime_get_ns) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  EXPECT_EQ(compare_clocks(*code, CLOCK_MONOTONIC, 100'000), "");
+  // The namespace is its creator's children's: made in a child, so that this process keeps its own.
+  const pid_t child = fork();
+  if (child == 0) {
+    if (unshare(CLONE_NEWTIME) != 0) _exit(2);
+    FILE* offsets = fopen("/proc/self/timens_offsets", "w");
+    if (offsets == nullptr || fputs("monotonic 86400 0\n", offsets) < 0 || fclose(offsets) != 0) _exit(2);
+    for (int i = 0; i < 100'000; i++) code->run(0, 0);
+    const pid_t grandchild = fork();
+    if (grandchild == 0) _exit(compare_clocks(*code, CLOCK_MONOTONIC, 100'000).empty() ? 0 : 1);
+    int status = -1;
+    waitpid(grandchild, &status, 0);
+    _exit(WEXITSTATUS(status));
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "no new time namespace: needs CAP_SYS_ADMIN";
+  EXPECT_EQ(status, 0);
 }
 
 // ---- probe_read ----

@@ -122,7 +122,13 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
   builder.crossRegisterProxies(loops, functions, components, modules);
   llvm::ModulePassManager passes;
   passes.addPass(llvm::createModuleToFunctionPassAdaptor(before_inlining()));
-  passes.addPass(llvm::ModuleInlinerWrapperPass(llvm::getInlineParams(2, 0), /*MandatoryFirst=*/false));
+  // Helpers end in functions made for one map, which must have become small before it is asked whether they are.
+  llvm::ModuleInlinerWrapperPass inliner(llvm::getInlineParams(2, 0), /*MandatoryFirst=*/false);
+  llvm::FunctionPassManager simplify;
+  simplify.addPass(llvm::EarlyCSEPass(true));
+  simplify.addPass(llvm::SimplifyCFGPass());
+  inliner.getPM().addPass(llvm::createCGSCCToFunctionPassAdaptor(std::move(simplify)));
+  passes.addPass(std::move(inliner));
   passes.addPass(llvm::GlobalDCEPass());
   passes.addPass(llvm::createModuleToFunctionPassAdaptor(after_inlining()));
   passes.run(module, modules);

@@ -63,6 +63,7 @@ Target::Target() : next_map_(address() + wire::kMapsOffset) {
   context_->lineage = 4711;
   context_->rseq_offset = __rseq_size != 0 ? __rseq_offset : 0;
   context_->tid_offset = find_tid_offset();
+  context_->flags = wire::kTscClock;  // as the daemon finds out; what it changes is tested
   void* vdso = dlopen("linux-vdso.so.1", RTLD_NOLOAD | RTLD_NOW);
   if (vdso != nullptr)
     context_->vdso_clock_gettime = reinterpret_cast<uint64_t>(dlsym(vdso, "__vdso_clock_gettime"));
@@ -95,10 +96,12 @@ wire::TargetIdentity* Target::identity() {
   return reinterpret_cast<wire::TargetIdentity*>(address() + wire::kIdentityOffset);
 }
 
-uint32_t Target::add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries) {
+uint32_t Target::add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                         uint32_t flags) {
   auto binding = std::make_unique<MapBinding>();
   binding->spec = {type,        key_size, value_size,
-                   max_entries, 0,        static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_CONF))};
+                   max_entries, flags,    static_cast<uint32_t>(sysconf(_SC_NPROCESSORS_CONF))};
+  if (type == BPF_MAP_TYPE_BLOOM_FILTER) binding->spec.cpu_count = 0;  // no map_extra
   EXPECT_EQ(maps::check_spec(binding->spec), 0);
   const uint64_t size = maps::memory_size(binding->spec);
   void* at = reinterpret_cast<void*>(next_map_);
@@ -120,6 +123,7 @@ maps::MapView Target::map(uint32_t index) const {
 Result<Code> Target::compile(std::vector<program::Insn> insns) {
   program::Program program;
   program.name = "test";
+  program.type = program_type_;
   program.insns = std::move(insns);
   if (auto valid = program::validate(program); !valid) return valid.error();
   std::vector<MapBinding> bindings;

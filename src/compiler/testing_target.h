@@ -25,10 +25,12 @@ class Target {
   uint64_t address() const;
 
   // A zeroed map at its final address. Index: position among all maps made, for `load_map`.
-  uint32_t add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries);
+  uint32_t add_map(uint32_t type, uint32_t key_size, uint32_t value_size, uint32_t max_entries,
+                   uint32_t flags = 0);
   maps::MapView map(uint32_t index) const;
   const MapBinding& binding(uint32_t index) const { return *bindings_[index]; }
   uint32_t map_count() const { return static_cast<uint32_t>(bindings_.size()); }
+  void use_program_type(uint32_t type) { program_type_ = type; }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }
 
   Result<Code> compile(std::vector<program::Insn> insns);
@@ -40,6 +42,7 @@ class Target {
   uint64_t next_map_;
   std::vector<std::unique_ptr<MapBinding>> bindings_;
   int trace_ring_ = -1;
+  uint32_t program_type_ = 0;
 };
 
 // Instruction sequences.

@@ -82,6 +82,20 @@ Result<void> FunctionTranslator::call(uint32_t index, const Insn& insn) {
   return done;
 }
 
+// Helpers whose first argument is a map and whose bodies are inlined (src/helpers/runtime/maps.cc).
+static bool is_map_helper(uint32_t id) {
+  switch (id) {
+    case BPF_FUNC_map_lookup_elem:
+    case BPF_FUNC_map_update_elem:
+    case BPF_FUNC_map_delete_elem:
+    case BPF_FUNC_ringbuf_reserve:
+    case BPF_FUNC_ringbuf_query:
+      return true;
+    default:
+      return false;
+  }
+}
+
 Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
   const helpers::Helper* helper = helpers::find(id);
   if (helper == nullptr) {  // proved dead, or nothing was (compiler.h)
@@ -89,7 +103,8 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
     open_ = false;
     return {};
   }
-  if (id == BPF_FUNC_trace_printk && scope_.options.trace_ring == nullptr && !scope_.options.bare) {
+  if ((id == BPF_FUNC_trace_printk || id == kTraceVprintk) && scope_.options.trace_ring == nullptr &&
+      !scope_.options.bare) {
     return error_at(index, "bpf_trace_printk without a trace ring");
   }
   scope_.facts.makes_system_calls |= helper->system_call;
@@ -97,7 +112,8 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
   if (id == BPF_FUNC_tail_call) return tail_call(index);
   if (id == BPF_FUNC_loop) return loop_call(), Result<void>();
   if (id == BPF_FUNC_for_each_map_elem) return for_each_call(), Result<void>();
-  const auto callee = scope_.module.getOrInsertFunction(std::string(helper->symbol), scope_.helper_type());
+  const auto map = is_map_helper(id) ? proved_map(index) : std::nullopt;
+  llvm::Function* callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(*helper);
   std::array<Value*, 6> arguments{};
   for (uint32_t i = 0; i < 5; i++) arguments[i] = get_argument(i + 1);
   arguments[kInvocationArgument] = invocation_;
@@ -105,8 +121,30 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
     scope_.facts.ends_function = true;
     arguments[0] = builder_.CreatePtrToInt(regs_, word());  // the context may be a copy
   }
-  set(BPF_REG_0, builder_.CreateCall(callee, arguments));
+  add_stack_registers(id, arguments);
+  set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
   return {};
+}
+
+void FunctionTranslator::add_stack_registers(uint32_t helper, std::array<Value*, 6>& arguments) {
+  if (helper == BPF_FUNC_get_stackid || helper == BPF_FUNC_get_stack) arguments[0] = stack_registers();
+  if (helper == BPF_FUNC_get_task_stack) arguments[4] = stack_registers();
+  if (helper == kTaskPtRegs) arguments[1] = stack_registers();
+}
+
+Value* FunctionTranslator::stack_registers() {
+  const uint32_t type = scope_.program.type;
+  if (type != BPF_PROG_TYPE_TRACEPOINT && type != BPF_PROG_TYPE_RAW_TRACEPOINT &&
+      type != BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE)
+    return builder_.CreatePtrToInt(regs_, word());
+  // As on Linux, the first 8 bytes of a tracepoint's record, which programs cannot read, point to the registers; the first argument
+  // of raw system call tracepoints is that pointer.
+  llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
+  Value* copy = first.CreateAlloca(first.getInt8Ty(), word_of(sizeof(wire::PtRegs)), "stack_registers");
+  const auto callee =
+      scope_.module.getOrInsertFunction("bpftime_tracepoint_registers", word(), word(), word());
+  Value* where = builder_.CreateAlignedLoad(word(), regs_, llvm::Align(8));
+  return builder_.CreateCall(callee, {where, builder_.CreatePtrToInt(copy, word())});
 }
 
 // ---- tail calls (tail_call.h) ----

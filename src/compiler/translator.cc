@@ -31,6 +31,13 @@ bool FunctionTranslator::proved_dead(uint32_t index) const {
   return facts != nullptr && index < facts->insns.size() && !facts->insns[index].reached;
 }
 
+std::optional<uint32_t> FunctionTranslator::proved_map(uint32_t index) const {
+  const verifier::Facts* facts = scope_.options.facts;
+  if (facts == nullptr || index >= facts->insns.size() || !facts->insns[index].same_map) return std::nullopt;
+  const uint32_t map = facts->insns[index].map;
+  return map < scope_.maps.size() ? std::optional(map) : std::nullopt;
+}
+
 Result<void> FunctionTranslator::make_blocks() {
   for (uint32_t index = start_; index < end_; index++) {
     if (const auto target = jump_target(insn(index), index)) {

@@ -260,7 +260,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (agent_base != 0)
     if (auto recorded = record_agent(target, stopped, registry, regions, agent_base); !recorded)
       skip_all(recorded.error(), [](const Site& site) { return site.needs_agent(); });
-  if (auto mapped = map_maps(stopped, regions, sites); !mapped)
+  if (auto mapped = map_memory(stopped, regions, memory_of(sites)); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
   refresh_task_facts(target, sites);
   const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
@@ -286,7 +286,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
 
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
-    if (auto patched = patch_site(target, stopped, registry, regions, site); try_again(patched)) {
+    auto patched = site.system_call ? patch_system_call(target, stopped, registry, regions, site)
+                                    : patch_site(target, stopped, registry, regions, site);
+    if (try_again(patched)) {
       return patched;
     } else if (!patched) {
       site.report.skipped = patched.error().message;
@@ -300,7 +302,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {
   target.report.probes.clear();
-  for (const auto& site : sites) target.report.probes.push_back(site.report);
+  for (const auto& site : sites)
+    if (!site.system_call) target.report.probes.push_back(site.report);
+  for (auto& report : system_call_reports(target, sites)) target.report.probes.push_back(std::move(report));
 }
 
 }  // namespace bpftime::daemon

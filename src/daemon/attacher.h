@@ -16,6 +16,7 @@
 #include "symbols/symbols.h"
 #include "target/process.h"
 #include "target/registry.h"
+#include "target/stopped.h"
 
 namespace bpftime::daemon {
 
@@ -34,6 +35,10 @@ struct ProbeReport {
   std::string function;
   std::vector<ProgramReport> programs;
   std::string skipped;  // empty: active
+  // Events of system calls: `path` is the event, the rest of the place is empty.
+  bool system_call = false;
+  uint32_t sites = 0;                 // places in the process where it is seen
+  std::vector<std::string> not_seen;  // "2 calls in /lib/libc.so.6: a jump leads to it"
 };
 
 struct TargetReport {
@@ -42,6 +47,8 @@ struct TargetReport {
   uint32_t lineage = 0;
   std::vector<ProbeReport> probes;
   uint64_t faults = 0;  // loads through bad pointers that read 0; as the target says
+  std::vector<std::string>
+      not_seen;  // ways to make system calls that no event here shows, if any event is wanted
 };
 
 struct AttacherConfig {
@@ -62,6 +69,8 @@ class Attacher {
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
   void reconcile_all();
+  // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
+  Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -85,7 +94,8 @@ class Attacher {
     target::Process process;
     TargetReport report;
     bool detached = false;
-    bool unfinished = false;  // the last reconcile failed
+    bool unfinished = false;                // the last reconcile failed
+    std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
   };
   struct FileInfo;
 
@@ -123,6 +133,15 @@ class Attacher {
                                        wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);
 
+  // System calls (system_call_sites.cc).
+  void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,
+                             std::vector<Site>& sites);
+  void add_system_calls_of(const target::MappedRegion& region, const std::shared_ptr<FileInfo>& file,
+                           const std::vector<kernel::Probe>& probes, std::vector<Site>& sites);
+  Result<void> patch_system_call(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                                 const std::vector<target::MappedRegion>& regions, Site& site);
+  static std::vector<ProbeReport> system_call_reports(const Target& target, const std::vector<Site>& sites);
+
   // Files, text, and what should be patched (wanted_sites.cc, patch_site.cc).
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
   bool same_file(const target::Process& process, const target::MappedRegion& region,
@@ -141,9 +160,12 @@ class Attacher {
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
   // Maps and context (target_memory.cc).
-  std::vector<std::shared_ptr<kernel::Map>> maps_of(const std::vector<Site>& sites) const;
-  Result<void> map_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
-                        const std::vector<Site>& sites);
+  std::vector<kernel::TargetMemory> memory_of(const std::vector<Site>& sites) const;
+  // What of `memory` is not in place yet.
+  static Result<std::vector<target::StoppedProcess::MapRequest>> missing_memory(
+      const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
+  Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
+                          const std::vector<kernel::TargetMemory>& memory);
   void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                    const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).

@@ -48,6 +48,15 @@ json probe_json(const ProbeReport& probe) {
                         {"name", program.name},
                         {"kind", program.on_return ? "uretprobe" : "uprobe"},
                         {"elided", program.elided}});
+  if (probe.system_call) {
+    for (auto& program : programs) program["kind"] = "tracepoint";
+    return {{"path", probe.path},
+            {"programs", programs},
+            {"sites", probe.sites},
+            {"not_seen", probe.not_seen},
+            {"state", probe.skipped.empty() ? "active" : "skipped"},
+            {"reason", probe.skipped}};
+  }
   return {{"path", probe.path},         {"offset", probe.offset},
           {"function", probe.function}, {"address", probe.address},
           {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},
@@ -57,11 +66,8 @@ json probe_json(const ProbeReport& probe) {
 json target_json(const TargetReport& target) {
   json probes = json::array();
   for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
-  return {{"pid", target.pid},
-          {"name", target.name},
-          {"lineage", target.lineage},
-          {"faults", target.faults},
-          {"probes", probes}};
+  return {{"pid", target.pid},       {"name", target.name},         {"lineage", target.lineage},
+          {"faults", target.faults}, {"not_seen", target.not_seen}, {"probes", probes}};
 }
 
 Result<pid_t> pid_argument(const json& request) {
@@ -145,6 +151,20 @@ const char* map_type_name(uint32_t type) {
       return "ringbuf";
     case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
       return "perf_event_array";
+    case BPF_MAP_TYPE_PERCPU_HASH:
+      return "percpu_hash";
+    case BPF_MAP_TYPE_LRU_HASH:
+      return "lru_hash";
+    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
+      return "lru_percpu_hash";
+    case BPF_MAP_TYPE_LPM_TRIE:
+      return "lpm_trie";
+    case BPF_MAP_TYPE_QUEUE:
+      return "queue";
+    case BPF_MAP_TYPE_STACK:
+      return "stack";
+    case BPF_MAP_TYPE_BLOOM_FILTER:
+      return "bloom_filter";
     default:
       return "unknown";
   }
@@ -252,7 +272,7 @@ Answer dump_map(const kernel::Map& map) {
     from = key.data();
     if (maps::user_lookup(view, key.data(), value.data(), 0) != 0) continue;
     json entry{{"key", hex(key.data(), key.size())}};
-    if (map.spec.type == BPF_MAP_TYPE_PERCPU_ARRAY) {
+    if (value.size() > map.spec.value_size && map.spec.cpu_count != 0) {  // per CPU
       const size_t stride = value.size() / map.spec.cpu_count;
       for (uint32_t cpu = 0; cpu < map.spec.cpu_count; ++cpu)
         entry["values"].push_back(

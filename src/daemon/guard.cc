@@ -32,7 +32,8 @@ bool is_guard(const wire::PatchRecord& record) {
   return record.kind == wire::PatchKind::kGuard && target::is_live(record);
 }
 
-constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1);
+constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1) |
+                                     uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 // glibc's own two real-time signals: no program can block them, so a thread that has both blocked is inside libc, which
 // blocks everything around clone and the like and puts the mask back itself, past our redirect.
 constexpr uint64_t kLibcsOwnSignals = uint64_t{3} << 31;
@@ -177,7 +178,7 @@ Result<void> Attacher::return_blocked_signals(Target& target, StoppedProcess& st
     if (auto changed = stopped.set_signal_mask(thread.tid, *mask | masked); !changed) return changed;
     if (auto written = stopped.write(at, as_bytes(HostView{})); !written) return written;
     // What arrived while the host believed to have it blocked waits in the kernel from now on.
-    for (int signal : {SIGSEGV, SIGBUS})
+    for (int signal : {SIGSEGV, SIGBUS, SIGTRAP, SIGILL})
       if (view.pending & masked & (uint64_t{1} << (signal - 1)))
         ::syscall(SYS_tgkill, target.process.pid(), thread.tid, signal);
   }

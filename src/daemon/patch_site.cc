@@ -13,6 +13,15 @@ using wire::PatchRecord;
 
 namespace {
 
+uint32_t invocation_flags(Bytes text, bool on_return) {
+  constexpr uint8_t kPushRbp = 0x55;
+  constexpr uint8_t kEndbr64[] = {0xf3, 0x0f, 0x1e, 0xfa};
+  const bool begins_function =
+      (!text.empty() && text[0] == kPushRbp) ||
+      (text.size() >= sizeof kEndbr64 && std::equal(std::begin(kEndbr64), std::end(kEndbr64), text.begin()));
+  return begins_function && !on_return ? wire::kAtFunctionEntry : 0;
+}
+
 constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
 
 }  // namespace
@@ -88,15 +97,20 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
       }
       table = *placed;
     }
-    rewrite::ProgramCall call{*code + want.program->code->entry_offset,
-                              {want.cookie, site.address, want.program->id, 0, table},
-                              want.only_tgid};
+    rewrite::ProgramCall call{
+        *code + want.program->code->entry_offset,
+        {want.cookie, site.address, want.program->id, invocation_flags(*text, want.on_return), table},
+        want.only_tgid};
     if (want.program->code->ends_function)
       call.ends = want.program->host && want.program->host->result_in_xmm0
                       ? rewrite::ProgramCall::Ends::kResultInXmm0
                       : rewrite::ProgramCall::Ends::kResultInRax;
     call.use = code_use(*want.program);
     call.context_slots_read = want.program->code->context_slots_read;
+    if (Site::may_tail_call(*want.program)) {
+      call.use = {};
+      call.context_slots_read = rewrite::kAllContextSlots;
+    }
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
   const auto kept = (*arena)->find(hash);

@@ -49,59 +49,64 @@ class Opener {
   Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
     auto loaded = eim::load_policy(path, kernel_btf_base());
     if (!loaded) return loaded.error();
-    in_ = std::move(*loaded);
+    loaded_ = std::make_shared<eim::LoadedPolicy>(std::move(*loaded));
     out_->path = path;
     if (auto found = find_host(); !found) return found.error();
-    for (size_t i = 0; i < in_.grants.size(); ++i) add_class(in_.policy.classes[i], std::move(in_.grants[i]));
-    for (const auto& extension : in_.policy.extensions)
+    for (size_t i = 0; i < loaded_->grants.size(); ++i) add_class(i);
+    for (const auto& extension : loaded_->policy.extensions)
       if (auto made = add_extension(extension); !made) return made.error();
-    if (auto added = kernel_.add_host_btf(*out_, std::move(in_.host.blob)); !added) return added.error();
+    if (auto added = kernel_.add_host_btf(*out_, std::move(loaded_->host.blob)); !added) return added.error();
     return out_;
   }
 
  private:
   Result<void> find_host() {
-    const auto& policy = in_.policy;
-    out_->host = in_.host_path.empty() ? fallback_host_ : in_.host_path;
+    const auto& policy = loaded_->policy;
+    out_->host = loaded_->host_path.empty() ? fallback_host_ : loaded_->host_path;
     if (out_->host.empty())
       return policy.error(policy.manifest_position,
                           "the manifest describes another file; say which: `host: /usr/sbin/…`");
     auto elf = symbols::ElfFile::open(out_->host);
     if (!elf) return policy.error(policy.manifest_position, elf.error().message, elf.error().code);
     elf_ = std::move(*elf);
-    if (in_.host_path.empty())
-      if (auto fits = eim::check_policy(in_.manifest, policy, elf_->build_id()); !fits) return fits.error();
+    if (loaded_->host_path.empty())
+      if (auto fits = eim::check_policy(loaded_->manifest, policy, elf_->build_id()); !fits)
+        return fits.error();
     if (policy.build != eim::Policy::Build::kAny) out_->build_id = elf_->build_id();
     return {};
   }
 
   // Addresses of the manifest are those of the file it was read from.
   bool addresses_hold() const {
-    return !out_->build_id.empty() && !in_.manifest.is_object && in_.manifest.build_id == out_->build_id;
+    return !out_->build_id.empty() && !loaded_->manifest.is_object &&
+           loaded_->manifest.build_id == out_->build_id;
   }
 
-  void add_class(const eim::ExtensionClass& granted, eim::Grant grant) {
+  void add_class(size_t index) {
+    const eim::ExtensionClass& granted = loaded_->policy.classes[index];
+    eim::Grant& grant = loaded_->grants[index];
     auto made = std::make_shared<kernel::HostClass>();
     made->constraints = std::move(grant.constraints);
+    made->hint = [loaded = loaded_, index](const std::string& missing) {
+      return eim::missing_hint(loaded->grants[index], loaded->manifest, loaded->policy, missing);
+    };
     made->result_in_xmm0 = grant.result_is_float;
     made->build_id = out_->build_id;
     made->shared_maps = std::move(grant.shared_maps);
-    made->policy = in_.policy.path;
-    made->policy_place = line_of(in_.policy, granted.allowed_position);
-    const eim::Function* entry = in_.manifest.entry(granted.entry);
-    for (const eim::State& state : in_.manifest.states)
-      made->states.push_back({state.expression, state.name, state.write});
+    made->policy = loaded_->policy.path;
+    made->policy_place = line_of(loaded_->policy, granted.allowed_position);
+    const eim::Function* entry = loaded_->manifest.entry(granted.entry);
     made->entry_place = entry->place.text();
     made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
     // A slot per function and variable: what the program's instructions name from here on.
     for (auto& function : made->constraints.functions) {
-      const auto* declared = in_.manifest.function(function.name);
+      const auto* declared = loaded_->manifest.function(function.name);
       made->symbols.push_back({declared->symbol, 0, addresses_hold() ? declared->address : 0, function.id});
       function.id = static_cast<uint32_t>(made->symbols.size() - 1);
     }
     for (auto& global : made->constraints.globals) {
       const auto declared =
-          std::find_if(in_.manifest.states.begin(), in_.manifest.states.end(),
+          std::find_if(loaded_->manifest.states.begin(), loaded_->manifest.states.end(),
                        [&](const eim::State& state) { return state.expression == global.name; });
       made->symbols.push_back(
           {declared->symbol, declared->offset, addresses_hold() ? declared->address : 0, global.id});
@@ -114,7 +119,7 @@ class Opener {
   }
 
   Result<void> add_extension(const eim::Extension& extension) {
-    const eim::ExtensionClass* granted = in_.policy.find_class(extension.class_name);
+    const eim::ExtensionClass* granted = loaded_->policy.find_class(extension.class_name);
     const auto made = std::find_if(out_->classes.begin(), out_->classes.end(), [&](const auto& each) {
       return each->constraints.class_name == extension.class_name;
     });
@@ -124,24 +129,25 @@ class Opener {
     if (address == 0) {
       const auto symbol = elf_->find_symbol(entry.name);
       if (!symbol)
-        return in_.policy.error(granted->entry_position, "entry \"" + granted->entry + "\": " + out_->host +
-                                                             " has no symbol " + entry.name +
-                                                             "; is it stripped of it?");
+        return loaded_->policy.error(granted->entry_position, "entry \"" + granted->entry +
+                                                                  "\": " + out_->host + " has no symbol " +
+                                                                  entry.name + "; is it stripped of it?");
       address = symbol->address;
     }
     const auto offset = elf_->offset_of_address(address);
     if (!offset)
-      return in_.policy.error(
+      return loaded_->policy.error(
           granted->entry_position,
           "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
     out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry,
-                                entry.name, *offset, line_of(in_.policy, extension.position)});
+                                entry.name, *offset, line_of(loaded_->policy, extension.position)});
     return {};
   }
 
   kernel::Kernel& kernel_;
   const std::string fallback_host_;
-  eim::LoadedPolicy in_;
+  std::shared_ptr<eim::LoadedPolicy> loaded_ =
+      std::make_shared<eim::LoadedPolicy>();  // outlived by classes' hints
   std::optional<symbols::ElfFile> elf_;
   std::shared_ptr<OpenPolicy> out_ = std::make_shared<OpenPolicy>();
 };

@@ -1,10 +1,13 @@
 // Internal to the attacher: what it knows of a file and of a place to patch.
 #pragma once
 
+#include <linux/bpf.h>
+
 #include <algorithm>
 
 #include "daemon/attacher.h"
 #include "helpers/table.h"
+#include "rewrite/system_call.h"
 
 namespace bpftime::daemon {
 
@@ -24,6 +27,12 @@ struct Attacher::FileInfo {
   Version version{};
   std::string build_id;
   std::optional<symbols::ElfFile> elf;
+  // Its system calls, once somebody has asked (system_call_sites.cc).
+  struct SystemCalls {
+    std::vector<rewrite::TextSystemCall> calls;
+    size_t unclear = 0;  // places that look like a call, in code nobody says the bounds of
+  };
+  std::optional<SystemCalls> system_calls;
 };
 
 // One address in one target where programs should run.
@@ -35,24 +44,39 @@ struct Attacher::Site {
     uint32_t only_tgid;
     uint64_t order;
     std::vector<uint64_t> host_table;  // kernel::HostClass::symbols, as they lie in this target
+    std::string event;                 // "syscalls:sys_enter_openat"; of system calls only, as the next
+    int32_t only_number = -1;          // -1: every system call
+  };
+  // Instead of a function: before or after one of its `syscall` instructions.
+  struct SystemCall {
+    bool on_exit;
+    uint64_t function, function_size;  // address in the target
+    rewrite::SystemCallSite site;
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
   target::MappedRegion region;
   std::shared_ptr<FileInfo> file;
   uint64_t function_size = 0;
+  std::optional<SystemCall> system_call;
   ProbeReport report;
   std::vector<Want> wants;
 
+  // Whether another program, not known yet, may run in its place: then the site is made for any.
+  static bool may_tail_call(const kernel::Prog& program) {
+    return std::any_of(program.maps.begin(), program.maps.end(),
+                       [](const auto& map) { return map->spec.type == BPF_MAP_TYPE_PROG_ARRAY; });
+  }
   bool needs_agent() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       const auto& code = *w.program->code;
-      return w.on_return || code.repairs_faults || code.calls_host;
+      return w.on_return || may_tail_call(*w.program) || code.repairs_faults || code.calls_host;
     });
   }
   bool repairs_faults() const {
-    return std::any_of(wants.begin(), wants.end(),
-                       [](const Want& w) { return w.program->code->repairs_faults; });
+    return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
+      return w.program->code->repairs_faults || may_tail_call(*w.program);
+    });
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
@@ -77,12 +101,14 @@ struct Attacher::Site {
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
+    mix(system_call ? 1 + system_call->on_exit : 0);
     for (const Want& want : wants) {
       mix(want.program->id);
       mix(want.program->created_ns);
       mix(want.cookie);
       mix(want.on_return);
       mix(want.only_tgid);
+      mix(static_cast<uint64_t>(want.only_number));
       mix(want.program->code
               ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <fstream>
 #include <set>
+#include <string>
 
 #include "base/log.h"
 #include "daemon/site.h"
@@ -15,6 +17,7 @@
 namespace bpftime::daemon {
 
 using kernel::Map;
+using kernel::TargetMemory;
 using target::MappedRegion;
 using target::Registry;
 using target::StoppedProcess;
@@ -25,20 +28,31 @@ namespace {
 constexpr int32_t kGlibcTidOffset =
     0x2d0;  // struct pthread::tid, glibc 2.34 and later on x86-64; checked in every target
 
+// Whether the kernel itself takes the time from the time stamp counter, at one speed in every sleep state, on all CPUs alike
+// (its watchdog changes the clock source when they drift apart).
+bool counter_is_the_clock() {
+  std::string source, word;
+  std::ifstream("/sys/devices/system/clocksource/clocksource0/current_clocksource") >> source;
+  bool constant = false, nonstop = false;
+  std::ifstream cpus("/proc/cpuinfo");
+  while (source == "tsc" && !(constant && nonstop) && cpus >> word) {
+    constant |= word == "constant_tsc";
+    nonstop |= word == "nonstop_tsc";
+  }
+  return constant && nonstop;
+}
+
 }  // namespace
 
-// Maps what the sites' programs use and this process does not have yet.
-Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
-                                const std::vector<Site>& sites) {
+Result<std::vector<StoppedProcess::MapRequest>> Attacher::missing_memory(
+    const std::vector<MappedRegion>& regions, const std::vector<TargetMemory>& memory) {
   std::vector<StoppedProcess::MapRequest> requests;
-  for (const auto& map : maps_of(sites)) {
-    const int fd = map->sealed ? map->sealed.get() : map->fd.get();
-    auto inode = inode_of(fd);
+  for (const auto& wanted : memory) {
+    auto inode = inode_of(wanted.fd);
     if (!inode) return inode.error();
-    const uint64_t size = maps::memory_size(map->spec);
     int flags = MAP_SHARED;
     const auto same_place = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
-      return region.start == map->address && region.end == map->address + size;
+      return region.start == wanted.address && region.end == wanted.address + wanted.size;
     });
     if (same_place != regions.end()) {
       if (same_place->inode == inode->inode && same_place->device == inode->device) continue;
@@ -46,12 +60,51 @@ Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<Mappe
       // may die at any moment: replaced in one step.
       flags |= MAP_FIXED;
     }
-    requests.push_back({map->address, size, map->sealed ? PROT_READ : PROT_READ | PROT_WRITE, flags, fd, 0});
+    const int protection =
+        PROT_READ | (wanted.writable ? PROT_WRITE : 0) | (wanted.executable ? PROT_EXEC : 0);
+    requests.push_back({wanted.address, wanted.size, protection, flags, wanted.fd, 0});
   }
-  if (requests.empty()) return {};
-  auto mapped = stopped.map_all(requests);
+  return requests;
+}
+
+Result<void> Attacher::map_memory(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                                  const std::vector<TargetMemory>& memory) {
+  auto requests = missing_memory(regions, memory);
+  if (!requests) return requests.error();
+  if (requests->empty()) return {};
+  auto mapped = stopped.map_all(*requests);
   if (!mapped) return Error{mapped.error().code, "map the programs' maps: " + mapped.error().message};
   return {};
+}
+
+// A process without the memory can only come from another without it: when a look around finds none, there is none.
+Result<void> Attacher::reach(const Map& map, const std::vector<TargetMemory>& memory) {
+  const auto inode = inode_of(map.sealed ? map.sealed.get() : map.fd.get());
+  if (!inode) return inode.error();
+  constexpr int kRoundsMax = 100;
+  for (int round = 0; round < kRoundsMax; ++round) {
+    find_targets();
+    bool lacking = false;
+    for (auto& [pid, target] : targets_) {
+      auto regions = target.process.regions();
+      if (!regions) continue;  // it has ended
+      const bool uses = std::any_of(regions->begin(), regions->end(), [&](const MappedRegion& region) {
+        return region.start == map.address && region.inode == inode->inode && region.device == inode->device;
+      });
+      if (!uses) continue;
+      const auto missing = missing_memory(*regions, memory);
+      if (!missing) return missing.error();
+      if (missing->empty()) continue;
+      lacking = true;
+      auto stopped = StoppedProcess::stop(target.process);
+      if (!stopped && !target.process.alive()) continue;
+      if (!stopped) return stopped.error();
+      if (regions = target.process.regions(); !regions) return regions.error();
+      if (auto mapped = map_memory(*stopped, *regions, memory); !mapped) return mapped;
+    }
+    if (!lacking) return {};
+  }
+  return Error{EAGAIN, "map " + map.name + ": its users fork faster than memory can be mapped in them"};
 }
 
 // Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
@@ -59,31 +112,24 @@ Result<void> Attacher::map_maps(StoppedProcess& stopped, const std::vector<Mappe
 void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
                            const std::vector<Site>& sites) {
   std::set<uint64_t> used;
-  for (const auto& map : maps_of(sites)) used.insert(map->address);
+  for (const auto& memory : memory_of(sites)) used.insert(memory.address);
   const uint64_t first = config_.window + wire::kMapsOffset;
   for (const auto& region : regions) {
     if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
     if (region.inode == 0 || used.contains(region.start)) continue;
+    if (region.executable) continue;  // a thread may stand in it, or be about to return to it
     auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!mapped) log_warning("retire map: " + mapped.error().message);
   }
 }
 
-std::vector<std::shared_ptr<Map>> Attacher::maps_of(const std::vector<Site>& sites) const {
-  std::vector<std::shared_ptr<Map>> out;
-  auto add = [&](const std::shared_ptr<Map>& map) {
-    if (std::find(out.begin(), out.end(), map) == out.end()) out.push_back(map);
-  };
-  for (const auto& site : sites) {
-    if (!site.report.skipped.empty()) continue;
-    for (const auto& want : site.wants) {
-      for (const auto& map : want.program->maps) add(map);
-      if (want.program->runs) add(want.program->runs);
-      add(kernel_.trace_ring());
-    }
-  }
-  return out;
+std::vector<TargetMemory> Attacher::memory_of(const std::vector<Site>& sites) const {
+  std::vector<std::shared_ptr<kernel::Prog>> programs;
+  for (const auto& site : sites)
+    if (site.report.skipped.empty())
+      for (const auto& want : site.wants) programs.push_back(want.program);
+  return kernel_.memory_of(programs);
 }
 
 // What programs need to know about the process they run in.
@@ -96,6 +142,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
   context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
+  if (counter_is_the_clock()) context.flags |= wire::kTscClock;
   const auto threads = stopped.threads();
   context.tid_offset = kGlibcTidOffset;
   for (const auto& thread : threads) {

@@ -212,6 +212,8 @@ wire::TaskFacts task_facts(const target::Process& process, const std::vector<wir
   std::copy_n(fields.begin(), facts.field_count, facts.fields);
   find_namespaces(process.pid(), facts);
   find_cgroups(process.pid(), facts);
+  timespec tick{};
+  if (::clock_getres(CLOCK_MONOTONIC_COARSE, &tick) == 0) facts.tick_ns = static_cast<uint32_t>(tick.tv_nsec);
   facts.login_uid = read_number(process.pid(), "loginuid");
   facts.session_id = read_number(process.pid(), "sessionid");
   return facts;

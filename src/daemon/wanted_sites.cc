@@ -12,6 +12,11 @@ using target::MappedRegion;
 
 namespace {
 
+constexpr char kMakesSystemCalls[] =
+    "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
+    "or trace output), "
+    "and the process has a seccomp filter of its own that may kill it for them";
+
 // Functions whose return must not be seen: they return twice, on another stack, or read their own return address.
 bool return_is_special(std::string name) {
   static const std::set<std::string> kNames = {
@@ -89,8 +94,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                               event.pid > 0 ? static_cast<uint32_t>(event.pid) : 0,
                               attached.order,
                               {}});
-        site.report.programs.push_back({attached.program->id, attached.program->name, event.return_probe,
-                                        code_use(*attached.program).inert});
+        site.report.programs.push_back(
+            {attached.program->id, attached.program->name, event.return_probe,
+             !Site::may_tail_call(*attached.program) && code_use(*attached.program).inert});
       }
     }
   }
@@ -133,13 +139,14 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       if (!table) skip(table.error().message);
       if (table) want.host_table = std::move(*table);
     }
-    if (target::filtered_unlike_us(status) && site.needs_system_calls())
-      skip(
-          "a program makes system calls (bpf_get_current_comm, bpf_get_current_uid_gid, ring buffer wake-ups "
-          "or trace output), "
-          "and the process has a seccomp filter of its own that may kill it for them");
+    if (target::filtered_unlike_us(status) && site.needs_system_calls()) skip(kMakesSystemCalls);
     out.push_back(std::move(site));
   }
+  add_system_call_sites(target, regions, out);
+  for (auto& site : out)
+    if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
+        site.needs_system_calls())
+      site.report.skipped = kMakesSystemCalls;
   return out;
 }
 

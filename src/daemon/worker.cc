@@ -76,6 +76,8 @@ int Worker::run() {
     log_error("start: " + started.error().message);
     return 1;
   }
+  if (auto made = kernel_.set_pin_root(directory_.pins()); !made)
+    log_warning("pinning objects: " + made.error().message);
   recovering_ = false;
   for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap)) readiness_wanted(map);
   // Whoever closed its descriptors while no worker lived was not seen.
@@ -182,11 +184,15 @@ void Worker::probes_changed() {
   follow_targets();
 }
 
+Result<void> Worker::reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) {
+  return attacher_->reach(map, memory);
+}
+
 void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
   if (recovering_ || object->kind != kernel::ObjectKind::kMap) return;
   auto map = std::static_pointer_cast<kernel::Map>(object);
   if (watched_.contains(map->id)) return;
-  const bool ours = map->internal || !map->perf_slots.empty();
+  const bool ours = map == kernel_.trace_ring() || !map->perf_slots.empty();
   if (!ours && !map->readiness) return;
   Watched watched;
   Result<Fd> told = Error{};
@@ -306,9 +312,7 @@ void Worker::housekeeping() {
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
-bool Worker::idle() const {
-  return connections_.empty() && kernel_.objects().size() <= 1 && !attacher_->unfinished();
-}
+bool Worker::idle() const { return connections_.empty() && kernel_.idle() && !attacher_->unfinished(); }
 
 void Worker::flush_trace() {
   trace_.drain(*kernel_.trace_ring());

@@ -79,6 +79,7 @@ class Worker : public kernel::Observer {
   void object_gone(const kernel::Object& object) override;
   void probes_changed() override;
   void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
+  Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) override;
 
   bool recover();
   void watch(int fd);

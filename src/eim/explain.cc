@@ -96,19 +96,37 @@ class Explainer {
     states();
     calls();
     result();
+    if (const auto named = helpers(); !named.empty())
+      out_ += "  - reach any memory of the host by address, with " + list_of(named, "") + ";\n";
     bounds();
   }
 
   void access(Kind kind, const char* verb) {
-    std::vector<std::string> paths;
+    std::vector<std::string> paths, of_variables;
     for (const Capability& capability : class_.allowed) {
       if (capability.kind != kind) continue;
       std::string path = capability.path.front();
       for (size_t i = 1; i < capability.path.size(); ++i) path += "." + capability.path[i];
-      paths.push_back(path);
+      (is_argument(capability.path.front()) ? paths : of_variables).push_back(path);
     }
     if (!paths.empty())
       out_ += std::string("  - ") + verb + list_of(paths, "") + " of the call's arguments;\n";
+    if (!of_variables.empty())
+      out_ += std::string("  - ") + verb + list_of(of_variables, "") + " of the host's variables;\n";
+  }
+
+  bool is_argument(const std::string& name) const {
+    for (size_t i = 0; i < entry_.arguments.size(); ++i)
+      if (entry_.arguments[i] == name || "arg" + std::to_string(i) == name) return true;
+    return false;
+  }
+
+  std::vector<std::string> helpers() const {
+    std::vector<std::string> names;
+    for (const Capability& capability : class_.allowed)
+      if (capability.kind == Kind::kName && is_helper_grantable(capability.name))
+        names.push_back(capability.name);
+    return names;
   }
 
   void states() {
@@ -200,8 +218,15 @@ class Explainer {
     }
     if (!functions.empty()) out_ += "  - call " + list_of(functions, "") + ", which the host offers;\n";
     if (!grant_.constraints.may_return) out_ += "  - end the call or change its result;\n";
-    out_ +=
-        "  - read or write memory of the host by address, make system calls, block, or run without end.\n";
+    const auto named = helpers();
+    const bool reads = std::any_of(named.begin(), named.end(),
+                                   [](const auto& name) { return name != "bpf_probe_write_user"; });
+    const bool stores = std::find(named.begin(), named.end(), "bpf_probe_write_user") != named.end();
+    const char* by_address = reads && stores ? ""
+                             : reads         ? "write memory of the host by address, "
+                             : stores        ? "read memory of the host by address, "
+                                             : "read or write memory of the host by address, ";
+    out_ += std::string("  - ") + by_address + "make system calls, block, or run without end.\n";
   }
   bool mentions(const std::string& name, uint32_t index) const {
     return std::any_of(class_.allowed.begin(), class_.allowed.end(), [&](const Capability& capability) {
@@ -250,6 +275,34 @@ std::string grant_name_hint(const Grant& grant, const Manifest& manifest, const 
 
 std::string grant_hint(const Grant& grant, const Policy& policy, const std::string& capability) {
   return add_line(capability, grant.class_name, policy);
+}
+
+std::string missing_hint(const Grant& grant, const Manifest& manifest, const Policy& policy,
+                         const std::string& missing) {
+  const Function* entry = manifest.entry(grant.entry);
+  if (std::string named = grant_name_hint(grant, manifest, policy, missing); !named.empty()) return named;
+  if (missing == "bpf_override_return" && entry != nullptr) {
+    const uint32_t result = manifest.types.at(entry->prototype).target;
+    const bool is_void = result == 0 || manifest.types.resolved(result).kind == TypeKind::kVoid;
+    return add_line(is_void ? "return()" : "return(VALUE)", grant.class_name, policy);
+  }
+  if (is_helper_grantable(missing)) return add_line(missing, grant.class_name, policy);
+  const size_t open = missing.find('('), end = missing.find_first_of(".)", open);
+  if (open == std::string::npos || end == std::string::npos || entry == nullptr) return "";
+  const std::string first = missing.substr(open + 1, end - open - 1);
+  if (std::find(entry->arguments.begin(), entry->arguments.end(), first) != entry->arguments.end())
+    return add_line(missing, grant.class_name, policy);
+  const State* known = manifest.state(first);
+  const bool write = missing.starts_with("write(");
+  for (const State& state : manifest.states) {
+    if (known == nullptr || state.expression != known->expression || state.write != write) continue;
+    // A variable without members is granted by the capability's name alone.
+    const std::string rest = missing.substr(end);
+    const bool whole = rest == ")" || rest == "." + state.expression + ")";
+    return add_line(whole ? state.name : (write ? "write(" : "read(") + state.name + rest, grant.class_name,
+                    policy);
+  }
+  return "";
 }
 
 std::string explain_class(const Manifest& manifest, const Policy&, const ExtensionClass& granted,

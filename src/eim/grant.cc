@@ -30,6 +30,23 @@ constexpr uint32_t kHelpersDenied[] = {
     BPF_FUNC_get_task_stack,
 };
 
+// Of them, those that a policy may grant by name: the host's memory by address, which is as much as the host's own rights.
+struct GrantableHelper {
+  const char* name;
+  uint32_t id;
+};
+constexpr GrantableHelper kHelpersByName[] = {
+    {"bpf_probe_read_user", BPF_FUNC_probe_read_user},
+    {"bpf_probe_read_user_str", BPF_FUNC_probe_read_user_str},
+    {"bpf_probe_write_user", BPF_FUNC_probe_write_user},
+};
+
+const GrantableHelper* grantable_helper(const std::string& name) {
+  for (const GrantableHelper& helper : kHelpersByName)
+    if (name == helper.name) return &helper;
+  return nullptr;
+}
+
 bool is_integer(const CType& type) { return type.kind == TypeKind::kInteger || type.kind == TypeKind::kEnum; }
 
 // All values of an integer type, as a 64-bit register holds them.
@@ -140,6 +157,8 @@ class Maker {
   Result<void> take_name(const Capability& capability) {
     const Function* function = manifest_.function(capability.name);
     const State* state = manifest_.state(capability.name);
+    if (capability.name.starts_with("bpf_") && function == nullptr && state == nullptr)
+      return take_helper(capability);
     if (function != nullptr) {
       granted_functions_[function->name] = &capability;
       return {};
@@ -149,8 +168,35 @@ class Maker {
                    "the manifest offers no " + std::string(capability.is_call ? "function" : "capability") +
                        " \"" + capability.name + "\"" + nearest_hint(capability.name, names()));
     }
-    granted_states_.push_back(state);
+    Rights& rights = state_rights_[state->expression];
+    (state->write ? rights.write : rights.read) = true;
+    rights.position = capability.position;
     return {};
+  }
+
+  Result<void> take_helper(const Capability& capability) {
+    const GrantableHelper* helper = capability.is_call ? nullptr : grantable_helper(capability.name);
+    if (helper == nullptr) {
+      std::vector<std::string> known;
+      for (const GrantableHelper& each : kHelpersByName) known.push_back(each.name);
+      return error(capability.position,
+                   "helper \"" + capability.name +
+                       "\" cannot be granted by name: what is not denied, classes may call" +
+                       nearest_hint(capability.name, known));
+    }
+    out_.constraints.helpers_granted.push_back(helper->id);
+    std::erase(out_.constraints.helpers_denied, helper->id);
+    return {};
+  }
+
+  // read(readCounts.refused): a part of a variable that the host offers as a whole, or what a pointer in it leads to.
+  Result<void> take_state_path(const Capability& capability, const State& state) {
+    const bool write = capability.kind == Kind::kWrite;
+    if (state.write != write)
+      return error(capability.position, "\"" + state.name + "\" is declared for " +
+                                            (state.write ? "writing" : "reading") + " (" +
+                                            state.place.text() + ")");
+    return add_path(manifest_, policy_, capability, state.type, state_rights_[state.expression]);
   }
 
   Result<void> take_access(const Capability& capability) {
@@ -162,9 +208,14 @@ class Maker {
       for (index = 0; index < entry_->arguments.size(); ++index) {
         if (name == "arg" + std::to_string(index)) break;
       }
-      if (index == entry_->arguments.size())
-        return error(capability.position, "entry \"" + class_.entry + "\" has no argument \"" + name + "\"" +
-                                              nearest_hint(name, entry_->arguments));
+      const State* state = index == entry_->arguments.size() ? manifest_.state(name) : nullptr;
+      if (state != nullptr) return take_state_path(capability, *state);
+      if (index == entry_->arguments.size()) {
+        std::vector<std::string> near = entry_->arguments;
+        for (const State& each : manifest_.states) near.push_back(each.name);
+        return error(capability.position, "entry \"" + class_.entry + "\" has no argument \"" + name +
+                                              "\", and the host no such variable" + nearest_hint(name, near));
+      }
     }
     const uint32_t type = types().resolve(prototype_->parameters[index].type);
     const bool write = capability.kind == Kind::kWrite;
@@ -299,9 +350,8 @@ class Maker {
     const Rights& rights = rights_[index];
     out.bytes = static_cast<uint32_t>(types().size_of(id));
     if (is_integer(type)) {
-      // Not granted: it can be passed on, not looked at. The length of a granted buffer is part of that.
-      out.kind =
-          rights.read || is_length_of_granted(index) ? Argument::Kind::kNumber : Argument::Kind::kOpaque;
+      // The length of a granted buffer is part of that grant.
+      out.granted = rights.read || is_length_of_granted(index);
       out.is_signed = type.is_signed;
       out.number = type_range(type);
       if (const Constraint* range = entry_->find(EIM_ARG_RANGE, index)) {
@@ -517,12 +567,12 @@ class Maker {
       out.id = id == host_.variables.end() ? 0 : id->second;
       Rights rights;
       rights.position = class_.position;
-      for (const State* granted : granted_states_) {
-        if (granted->expression != state.expression) continue;
-        (granted->write ? rights.write : rights.read) = true;
+      if (const auto granted = state_rights_.find(state.expression); granted != state_rights_.end()) {
+        rights = granted->second;
         out.granted = true;
       }
-      auto view = views_.make(state.type, rights, "", 0, state.expression);
+      // Known to messages and policies by the capability; without a grant there is no view to say anything of.
+      auto view = views_.make(state.type, rights, out.granted ? state.name : "", 0, state.expression);
       if (!view) {
         note(view.error());
       } else {
@@ -542,12 +592,14 @@ class Maker {
   const CType* prototype_ = nullptr;
   std::vector<Rights> rights_;  // by argument of the entry
   std::map<std::string, const Capability*> granted_functions_;
-  std::vector<const State*> granted_states_;
+  std::map<std::string, Rights> state_rights_;  // by expression
   std::map<std::string, uint32_t> handle_kinds_;
   std::vector<Error> errors_;
 };
 
 }  // namespace
+
+bool is_helper_grantable(const std::string& name) { return grantable_helper(name) != nullptr; }
 
 Result<Grant> make_grant(const Manifest& manifest, const HostBtf& host, const Policy& policy,
                          const ExtensionClass& granted) {

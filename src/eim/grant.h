@@ -39,6 +39,14 @@ Result<Grant> make_grant(const Manifest& manifest, const HostBtf& host, const Po
 // of the binary that runs.
 Result<void> check_policy(const Manifest& manifest, const Policy& policy, const std::string& host_build_id);
 
+// Helpers that reach the host's memory by address and that a policy may grant by name.
+bool is_helper_grantable(const std::string& name);
+
+// The line to add for what the verifier says is missing (verifier::Diagnosis::grant): a member, a function, a variable, a helper.
+// Empty: nothing the host offers would do.
+std::string missing_hint(const Grant& grant, const Manifest& manifest, const Policy& policy,
+                         const std::string& missing);
+
 // The line to add so that `size` bytes at `offset` of view `view` may be read or written:
 // `add "read(r.headers_in.cookie)" to class "firewall" (nginx.policy.yaml:9)`. Empty: no line would do.
 std::string grant_hint(const Grant& grant, const Manifest& manifest, const Policy& policy, uint32_t view,

@@ -84,7 +84,14 @@ class Header {
     std::string out = "// Made by `bpftime eim header`; for extensions of " + harmless(manifest_.path) + "\n";
     out +=
         "#ifndef HOST_EXT_H\n#define HOST_EXT_H\n\n#ifndef __VMLINUX_H__\n#include "
-        "<linux/bpf.h>\n#endif\n#include <bpf/bpf_helpers.h>\n\n";
+        "<linux/bpf.h>\n#endif\n#include <bpf/bpf_helpers.h>\n#include <bpf/bpf_core_read.h>\n\n";
+    out +=
+        "// A bit-field's value. Loaded plainly, clang's byte and libbpf's relocation may be of different "
+        "storage units.\n"
+        "#define HOST_BITS(pointer, member) \\\n  ({ __typeof__(pointer) host_bits_of_ = (pointer); \\\n"
+        "     _Pragma(\"clang diagnostic push\") _Pragma(\"clang diagnostic ignored "
+        "\\\"-Wdeprecated-declarations\\\"\") \\\n"
+        "     BPF_CORE_READ_BITFIELD(host_bits_of_, member); _Pragma(\"clang diagnostic pop\") })\n\n";
     if (!host_path.empty()) {
       out += "#ifndef HOST_PATH\n#define HOST_PATH \"" + harmless(host_path) + "\"\n#endif\n";
     }
@@ -233,7 +240,12 @@ class Header {
       const CType& target = table_.resolved(member.type);
       if (member.name.empty() && !(is_composite(target.kind) && target.name.empty())) continue;  // padding
       std::string line = declare(member.type, member.name, depth + 1);
-      if (member.bit_size != 0) line += " : " + std::to_string(member.bit_size);
+      // Where a plain use of one would load from is not where libbpf says it is (see HOST_BITS).
+      if (member.bit_size != 0)
+        line += " : " + std::to_string(member.bit_size) +
+                (member.name.empty() ? ""
+                                     : " __attribute__((deprecated(\"a bit-field: HOST_BITS(pointer, " +
+                                           member.name + ")\")))");
       out += indent + line + ";\n";
     }
     return out + indent.substr(2) + "}";
@@ -270,7 +282,12 @@ class Header {
       for (size_t i = 0; i < prototype.parameters.size(); ++i) {
         const uint32_t type = prototype.parameters[i].type;
         parameters += ", " + declare(type, entry.arguments[i], 0);
-        arguments += ", (" + declare(type, "", 0) + ")ctx[" + std::to_string(i) + "]";
+        const std::string slot = "ctx[" + std::to_string(i) + "]", as = declare(type, "", 0);
+        // Narrow numbers are loaded narrowly: a cast of the slot costs two shifts, which the verifier cannot see through.
+        const TypeKind kind = table_.resolved(type).kind;
+        const bool narrow =
+            (kind == TypeKind::kInteger || kind == TypeKind::kEnum) && table_.size_of(type) < 8;
+        arguments += narrow ? ", *(" + as + " *)&" + slot : ", (" + as + ")" + slot;
       }
       const std::string body =
           "static __attribute__((always_inline)) int program##_body(unsigned long long *ctx" + parameters +

@@ -249,5 +249,19 @@ TEST(Manifest, DamagedFiles) {
   }
 }
 
+// What fuzzing starts from is understood, whichever compiler made it and wherever its types are.
+TEST(Manifest, SeedsAreManifests) {
+  const char* source = std::getenv("BPFTIME_SOURCE_DIR");
+  if (source == nullptr) GTEST_SKIP() << "BPFTIME_SOURCE_DIR is not set: run by ctest";
+  for (const auto& [name, types] :
+       {std::pair{"gcc.elf", "DWARF"}, {"clang.elf", "DWARF"}, {"embedded_types.elf", "BTF"}}) {
+    auto manifest = read_manifest(std::string(source) + "/tests/seeds/manifest_fuzz/" + name);
+    ASSERT_TRUE(manifest.ok()) << manifest.error().message;
+    EXPECT_EQ(manifest->types_from, types) << name;
+    EXPECT_EQ(manifest->entries.size(), 1u) << name;
+    EXPECT_EQ(manifest->buffers.size(), 1u) << name;
+  }
+}
+
 }  // namespace
 }  // namespace bpftime::eim

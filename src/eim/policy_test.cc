@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+
 namespace bpftime::eim {
 namespace {
 
@@ -222,6 +225,23 @@ TEST(Policy, BombsAreBounded) {
   std::string deep;
   for (int i = 0; i < 400; ++i) deep += std::string(static_cast<size_t>(i), ' ') + "a:\n";
   EXPECT_THAT(parse_policy(deep, "p").error().message, HasSubstr("nested too deep"));
+}
+
+// What fuzzing starts from is what its names say, so that it starts behind the first checks.
+TEST(Policy, SeedsAreWhatTheyAreCalled) {
+  const char* source = std::getenv("BPFTIME_SOURCE_DIR");
+  if (source == nullptr) GTEST_SKIP() << "BPFTIME_SOURCE_DIR is not set: run by ctest";
+  int good = 0, bad = 0;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::string(source) + "/tests/seeds/policy_fuzz")) {
+    const std::string name = entry.path().filename();
+    auto policy = read_policy(entry.path());
+    EXPECT_EQ(policy.ok(), name.starts_with("good"))
+        << name << (policy.ok() ? "" : ": " + policy.error().message);
+    ++(policy.ok() ? good : bad);
+  }
+  EXPECT_GE(good, 3);
+  EXPECT_GE(bad, 3);
 }
 
 TEST(Policy, NearestWords) {

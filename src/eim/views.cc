@@ -218,7 +218,6 @@ struct ViewMaker::Flattening {
     if (buffer_length != nullptr) {
       out.gives = Gives::kBuffer;
       out.buffer_length_member = *buffer_length;
-      out.buffer_writable = context.write;
       return {};
     }
     out.gives = Gives::kOpaque;

@@ -8,7 +8,8 @@
 namespace bpftime::helpers {
 namespace {
 
-constexpr uint32_t kGetCurrentTaskBtf = 158;  // not in older linux/bpf.h
+// Not in older linux/bpf.h.
+constexpr uint32_t kGetCurrentTaskBtf = 158, kTraceVprintk = 177;
 
 constexpr auto kRows = [] {
   std::array rows{
@@ -42,6 +43,9 @@ bool needs_system_calls(uint32_t id) {
     case BPF_FUNC_get_current_uid_gid:
     case BPF_FUNC_get_current_comm:
     case BPF_FUNC_trace_printk:
+    case kTraceVprintk:
+    case BPF_FUNC_send_signal:
+    case BPF_FUNC_send_signal_thread:
     case BPF_FUNC_perf_event_output:
     case BPF_FUNC_ringbuf_output:
     case BPF_FUNC_ringbuf_submit:
@@ -59,6 +63,7 @@ bool needs_task_facts(uint32_t id) {
     case BPF_FUNC_get_current_cgroup_id:
     case BPF_FUNC_get_current_ancestor_cgroup_id:
     case BPF_FUNC_get_ns_current_pid_tgid:
+    case BPF_FUNC_jiffies64:
       return true;
     default:
       return false;

@@ -6,6 +6,7 @@
 
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
+#include "kernel/map_slots.h"
 #include "maps/map.h"
 #include "program/btf.h"
 
@@ -69,6 +70,11 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
   map->name = *name;
   map->spec = {attr.map_type,    attr.key_size,  attr.value_size,
                attr.max_entries, attr.map_flags, possible_cpus()};
+  // A bloom filter's spec carries the number of its hashes (maps/bloom_filter.h).
+  const bool bloom = attr.map_type == BPF_MAP_TYPE_BLOOM_FILTER;
+  if ((attr.map_extra & ~(bloom ? 0xfull : 0ull)) != 0)
+    return BpfReply::fail(EINVAL, "create map " + map->name + ": map_extra is not for this type");
+  if (bloom) map->spec.cpu_count = static_cast<uint32_t>(attr.map_extra);
   // Linux: a perf event array without a size has one slot per possible CPU (libbpf fills it in before we see it).
   if (const int64_t error = maps::check_spec(map->spec); error < 0)
     return BpfReply::fail(static_cast<int>(-error),
@@ -77,6 +83,11 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
                               ", " + std::to_string(attr.max_entries) + " entries, flags " +
                               std::to_string(attr.map_flags) +
                               ": refused as by Linux, or a type not supported yet (docs/support-matrix.md)");
+  // htab_map_alloc: lists per CPU are of one length.
+  if ((map->spec.flags & BPF_F_NO_COMMON_LRU) != 0) {
+    const uint32_t cpus = map->spec.cpu_count, over = map->spec.max_entries % cpus;
+    if (over != 0) map->spec.max_entries += map->spec.max_entries > UINT32_MAX - cpus ? -over : cpus - over;
+  }
   if (attr.btf_key_type_id != 0 && attr.btf_value_type_id == 0)
     return BpfReply::fail(EINVAL, "create map " + map->name + ": BTF of the key without one of the value");
   if (attr.btf_key_type_id != 0 || attr.btf_value_type_id != 0) {
@@ -84,24 +95,32 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
     map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
     if (!map->btf)
       return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
-    // Linux refuses BTF for these types: ring buffers have no key whose size could agree, perf event arrays have no
+    // Linux refuses BTF for these types: ring buffers, queues and stacks have no key whose size could agree, perf event arrays have no
     // types (ENOTSUPP). libbpf then retries without.
-    if (map->spec.type == BPF_MAP_TYPE_RINGBUF)
-      return BpfReply::fail(EINVAL, "create map " + map->name + ": ring buffers have no BTF");
+    if (map->spec.type == BPF_MAP_TYPE_RINGBUF || map->spec.type == BPF_MAP_TYPE_QUEUE ||
+        map->spec.type == BPF_MAP_TYPE_STACK)
+      return BpfReply::fail(EINVAL, "create map " + map->name + ": this type has no BTF");
     if (map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY)
       return BpfReply::fail(524, "create map " + map->name + ": BTF not supported for this type");
     map->btf_key_type_id = attr.btf_key_type_id;
     map->btf_value_type_id = attr.btf_value_type_id;
   }
+  if (auto inner = set_inner(request, *map); !inner)
+    return BpfReply::fail(inner.error().code, inner.error().message);
   const uint64_t size = maps::memory_size(map->spec);
   if (size == 0) return BpfReply::fail(E2BIG, "create map " + map->name + ": size overflows");
   if (auto reserved = reserve_map_address(*map); !reserved)
     return BpfReply::fail(reserved.error().code, reserved.error().message);
   if (auto entered = enter(map, size - wire::kTrailerSize); !entered)
     return BpfReply::fail(entered.error().code, "create map " + map->name + ": " + entered.error().message);
-  auto memory = Mapping::shared(map->fd, size, PROT_READ | PROT_WRITE);
-  if (!memory) return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + memory.error().message);
-  map->memory = std::move(*memory);
+  if (holds_objects(map->spec.type)) {
+    if (auto made = make_private(*map); !made)
+      return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + made.error().message);
+  } else {
+    auto memory = Mapping::shared(map->fd, size, PROT_READ | PROT_WRITE);
+    if (!memory) return BpfReply::fail(ENOMEM, "create map " + map->name + ": " + memory.error().message);
+    map->memory = std::move(*memory);
+  }
   maps::initialize({map->memory.data(), &map->spec});
   observer_.object_changed(*map);
   return hand_out(map, access_mode(attr.map_flags));
@@ -111,6 +130,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
   auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
   if (!map) return BpfReply::fail(EBADF, "map update: no such map");
+  if (auto refused = refuse_write(request, *map)) return *std::move(refused);
+  if (holds_objects(map->spec.type)) return slot_update(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
     return BpfReply::fail(EINVAL, "map update: map " + map->name + " takes its values in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
@@ -131,6 +152,8 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
 BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
   auto map = object_of<Map>(request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, map_fd)), ObjectKind::kMap);
   if (!map) return BpfReply::fail(EBADF, "map delete: no such map");
+  if (auto refused = refuse_write(request, *map)) return *std::move(refused);
+  if (holds_objects(map->spec.type)) return slot_delete(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
     return BpfReply::fail(EINVAL, "map delete: map " + map->name + " takes its values in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);

@@ -5,6 +5,7 @@
 #include "helpers/table.h"
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
+#include "kernel/map_slots.h"
 #include "maps/map.h"
 #include "verifier/kernel_opinion.h"
 #include "verifier/map_fields.h"
@@ -25,7 +26,8 @@ verifier::MapConstraint constraint_of(const Map& map) {
   out.spec = map.spec;
   out.name = map.name;
   out.frozen = map.frozen;
-  if (map.sealed) {
+  out.inner = map.inner;
+  if (map.sealed && map.frozen) {
     out.contents.resize(map.spec.value_size);
     if (::pread(map.sealed.get(), out.contents.data(), out.contents.size(), 0) !=
         static_cast<ssize_t>(out.contents.size()))
@@ -102,18 +104,7 @@ Result<std::string> second_opinion(const verifier::Request& source, verifier::Ke
 
 // The policy's line that would allow what the program was refused for.
 std::string grant_hint(const Prog& prog, const verifier::Diagnosis& diagnosis) {
-  if (!prog.host || diagnosis.grant.empty()) return "";
-  // A variable is granted by the name of a capability to read or write it.
-  std::string missing = diagnosis.grant, either;
-  const bool write = missing.starts_with("write(");
-  for (const auto& state : prog.host->states) {
-    if (missing == state.variable) either += (either.empty() ? "" : "\" or \"") + state.capability;
-    if (diagnosis.grant.ends_with("." + state.variable + ")") && state.write == write)
-      missing = state.capability;
-  }
-  if (!either.empty()) missing = either;
-  return "add \"" + missing + "\" to class \"" + prog.host->constraints.class_name + "\" (" +
-         prog.host->policy_place + ")";
+  return prog.host && prog.host->hint && !diagnosis.grant.empty() ? prog.host->hint(diagnosis.grant) : "";
 }
 
 // The refusal in one line for the developer of an extension, last in the log: source, rule, manifest and policy.
@@ -244,6 +235,7 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
     put_log(request, reply, verdict.log + class_log(*prog, verdict, hint));
     return reply;
   }
+  if (auto fits = check_prog_arrays(*prog); !fits) return refuse(fits.error().code, fits.error().message);
   if (auto within = check_class_maps(*prog); !within)
     return refuse(within.error().code, within.error().message);
   prog->verified_by = "bpftime";

@@ -53,7 +53,7 @@ void member(Io& io, T& m) {
   io(m.name), io(m.offset), io(m.size), io(m.element_size), io(m.read), io(m.write), io(m.bit_field),
       io(m.gives);
   scalar(io, m.number);
-  io(m.view), io(m.buffer_length_member), io(m.buffer_writable);
+  io(m.view), io(m.buffer_length_member);
 }
 
 template <typename Io, typename T>
@@ -67,8 +67,8 @@ void argument(Io& io, T& a) {
   io(a.name), io(a.kind), io(a.bytes), io(a.is_signed);
   scalar(io, a.number);
   list(io, a.values, plain);
-  io(a.less_than), io(a.view), io(a.may_be_null), io(a.length_argument), io(a.length), io(a.in), io(a.out),
-      io(a.releases);
+  io(a.less_than), io(a.view), io(a.may_be_null), io(a.granted), io(a.length_argument), io(a.length),
+      io(a.in), io(a.out), io(a.releases);
 }
 
 template <typename Io, typename T>

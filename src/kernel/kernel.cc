@@ -34,8 +34,16 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return map_update_fd_value(request);
     case BPF_MAP_DELETE_ELEM:
       return map_delete_fd_value(request);
+    case BPF_MAP_LOOKUP_ELEM:
+      return slot_lookup(request);
+    case BPF_MAP_GET_NEXT_KEY:
+      return slot_next_key(request);
     case BPF_MAP_FREEZE:
       return map_freeze(request);
+    case BPF_OBJ_PIN:
+      return obj_pin(request);
+    case BPF_OBJ_GET:
+      return obj_get(request);
     case BPF_BTF_LOAD:
       return btf_load(request);
     case BPF_PROG_LOAD:
@@ -44,6 +52,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return prog_bind_map(request);
     case BPF_LINK_CREATE:
       return link_create(request);
+    case BPF_RAW_TRACEPOINT_OPEN:
+      return raw_tracepoint_open(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
     case BPF_OBJ_GET_INFO_BY_FD:
@@ -100,7 +110,8 @@ Result<void> Kernel::enter(const std::shared_ptr<Object>& object, uint64_t conte
 
 Result<void> Kernel::start() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
-    if (map->internal) trace_ring_ = map;
+    if (map->internal) (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_ : references_) = map;
+  recover_slots();
   if (trace_ring_) return {};
   auto ring = make_own_map("trace", {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1}, /*internal=*/true);
   if (!ring) return ring.error();
@@ -130,6 +141,7 @@ Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const
 
 void Kernel::collect() {
   bool probes_differ = false;
+  drop_unlinked_pins();
   objects_.collect([&](const std::shared_ptr<Object>& object) {
     if (object->kind == ObjectKind::kLink) {
       auto& link = static_cast<Link&>(*object);
@@ -138,15 +150,31 @@ void Kernel::collect() {
       probes_differ = true;
     }
     if (object->kind == ObjectKind::kPerfEvent) probes_differ = true;
+    if (object->kind == ObjectKind::kMap)
+      static_cast<Map&>(*object).slots.clear();  // may lead back to itself
     observer_.object_gone(*object);
   });
+  clear_unheld_arrays();
   if (probes_differ) observer_.probes_changed();
 }
 
 std::vector<Probe> Kernel::probes() const {
+  return probes_of(
+      [](const PerfEvent& event) { return event.perf_kind == PerfKind::kUprobe && event.enabled; });
+}
+
+// As Linux: programs at tracepoints belong to the tracepoint, so they run whether or not the event that brought them is
+// enabled, and whatever process or CPU it names.
+std::vector<Probe> Kernel::system_call_probes() const {
+  return probes_of([](const PerfEvent& event) {
+    return event.perf_kind == PerfKind::kTracepoint || event.perf_kind == PerfKind::kRawTracepoint;
+  });
+}
+
+std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
   for (const auto& event : objects_.all<PerfEvent>(ObjectKind::kPerfEvent)) {
-    if (event->perf_kind != PerfKind::kUprobe || !event->enabled) continue;
+    if (!wanted(*event)) continue;
     Probe probe{event, event->by_ioctl};
     probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
     if (probe.programs.empty()) continue;

@@ -45,6 +45,14 @@ struct BpfReply {
   static BpfReply fail(int error, std::string text) { return {-int64_t{error}, std::move(text), {}, {}}; }
 };
 
+// Memory that must lie in a target at a fixed address.
+struct TargetMemory {
+  uint64_t address = 0;
+  uint64_t size = 0;  // bytes, page multiple
+  int fd = -1;        // borrowed
+  bool writable = false, executable = false;
+};
+
 // What the daemon does when the world changes. Called during a request, before its reply.
 class Observer {
  public:
@@ -53,9 +61,15 @@ class Observer {
   virtual void object_gone(const Object& object) = 0;
   virtual void probes_changed() = 0;  // some site must be patched, changed or restored
   virtual void readiness_wanted(const std::shared_ptr<Object>& object) = 0;
+  // Programs that use `map` are about to find `memory` through it: must lie in every target that maps `map`, before this
+  // returns. An error: in one it could not be, so they must not find it.
+  virtual Result<void> reach(const Map& map, const std::vector<TargetMemory>& memory) {
+    (void)map, (void)memory;
+    return {};
+  }
 };
 
-// A probe that should be in place: an enabled uprobe event with programs.
+// A probe that should be in place: an enabled event with programs.
 struct Probe {
   std::shared_ptr<PerfEvent> event;
   std::vector<AttachedProgram> programs;  // in attach order
@@ -75,8 +89,15 @@ class Kernel {
 
   ObjectTable& objects() { return objects_; }
   const ObjectTable& objects() const { return objects_; }
-  std::vector<Probe> probes() const;
+  std::vector<Probe> probes() const;              // uprobes
+  std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+  // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
+  Result<void> set_pin_root(const std::string& root);
+  // Nobody has any object but what the kernel made for itself.
+  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr); }
+  // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
+  std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
 
   // Enters a host's BTF and has `policy` keep it. Shown to nobody but connections with that policy.
   Result<void> add_host_btf(HostPolicy& policy, std::vector<uint8_t> blob);
@@ -106,17 +127,42 @@ class Kernel {
   uint64_t context_address_;
   uint64_t next_map_address_;
   uint64_t attach_order_ = 0;
+  std::string pin_root_;
   std::shared_ptr<Map> trace_ring_;
+  std::shared_ptr<Map>
+      references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
   BpfReply map_create(const BpfRequest&);
   BpfReply map_update_fd_value(const BpfRequest&);
   BpfReply map_delete_fd_value(const BpfRequest&);
   BpfReply map_freeze(const BpfRequest&);
+  BpfReply obj_pin(const BpfRequest&);
+  BpfReply obj_get(const BpfRequest&);
+  std::shared_ptr<Object> pinned_object(int name) const;
+  void watch_pin(int name) const;
+  void drop_unlinked_pins();
+  // Maps of objects (map_slots.cc).
+  BpfReply slot_update(const BpfRequest& request, const std::shared_ptr<Map>& map);
+  BpfReply slot_delete(const BpfRequest& request, const std::shared_ptr<Map>& map);
+  BpfReply slot_lookup(const BpfRequest& request);
+  BpfReply slot_next_key(const BpfRequest& request);
+  BpfReply cgroup_update(const BpfRequest& request, Map& map, uint32_t index);
+  BpfReply set_slot(const std::shared_ptr<Map>& map, const std::vector<uint8_t>& key,
+                    const std::shared_ptr<Object>& value);
+  Result<void> set_inner(const BpfRequest& request, Map& map);
+  Result<void> make_private(Map& map);
+  Result<void> place_code(Prog& program);
+  Result<void> ensure_reference(Map& map);
+  void write_slot(Map& map, const std::vector<uint8_t>& key, const Object* value);
+  void recover_slots();
+  void clear_unheld_arrays();
   BpfReply btf_load(const BpfRequest&);
   BpfReply prog_load(const BpfRequest&);
   BpfReply prog_bind_map(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
   BpfReply link_detach(const BpfRequest&);
+  BpfReply raw_tracepoint_open(const BpfRequest&);
+  std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);

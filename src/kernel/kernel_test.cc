@@ -228,14 +228,15 @@ TEST(HostClassRecord, HoldsEveryField) {
                               1,
                               2,
                               false,
+                              false,
                               3,
                               16,
                               true,
                               true,
                               4};
   verifier::View::Member member{
-      "m", 8, 4,   2, true, true, true, verifier::View::Member::Gives::kBuffer, verifier::Scalar::constant(6),
-      7,   8, true};
+      "m", 8, 4, 2, true, true, true, verifier::View::Member::Gives::kBuffer, verifier::Scalar::constant(6),
+      7,   8};
   HostClass host;
   host.constraints = {"class",
                       {{"type", 64, {member, member}, "r.a"}},

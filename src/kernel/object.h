@@ -6,6 +6,7 @@
 // Targets map through our description, so that a probe's mapping keeps no map alive.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -17,6 +18,7 @@
 #include "base/result.h"
 #include "compiler/compiler.h"
 #include "program/program.h"
+#include "program/tracepoints.h"
 #include "verifier/verifier.h"
 #include "wire/object.h"
 
@@ -33,6 +35,8 @@ struct Object {
   Fd fd;  // our description; read-write
   InodeId inode;
   bool held_outside = true;
+  std::vector<Fd> pins;         // the files by whose names it is pinned
+  uint32_t recovered_pins = 0;  // of the descriptors that came with the record, the last ones
   uint32_t created_by_uid = 0;
   uint64_t created_ns = 0;  // CLOCK_BOOTTIME
 
@@ -56,11 +60,18 @@ struct Map : Object {
   uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
   Mapping memory;  // all of it, read-write
   // Frozen read-only maps: a write-sealed copy. The verifier took its bytes for constants, so this is what targets map:
-  // a process that could change them would steer another into branches that nobody verified.
+  // a process that could change them would steer another into branches that nobody verified. Maps of objects: the memory
+  // itself (`memory` is its only writable mapping), through a read-only description; what clients hold is an empty file.
   Fd sealed;
   std::map<uint32_t, std::shared_ptr<PerfEvent>> perf_slots;  // PERF_EVENT_ARRAY
+  // PROG_ARRAY, ARRAY_OF_MAPS, HASH_OF_MAPS: programs or maps by key.
+  std::map<std::vector<uint8_t>, std::shared_ptr<Object>> slots;
+  std::optional<wire::MapSpec> inner;  // maps of maps: what their values are like
+  std::optional<uint32_t> owner_type;  // PROG_ARRAY: of programs it is for, once that is known
+  uint64_t reference = 0;              // maps::MapReference in every target; 0: in no map of maps yet
+  std::vector<std::pair<std::vector<uint8_t>, uint32_t>> recovered_slots;  // ids, until all objects are back
   Fd readiness;           // ring buffers: eventfd of waiting clients, if any asked
-  bool internal = false;  // the trace ring: no client ever sees it
+  bool internal = false;  // the trace ring, the table of references: no client ever sees them
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
@@ -87,13 +98,9 @@ struct HostClass {
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;                    // file of the policy, for messages
   std::string entry_place;               // "host.cc:94": where the host declares the entry
-  // Capabilities that variables are used by, for messages; not recorded.
-  struct State {
-    std::string variable, capability;
-    bool write = false;
-  };
-  std::vector<State> states;
-  std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
+  std::string policy_place;              // "nginx.policy.yaml:9": where the class's capabilities are listed
+  // The text that would grant what the verifier says is missing; for messages, not recorded.
+  std::function<std::string(const std::string& missing)> hint;
 };
 
 // The classes one connection's programs are put in.
@@ -120,6 +127,9 @@ struct Prog : Object {
   std::shared_ptr<const HostClass> host;      // null: an ordinary program, which observes
   std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
+  // For tail calls: the code once more, at one address in all targets. Never changes, never moves.
+  uint64_t code_address = 0, code_entry = 0;  // of the memory, of the first instruction; 0: not placed
+  Fd code_memory;                             // a read-only description
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
@@ -134,7 +144,8 @@ struct AttachedProgram {
   uint64_t order = 0;    // programs of one site run in the order they were attached
 };
 
-enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2 };
+// kRawTracepoint: made by BPF_RAW_TRACEPOINT_OPEN, held by its link alone.
+enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2, kTracepoint = 3, kRawTracepoint = 4 };
 
 struct PerfEvent : Object {
   PerfKind perf_kind = PerfKind::kUprobe;
@@ -147,6 +158,8 @@ struct PerfEvent : Object {
   uint64_t offset = 0;  // file offset
   InodeId file;
   std::string build_id;  // hex, may be empty
+  program::Tracepoint
+      tracepoint;  // of tracepoints and raw tracepoints; `path` is then "syscalls:sys_enter_openat"
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.

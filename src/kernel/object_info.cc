@@ -63,6 +63,7 @@ BpfReply map_info(const BpfRequest& request, const Map& map) {
   info.value_size = map.spec.value_size;
   info.max_entries = map.spec.max_entries;
   info.map_flags = map.spec.flags;
+  if (map.spec.type == BPF_MAP_TYPE_BLOOM_FILTER) info.map_extra = map.spec.cpu_count;
   copy_name(info.name, map.name);
   if (map.btf) info.btf_id = map.btf->id;
   info.btf_key_type_id = map.btf_key_type_id;
@@ -135,7 +136,23 @@ BpfReply link_info(const BpfRequest& request, const Link& link) {
   info.type = BPF_LINK_TYPE_PERF_EVENT;
   info.id = link.id;
   info.prog_id = link.program->id;
-  return info_reply(request, info);
+  const bool raw = link.event->perf_kind == PerfKind::kRawTracepoint;
+  if (!raw) return info_reply(request, info);
+  // The name goes where the caller has room for it, cut if need be; how long it is, NUL included, is told in any case.
+  const auto asked = caller_info<bpf_link_info>(request);
+  const std::string& name = link.event->path;
+  if ((asked.raw_tracepoint.tp_name == 0) != (asked.raw_tracepoint.tp_name_len == 0))
+    return BpfReply::fail(EINVAL, "link info: name and its length go together");
+  info.type = BPF_LINK_TYPE_RAW_TRACEPOINT;
+  info.raw_tracepoint.tp_name = asked.raw_tracepoint.tp_name;
+  info.raw_tracepoint.tp_name_len = static_cast<uint32_t>(name.size() + 1);
+  BpfReply reply = info_reply(request, info);
+  constexpr uint32_t kName = kNestedBase + offsetof(bpf_link_info, raw_tracepoint.tp_name);
+  if (const uint32_t room = request.out_size(kName); room != 0) {
+    const std::string cut = name.substr(0, room - 1);
+    reply.out.push_back({kName, {cut.c_str(), cut.c_str() + cut.size() + 1}});
+  }
+  return reply;
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ std::vector<std::shared_ptr<Object>> Map::references() const {
   std::vector<std::shared_ptr<Object>> out;
   if (btf) out.push_back(btf);
   for (const auto& [slot, event] : perf_slots) out.push_back(event);
+  for (const auto& [key, object] : slots) out.push_back(object);
   return out;
 }
 
@@ -196,7 +197,7 @@ void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>
   std::vector<std::shared_ptr<Object>> pending;
   for (const auto& [key, object] : objects_) {
     const bool internal = key.first == ObjectKind::kMap && static_cast<const Map&>(*object).internal;
-    if (object->held_outside || internal) pending.push_back(object);
+    if (object->held_outside || internal || !object->pins.empty()) pending.push_back(object);
   }
   while (!pending.empty()) {
     auto object = std::move(pending.back());

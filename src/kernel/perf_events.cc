@@ -37,6 +37,40 @@ Result<void> identify_file(PerfEvent& event) {
 
 }  // namespace
 
+namespace {
+
+// Whether programs of this type run at events of this kind, and read no more than their record has.
+Result<void> fits_event(const PerfEvent& event, const Prog& prog) {
+  const auto refuse = [&](int error, const std::string& why) {
+    return Error{error, "attach program " + prog.name + ": " + why};
+  };
+  const uint32_t type = prog.source.program.type;
+  uint32_t readable = 0;
+  switch (event.perf_kind) {
+    case PerfKind::kUprobe:
+      return type == BPF_PROG_TYPE_KPROBE ? Result<void>()
+                                          : refuse(EINVAL, "only kprobe programs run at uprobes");
+    case PerfKind::kTracepoint:
+      if (type != BPF_PROG_TYPE_TRACEPOINT)
+        return refuse(EINVAL, "only tracepoint programs run at tracepoints");
+      readable = event.tracepoint.record_size();
+      break;
+    case PerfKind::kRawTracepoint:
+      if (type != BPF_PROG_TYPE_RAW_TRACEPOINT)
+        return refuse(EINVAL, "only raw_tracepoint programs run at raw tracepoints");
+      readable = 2 * sizeof(uint64_t);
+      break;
+    case PerfKind::kBpfOutput:
+      return refuse(EINVAL, "a program cannot run at this kind of event");
+  }
+  if (prog.facts && prog.facts->context_end > readable)
+    return refuse(event.perf_kind == PerfKind::kTracepoint ? EACCES : EINVAL,
+                  "it reads its context beyond the " + std::to_string(readable) + " bytes of " + event.path);
+  return {};
+}
+
+}  // namespace
+
 BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::string& path) {
   perf_event_attr attr{};
   static_assert(sizeof attr <= sizeof request.attr);
@@ -72,6 +106,15 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
     if (path.empty()) return BpfReply::fail(EINVAL, "uprobe: no path");
     if (auto found = identify_file(*event); !found)
       return BpfReply::fail(found.error().code, found.error().message);
+  } else if (attr.type == PERF_TYPE_TRACEPOINT) {
+    const auto tracepoint = program::tracepoint_of_id(attr.config);
+    if (!tracepoint)
+      return BpfReply::fail(EINVAL, "tracepoint " + std::to_string(attr.config) +
+                                        ": only those of system calls exist (docs/support-matrix.md)");
+    event->perf_kind = PerfKind::kTracepoint;
+    event->tracepoint = *tracepoint;
+    event->path = tracepoint->category() + ":" + tracepoint->name();
+    event->name = "tracepoint";
   } else {
     return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) +
                                       ": not supported yet (docs/support-matrix.md)");
@@ -83,11 +126,8 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
 }
 
 BpfReply Kernel::attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram attached, bool by_link) {
-  if (event->perf_kind != PerfKind::kUprobe)
-    return BpfReply::fail(EINVAL, "attach: a program cannot run at this kind of event");
-  if (attached.program->source.program.type != BPF_PROG_TYPE_KPROBE)
-    return BpfReply::fail(
-        EINVAL, "attach program " + attached.program->name + ": only kprobe programs run at uprobes");
+  if (auto fits = fits_event(*event, *attached.program); !fits)
+    return BpfReply::fail(fits.error().code, fits.error().message);
   // As Linux: one program per event. A link closed a moment ago no longer counts.
   if (!event->by_link.empty()) collect();
   if (!event->by_ioctl.empty() || !event->by_link.empty())
@@ -189,6 +229,61 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
     link->held_outside = false;  // collected as if its descriptor had been closed
     return attached;
   }
+  observer_.object_changed(*link);
+  observer_.probes_changed();
+  return hand_out(link);
+}
+
+namespace {
+
+// Newer than this machine's linux/bpf.h may be.
+uint64_t raw_tracepoint_cookie(const bpf_attr& attr) {
+  constexpr size_t kOffset = 16;
+  uint64_t cookie;
+  static_assert(sizeof(bpf_attr) >= kOffset + sizeof cookie);
+  std::memcpy(&cookie, reinterpret_cast<const uint8_t*>(&attr) + kOffset, sizeof cookie);
+  return cookie;
+}
+
+}  // namespace
+
+BpfReply Kernel::raw_tracepoint_open(const BpfRequest& request) {
+  const Bytes given = request.in(offsetof(bpf_attr, raw_tracepoint.name));
+  const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, raw_tracepoint.prog_fd));
+  auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
+  if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "raw tracepoint: no such program");
+  if (prog->source.program.type != BPF_PROG_TYPE_RAW_TRACEPOINT)
+    return BpfReply::fail(EINVAL, "raw tracepoint: program " + prog->name + " is of another type");
+  if (given.empty()) return BpfReply::fail(EFAULT, "raw tracepoint: name not readable");
+  const std::string name(given.begin(), std::find(given.begin(), given.end(), 0));
+  const auto tracepoint = program::find_tracepoint("raw_syscalls", name);
+  if (!tracepoint)
+    return BpfReply::fail(ENOENT, "raw tracepoint " + name + ": only sys_enter and sys_exit exist here");
+  auto event = std::make_shared<PerfEvent>();
+  event->kind = ObjectKind::kPerfEvent;
+  event->perf_kind = PerfKind::kRawTracepoint;
+  event->tracepoint = *tracepoint;
+  event->path = name;
+  event->name = "raw_tracepoint";
+  event->held_outside = false;
+  auto link = std::make_shared<Link>();
+  link->kind = ObjectKind::kLink;
+  link->created_by_uid = request.uid;
+  link->program = prog;
+  link->event = event;
+  link->cookie = raw_tracepoint_cookie(*request.attr);
+  if (auto fits = fits_event(*event, *prog); !fits)
+    return BpfReply::fail(fits.error().code, fits.error().message);
+  if (auto entered = enter(event, 0); !entered)
+    return BpfReply::fail(entered.error().code, entered.error().message);
+  if (auto entered = enter(link, 0); !entered)
+    return BpfReply::fail(entered.error().code, entered.error().message);
+  BpfReply attached = attach(event, {prog, link->cookie, link->id, 0}, /*by_link=*/true);
+  if (attached.result < 0) {
+    link->held_outside = false;
+    return attached;
+  }
+  observer_.object_changed(*event);
   observer_.object_changed(*link);
   observer_.probes_changed();
   return hand_out(link);

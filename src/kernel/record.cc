@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "kernel/kernel.h"
+#include "kernel/map_slots.h"
 #include "maps/map.h"
 
 namespace bpftime::kernel {
@@ -14,6 +15,7 @@ namespace {
 
 void put_common(Writer& out, const Object& object) {
   out.put(object.kind).put(object.id).put(object.created_by_uid).put(object.created_ns).put(object.name);
+  out.put(static_cast<uint32_t>(object.pins.size()));
 }
 
 void get_common(Reader& in, Object& object) {
@@ -21,6 +23,7 @@ void get_common(Reader& in, Object& object) {
   object.created_by_uid = in.get<uint32_t>();
   object.created_ns = in.get<uint64_t>();
   object.name = in.text();
+  object.recovered_pins = in.get<uint32_t>();
 }
 
 template <typename T>
@@ -38,6 +41,10 @@ void put_map(Writer& out, const Map& map) {
   out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.readiness.valid()).put(map.sealed.valid());
   out.put(static_cast<uint32_t>(map.perf_slots.size()));
   for (const auto& [slot, event] : map.perf_slots) out.put(slot).put(event->id);
+  out.put(map.inner.has_value()).put(map.inner.value_or(wire::MapSpec{}));
+  out.put(map.owner_type.has_value()).put(map.owner_type.value_or(0)).put(map.reference);
+  out.put(static_cast<uint32_t>(map.slots.size()));
+  for (const auto& [key, object] : map.slots) out.put(key).put(object->id);
 }
 
 void put_prog(Writer& out, const Prog& prog) {
@@ -52,12 +59,14 @@ void put_prog(Writer& out, const Prog& prog) {
     out.put(static_cast<uint32_t>(list->size()));
     for (const auto& map : *list) out.put(map->id);
   }
+  out.put(prog.code_address).put(prog.code_entry).put(prog.code_memory.valid());
   out.put(id_of(prog.runs)).put(prog.host != nullptr);
   if (prog.host) put_host_class(out, *prog.host);
 }
 
 void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
+  out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
   out.put(event.path).put(event.offset).put(event.file).put(event.build_id);
   out.put(event.lost).put(event.ring.size()).put(event.readiness.valid());
   put_attached(out, event.by_ioctl);
@@ -96,7 +105,7 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
 }
 
 uint64_t Kernel::record_key(const Object& object) {
-  // Uprobe events hold programs, programs hold maps, maps hold BPF output events.
+  // Events other than output events hold programs, programs hold maps, maps hold BPF output events.
   uint64_t rank = 0;
   switch (object.kind) {
     case ObjectKind::kNone:
@@ -126,8 +135,11 @@ std::vector<int> Kernel::descriptors(const Object& object) {
     if (map.readiness) out.push_back(map.readiness.get());
     if (map.sealed) out.push_back(map.sealed.get());
   }
+  if (object.kind == ObjectKind::kProgram && static_cast<const Prog&>(object).code_memory)
+    out.push_back(static_cast<const Prog&>(object).code_memory.get());
   if (object.kind == ObjectKind::kPerfEvent && static_cast<const PerfEvent&>(object).readiness)
     out.push_back(static_cast<const PerfEvent&>(object).readiness.get());
+  for (const Fd& pin : object.pins) out.push_back(pin.get());
   return out;
 }
 
@@ -153,13 +165,29 @@ Result<std::shared_ptr<Object>> recover_map(Reader& in, std::vector<Fd>& fds, co
         std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
     if (event) map->perf_slots[slot] = event;
   }
-  auto memory = Mapping::shared(fds[0], maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
+  const bool has_inner = in.get<bool>();
+  const auto inner = in.get<wire::MapSpec>();
+  if (has_inner) map->inner = inner;
+  const bool has_owner = in.get<bool>();
+  const auto owner = in.get<uint32_t>();
+  if (has_owner) map->owner_type = owner;
+  map->reference = in.get<uint64_t>();
+  const uint32_t objects_held = in.get<uint32_t>();
+  for (uint32_t i = 0; in.ok && i < objects_held; ++i) {
+    auto key = in.block();
+    map->recovered_slots.emplace_back(std::move(key), in.get<uint32_t>());
+  }
+  const bool own_memory = map->sealed && (holds_objects(map->spec.type) || map->internal);
+  auto writable = own_memory ? map->sealed.reopen(O_RDWR) : Result<Fd>(Fd());
+  if (!writable) return writable.error();
+  auto memory =
+      Mapping::shared(own_memory ? *writable : fds[0], maps::memory_size(map->spec), PROT_READ | PROT_WRITE);
   if (!memory) return memory.error();
   map->memory = std::move(*memory);
   return std::shared_ptr<Object>(map);
 }
 
-Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& objects) {
+Result<std::shared_ptr<Object>> recover_prog(Reader& in, std::vector<Fd>& fds, const ObjectTable& objects) {
   auto prog = std::make_shared<Prog>();
   get_common(in, *prog);
   auto& source = prog->source;
@@ -185,6 +213,9 @@ Result<std::shared_ptr<Object>> recover_prog(Reader& in, const ObjectTable& obje
       list->push_back(map);
     }
   }
+  prog->code_address = in.get<uint64_t>();
+  prog->code_entry = in.get<uint64_t>();
+  if (in.get<bool>() && fds.size() > 1) prog->code_memory = std::move(fds[1]);
   prog->runs = std::static_pointer_cast<Map>(objects.find(ObjectKind::kMap, in.get<uint32_t>()));
   if (in.get<bool>()) prog->host = std::make_shared<HostClass>(get_host_class(in));
   return std::shared_ptr<Object>(prog);
@@ -199,6 +230,8 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->cpu = in.get<int32_t>();
   event->enabled = in.get<bool>();
   event->return_probe = in.get<bool>();
+  event->tracepoint.on_exit = in.get<bool>();
+  event->tracepoint.number = in.get<int32_t>();
   event->path = in.text();
   event->offset = in.get<uint64_t>();
   event->file = in.get<InodeId>();
@@ -255,7 +288,7 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
       made = recover_map(in, fds, objects_);
       break;
     case ObjectKind::kProgram:
-      made = recover_prog(in, objects_);
+      made = recover_prog(in, fds, objects_);
       break;
     case ObjectKind::kPerfEvent:
       made = recover_event(in, fds, objects_, &attach_order_);
@@ -271,12 +304,20 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
   auto object = *made;
   object->kind = kind;
   object->fd = std::move(fds[0]);
+  if (object->recovered_pins > fds.size() - 1) return Error{EINVAL, "recover object: its pins are missing"};
+  for (size_t i = fds.size() - object->recovered_pins; i < fds.size(); ++i)
+    object->pins.push_back(std::move(fds[i]));
   auto inode = inode_of(object->fd.get());
   if (!inode) return inode.error();
   object->inode = *inode;
   if (kind == ObjectKind::kMap) {
     const auto& map = static_cast<const Map&>(*object);
     next_map_address_ = std::max(next_map_address_, map.address + maps::memory_size(map.spec) + kPageSize);
+  }
+  if (kind == ObjectKind::kProgram) {
+    const auto& prog = static_cast<const Prog&>(*object);
+    const auto size = prog.code_memory ? file_size(prog.code_memory) : Result<uint64_t>(0);
+    if (size) next_map_address_ = std::max(next_map_address_, prog.code_address + *size + kPageSize);
   }
   return objects_.insert(std::move(object));
 }

@@ -25,6 +25,8 @@ bool is_slot_type(uint32_t type) {
 bool has_command(const wire::MapSpec& spec, uint32_t command) {
   if (maps::batch_buckets(spec) != 0) return true;
   switch (spec.type) {
+    case BPF_MAP_TYPE_HASH_OF_MAPS:  // the cursors of its look-ups in Linux are buckets: the daemon's here
+      return command == BPF_MAP_UPDATE_BATCH || command == BPF_MAP_DELETE_BATCH;
     case BPF_MAP_TYPE_ARRAY:
     case BPF_MAP_TYPE_PERCPU_ARRAY:
     case BPF_MAP_TYPE_ARRAY_OF_MAPS:
@@ -119,7 +121,7 @@ class Batch {
       if (steps-- == 0) return -EBUSY;
       error = maps::user_next_key(view_, started ? previous.data() : nullptr, key_.data());
       if (error != 0) break;
-      error = maps::user_lookup(view_, key_.data(), value_.data(), 0);
+      error = by_daemon_ ? ask(BPF_MAP_LOOKUP_ELEM) : maps::user_lookup(view_, key_.data(), value_.data(), 0);
       if (error != 0 && error != -ENOENT) return error;
       if (error == 0) {
         if (!put_element(done, key_.data())) return -EFAULT;
@@ -149,11 +151,8 @@ class Batch {
     for (uint32_t i = 0; i < count; ++i) {
       const uint8_t* key = keys.data() + uint64_t{i} * key_size_;
       std::copy_n(key, key_size_, key_.data());
-      int64_t error = 0;
-      if (!remove || by_daemon_) error = maps::user_lookup(view_, key, value_.data(), 0);
-      if (error == 0 && remove)
-        error = by_daemon_ ? ask(BPF_MAP_DELETE_ELEM)
-                           : maps::user_lookup_and_delete(view_, key, value_.data(), 0);
+      const int64_t error = remove ? maps::user_lookup_and_delete(view_, key, value_.data(), 0)
+                                   : maps::user_lookup(view_, key, value_.data(), 0);
       if (error == -ENOENT) continue;
       if (error != 0) return error;
       if (!put_element(*done, key)) return -EFAULT;

@@ -69,6 +69,9 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
   int64_t result;
   switch (call.command) {
     case BPF_MAP_LOOKUP_ELEM:
+      // Whether a bloom filter has this very value.
+      if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER && !read_user(value.data(), call.value, value_size))
+        return -EFAULT;
       result = maps::user_lookup(view, key.data(), value.data(), call.flags);
       break;
     case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
@@ -111,10 +114,13 @@ std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bo
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
   const bool unreadable =
       map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
+  const bool slots =
+      unreadable || map->spec.type == BPF_MAP_TYPE_PROG_ARRAY || map->spec.type == BPF_MAP_TYPE_ARRAY_OF_MAPS;
   const bool lookup = call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
   if (lookup && (call.flags & ~kFlagsLock) != 0) return -EINVAL;
   if (!map->checked) return std::nullopt;
-  if (unreadable && (lookup || call.command == BPF_MAP_GET_NEXT_KEY)) return slot_call(map->spec, call);
+  if ((unreadable && lookup) || (slots && call.command == BPF_MAP_GET_NEXT_KEY))
+    return slot_call(map->spec, call);
   if (served_by_daemon(map->spec.type)) return std::nullopt;
   maps::MapView view;
   const auto opened = open_elements(map, fd, reads(call.command), writes(call.command), &view);

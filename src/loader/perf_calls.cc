@@ -17,6 +17,7 @@
 #include "loader/log.h"
 #include "loader/objects.h"
 #include "loader/real.h"
+#include "loader/tracefs.h"
 #include "loader/user_memory.h"
 #include "wire/messages.h"
 
@@ -169,6 +170,8 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
     if (!path) return -EFAULT;
     event.path = resolved_path(*path);
   }
+  if (type == PERF_TYPE_TRACEPOINT)
+    event.set(kConfigOffset, daemon_tracepoint_id(event.field<uint64_t>(kConfigOffset)));
   event.message.pid = pid == 0 ? static_cast<int32_t>(::getpid()) : pid;
   event.message.cpu = cpu;
   event.message.group_fd = group_fd;

@@ -261,7 +261,7 @@ TEST(Preload, ElementCommandsThroughLibbpf) {
   FakeDaemon daemon;
   EXPECT_EQ(probe(daemon, "maps"),
             "create ok\ncloexec 1\nlookup -2\nupdate 0\nclosed -9\nmoved 0 33 errno 77\nnext 0 3\nbatch "
-            "-22\ndelete 0\n");
+            "-2\ndelete 0\n");
   EXPECT_EQ(daemon.connections, 1);
   EXPECT_EQ(daemon.hello_flags, 0u);
 }

@@ -5,10 +5,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <string>
 #include <string_view>
 
 #include "loader/calls.h"
 #include "loader/real.h"
+#include "loader/tracefs.h"
 #include "loader/user_memory.h"
 #include "wire/messages.h"
 
@@ -29,27 +31,29 @@ constexpr VirtualFile kFiles[] = {
 };
 static_assert(wire::kUprobePmuType == 25200);
 
-const VirtualFile* find_file(const char* path) {
+constexpr size_t kPathMax = 192;  // of virtual files
+
+std::optional<std::string> find_file(const char* path) {
   // A bad pointer is the kernel's to refuse.
-  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kDevices.size() + 32);
-  if (!name || name->compare(0, kDevices.size(), kDevices) != 0) return nullptr;
+  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
+  if (!name || name->compare(0, 5, "/sys/") != 0) return std::nullopt;
+  if (name->compare(0, kDevices.size(), kDevices) != 0) return tracefs_file(*name);
   for (const VirtualFile& file : kFiles)
-    if (file.path == std::string_view(*name).substr(kDevices.size())) return &file;
-  return nullptr;
+    if (file.path == std::string_view(*name).substr(kDevices.size())) return std::string(file.contents);
+  return std::nullopt;
 }
 
 }  // namespace
 
-bool is_virtual_file(const char* path) { return find_file(path) != nullptr; }
+bool is_virtual_file(const char* path) { return find_file(path).has_value(); }
 
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {
-  const VirtualFile* file = find_file(path);
-  if (file == nullptr || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
+  const auto file = find_file(path);
+  if (!file || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),
                               (flags & O_CLOEXEC) != 0 ? MFD_CLOEXEC : 0);
   if (fd < 0) return fd;
-  raw_syscall(SYS_write, fd, reinterpret_cast<long>(file->contents.data()),
-              static_cast<long>(file->contents.size()));
+  raw_syscall(SYS_write, fd, reinterpret_cast<long>(file->data()), static_cast<long>(file->size()));
   raw_syscall(SYS_lseek, fd, 0, SEEK_SET);
   return fd;
 }

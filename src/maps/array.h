@@ -32,10 +32,10 @@ inline int64_t array_like_check(const MapSpec& spec) {
 // Flags of updates and the index, in the kernel's order of refusal (array_map_update_elem). A spin lock in
 // the value is not supported here, so BPF_F_LOCK is refused as for any map without one.
 BPFTIME_MAPS_FOLD int64_t array_update_check(const MapSpec& spec, uint32_t index, uint64_t flags) {
-  if (flags > kUpdateExist) return -kErrInvalid;
+  if ((flags & ~kUpdateLock) > kUpdateExist) return -kErrInvalid;
   if (index >= spec.max_entries) return -kErrTooBig;
-  if (flags == kUpdateNoExist) return -kErrExists;
-  return 0;
+  if ((flags & kUpdateNoExist) != 0) return -kErrExists;
+  return (flags & kUpdateLock) != 0 ? -kErrInvalid : 0;
 }
 
 BPFTIME_MAPS_FOLD uint32_t array_index(const void* key) {

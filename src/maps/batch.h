@@ -6,10 +6,8 @@
 
 namespace bpftime::maps {
 
-// Types whose elements lie in the buckets of hash.h: HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH, HASH_OF_MAPS.
-inline bool has_buckets(uint32_t type) {
-  return type == kTypeHash || type == 5 || type == 9 || type == 10 || type == kTypeHashOfMaps;
-}
+// Types whose elements lie in the buckets of hash.h: HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH.
+inline bool has_buckets(uint32_t type) { return type == kTypeHash || type == 5 || type == 9 || type == 10; }
 
 // Copies the keys in `bucket` (below g.buckets) to `keys`, at most `capacity` of them; returns how many there are, never
 // more than the map has elements. Tolerates concurrent change: what it returns was in the map at some moment.

@@ -8,6 +8,7 @@
 
 #include "maps/hash_user.h"
 #include "maps/program_side.h"
+#include "maps/queue_stack_user.h"
 #include "maps/test_support.h"
 
 namespace bpftime::maps::test {
@@ -17,6 +18,8 @@ using Clock = std::chrono::steady_clock;
 
 // 1000 kills over the types: 600 + 250 + 150.
 constexpr uint64_t kHashKills = 600, kRingKills = 250, kPerfKills = 150;
+// And 200 for each type that came later.
+constexpr uint64_t kOtherKills = 200;
 constexpr uint32_t kEntries = 48;
 
 // Values prove themselves whole.
@@ -26,9 +29,18 @@ struct Proof {
 Proof make_proof(uint64_t key, uint64_t nonce) { return {key, nonce, key * 0x9e3779b97f4a7c15 ^ nonce}; }
 bool is_whole(const Proof& proof) { return proof.check == (proof.key * 0x9e3779b97f4a7c15 ^ proof.nonce); }
 
+// The hash types and the trie that is one. An LPM key of 8 bytes is {length, address}: all of them of full length.
+MapSpec keyed_spec(uint32_t type) {
+  return {type, 8, sizeof(Proof), kEntries, type == kTypeLpmTrie ? kFlagNoPrealloc : 0, 2};
+}
+uint64_t key_of(const MapSpec& spec, uint64_t number) {
+  return spec.type == kTypeLpmTrie ? number << 32 | 32 : number;
+}
+int64_t full_error(const MapSpec& spec) { return spec.type == kTypeLpmTrie ? -ENOSPC : -E2BIG; }
+
 // One random operation; false when the map answered what it must not.
 bool hash_step(MapView map, std::mt19937_64& random, uint32_t owner) {
-  uint64_t key = random() % (kEntries + 8);
+  uint64_t key = key_of(*map.spec, random() % (kEntries + 8));
   Proof proof = make_proof(key, random());
   int64_t result;
   switch (random() % 8) {
@@ -42,10 +54,12 @@ bool hash_step(MapView map, std::mt19937_64& random, uint32_t owner) {
       return result == -ENOENT || result == -EBUSY || (result == 0 && is_whole(proof) && proof.key == key);
     case 4:
       result = user_lookup_and_delete(map, &key, &proof, 0, owner);
+      if (map.spec->type == kTypeLpmTrie) return result == -kErrNotSupported;
       return result == -ENOENT || (result == 0 && is_whole(proof) && proof.key == key);
     default:
       result = update(map, &key, &proof, random() % 3, 0, owner);
-      return result == 0 || result == -E2BIG || result == -EEXIST || result == -ENOENT;
+      return result == 0 || (result == full_error(*map.spec) && map.spec->type != kTypeLruHash) ||
+             result == -EEXIST || result == -ENOENT;
   }
 }
 
@@ -77,15 +91,24 @@ void check_hash(MapView map) {
 
 // Fills to capacity: exactly max_entries fit. Then leaves every other key.
 void check_capacity(MapView map) {
-  for (uint64_t key = 0; key < kEntries + 8; key++) remove(map, &key, 1);
+  const bool forgets = map.spec->type == kTypeLruHash;
+  auto remove_each = [&](uint64_t step) {
+    for (uint64_t number = 0; number < kEntries + 8; number += step) {
+      uint64_t key = key_of(*map.spec, number);
+      remove(map, &key, 1);
+    }
+  };
+  remove_each(1);
   uint64_t inserted = 0;
-  for (uint64_t key = 0; key < kEntries + 8; key++) {
-    Proof proof = make_proof(key, key);
+  for (uint64_t number = 0; number < kEntries + 8; number++) {
+    uint64_t key = key_of(*map.spec, number);
+    Proof proof = make_proof(key, number);
     int64_t result = update(map, &key, &proof, 0, 0, 1);
-    ASSERT_EQ(result, inserted < kEntries ? 0 : -E2BIG);
+    ASSERT_EQ(result, inserted < kEntries || forgets ? 0 : full_error(*map.spec));
     if (result == 0) inserted++;
+    ASSERT_EQ(static_cast<uint32_t>(*hash_count_word(map)), std::min<uint64_t>(inserted, kEntries));
   }
-  for (uint64_t key = 0; key < kEntries + 8; key += 2) remove(map, &key, 1);
+  remove_each(2);
 }
 
 // Waits a random while without sleeping, so that kills land anywhere, very early moments included.
@@ -117,15 +140,18 @@ pid_t start_hammer(uint64_t seed, uint32_t* started,
   return pid;
 }
 
-TEST(KilledProcesses, HashLosesNothing) {
+class KilledKeyed : public testing::TestWithParam<uint32_t> {};
+INSTANTIATE_TEST_SUITE_P(Maps, KilledKeyed, testing::Values(kTypeHash, kTypeLruHash, kTypeLpmTrie));
+
+TEST_P(KilledKeyed, LosesNothing) {
   uint64_t seed = test_seed();
   std::mt19937_64 random(seed);
-  MapSpec spec = {kTypeHash, 8, sizeof(Proof), kEntries, 0, 2};
+  MapSpec spec = keyed_spec(GetParam());
   SharedMap shared(spec);
   MapView map = shared.view();
   Shared<uint32_t> started;
   auto hammer = [&](std::mt19937_64& r, uint32_t self) { return hash_step(map, r, self); };
-  for (uint64_t kills = 0; kills < test_rounds(kHashKills);) {
+  for (uint64_t kills = 0; kills < test_rounds(GetParam() == kTypeHash ? kHashKills : kOtherKills);) {
     pid_t survivor = start_hammer(random(), &*started, hammer);
     // While the survivor hammers on, others die beside it; each is repaired at once.
     for (int i = 0; i < 4; i++, kills++) {
@@ -164,6 +190,78 @@ TEST(KilledProcesses, DeathsLeaveTracesForRepairToFind) {
   for (pid_t pid : dead) repair(map, static_cast<uint32_t>(pid));
   check_hash(map);
   check_capacity(map);
+}
+
+class KilledQueue : public testing::TestWithParam<uint32_t> {
+ protected:
+  MapSpec spec_ = {GetParam(), 0, sizeof(Proof), kEntries, 0, 2};
+};
+INSTANTIATE_TEST_SUITE_P(Maps, KilledQueue, testing::Values(kTypeQueue, kTypeStack));
+
+bool queue_step(MapView map, std::mt19937_64& random, uint32_t owner) {
+  Proof proof = make_proof(random() % 1000, random());
+  int64_t result;
+  switch (random() % 5) {
+    case 0:
+    case 1:
+      result = pop(map, &proof);
+      return result == -ENOENT || (result == 0 && is_whole(proof));
+    case 2:
+      result = peek(map, &proof);
+      return result == -ENOENT || result == -EBUSY || (result == 0 && is_whole(proof));
+    default:
+      result = push(map, &proof, random() % 4 == 0 ? BPF_EXIST : BPF_ANY, owner);
+      return result == 0 || result == -E2BIG;
+  }
+}
+
+// Nobody runs: every element is free or in the queue, once; all values are whole; then exactly as many fit as shall.
+void check_queue(MapView map) {
+  HashGeometry g = queue_geometry(*map.spec);
+  QueueState state = queue_read(map);
+  ASSERT_LE(state.count(), kEntries);
+  std::set<uint32_t> reachable;
+  for (uint32_t i = 0; i < state.count(); i++)
+    ASSERT_TRUE(reachable.insert(queue_number(map, g, state, state.head() + i)).second)
+        << "element twice in the queue";
+  for (uint32_t number = 1; number <= g.elements; number++) {
+    bool held = control_owner(element_at(map, g, number)->control) != kFree;
+    ASSERT_EQ(held, reachable.count(number) != 0) << "element " << number << " is lost";
+  }
+  Proof proof;
+  for (uint32_t i = 0; i < state.count(); i++) {
+    ASSERT_EQ(pop(map, &proof), 0);
+    ASSERT_TRUE(is_whole(proof));
+  }
+  ASSERT_EQ(pop(map, &proof), -ENOENT);
+  for (uint32_t i = 0; i < kEntries + 3; i++) {
+    proof = make_proof(i, i);
+    ASSERT_EQ(push(map, &proof, 0, 1), i < kEntries ? 0 : -E2BIG);
+  }
+  for (uint32_t i = 0; i < kEntries / 2; i++) ASSERT_EQ(pop(map, &proof), 0);
+}
+
+TEST_P(KilledQueue, LosesNothing) {
+  std::mt19937_64 random(test_seed());
+  SharedMap shared(spec_);
+  MapView map = shared.view();
+  Shared<uint32_t> started;
+  auto hammer = [&](std::mt19937_64& r, uint32_t self) { return queue_step(map, r, self); };
+  for (uint64_t kills = 0; kills < test_rounds(kOtherKills);) {
+    pid_t survivor = start_hammer(random(), &*started, hammer);
+    for (int i = 0; i < 4; i++, kills++) {
+      pid_t victim = start_hammer(random(), &*started, hammer);
+      spin(random() % 300000);
+      kill_child(victim);
+      repair(map, static_cast<uint32_t>(victim));
+      for (int j = 0; j < 50; j++) ASSERT_TRUE(queue_step(map, random, 1));
+    }
+    kill_child(survivor);
+    kills++;
+    repair(map, static_cast<uint32_t>(survivor));
+    check_queue(map);
+    if (HasFatalFailure()) return;
+  }
 }
 
 struct Payload {
@@ -325,16 +423,19 @@ uint64_t step_through(const SharedMap& shared, const std::function<void(uint32_t
   return WIFEXITED(status) && WEXITSTATUS(status) == 77 ? 0 : steps;
 }
 
-TEST(DeathAtEveryInstruction, HashIsRepaired) {
-  MapSpec spec = {kTypeHash, 8, sizeof(Proof), kEntries, 0, 2};
+TEST_P(KilledKeyed, AtEveryInstructionIsRepaired) {
+  MapSpec spec = keyed_spec(GetParam());
+  const bool forgets = GetParam() == kTypeLruHash;
   for (int kind = 0; kind < 4; kind++) {
     SharedMap shared(spec);
-    for (uint64_t key = 0; key < kEntries - 2; key++) {
-      Proof proof = make_proof(key, key);
+    // An LRU map is full: the insertion evicts.
+    for (uint64_t number = 0; number < kEntries - (forgets ? 0 : 2); number++) {
+      uint64_t key = key_of(spec, number);
+      Proof proof = make_proof(key, number);
       ASSERT_EQ(update(shared.view(), &key, &proof, 0, 0, 1), 0);
     }
     uint64_t examined = 0;
-    uint64_t key = kind == 0 ? kEntries + 4 : 7;
+    uint64_t key = key_of(spec, kind == 0 ? kEntries + 4 : 7);
     auto operation = [&](uint32_t self) {
       Proof proof = make_proof(key, 999);
       if (kind <= 1) update(shared.view(), &key, &proof, 0, 0, self);
@@ -348,9 +449,10 @@ TEST(DeathAtEveryInstruction, HashIsRepaired) {
       int64_t result = user_lookup(copy, &key, &proof, 0);
       EXPECT_TRUE(result == 0 || (result == -ENOENT && kind != 1));
       EXPECT_TRUE(result != 0 || (is_whole(proof) && (proof.nonce == 999 || proof.nonce == 7)));
-      uint64_t other = 8;
+      uint64_t other = key_of(spec, 8);
       proof = make_proof(other, 1);
-      EXPECT_EQ(update(copy, &other, &proof, BPF_EXIST, 0, 1), 0);
+      int64_t updated = update(copy, &other, &proof, BPF_EXIST, 0, 1);
+      EXPECT_TRUE(updated == 0 || (forgets && updated == -ENOENT));
       repair(copy, self);
       check_hash(copy);
       check_capacity(copy);
@@ -358,7 +460,38 @@ TEST(DeathAtEveryInstruction, HashIsRepaired) {
     if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
     printf("operation %d: %llu instructions, %llu states\n", kind, static_cast<unsigned long long>(steps),
            static_cast<unsigned long long>(examined));
-    EXPECT_GE(examined, 5u);
+    EXPECT_TRUE(examined >= 5 || (kind == 3 && GetParam() == kTypeLpmTrie));
+  }
+}
+
+TEST_P(KilledQueue, AtEveryInstructionIsRepaired) {
+  for (int kind = 0; kind < 3; kind++) {
+    SharedMap shared(spec_);
+    const uint32_t filled = kind == 1 ? kEntries : kEntries - 2;
+    for (uint64_t i = 0; i < filled; i++) {
+      Proof proof = make_proof(i, i);
+      ASSERT_EQ(push(shared.view(), &proof, 0, 1), 0);
+    }
+    uint64_t examined = 0;
+    auto operation = [&](uint32_t self) {
+      Proof proof = make_proof(900, 900);
+      if (kind < 2) push(shared.view(), &proof, BPF_EXIST, self);  // the second time replacing the oldest
+      if (kind == 2) pop(shared.view(), &proof);
+    };
+    uint64_t steps = step_through(shared, operation, [&](MapView copy, uint32_t self) {
+      examined++;
+      // Before repair others can work.
+      Proof proof = {};
+      EXPECT_EQ(pop(copy, &proof), 0);
+      EXPECT_TRUE(is_whole(proof));
+      EXPECT_EQ(push(copy, &proof, 0, 1), 0);
+      repair(copy, self);
+      check_queue(copy);
+    });
+    if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
+    printf("operation %d: %llu instructions, %llu states\n", kind, static_cast<unsigned long long>(steps),
+           static_cast<unsigned long long>(examined));
+    EXPECT_GE(examined, 2u);
   }
 }
 

@@ -365,6 +365,24 @@ TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
 }
 INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf));
 
+// Clients map a map read-only for what only reads.
+TEST(ReadOnly, LookUpsAndNextKeyWriteNothing) {
+  for (uint32_t type : {kTypeHash, kTypeArray, kTypePercpuArray, kTypePercpuHash, kTypeLruHash,
+                        kTypeLruPercpuHash, kTypeLpmTrie, kTypeQueue, kTypeStack, kTypeBloomFilter}) {
+    const bool keyless = type == kTypeQueue || type == kTypeStack || type == kTypeBloomFilter;
+    const MapSpec spec = {
+        type, keyless ? 0u : type == kTypeLpmTrie ? 8u : 4u, 8,
+        16,   type == kTypeLpmTrie ? kFlagNoPrealloc : 0,    type == kTypeBloomFilter ? 0u : 2u};
+    SharedMap shared(spec);
+    uint64_t key = 5, value[2] = {17, 17};
+    ASSERT_EQ(user_update(shared.view(), &key, value, 0), 0) << type;
+    ASSERT_EQ(mprotect(shared.view().base, shared.size(), PROT_READ), 0);
+    EXPECT_EQ(user_lookup(shared.view(), &key, value, 0), 0) << type;
+    EXPECT_EQ(value[0], 17u) << type;
+    user_next_key(shared.view(), nullptr, &key);
+  }
+}
+
 // Values of one word are replaced in their element; what cannot be is left alone and said.
 TEST(HashInPlace, ReplacesOnlyWhatIsThereAndLinked) {
   const MapSpec spec = {kTypeHash, 4, 8, 16, 0, 0};

@@ -76,12 +76,13 @@ BPFTIME_MAPS_FOLD uint32_t step_budget(const HashGeometry& g) {
 // ---- lookup: no stores ----
 // Number of the element with this key, 0 when there is none (or the budget ran out).
 BPFTIME_MAPS_FOLD uint32_t hash_lookup_number(MapView map, const HashGeometry& g, const void* key,
-                                              uint32_t hash) {
+                                              uint32_t hash, uint32_t steps_max = 0xffffffff) {
   HashBucket bucket = hash_bucket(map, hash & (g.buckets - 1));
   uint64_t* anchor = bucket.head;
   uint64_t anchor_word = load_acquire(anchor);
   uint64_t word = anchor_word;
-  for (uint32_t budget = step_budget(g); budget > 0; budget--) {
+  uint32_t budget = step_budget(g) < steps_max ? step_budget(g) : steps_max;
+  for (; budget > 0; budget--) {
     uint32_t index = link_index(word);
     bool restart = false;
     if (!is_element(g, index)) {

@@ -107,6 +107,10 @@ BPFTIME_MAPS_FOLD uint64_t* element_value(Element* element) {
   return reinterpret_cast<uint64_t*>(element + 1);
 }
 
+BPFTIME_MAPS_FOLD void element_mark_used(Element* element) {
+  if (load_relaxed(&element->used) == 0) store_relaxed(&element->used, 1u);
+}
+
 BPFTIME_MAPS_FOLD uint64_t make_control(uint32_t generation, uint32_t owner) {
   return uint64_t{generation} << 32 | owner;
 }

@@ -51,6 +51,11 @@ void scribble(const SharedMap& shared, std::mt19937_64& random) {
   }
 }
 
+bool is_walked(uint32_t type) {
+  return type == kTypeHash || type == kTypePercpuHash || type == kTypeLruHash || type == kTypeLruPercpuHash ||
+         type == kTypeLpmTrie;
+}
+
 void operate(MapView map, std::mt19937_64& random) {
   alignas(8) uint8_t key[64] = {}, value[4096] = {};
   uint32_t number = static_cast<uint32_t>(random() % 100);
@@ -79,7 +84,16 @@ void operate(MapView map, std::mt19937_64& random) {
       }
       break;
     }
+    case kTypeQueue:
+    case kTypeStack:
+    case kTypeBloomFilter:
+      push(map, value, random() % 4, 1);
+      pop(map, value);
+      peek(map, value);
+      user_lookup_and_delete(map, key, value, 0);
+      break;
     default: {
+      if (map.spec->type == kTypeLpmTrie) memcpy(key + 4, &number, 4), key[0] %= 40;
       void* found = lookup_percpu(map, key, cpu);
       if (found != nullptr) memset(found, 7, map.spec->value_size);
       update(map, key, value, random() % 3, cpu, 1);
@@ -110,7 +124,7 @@ TEST_P(HostilePeer, CausesWrongValuesOnly) {
     operators.push_back(start_child([&] {
       std::mt19937_64 random(seed + i);
       uint64_t operations =
-          GetParam().type == kTypeHash ? 3000 : 100000;  // a hash's walks run into their budget
+          is_walked(GetParam().type) ? 3000 : 100000;  // a hash's walks run into their budget
       for (uint64_t n = 0; n < test_rounds(operations); n++) operate(shared.view(), random);
       return 0;
     }));
@@ -127,7 +141,7 @@ TEST_P(HostilePeer, EveryStateIsSurvived) {
   SharedMap shared(GetParam());
   pid_t pid = start_child([&] {
     std::mt19937_64 random(seed);
-    for (uint64_t n = 0; n < test_rounds(GetParam().type == kTypeHash ? 150 : 2000); n++) {
+    for (uint64_t n = 0; n < test_rounds(is_walked(GetParam().type) ? 150 : 2000); n++) {
       scribble(shared, random);
       for (int i = 0; i < 10; i++) operate(shared.view(), random);
     }
@@ -140,7 +154,12 @@ INSTANTIATE_TEST_SUITE_P(
     Maps, HostilePeer,
     testing::Values(MapSpec{kTypeHash, 4, 8, 64, 0, 2}, MapSpec{kTypeHash, 13, 100, 7, 0, 2},
                     MapSpec{kTypeArray, 4, 20, 50, 0, 2}, MapSpec{kTypePercpuArray, 4, 20, 50, 0, 2},
-                    MapSpec{kTypeRingbuf, 0, 0, 4096, 0, 2}, MapSpec{kTypePerfEventArray, 4, 4, 50, 0, 2}));
+                    MapSpec{kTypeRingbuf, 0, 0, 4096, 0, 2}, MapSpec{kTypePerfEventArray, 4, 4, 50, 0, 2},
+                    MapSpec{kTypePercpuHash, 4, 20, 50, 0, 2}, MapSpec{kTypeLruHash, 4, 8, 50, 0, 2},
+                    MapSpec{kTypeLruPercpuHash, 8, 8, 50, 0, 2},
+                    MapSpec{kTypeLpmTrie, 8, 20, 50, kFlagNoPrealloc, 2},
+                    MapSpec{kTypeLpmTrie, 20, 8, 50, kFlagNoPrealloc, 2}, MapSpec{kTypeQueue, 0, 8, 50, 0, 2},
+                    MapSpec{kTypeStack, 0, 100, 7, 0, 2}, MapSpec{kTypeBloomFilter, 0, 8, 50, 0, 2}));
 
 }  // namespace
 }  // namespace bpftime::maps::test

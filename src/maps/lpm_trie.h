@@ -15,6 +15,9 @@ namespace bpftime::maps {
 
 inline constexpr uint32_t kLpmDataMax = 256;  // bytes of address
 inline constexpr uint32_t kLpmPrefixBytes = 4;
+// Of one length's probe, whose list has one or two elements: a hostile peer's cycle, met for each of many lengths, must not cost
+// as much as the hash allows for one.
+inline constexpr uint32_t kLpmProbeSteps = 4096;
 inline constexpr uint32_t kKernelNodeSize = 24;  // sizeof(struct lpm_trie_node)
 
 BPFTIME_MAPS_FOLD uint32_t lpm_bits(const MapSpec& spec) { return (spec.key_size - kLpmPrefixBytes) * 8; }
@@ -86,7 +89,8 @@ inline uint32_t lpm_lookup_number(MapView map, const HashGeometry& g, const void
   for (uint32_t limit = lpm_length_below(map, probe.length + 1); limit > 0;
        limit = lpm_length_below(map, limit - 1)) {
     probe.cut(limit - 1);
-    uint32_t number = hash_lookup_number(map, g, probe.bytes, hash_key(probe.bytes, g.key_size));
+    uint32_t number =
+        hash_lookup_number(map, g, probe.bytes, hash_key(probe.bytes, g.key_size), kLpmProbeSteps);
     if (number != 0) return number;
   }
   return 0;

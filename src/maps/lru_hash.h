@@ -33,16 +33,12 @@ inline int64_t lru_hash_check(const MapSpec& spec) {
 
 BPFTIME_MAPS_FOLD uint64_t* lru_hand(MapView map) { return reinterpret_cast<uint64_t*>(map.base + 24); }
 
-BPFTIME_MAPS_FOLD void lru_mark_used(Element* element) {
-  if (load_relaxed(&element->used) == 0) store_relaxed(&element->used, 1u);
-}
-
 // What programs call marks the element; bpf(2) does not (htab_lru_map_lookup_elem_sys).
 BPFTIME_MAPS_FOLD void* lru_hash_lookup(MapView map, const void* key, uint32_t cpu) {
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
   if (number == 0) return nullptr;
-  lru_mark_used(element_at(map, g, number));
+  element_mark_used(element_at(map, g, number));
   return hash_value_at(map, g, number, cpu);
 }
 
@@ -53,7 +49,7 @@ BPFTIME_MAPS_FOLD uint32_t lru_advance(MapView map, const HashGeometry& g) {
   return static_cast<uint32_t>(turn % g.elements * kHandStride % g.elements) + 1;
 }
 
-// Deletes one element; false when none could be found or others were faster.
+// Deletes one element. False: a walk took more steps than any list is long, -EBUSY; that others were faster is no failure.
 inline bool lru_evict(MapView map, const HashGeometry& g, uint32_t owner) {
   uint32_t victim = 0, first = 0;
   for (uint32_t looked_at = 0; looked_at < kSweepMax && victim == 0; looked_at++) {
@@ -70,23 +66,27 @@ inline bool lru_evict(MapView map, const HashGeometry& g, uint32_t owner) {
     }
   }
   if (victim == 0) victim = first;
-  if (victim == 0) return false;
+  if (victim == 0) return true;
   Element* element = element_at(map, g, victim);
   uint32_t hash = load_acquire(&element->hash);
   uint32_t budget = step_budget(g);
   HashSpot spot;
-  if (!hash_find(map, g, nullptr, hash, victim, &budget, &spot) || !spot.found) return false;
-  return hash_remove_at(map, g, spot, element_key(g, element), hash, nullptr, owner, &budget);
+  if (!hash_find(map, g, nullptr, hash, victim, &budget, &spot)) return false;
+  if (spot.found) hash_remove_at(map, g, spot, element_key(g, element), hash, nullptr, owner, &budget);
+  return budget > 0;
 }
 
 // As hash_update, but a full map makes room; -ENOMEM when it cannot, as htab_lru_map_update_elem.
 inline int64_t lru_hash_update(MapView map, const void* key, const void* value, uint64_t flags,
                                uint32_t owner, uint32_t cpu) {
   HashGeometry g = hash_geometry(*map.spec);
+  // Writing to what is there is a use.
+  uint32_t existing = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
+  if (existing != 0) element_mark_used(element_at(map, g, existing));
   for (uint32_t attempt = 0; attempt < kEvictTriesMax; attempt++) {
     int64_t result = hash_update(map, key, value, flags, owner, cpu);
     if (result != -kErrTooBig) return result;
-    lru_evict(map, g, owner);
+    if (!lru_evict(map, g, owner)) return -kErrBusy;
   }
   return -kErrNoMemory;
 }

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include "maps/batch.h"
+#include "maps/cgroup_array.h"
 #include "maps/hash_user.h"
 #include "maps/lpm_trie_user.h"
+#include "maps/map_of_maps.h"
 #include "maps/prog_array.h"
 #include "maps/program_side.h"
 #include "maps/queue_stack_user.h"
@@ -45,6 +47,12 @@ int64_t check_attributes(const MapSpec& spec) {
       return bloom_filter_check(spec);
     case kTypeStackTrace:
       return stack_trace_check(spec);
+    case kTypeProgArray:
+    case kTypeCgroupArray:
+    case kTypeArrayOfMaps:
+      return fd_array_check(spec);
+    case kTypeHashOfMaps:
+      return hash_of_maps_check(spec);
     default:
       return -kErrInvalid;
   }
@@ -75,6 +83,14 @@ uint64_t content_size(const MapSpec& spec) {
       return perf_event_array_size(spec);
     case kTypeStackTrace:
       return stack_trace_size(spec);
+    case kTypeProgArray:
+      return prog_array_size(spec);
+    case kTypeCgroupArray:
+      return cgroup_array_size(spec);
+    case kTypeArrayOfMaps:
+      return array_of_maps_size(spec);
+    case kTypeHashOfMaps:
+      return hash_of_maps_size(spec);
     default:
       return 0;
   }
@@ -148,6 +164,7 @@ int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
 }
 
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
+  if ((flags & kUpdateLock) != 0) return -kErrInvalid;  // bpf(2) asks for the lock first: there is none
   switch (map.spec->type) {
     case kTypeHash:
       return hash_update(map, key, value, flags, owner);

@@ -30,6 +30,7 @@ BPFTIME_MAPS_FOLD bool percpu_hash_update_in_place(MapView map, const void* key,
   HashGeometry g = hash_geometry(*map.spec);
   uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
   if (number == 0) return false;
+  if (map.spec->type == kTypeLruPercpuHash) element_mark_used(element_at(map, g, number));
   hash_put_value(map, g, number, value, cpu);
   return true;
 }

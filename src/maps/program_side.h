@@ -10,6 +10,7 @@
 #include "maps/hash.h"
 #include "maps/lpm_trie.h"
 #include "maps/lru_hash.h"
+#include "maps/map_of_maps.h"
 #include "maps/percpu_array.h"
 #include "maps/percpu_hash.h"
 #include "maps/perf_event_array.h"
@@ -26,6 +27,10 @@ BPFTIME_MAPS_FOLD void* lookup_percpu(MapView map, const void* key, uint32_t cpu
       return array_lookup(map, key);
     case kTypePercpuArray:
       return percpu_array_lookup(map, key, cpu);
+    case kTypeArrayOfMaps:
+      return array_of_maps_lookup(map, key);
+    case kTypeHashOfMaps:
+      return hash_of_maps_lookup(map, key);
     case kTypePercpuHash:
       return percpu_hash_lookup(map, key, cpu);
     case kTypeLruHash:

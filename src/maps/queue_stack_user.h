@@ -18,7 +18,6 @@ inline void queue_repair(MapView map, uint32_t owner) {
   pool_each_used(map, g, [&](uint32_t number) {
     Element* element = element_at(map, g, number);
     uint64_t control = load_acquire(&element->control);
-    if (control_owner(control) == kFree) pool_repair_hint(map, g, number);
     // The dead one's id may be given to another process: what it held gets a name of its own.
     if (control_owner(control) == owner)
       compare_exchange(&element->control, control, make_control(control_generation(control), kOrphan));
@@ -40,17 +39,17 @@ inline void queue_repair(MapView map, uint32_t owner) {
     for (uint64_t number = 1; number <= used; number++)
       seen[number] = {load_acquire(&element_at(map, g, static_cast<uint32_t>(number))->control), false};
     QueueState state = queue_read(map);
-    if (state.count() > positions_max || !queue_settle(map, g, state)) continue;
+    if (state.count() > positions_max) continue;
     for (uint32_t i = 0; i < state.count(); i++) {
-      uint32_t number = queue_number(map, g, state.head() + i);
+      uint32_t number = queue_number(map, g, state, state.head() + i);
       if (number <= used) seen[number].reachable = true;
     }
-    if (!queue_is(map, state)) continue;
+    if (!queue_still(map, state)) continue;
     for (uint64_t number = 1; number <= used; number++) {
       uint64_t control = seen[number].control;
       uint32_t holder = control_owner(control);
       if (seen[number].reachable || (holder != kLinked && holder != kOrphan)) continue;
-      pool_free(map, g, static_cast<uint32_t>(number), control_generation(control));
+      queue_free_cell(map, g, static_cast<uint32_t>(number), control_generation(control));
     }
     break;
   }

@@ -51,7 +51,9 @@ struct RingProducer {
   uint64_t position;  // published; read by consumers
   uint64_t padding[7];
   WordPair control;  // low: reserved position; high: last reservation, see pack_last
-  uint64_t padding2[6];
+  uint64_t
+      consumer_seen;  // a consumer position some producer has read: the line the consumer writes is left to it
+  uint64_t padding2[5];
   uint32_t wake_word;  // bit 0: a consumer sleeps; the rest counts wake-ups
   uint32_t
       handover;  // kHandover | ticket of the record at `position`: whoever commits next publishes on from it
@@ -123,6 +125,15 @@ inline WordPair ring_read_control(const Ring& ring) {
   return control;
 }
 
+// Whether [start, start + total) overlaps what the consumer has not read.
+BPFTIME_MAPS_FOLD bool ring_is_full(const Ring& ring, uint64_t start, uint64_t total) {
+  uint64_t behind = start + total - load_relaxed(&ring.producer->consumer_seen);
+  if (__builtin_expect(behind <= ring.size - 1, 1)) return false;
+  uint64_t consumer = load_acquire(ring.consumer);
+  store_relaxed(&ring.producer->consumer_seen, consumer);
+  return start + total - consumer > ring.size - 1;
+}
+
 // nullptr: full (or too large, or unknown flags), as bpf_ringbuf_reserve.
 BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_t flags, uint32_t owner) {
   if (flags != 0 || size > kRecordSizeMax) return nullptr;
@@ -132,7 +143,7 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
   WordPair control = {load_acquire(&producer->control.low), load_acquire(&producer->control.high)};
   for (uint32_t attempt = 0; attempt < kRingTriesMax; attempt++) {
     uint64_t start = control.low & ~uint64_t{7};
-    if (start + total - load_acquire(ring.consumer) > ring.size - 1) {
+    if (ring_is_full(ring, start, total)) {
       // The two halves may have been read apart: believe "full" only of an atomic read.
       WordPair again = ring_read_control(ring);
       if (again.low == control.low && again.high == control.high) return nullptr;
@@ -216,10 +227,11 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
     if (to != from && end == start) start = from;
     if (to != from) end = to;
   }
+  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
+  // this read; a consumer announces itself before it looks at the position.)
+  if (__builtin_expect((load_relaxed(&ring.producer->wake_word) & 1) == 0, 1)) return false;
   if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
-  // As Linux: only when the consumer had read everything before what became visible now. (The CAS that
-  // published is the barrier between that and this read; a consumer announces itself before it looks at the
-  // position.)
+  // As Linux: only when the consumer had read everything before what became visible now.
   if ((flags & kRingNoWakeup) || load_acquire(ring.consumer) - start >= end - start) return false;
   return ring_take_wake(ring.producer);
 }

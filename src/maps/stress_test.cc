@@ -160,6 +160,220 @@ TEST(Stress, ReplacedValuesAreSeenWholeAndAlways) {
   });
 }
 
+TEST(Stress, PercpuCountersAreExact) {
+  for (uint32_t type : {kTypePercpuHash, kTypeLruPercpuHash}) {
+    MapSpec spec = {type, 4, 8, 64, 0, kProcesses};
+    SharedMap shared(spec);
+    const uint64_t rounds = test_rounds(100000);
+    uint64_t seed = test_seed();
+    run_processes([&](int process) {
+      std::mt19937_64 random(seed + static_cast<uint64_t>(process));
+      const uint32_t cpu = static_cast<uint32_t>(process), owner = cpu + 1;
+      for (uint64_t i = 0; i < rounds; i++) {
+        uint32_t key = static_cast<uint32_t>(random() % 24);
+        uint64_t zero = 0;
+        if (lookup_percpu(shared.view(), &key, cpu) == nullptr) {
+          int64_t error = update(shared.view(), &key, &zero, BPF_NOEXIST, cpu, owner);
+          if (error != 0 && error != -EEXIST) return 1;
+        }
+        auto* value = static_cast<uint64_t*>(lookup_percpu(shared.view(), &key, cpu));
+        if (value == nullptr) return 2;
+        ++*value;
+      }
+      return 0;
+    });
+    std::vector<uint64_t> totals(kProcesses);
+    for (uint32_t key = 0; key < 24; key++) {
+      uint64_t values[kProcesses];
+      ASSERT_EQ(user_lookup(shared.view(), &key, values, 0), 0);
+      for (int cpu = 0; cpu < kProcesses; cpu++) totals[static_cast<size_t>(cpu)] += values[cpu];
+    }
+    for (uint64_t total : totals) EXPECT_EQ(total, rounds);
+  }
+}
+
+uint64_t live_keys(MapView map) {
+  uint64_t live = 0;
+  std::vector<uint8_t> key(map.spec->key_size);
+  for (int64_t error = user_next_key(map, nullptr, key.data()); error == 0;
+       error = user_next_key(map, key.data(), key.data()))
+    live++;
+  return live;
+}
+
+TEST(Stress, LruNeverRefusesAndNeverOutgrows) {
+  MapSpec spec = {kTypeLruHash, 8, 24, 200, 0, 2};
+  SharedMap shared(spec);
+  uint64_t seed = test_seed();
+  run_processes([&](int process) {
+    std::mt19937_64 random(seed + static_cast<uint64_t>(process));
+    for (uint64_t i = 0; i < test_rounds(50000); i++) {
+      uint64_t key = random() % 1000, value[3] = {key, ~key, key};
+      if (update(shared.view(), &key, value, 0, 0, static_cast<uint32_t>(process + 1)) != 0) return 1;
+      key = random() % 1000;
+      int64_t error = user_lookup(shared.view(), &key, value, 0);
+      if (error != 0 && error != -ENOENT && error != -EBUSY) return 2;
+      if (error == 0 && (value[0] != key || value[1] != ~key || value[2] != key)) return 3;
+      if (static_cast<uint32_t>(load_acquire(hash_count_word(shared.view()))) > spec.max_entries) return 4;
+    }
+    return 0;
+  });
+  EXPECT_EQ(live_keys(shared.view()), 200u);
+  EXPECT_EQ(static_cast<uint32_t>(*hash_count_word(shared.view())), 200u);
+}
+
+// What is read again and again survives any number of keys that are seen once; what is not does not.
+TEST(Stress, LruKeepsWhatIsUsed) {
+  for (uint32_t type : {kTypeLruHash, kTypeLruPercpuHash}) {
+    MapSpec spec = {type, 8, 8, 1000, 0, 2};
+    SharedMap shared(spec);
+    MapView map = shared.view();
+    uint64_t value[2] = {};
+    for (uint64_t key = 0; key < 1000; key++) ASSERT_EQ(update(map, &key, value, 0, 0, 1), 0);
+    for (uint64_t key = 0; key < 300; key++) ASSERT_NE(lookup(map, &key), nullptr);
+    uint64_t lost = 0;
+    for (uint64_t scanned = 1000; scanned < 20000; scanned++) {
+      ASSERT_EQ(update(map, &scanned, value, 0, 0, 1), 0);
+      if (scanned % 50 != 0) continue;
+      for (uint64_t key = 0; key < 300; key++) lost += lookup(map, &key) == nullptr;
+    }
+    EXPECT_EQ(lost, 0u);
+    uint64_t idle = 0;
+    for (uint64_t key = 300; key < 1000; key++) idle += user_lookup(map, &key, value, 0) == 0;
+    EXPECT_EQ(idle, 0u);
+    EXPECT_EQ(live_keys(map), 1000u);
+  }
+}
+
+struct Prefix {
+  uint32_t length;
+  uint8_t address[4];
+};
+
+// The default route is always there, and whatever is found is a prefix of what was asked for.
+TEST(Stress, LongestPrefixIsAPrefixAlways) {
+  MapSpec spec = {kTypeLpmTrie, sizeof(Prefix), sizeof(Prefix), 300, kFlagNoPrealloc, 2};
+  SharedMap shared(spec);
+  MapView map = shared.view();
+  Prefix all = {};
+  ASSERT_EQ(update(map, &all, &all, 0, 0, 1), 0);
+  uint64_t seed = test_seed();
+  run_processes([&](int process) {
+    std::mt19937_64 random(seed + static_cast<uint64_t>(process));
+    for (uint64_t i = 0; i < test_rounds(40000); i++) {
+      Prefix key = {static_cast<uint32_t>(1 + random() % 32), {10, static_cast<uint8_t>(random() % 3), 7, 0}};
+      key.address[3] = static_cast<uint8_t>(random());
+      Prefix value = key;
+      uint32_t owner = static_cast<uint32_t>(process + 1);
+      int64_t error = random() % 2 ? update(map, &key, &value, 0, 0, owner) : remove(map, &key, owner);
+      if (error != 0 && error != -ENOENT && error != -ENOSPC) return 1;
+      key.length = 32;
+      error = user_lookup(map, &key, &value, 0);
+      if (error == -EBUSY) continue;
+      if (error != 0 || value.length > 32) return 2;
+      uint32_t a, b;
+      memcpy(&a, key.address, 4);
+      memcpy(&b, value.address, 4);
+      if (value.length != 0 && __builtin_bswap32(a ^ b) >> (32 - value.length) != 0) return 3;
+    }
+    return 0;
+  });
+}
+
+TEST(Stress, QueuesLoseAndDoubleNothing) {
+  for (uint32_t type : {kTypeQueue, kTypeStack}) {
+    struct Item {
+      uint64_t process, number, check;
+    };
+    MapSpec spec = {type, 0, sizeof(Item), 32, 0, 2};
+    SharedMap shared(spec);
+    MapView map = shared.view();
+    const uint64_t rounds = test_rounds(50000);
+    Shared<uint64_t> popped, sum;
+    // Everybody pushes, and pops as much as it pushed; of one pusher's items a queue gives each popper later ones only.
+    run_processes([&](int process) {
+      uint64_t last[kProcesses] = {};
+      auto take = [&] {
+        Item item;
+        if (pop(map, &item) != 0) return 0;
+        if (item.process >= kProcesses || item.check != item.process * 31 + item.number) return 1;
+        if (type == kTypeQueue && item.number <= last[item.process]) return 2;
+        last[item.process] = item.number;
+        __atomic_fetch_add(&*popped, 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&*sum, item.number, __ATOMIC_RELAXED);
+        return 0;
+      };
+      for (uint64_t i = 1; i <= rounds; i++) {
+        Item item = {static_cast<uint64_t>(process), i, static_cast<uint64_t>(process) * 31 + i};
+        int64_t error;
+        while ((error = push(map, &item, 0, static_cast<uint32_t>(process + 1))) == -E2BIG) {
+          if (int wrong = take()) return wrong;
+        }
+        if (error != 0) return 3;
+        if (i % 3 != 0) continue;
+        for (int n = 0; n < 3; n++) {
+          if (int wrong = take()) return wrong;
+        }
+      }
+      return 0;
+    });
+    Item item;
+    while (pop(map, &item) == 0) {
+      ++*popped;
+      *sum += item.number;
+    }
+    EXPECT_EQ(*popped, rounds * kProcesses);
+    EXPECT_EQ(*sum, rounds * (rounds + 1) / 2 * kProcesses);
+    // Every element is free again.
+    HashGeometry g = queue_geometry(spec);
+    for (uint32_t number = 1; number <= g.elements; number++)
+      EXPECT_EQ(control_owner(element_at(map, g, number)->control), kFree);
+  }
+}
+
+TEST(Stress, ReplacingPushesKeepTheNewest) {
+  for (uint32_t type : {kTypeQueue, kTypeStack}) {
+    MapSpec spec = {type, 0, 8, 16, 0, 2};
+    SharedMap shared(spec);
+    MapView map = shared.view();
+    run_processes([&](int process) {
+      for (uint64_t i = 0; i < test_rounds(50000); i++) {
+        if (push(map, &i, BPF_EXIST, static_cast<uint32_t>(process + 1)) != 0) return 1;
+      }
+      return 0;
+    });
+    uint64_t value, count = 0;
+    while (pop(map, &value) == 0) count++;
+    EXPECT_EQ(count, 16u);
+  }
+}
+
+TEST(Stress, BloomFiltersForgetNothing) {
+  MapSpec spec = {kTypeBloomFilter, 0, 8, 4000, 0, 0};
+  SharedMap shared(spec);
+  run_processes([&](int process) {
+    for (uint64_t i = 0; i < 1000; i++) {
+      uint64_t value = i * kProcesses + static_cast<uint64_t>(process);
+      if (push(shared.view(), &value, 0, 1) != 0) return 1;
+      for (uint64_t back = 0; back <= i; back += 1 + i / 8) {
+        uint64_t old = back * kProcesses + static_cast<uint64_t>(process);
+        if (peek(shared.view(), &old) != 0) return 2;
+      }
+    }
+    return 0;
+  });
+  uint64_t wrong = 0;
+  for (uint64_t value = 0; value < 100000; value++) {
+    if (value < 4000) {
+      ASSERT_EQ(peek(shared.view(), &value), 0);
+    }
+    uint64_t other = value + 1000000;
+    wrong += peek(shared.view(), &other) == 0;
+  }
+  printf("%llu of 100000 wrong\n", static_cast<unsigned long long>(wrong));
+  EXPECT_LT(wrong, 5000u);  // three in a hundred, by design
+}
+
 TEST(Stress, RingKeepsEveryProducersOrder) {
   MapSpec spec = {kTypeRingbuf, 0, 0, 16384, 0, 2};
   SharedMap shared(spec);

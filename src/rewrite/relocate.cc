@@ -1,9 +1,12 @@
 #include "rewrite/relocate.h"
 
+#include <algorithm>
 #include <cstdio>
 
 namespace bpftime::rewrite {
 namespace {
+
+constexpr size_t kInstructionBytesMax = 15;
 
 Error refuse(const std::string& why) { return Error{EOPNOTSUPP, "plan patch: " + why}; }
 
@@ -13,7 +16,14 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-std::string too_short(uint64_t size) {
+std::string signed_hex(int64_t value) {
+  return value >= 0 ? hex(static_cast<uint64_t>(value)) : "-" + hex(static_cast<uint64_t>(-value)).substr(1);
+}
+
+std::string too_short(uint64_t size, uint64_t before) {
+  if (before != 0)
+    return "the function ends " + std::to_string(size) +
+           " bytes behind the site and no padding follows, a jump needs " + std::to_string(kJumpSize);
   return "function is " + std::to_string(size) + (size == 1 ? " byte" : " bytes") +
          " and no padding follows, a jump needs " + std::to_string(kJumpSize);
 }
@@ -29,7 +39,8 @@ uint32_t cover_with_padding(Bytes code, uint32_t at) {
   return at;
 }
 
-Result<void> check_movable(const Instruction& instruction, uint32_t at) {
+// `needed`: bytes that will be patched; what a call returns to must lie behind them.
+Result<void> check_movable(const Instruction& instruction, uint32_t at, uint32_t needed) {
   switch (instruction.flow) {
     case Flow::kBreakpoint:
       return refuse("a breakpoint stands at " + hex(at) + "; is a debugger attached?");
@@ -37,7 +48,7 @@ Result<void> check_movable(const Instruction& instruction, uint32_t at) {
       return refuse("instruction at " + hex(at) + " depends on its address in a way that cannot be moved");
     case Flow::kCall:
     case Flow::kIndirectCall:
-      if (at + instruction.length < kJumpSize) {
+      if (at + instruction.length < needed) {
         return refuse("a call at " + hex(at) + " returns inside the first 5 bytes");
       }
       // The pushed return address moves rsp before the operand is read.
@@ -50,21 +61,23 @@ Result<void> check_movable(const Instruction& instruction, uint32_t at) {
   }
 }
 
-// A jump from anywhere in the function to the middle of the patch would land in the jump's bytes.
+// A jump from anywhere in the function to the middle of the patch would land in the jump's bytes. `at_start`: where `code`
+// begins, seen from the site.
 // Linear sweep: what cannot be decoded (data between code) is stepped over byte by byte, which can only
 // refuse more.
-Result<void> check_no_jump_inside(Bytes code, uint64_t function_size, uint32_t length) {
-  const uint64_t end = function_size == 0 ? code.size() : std::min<uint64_t>(function_size, code.size());
-  for (uint64_t at = 0; at < end;) {
+Result<void> check_no_jump_inside(Bytes code, int64_t at_start, uint32_t length) {
+  for (size_t at = 0; at < code.size();) {
     const auto instruction = decode(code.subspan(at));
     if (!instruction) {
       ++at;
       continue;
     }
     if (instruction->is_relative()) {
-      const int64_t target = static_cast<int64_t>(at) + instruction->target;
+      const int64_t from = at_start + static_cast<int64_t>(at);
+      const int64_t target = from + instruction->target;
       if (target > 0 && target < length) {
-        return refuse("a jump at " + hex(at) + " leads into the first " + std::to_string(length) + " bytes");
+        return refuse("a jump at " + signed_hex(from) + " leads into the first " + std::to_string(length) +
+                      " bytes");
       }
     }
     at += instruction->length;
@@ -72,28 +85,71 @@ Result<void> check_no_jump_inside(Bytes code, uint64_t function_size, uint32_t l
   return {};
 }
 
+// Whether an instruction begins right behind `before`, which begins with one.
+Result<void> check_boundary(Bytes before) {
+  size_t at = 0;
+  while (at < before.size()) {
+    const auto instruction = decode(before.subspan(at));
+    if (!instruction && before.size() - at < kInstructionBytesMax)
+      return refuse("the site is inside the instruction " + std::to_string(before.size() - at) +
+                    " bytes before it");
+    at += instruction ? instruction->length : 1;
+  }
+  return {};
+}
+
+uint8_t boundary_bits(const Displaced& displaced) {
+  uint8_t bits = 0;
+  const auto add = [&](uint32_t at) {
+    if (at > 0 && at < kJumpSize) bits |= static_cast<uint8_t>(1u << at);
+  };
+  for (const auto& [offset, instruction] : displaced.instructions) add(offset);
+  return bits;
+}
+
+Result<Displaced> choose_one(Bytes code) {
+  const auto instruction = decode(code);
+  if (!instruction) return refuse("unknown instruction at +0x0");
+  if (auto movable = check_movable(*instruction, 0, /*needed=*/1); !movable) return movable.error();
+  Displaced out;
+  out.instructions.push_back({0, *instruction});
+  out.falls_through = !instruction->never_falls_through();
+  out.length = 1;
+  out.end = instruction->length;
+  return out;
+}
+
 }  // namespace
 
-Result<Displaced> choose_displaced(Bytes code, uint64_t function_size) {
+Result<Displaced> choose_displaced(Bytes code, uint64_t function_size, const DisplaceRules& rules) {
   const uint64_t end = function_size == 0 ? code.size() : std::min<uint64_t>(function_size, code.size());
+  if (auto valid = check_boundary(rules.before); !valid) return valid.error();
+  if (rules.trap) return choose_one(code.first(end));
   Displaced out;
   while (out.length < kJumpSize) {
     const uint32_t at = out.length;
     if (at >= end || !out.falls_through) {
       const uint32_t covered = cover_with_padding(code, at);
-      if (covered == 0) return refuse(too_short(at));
+      if (covered == 0) return refuse(too_short(at, rules.before.size()));
       out.length = covered;
       break;
     }
     const auto instruction = decode(code.subspan(at, end - at));
     if (!instruction) return refuse("unknown instruction at " + hex(at));
-    if (auto movable = check_movable(*instruction, at); !movable) return movable.error();
+    if (auto movable = check_movable(*instruction, at, kJumpSize); !movable) return movable.error();
     out.instructions.push_back({at, *instruction});
     out.falls_through = !instruction->never_falls_through();
     out.length += instruction->length;
   }
+  out.end = out.length;
   if (out.length > code.size()) return refuse("code ends inside the first instructions");
-  if (auto clear = check_no_jump_inside(code, function_size, out.length); !clear) return clear.error();
+  if (rules.room != 0 && out.length > rules.room)
+    return refuse("another probe is " + std::to_string(rules.room) + " bytes behind this one");
+  out.boundaries = boundary_bits(out);
+  if (rules.jumps_may_enter) return out;
+  if (auto clear = check_no_jump_inside(code.first(end), 0, out.length); !clear) return clear.error();
+  const auto start = -static_cast<int64_t>(rules.before.size());
+  if (auto clear = check_no_jump_inside(rules.before, start, out.length); !clear) return clear.error();
   return out;
 }
 
@@ -187,7 +243,7 @@ Result<MovedCode> move_code(Bytes code, const Displaced& displaced, uint64_t sit
     last_was_call = instruction.flow == Flow::kCall || instruction.flow == Flow::kIndirectCall;
   }
   // A moved call has pushed the way back itself.
-  if (displaced.falls_through && !last_was_call && !mover.jump(site + displaced.length)) {
+  if (displaced.falls_through && !last_was_call && !mover.jump(site + displaced.end)) {
     return refuse("trampoline out of reach");
   }
   return out;

@@ -26,15 +26,24 @@ struct DisplacedInstruction {
   Instruction instruction;
 };
 
-// The instructions a 5-byte jump at the site overwrites.
+// The instructions that a patch at the site overwrites: a 5-byte jump, or an int3 over the first byte of one.
 struct Displaced {
   uint32_t length = 0;  // bytes patched; may include padding behind the last instruction
+  uint32_t end = 0;     // where the moved code goes on: behind the last instruction and its padding
   std::vector<DisplacedInstruction> instructions;  // without padding
-  bool falls_through = true;                       // false: the last one never reaches site + length
+  bool falls_through = true;                       // false: the last one never reaches `end`
+  uint8_t boundaries = 0;  // bit k: an instruction begins at byte k of the jump (1 … 4)
 };
 
-// Chooses them; `function_size` 0: unknown, all of `code` is searched for jumps into the patch.
-Result<Displaced> choose_displaced(Bytes code, uint64_t function_size);
+struct DisplaceRules {
+  bool trap = false;             // one instruction, of which one byte is patched
+  bool jumps_may_enter = false;  // a jump into the patch meets a byte that traps
+  uint32_t room = 0;             // bytes from the site that may be patched; 0: no limit
+  Bytes before;                  // the function's bytes up to the site, for sites inside one
+};
+
+// Chooses them; `function_size` counts from the site, 0: unknown, all of `code` is searched for jumps into the patch.
+Result<Displaced> choose_displaced(Bytes code, uint64_t function_size, const DisplaceRules& rules = {});
 
 struct MovedInstruction {
   uint32_t site_offset;
@@ -46,7 +55,7 @@ struct MovedCode {
   std::vector<MovedInstruction> instructions;
 };
 
-// The displaced instructions as they read at `to` instead of at `site`, then a jump to site + length.
+// The displaced instructions as they read at `to` instead of at `site`, then a jump to site + end.
 // Error EOPNOTSUPP: something they refer to is out of reach from there.
 Result<MovedCode> move_code(Bytes code, const Displaced& displaced, uint64_t site, uint64_t to);
 

@@ -26,14 +26,15 @@ struct ReturnSite {
 
 // One call in flight. A cache line.
 struct ReturnFrame {
-  uint64_t return_address;  // to the caller; the next free frame while free
+  uint64_t return_address;  // to the caller
   uint64_t saved_rbx;       // the host's
   uint64_t stack_pointer;   // at function entry: where the return address stood
   uint64_t exit_handler;
   uint64_t body;
-  uint64_t owner;     // thread pointer of the thread whose pool this frame belongs to
-  uint64_t state;     // 0 held, 1 free, else in the body: 2 + 4 × serial of the call on its thread
-  uint64_t youngest;  // the agent's, while it looks for dead frames
+  uint64_t owner;  // thread pointer of the thread whose pool this frame belongs to
+  uint64_t state;  // 0 held, 1 free, else in the body: 2 + 4 × serial of the call on its thread
+  uint64_t
+      next;  // a frame of the same thread that may be free; the agent's scratch while it looks for dead frames
 };
 static_assert(sizeof(ReturnFrame) == 64);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,11 +40,26 @@ struct ProgramCall {
   ContextSlots context_slots_read = kAllContextSlots;  // the others may hold anything when it runs
 };
 
+// How the text at a site is changed.
+enum class PatchMethod : uint8_t {
+  kJump,  // 5-byte jump; no thread may stand inside the displaced range, and no jump may lead there
+  kPunnedJump,  // the same where each instruction boundary inside the displaced range holds a byte that traps: whoever is
+  // there or jumps there is led on by SitePlan::fixups (TrampolineRule chooses the address for it)
+  kTrap,  // int3 over the first byte
+};
+
 struct SiteRequest {
-  uint64_t address = 0;        // of the function entry, in the target
-  Bytes code;                  // original bytes from `address` to the end of the function and its padding
-  uint64_t function_size = 0;  // bytes that belong to the function (0: unknown)
-  uint64_t trampoline_address = 0;  // where the trampoline will lie, 16-byte aligned, within ±2 GiB
+  uint64_t address = 0;  // of the function entry or, if `interior`, of any other instruction; in the target
+  Bytes code;            // original bytes from `address` to the end of the function and its padding
+  uint64_t function_size = 0;  // bytes from `address` on that belong to the function (0: unknown)
+  // Not a function's entry: red zone, flags and every register are live, rsp may be aligned to 8 only. No return programs and
+  // none that end the function.
+  bool interior = false;
+  Bytes
+      before;  // original bytes from the function's entry to `address`: what jumps from there is looked at, too
+  uint32_t room = 0;  // bytes from `address` that may be changed (another site begins there); 0: no limit
+  PatchMethod method = PatchMethod::kJump;
+  uint64_t trampoline_address = 0;  // where the trampoline will lie, within ±2 GiB
   uint64_t identity_address = 0;    // wire::TargetIdentity in the target
   uint64_t return_enter = 0;  // wire::TargetContext::return_enter; required when `on_return` is not empty
   std::vector<ProgramCall> on_entry;   // in order
@@ -57,15 +73,38 @@ struct PcFixup {
 };
 
 struct SitePlan {
-  std::vector<uint8_t> trampoline;  // code and its constants
-  std::vector<uint8_t> original;    // bytes replaced
-  std::vector<uint8_t> patched;     // jmp rel32, then int3 to the same length
+  PatchMethod method = PatchMethod::kJump;  // kPunnedJump whenever the bytes are such, asked for or not
+  std::vector<uint8_t> trampoline;          // code and its constants
+  std::vector<uint8_t> original;            // bytes replaced
+  std::vector<uint8_t> patched;             // jmp rel32, then int3 to the same length; or int3
   std::vector<PcFixup> fixups;
 };
 
+// Instructions in 64-bit mode that raise SIGTRAP (int3) or SIGILL (#UD) whatever follows them.
+bool traps(uint8_t opcode);
+
+// The addresses a trampoline may have for a jump at `site` whose bytes at `boundaries` (bit k: byte k, 1 … 4) all trap.
+struct TrampolineRule {
+  uint64_t site = 0;
+  uint8_t boundaries = 0;
+
+  // The lowest such address in [from, end), if any.
+  std::optional<uint64_t> next(uint64_t from, uint64_t end) const;
+};
+
+// What stands at a site, and which ways of patching it there are; to be asked before a trampoline address is chosen. Addresses
+// and programs of the request are not looked at. Errors as of plan_probe, when there is no way at all.
+struct SiteShape {
+  bool punned_jump = false;  // with a trampoline where `rule` allows one
+  bool jump = false;         // anywhere in reach
+  std::string why_no_jump;   // when both are false: a trap is all there is
+  TrampolineRule rule;
+};
+Result<SiteShape> inspect_site(const SiteRequest& request);
+
 // Errors (EOPNOTSUPP) name the reason: "function is 3 bytes, a jump needs 5", "a jump at +0x20 leads into the
 // first 5 bytes", "rsp-relative call inside the first 5 bytes", "trampoline out of reach", "unknown
-// instruction at +2".
+// instruction at +2", "the trampoline's address gives no byte that traps at +1" (kPunnedJump).
 Result<SitePlan> plan_probe(const SiteRequest& request);
 
 // A patch that leads straight to `replacement` (same signature); `original_entry` of the result is a

@@ -37,7 +37,7 @@ const Saved kCalleeSaved[] = {
     {r15, offsetof(PtRegs, r15)}, {r14, offsetof(PtRegs, r14)}, {r13, offsetof(PtRegs, r13)},
     {r12, offsetof(PtRegs, r12)}, {rbp, offsetof(PtRegs, rbp)},
 };
-constexpr ContextSlots slot(size_t offset) { return 1u << offset / 8; }
+constexpr ContextSlots slot(size_t offset) { return ContextSlots{1} << offset / 8; }
 
 // The programs of one side of a site, and what they need together: one save and one restore for all.
 struct Group {
@@ -86,6 +86,19 @@ constexpr uint64_t kUserCodeSegment = 0x33;
 constexpr uint64_t kUserStackSegment = 0x2b;
 constexpr uint64_t kFlags = 0x202;  // interrupts on; the host's own are dead here (rule 1)
 
+// The area of an interior site, from its aligned start. Above pt_regs: `anchor` is rsp before it was aligned, under which lie
+// (at anchor +) what is needed to go back.
+struct InteriorFrame {
+  static constexpr int32_t kAnchor = sizeof(PtRegs);  // from the aligned rsp
+  // From the anchor, which is at most 8 above the aligned rsp.
+  static constexpr int32_t kFlags = kAnchor + 16;  // as lahf and seto left them in rax
+  static constexpr int32_t kRax = kFlags + 8;
+  static constexpr int32_t kWholeFlags = kRax + 8;
+  static constexpr int32_t kSize = kWholeFlags + 8;
+  static constexpr int32_t kRedZone = 128;
+  static constexpr int32_t kAbove = kSize + kRedZone;  // from the anchor to the host's rsp
+};
+
 Mem field(size_t offset) { return qword_ptr(rsp, static_cast<int32_t>(offset)); }
 
 class Writer {
@@ -113,6 +126,56 @@ class Writer {
     end_function_if_asked(group);
     restore_registers(group);
     a_.add(rsp, sizeof(PtRegs));
+  }
+
+  // Red zone and flags are live, rsp is a multiple of 8. lea moves rsp without touching flags; lahf and seto take all that
+  // arithmetic can change, DF is nothing to code without string instructions.
+  void interior_programs(const Group& group) {
+    using F = InteriorFrame;
+    if (group.calls.empty()) return;
+    a_.lea(rsp, ptr(rsp, -F::kAbove));
+    a_.mov(qword_ptr(rsp, F::kRax), rax);
+    if (group.reads(offsetof(PtRegs, eflags))) {
+      a_.pushfq();
+      a_.pop(qword_ptr(rsp, F::kWholeFlags));
+    }
+    a_.lahf();
+    a_.seto(al);
+    a_.mov(qword_ptr(rsp, F::kFlags), rax);
+    a_.mov(rax, rsp);
+    a_.and_(rsp, -16);
+    a_.mov(qword_ptr(rsp, F::kAnchor), rax);
+    const auto copy = [&](size_t offset, int32_t from) {
+      if (!group.reads(offset)) return;
+      a_.mov(rcx, qword_ptr(rax, from));
+      a_.mov(field(offset), rcx);
+    };
+    Group others = group;  // rax is kept at the anchor
+    others.saved &= static_cast<RegisterSet>(~bit(rax.id()));
+    others.slots &= ~(slot(offsetof(PtRegs, rax)) | slot(offsetof(PtRegs, eflags)));
+    constexpr ContextSlots kNeedRcx = slot(offsetof(PtRegs, rax)) | slot(offsetof(PtRegs, eflags)) |
+                                      slot(offsetof(PtRegs, rsp)) | slot(offsetof(PtRegs, rip));
+    if ((group.slots & kNeedRcx) != 0) others.saved |= bit(rcx.id());
+    save_registers(others);
+    if (group.reads(offsetof(PtRegs, rbx))) a_.mov(field(offsetof(PtRegs, rbx)), rbx);
+    copy(offsetof(PtRegs, rax), F::kRax);
+    copy(offsetof(PtRegs, eflags), F::kWholeFlags);
+    if (group.reads(offsetof(PtRegs, rsp))) {
+      a_.lea(rcx, ptr(rax, F::kAbove));
+      a_.mov(field(offsetof(PtRegs, rsp)), rcx);
+    }
+    if (group.reads(offsetof(PtRegs, rip))) {
+      a_.mov(rcx, request_.address);
+      a_.mov(field(offsetof(PtRegs, rip)), rcx);
+    }
+    run(group);
+    restore_registers(others);
+    a_.mov(rsp, qword_ptr(rsp, F::kAnchor));
+    a_.mov(rax, qword_ptr(rsp, F::kFlags));
+    a_.add(al, 0x7f);  // OF as seto found it
+    a_.sahf();
+    a_.mov(rax, qword_ptr(rsp, F::kRax));
+    a_.lea(rsp, ptr(rsp, F::kAbove));
   }
 
   // All programs have run, as on Linux; the last one that asked has its way. Callee-saved registers were never changed.
@@ -282,7 +345,11 @@ Result<Trampoline> make_trampoline(const SiteRequest& request, const Displaced& 
   Writer writer(request);
   const Group on_entry(request.on_entry), on_return(request.on_return);
   const bool with_return = !on_return.calls.empty();
-  writer.entry_programs(on_entry);
+  if (request.interior) {
+    writer.interior_programs(on_entry);
+  } else {
+    writer.entry_programs(on_entry);
+  }
   if (with_return) writer.enter_return_slot();
   writer.body(displaced);
   if (with_return) writer.exit_handler(on_return);

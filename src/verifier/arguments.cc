@@ -2,6 +2,7 @@
 // offset that type may have, then whatever the kind demands.
 #include <linux/bpf.h>
 
+#include <algorithm>
 #include <cctype>
 
 #include "verifier/calls.h"
@@ -315,6 +316,15 @@ bool check_argument(Engine& engine, Call& call, uint32_t index) {
       !engine.refuse_register(Rule::kTYP001, number, "argument " + std::to_string(number) + " has no value",
                               reg + " !read_ok"))
     return false;
+  // A class that was granted a helper which takes addresses of the host may pass what the host handed over.
+  const Constraints* constraints = engine.request.constraints;
+  const bool takes_address =
+      constraints != nullptr && call.id() != BPF_FUNC_override_return &&
+      std::find(constraints->helpers_granted.begin(), constraints->helpers_granted.end(), call.id()) !=
+          constraints->helpers_granted.end();
+  if (kind == ArgKind::kAnything && takes_address &&
+      (value.kind == Kind::kHostObject || value.kind == Kind::kHostBuffer))
+    return true;
   if (kind == ArgKind::kAnything)
     return !value.is_pointer() || engine.request.options.allow_pointer_leaks ||
            engine.refuse_register(Rule::kTYP006, number,

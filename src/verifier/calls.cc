@@ -105,8 +105,11 @@ bool check_permission(Engine& engine, const Prototype& prototype) {
   if (constraints == nullptr) return true;
   const bool is_denied = contains(constraints->helpers_denied, id) ||
                          (needs_grant(id) && !contains(constraints->helpers_granted, id));
-  return !is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name +
-                                                        "` does not grant " + std::string(prototype.name));
+  if (!is_denied || engine.refuse(Rule::kEIM008, "class `" + constraints->class_name + "` does not grant " +
+                                                     std::string(prototype.name)))
+    return true;
+  if (!engine.verdict.diagnoses.empty()) engine.verdict.diagnoses.back().grant = prototype.name;
+  return false;
 }
 
 void note_map(Engine& engine, const Value& map) {
@@ -283,7 +286,8 @@ bool check_special(Engine& engine, const Call& call) {
 uint64_t processors(const Engine& engine) {
   uint64_t count = kProcessorsMax;
   for (const MapConstraint& map : engine.request.maps)
-    if (map.spec.cpu_count != 0) count = std::min<uint64_t>(count, map.spec.cpu_count);
+    if (map.spec.cpu_count != 0 && map.spec.type != BPF_MAP_TYPE_BLOOM_FILTER)  // there it is map_extra
+      count = std::min<uint64_t>(count, map.spec.cpu_count);
   return count;
 }
 
@@ -310,7 +314,10 @@ Value looked_up(Engine& engine, const Call& call, const Value& map, bool may_be_
   const MapConstraint& constraint = engine.request.maps[map.index];
   const bool is_outer = map.instance == 0 &&
                         (spec.type == BPF_MAP_TYPE_ARRAY_OF_MAPS || spec.type == BPF_MAP_TYPE_HASH_OF_MAPS);
-  if (call.constant_key && *call.constant_key < spec.max_entries &&
+  // A per-CPU array, or one made with BPF_F_INNER_MAP, may stand in a map of maps for one of another size.
+  const bool size_known = map.instance == 0 ||
+                          (spec.type == BPF_MAP_TYPE_ARRAY && (spec.flags & (1u << 12 /* INNER_MAP */)) == 0);
+  if (size_known && call.constant_key && *call.constant_key < spec.max_entries &&
       (call.id() == BPF_FUNC_map_lookup_elem || call.id() == BPF_FUNC_map_lookup_percpu_elem))
     may_be_null = false;
   Value value = Value::pointer(is_outer ? Kind::kMap : Kind::kMapValue);

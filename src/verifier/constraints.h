@@ -28,8 +28,7 @@ struct View {
     Scalar number;          // kNumber: range that the host's type promises (enum, bool), else unknown
     uint32_t view = kNone;  // kObject: of the pointee; walked, may be null
     uint32_t buffer_length_member =
-        kNone;                     // kBuffer: index of the member of this view with the length in bytes
-    bool buffer_writable = false;  // kBuffer: still only through pointers that were not walked
+        kNone;  // kBuffer: index of the member of this view with the length in bytes; never written through
   };
   std::string type;             // "ngx_http_request_t", for messages
   uint32_t size = 0;            // bytes of the whole object
@@ -48,6 +47,7 @@ struct Argument {
   uint32_t less_than = kNone;    // calls: this argument must be below that one, unsigned
   uint32_t view = kNone;         // kObject
   bool may_be_null = true;
+  bool granted = true;  // kNumber of an entry: may be looked at
   // kBuffer: bytes [0, length) at the pointer; the length is another argument, or fixed.
   uint32_t length_argument = kNone;
   uint32_t length = 0;

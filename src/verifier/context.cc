@@ -39,6 +39,7 @@ const Field* find_field(uint32_t type, int64_t offset, uint32_t size, Access acc
 }
 
 void note_read(Engine& engine, int64_t offset, uint32_t size) {
+  engine.facts.context_end = std::max(engine.facts.context_end, static_cast<uint64_t>(offset) + size);
   for (int64_t slot = offset / 8; slot <= (offset + size - 1) / 8; ++slot) {
     if (slot < kSlotsTracked) {
       engine.facts.context_slots_read |= 1ull << slot;
@@ -109,7 +110,10 @@ Value argument_pointer(Engine& engine, const Argument& argument, uint32_t index)
   }
   value.read_only = !argument.out;
   value.size = argument.length;
-  if (argument.length_argument != kNone) value.length_id = entry_length_id(argument.length_argument);
+  if (argument.length_argument != kNone) {
+    value.length_id = entry_length_id(argument.length_argument);
+    value.size = proved_length(engine.state, value.length_id);
+  }
   return value;
 }
 
@@ -151,6 +155,12 @@ bool read_argument(Engine& engine, uint32_t reg, int64_t offset, uint32_t size, 
         std::to_string(size) + " bytes at offset " + std::to_string(offset) + " are not argument " +
             std::to_string(index) + " `" + argument.name + "`",
         "invalid bpf_context access off=" + std::to_string(offset) + " size=" + std::to_string(size));
+  if (number && !argument.granted &&
+      !engine.refuse_register(Rule::kEIM001, reg, "read of argument `" + argument.name + "`")) {
+    if (!engine.verdict.diagnoses.empty())
+      engine.verdict.diagnoses.back().grant = "read(" + argument.name + ")";
+    return false;
+  }
   note_read(engine, offset, size);
   if (!loaded) return true;
   *loaded =

@@ -21,6 +21,7 @@ struct InsnFacts {
 struct Facts {
   std::vector<InsnFacts> insns;       // one per instruction slot
   uint64_t context_slots_read = 0;    // bit i: 8-byte slot i of the context is read; of the first 64
+  uint64_t context_end = 0;           // bytes of the context, from its start, up to the last one loaded
   bool context_escapes = false;       // passed to a helper or loaded at an unknown place: all of it is needed
   std::vector<uint32_t> stack_bytes;  // per subprogram (program::subprogram_starts order): deepest byte used
   // Per subprogram: lowest stack bytes that may be read before they are written, counted from the frame's top; those must

@@ -48,21 +48,6 @@ bool exact(const View::Member& member, const Value& base, int64_t offset, uint32
          (base.scalar.value() + static_cast<uint64_t>(offset - member.offset)) % unit == 0;
 }
 
-// The least the length can be, from every number that is bounded by it.
-uint32_t proved_length(State& state, uint32_t length_id) {
-  uint64_t least = 0;
-  if (length_id == 0) return 0;
-  state.for_each_value([&](const Value& value) {
-    if (!value.is_number() || value.length_id != length_id) return;
-    if (value.length_slack < 0 &&
-        value.scalar.umin < static_cast<uint64_t>(-static_cast<int64_t>(value.length_slack)))
-      return;
-    least =
-        std::max(least, value.scalar.umin + static_cast<uint64_t>(static_cast<int64_t>(value.length_slack)));
-  });
-  return static_cast<uint32_t>(std::min<uint64_t>(least, UINT32_MAX));
-}
-
 bool is_length_member(const View& view, uint32_t index) {
   for (const View::Member& member : view.members)
     if (member.gives == View::Member::Gives::kBuffer && member.buffer_length_member == index) return true;
@@ -99,7 +84,7 @@ Value load_member(Engine& engine, const Value& base, uint32_t member_index, cons
     case Gives::kBuffer:
       value = Value::pointer(Kind::kHostBuffer);
       value.walked = true;
-      value.read_only = base.walked || !member.buffer_writable;
+      value.read_only = true;  // the pointer itself was read from the host
       value.index = base.index;
       if (member.buffer_length_member != kNone)
         value.length_id = length_id_of(base.instance, member.buffer_length_member);
@@ -166,6 +151,20 @@ bool refuse_member(Engine& engine, Rule rule, uint32_t reg, std::string message,
 }
 
 }  // namespace
+
+uint32_t proved_length(State& state, uint32_t length_id) {
+  uint64_t least = 0;
+  if (length_id == 0) return 0;
+  state.for_each_value([&](const Value& value) {
+    if (!value.is_number() || value.length_id != length_id) return;
+    if (value.length_slack < 0 &&
+        value.scalar.umin < static_cast<uint64_t>(-static_cast<int64_t>(value.length_slack)))
+      return;
+    least =
+        std::max(least, value.scalar.umin + static_cast<uint64_t>(static_cast<int64_t>(value.length_slack)));
+  });
+  return static_cast<uint32_t>(std::min<uint64_t>(least, UINT32_MAX));
+}
 
 bool access_object(Engine& engine, const Value& base, const Touch& touch) {
   const Constraints* constraints = engine.request.constraints;

@@ -230,9 +230,17 @@ bool check_leak(Engine& engine, const Touch& touch, const char* where) {
 
 bool refuse_no_pointer(Engine& engine, const Value& base, uint32_t reg) {
   const std::string linux_message = reg_name(reg) + " invalid mem access '" + linux_type_name(base) + "'";
-  if (base.may_be_null)
-    return engine.refuse_register(Rule::kNUL001, reg, "`r" + std::to_string(reg) + "` may be null",
-                                  linux_message);
+  if (base.may_be_null) {
+    const bool ignored = engine.refuse_register(Rule::kNUL001, reg,
+                                                "`r" + std::to_string(reg) + "` may be null", linux_message);
+    // `if (r->c) use(r->c->x)` loads the pointer twice, and the host may change it in between.
+    if (!ignored && base.walked && !engine.verdict.diagnoses.empty())
+      engine.verdict.diagnoses.back().help =
+          "each load of a pointer from the host is a new value: keep it in a local variable, test that and "
+          "use that: "
+          "`struct x *p = r->p; if (!p) return 0;`";
+    return ignored;
+  }
   if (base.is_null())
     return engine.refuse_register(Rule::kNUL001, reg, "`r" + std::to_string(reg) + "` is null",
                                   linux_message);

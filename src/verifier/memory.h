@@ -55,6 +55,8 @@ uint32_t length_id_of(uint32_t instance, uint32_t member);
 // Argument `index` of a typed entry, as the instance of what is reached through it, and as a length.
 uint32_t entry_instance(uint32_t index);
 uint32_t entry_length_id(uint32_t index);
+// The least the length can be, from every number that is bounded by it.
+uint32_t proved_length(State& state, uint32_t length_id);
 
 // The instance that a length id belongs to (0: arguments of the entry).
 uint32_t length_instance(uint32_t length_id);

@@ -10,12 +10,16 @@ struct Invocation {
   uint64_t cookie;   // bpf_get_attach_cookie
   uint64_t func_ip;  // bpf_get_func_ip
   uint32_t program_id;
-  uint32_t reserved;
+  uint32_t flags;
   // Addresses in this target of the host functions and variables the program's class grants; what
   // verifier::HostFunction::id and HostGlobal::id index. 0: the program uses none.
   uint64_t host_table;
 };
 static_assert(sizeof(Invocation) == 32);
+
+// Invocation::flags: the probe is at an instruction with which functions begin (push rbp, endbr64), so the return address is
+// on top of the stack and rbp still the caller's. Linux's is_uprobe_at_func_entry; not set at returns.
+inline constexpr uint32_t kAtFunctionEntry = 1;
 
 // Compiled program: System V ABI, general registers only, at most kProgramStackMax bytes of stack.
 //   uint64_t program(void* ctx, const Invocation* invocation);

@@ -17,7 +17,7 @@ struct MapSpec {
   uint32_t value_size;  // bytes, not rounded
   uint32_t max_entries;
   uint32_t flags;      // BPF_F_*
-  uint32_t cpu_count;  // possible CPUs (per-CPU types, perf event arrays)
+  uint32_t cpu_count;  // possible CPUs; bloom filters: their map_extra
 };
 static_assert(sizeof(MapSpec) == 24);
 

@@ -46,6 +46,33 @@ struct PatchRecord {
 };
 static_assert(sizeof(PatchRecord) == 88);
 
+// Where a thread that meets one of our trapping bytes at a site goes on: for the signal guard, which looks a site up in
+// `trap_index`. Record i belongs to patches[i]. Rules for whoever writes it, while threads read it at any moment:
+//  1. Filled in before the first byte of the site's text changes, `state` last; kOff only after the last byte is back.
+//  2. `version` is raised before anything else changes. A reader that sees two versions takes neither: it runs the trapping
+//     instruction again, which is right whatever stands there by then. So does one that finds kOff: the trap is gone.
+//  3. `address` never changes while an index entry leads here. An entry that is no longer wanted becomes kIndexGone.
+enum class TrapState : uint32_t { kOff = 0, kOn = 1 };
+inline constexpr uint32_t kTrapPlaces = 5;  // bytes of a jump
+struct TrapRecord {
+  uint64_t address;  // of the site
+  uint32_t version;
+  TrapState state;
+  uint64_t go_on[kTrapPlaces];  // [k]: for a trap at address + k; 0: none of ours stands there
+};
+static_assert(sizeof(TrapRecord) == 56);
+
+// Open addressing: an entry is a record's number + 1, kIndexEmpty or kIndexGone. A site is found within kTrapProbesMax
+// entries from trap_hash(address) on, or not at all.
+inline constexpr uint32_t kTrapIndexSize = 32768;
+inline constexpr uint32_t kTrapProbesMax = 64;
+inline constexpr uint16_t kIndexEmpty = 0, kIndexGone = 0xffff;
+static_assert(kPatchesMax < kIndexGone);
+constexpr uint32_t trap_hash(uint64_t address) {
+  return static_cast<uint32_t>((address * 0x9e3779b97f4a7c15) >> 49);
+}
+static_assert(trap_hash(~uint64_t{0}) < kTrapIndexSize);
+
 // One stretch of bpftime-code memory mapped read-execute in the target.
 struct ArenaRecord {
   uint64_t address;
@@ -58,6 +85,8 @@ static_assert(sizeof(ArenaRecord) == 32);
 inline constexpr uint32_t kNoSystemCalls =
     1;  // the target has a seccomp filter: programs must not make system calls
 inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here until it is attached again
+inline constexpr uint32_t kTscClock =
+    4;  // the kernel's own clock is the time stamp counter: programs may read it too
 
 struct TargetContext {
   SharedHeader header;
@@ -87,18 +116,44 @@ struct TargetContext {
   uint32_t arena_count;
   ArenaRecord arenas[kArenasMax];
   PatchRecord patches[kPatchesMax];
+  // From here on by version: kAbiVersion 3 brought the traps. A daemon that finds an older context (or a newer one) restores
+  // its patches with all threads stopped and needs nothing below; one that finds a version 3 agent with `state` kOn knows that
+  // threads may be led on from it.
+  TrapRecord traps[kPatchesMax];
+  uint16_t trap_index[kTrapIndexSize];
   TaskFacts task;
 };
 static_assert(offsetof(TargetContext, patch_count) == 184);
 static_assert(offsetof(TargetContext, patches) == 192 + kArenasMax * sizeof(ArenaRecord));
+static_assert(offsetof(TargetContext, traps) ==
+              192 + kArenasMax * sizeof(ArenaRecord) + kPatchesMax * sizeof(PatchRecord));
 
-// Zero after fork: whoever finds tgid == 0 asks the kernel and stores it.
+// A stretch of a clock as a straight line over the time stamp counter; see src/helpers/runtime/clock.h. Written and read by
+// programs only. Zero: no line yet.
+struct alignas(64) ClockLine {
+  uint64_t sequence;   // odd: being written
+  uint64_t ticks, ns;  // where it starts
+  uint64_t slope;      // nanoseconds per tick, times 2^32
+  uint64_t ticks_max;  // good for so many ticks from its start
+  uint64_t ns_end;     // highest time the line gives: no later one starts below
+  uint64_t reserved[2];
+  // Only for who draws the next one.
+  uint64_t base_ticks, base_ns;  // an earlier reading, to measure the slope against
+  uint64_t measured;             // the clock's own slope; 0: not known
+  uint64_t reserved2[5];
+};
+static_assert(sizeof(ClockLine) == 128);
+
+// Zero after fork: whoever finds tgid == 0 asks the kernel and stores it. The clocks, too, start anew: a child may be in
+// another time namespace.
 struct TargetIdentity {
   uint32_t tgid;
   uint32_t reserved;
   // When the process began, by CLOCK_MONOTONIC and CLOCK_BOOTTIME; 0: not known (a child the daemon has not met yet).
   uint64_t start_time_ns, start_boottime_ns;
+  ClockLine monotonic, boottime;
 };
+static_assert(offsetof(TargetIdentity, monotonic) == 64 && sizeof(TargetIdentity) == 320);
 
 inline constexpr uint64_t kContextSize = (sizeof(TargetContext) + 4095) / 4096 * 4096;
 inline constexpr uint64_t kIdentityOffset = kContextSize;

@@ -92,7 +92,7 @@ struct TaskFacts {
   uint64_t namespace_device;  // st_dev of /proc/PID/ns/*
   uint32_t namespace_ids[kNamespaceKinds];
   uint32_t login_uid, session_id;
-  uint32_t numa_reserved;
+  uint32_t tick_ns;                       // between two jiffies
   uint64_t cgroup_ids[kCgroupLevelsMax];  // [0] root … [cgroup_level] the process's own
   TaskField fields[kTaskFieldsMax];       // parents and their threads look like any task
 };

@@ -170,5 +170,70 @@ TEST_F(Parity, CountersAreTheKernels) {
   EXPECT_EQ(kernel, ours);
 }
 
+// Maps inside maps, changed while the programs that look them up run.
+TEST_F(Parity, NestedMapsAreTheKernels) {
+  const Arguments tool = {program("nested_maps"), program("talker"), "talk"};
+  const auto state_of = [&](Child& nested, Child& target) {
+    EXPECT_TRUE(target.wait_for_output("waiting\n")) << target.error();
+    for (int step = 1; step <= 4; ++step) {
+      target.signal(SIGUSR1);
+      EXPECT_TRUE(target.wait_for_output("round " + std::to_string(step) + " done\n"));
+      if (step == 4) break;
+      nested.signal(SIGUSR1);
+      EXPECT_TRUE(nested.wait_for_output("step " + std::to_string(step) + ": 0\n"))
+          << nested.output() << nested.error();
+    }
+    return finish_tool(nested);
+  };
+  nlohmann::json kernel, ours;
+  {
+    Child nested(tool, options());
+    ASSERT_TRUE(nested.wait_for_output("ready\n")) << nested.error();
+    Child target({program("talker"), "1", "1000"}, options());
+    kernel = state_of(nested, target);
+  }
+  {
+    Child nested = load_tool(tool);
+    Child target = bpftime_child({"start", program("talker"), "1", "1000"});
+    ours = state_of(nested, target);
+  }
+  EXPECT_EQ(kernel["events"], 4000);
+  EXPECT_EQ(kernel["id"], true);
+  EXPECT_EQ(kernel, ours);
+}
+
+// The current task, the call stack at entry and return, the stack map: as the kernel has them, or as /proc says.
+TEST_F(Parity, TasksAndStacksAreTheKernels) {
+  const Arguments tool = {program("task_stat"), program("caller"), "callee"};
+  const auto reports_of = [&](Child& stat, Child& target) {
+    EXPECT_TRUE(target.wait_for_output("waiting\n")) << target.error();
+    target.signal(SIGUSR1);
+    EXPECT_TRUE(target.wait_for_output("called\n")) << target.error();
+    EXPECT_TRUE(stat.wait_for_output("return\n")) << stat.error();
+    EXPECT_TRUE(eventually([&] {
+      size_t stored = 0;
+      for (const auto& line : lines_of(stat.output())) stored += line.starts_with("  stored without");
+      return stored == 2;
+    })) << stat.output();
+    stat.signal(SIGTERM);
+    stat.wait();
+    return lines_of(stat.output());
+  };
+  std::vector<std::string> kernel, ours;
+  {
+    Child stat(tool, options());
+    ASSERT_TRUE(stat.wait_for_output("ready\n")) << stat.error();
+    Child target({program("caller")}, options());
+    kernel = reports_of(stat, target);
+  }
+  {
+    Child stat = load_tool(tool);
+    Child target = bpftime_child({"start", program("caller")});
+    ours = reports_of(stat, target);
+  }
+  for (const auto& line : kernel) std::cerr << line << "\n";
+  EXPECT_EQ(kernel, ours);
+}
+
 }  // namespace
 }  // namespace bpftime::e2e

@@ -23,26 +23,26 @@ mov %rsp, %rbp
 movsxb (%rsi), %eax
 jmp 0x0000000000401007
 # the program
-mov $0x200000000020, %rax
-mov 0x70(%rdi), %rcx
-mov (%rax), %rdx
-test %rdx, %rdx
-jz 0x0000000000510025
-add $0x04, %rdx
-mov %fs:(%rdx), %edx
-cmp $0x2000, %edx
-jb 0x0000000000510035
-mov $0x7B, %esi
-xor %edx, %edx
-lsl %esi, %edx
-and $0xFFF, %edx
-mov %edx, %esi
-shl $0x07, %esi
-xor %edi, %edi
-cmp $0x04, %edx
-cmovnb %edi, %esi
-add %rsi, %rax
-and $0x0F, %ecx
-inc 0xFFFE0(%rax,%rcx,8)
+mov 0x70(%rdi), %rax
+mov $0x200000000000, %rcx
+mov 0x20(%rcx), %rcx
+test %rcx, %rcx
+jz 0x0000000000510023
+mov %fs:0x04(%rcx), %ecx
+cmp $0x2000, %ecx
+jb 0x0000000000510033
+mov $0x7B, %edx
+xor %ecx, %ecx
+lsl %edx, %ecx
+and $0xFFF, %ecx
+mov %ecx, %edx
+shl $0x07, %edx
+xor %esi, %esi
+cmp $0x04, %ecx
+cmovnb %esi, %edx
+and $0x0F, %eax
+lea (%rdx,%rax,8), %eax
+mov $0x200000100000, %rcx
+inc (%rax,%rcx,1)
 xor %eax, %eax
 ret

@@ -94,7 +94,7 @@ std::string render(const Probe& probe) {
   compiler::CompileOptions options;
   options.context_address = kWindow;
   verifier::Facts facts;
-  facts.insns.assign(probe.insns.size(), {.reached = true});
+  facts.insns.assign(probe.insns.size(), {.reached = true, .same_map = !probe.maps.empty()});
   options.facts = &facts;
   auto code = compiler::compile(program, probe.maps, options);
   if (!code) return code.error().message;

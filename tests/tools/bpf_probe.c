@@ -273,6 +273,24 @@ static void probe_map_create(void) {
       {"ringbuf 2048", BPF_MAP_TYPE_RINGBUF, 0, 0, 2048, 0},
       {"ringbuf 0", BPF_MAP_TYPE_RINGBUF, 0, 0, 0, 0},
       {"ringbuf mmapable", BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, BPF_F_MMAPABLE},
+      {"percpu hash", BPF_MAP_TYPE_PERCPU_HASH, 4, 8, 10, 0},
+      {"percpu hash numa node", BPF_MAP_TYPE_PERCPU_HASH, 4, 8, 10, BPF_F_NUMA_NODE},
+      {"percpu hash too large", BPF_MAP_TYPE_PERCPU_HASH, 4, 40000, 10, 0},
+      {"lru hash", BPF_MAP_TYPE_LRU_HASH, 4, 8, 10, 0},
+      {"lru hash no prealloc", BPF_MAP_TYPE_LRU_HASH, 4, 8, 10, BPF_F_NO_PREALLOC},
+      {"lru hash per CPU", BPF_MAP_TYPE_LRU_HASH, 4, 8, 10, BPF_F_NO_COMMON_LRU},
+      {"lru percpu hash", BPF_MAP_TYPE_LRU_PERCPU_HASH, 4, 8, 10, 0},
+      {"hash with lists per CPU", BPF_MAP_TYPE_HASH, 4, 8, 10, BPF_F_NO_COMMON_LRU},
+      {"lpm trie", BPF_MAP_TYPE_LPM_TRIE, 8, 8, 10, BPF_F_NO_PREALLOC},
+      {"lpm trie preallocated", BPF_MAP_TYPE_LPM_TRIE, 8, 8, 10, 0},
+      {"lpm trie key 4", BPF_MAP_TYPE_LPM_TRIE, 4, 8, 10, BPF_F_NO_PREALLOC},
+      {"lpm trie key 300", BPF_MAP_TYPE_LPM_TRIE, 300, 8, 10, BPF_F_NO_PREALLOC},
+      {"queue", BPF_MAP_TYPE_QUEUE, 0, 8, 10, 0},
+      {"queue with key", BPF_MAP_TYPE_QUEUE, 4, 8, 10, 0},
+      {"stack", BPF_MAP_TYPE_STACK, 0, 8, 10, 0},
+      {"stack zero seed", BPF_MAP_TYPE_STACK, 0, 8, 10, BPF_F_ZERO_SEED},
+      {"bloom filter", BPF_MAP_TYPE_BLOOM_FILTER, 0, 8, 10, 0},
+      {"bloom filter with key", BPF_MAP_TYPE_BLOOM_FILTER, 4, 8, 10, 0},
       {"type 0", 0, 4, 4, 4, 0},
       {"type 999", 999, 4, 4, 4, 0},
   };
@@ -387,6 +405,113 @@ static void elements_of(const char* kind, int fd) {
   say_text(name, error_name(full));
 }
 
+// Queues, stacks and bloom filters: values without keys.
+static void values_of(const char* kind, unsigned type) {
+  char name[80];
+  unsigned key = 0;
+  const int fd = map_create(type, 0, 8, 3, 0, NULL);
+  unsigned long long value = 7;
+  ELEMENT("peek, empty", element(BPF_MAP_LOOKUP_ELEM, fd, NULL, &value, 0));
+  say_value("  value", value);
+  ELEMENT("pop, empty", element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, NULL, &value, 0));
+  for (value = 1; value < 6; ++value) ELEMENT("push", element(BPF_MAP_UPDATE_ELEM, fd, NULL, &value, 0));
+  ELEMENT("push NOEXIST", element(BPF_MAP_UPDATE_ELEM, fd, NULL, &value, BPF_NOEXIST));
+  ELEMENT("push EXIST", element(BPF_MAP_UPDATE_ELEM, fd, NULL, &value, BPF_EXIST));
+  ELEMENT("push LOCK", element(BPF_MAP_UPDATE_ELEM, fd, NULL, &value, BPF_F_LOCK));
+  ELEMENT("push flags 8", element(BPF_MAP_UPDATE_ELEM, fd, NULL, &value, 8));
+  ELEMENT("push bad value", element(BPF_MAP_UPDATE_ELEM, fd, NULL, (void*)8, 0));
+  ELEMENT("push with a key", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, 0));
+  value = 2;
+  ELEMENT("peek", element(BPF_MAP_LOOKUP_ELEM, fd, NULL, &value, 0));
+  say_value("  value", value);
+  ELEMENT("peek with a key", element(BPF_MAP_LOOKUP_ELEM, fd, &key, &value, 0));
+  ELEMENT("peek flags 1", element(BPF_MAP_LOOKUP_ELEM, fd, NULL, &value, 1));
+  ELEMENT("peek bad value", element(BPF_MAP_LOOKUP_ELEM, fd, NULL, (void*)8, 0));
+  ELEMENT("pop flags 1", element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, NULL, &value, 1));
+  ELEMENT("pop LOCK", element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, NULL, &value, BPF_F_LOCK));
+  for (int i = 0; i < 4; ++i) {
+    ELEMENT("pop", element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, NULL, &value, 0));
+    say_value("  value", value);
+  }
+  ELEMENT("delete", element(BPF_MAP_DELETE_ELEM, fd, NULL, NULL, 0));
+  ELEMENT("delete with a key", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
+  ELEMENT("next", element(BPF_MAP_GET_NEXT_KEY, fd, NULL, &key, 0));
+  close(fd);
+}
+
+static void probe_prefixes(void) {
+  struct {
+    unsigned length;
+    unsigned char address[4];
+  } key = {8, {10, 1, 2, 3}}, next;
+  const int fd = map_create(BPF_MAP_TYPE_LPM_TRIE, sizeof key, 8, 3, BPF_F_NO_PREALLOC, NULL);
+  unsigned long long value = 8;
+  say("lpm update", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, 0));
+  key.length = 24, value = 24;
+  say("lpm update longer", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, BPF_NOEXIST));
+  say("lpm update NOEXIST again", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, BPF_NOEXIST));
+  key.length = 33;
+  say("lpm update too long", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, 0));
+  say("lpm lookup too long", element(BPF_MAP_LOOKUP_ELEM, fd, &key, &value, 0));
+  say("lpm delete too long", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
+  key.length = 32;
+  say("lpm lookup", element(BPF_MAP_LOOKUP_ELEM, fd, &key, &value, 0));
+  say_value("  value", value);
+  key.address[2] = 9;
+  say("lpm lookup elsewhere", element(BPF_MAP_LOOKUP_ELEM, fd, &key, &value, 0));
+  say_value("  value", value);
+  say("lpm lookup and delete", element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, &key, &value, 0));
+  say("lpm third", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, 0));
+  key.length = 31;
+  say("lpm fourth", element(BPF_MAP_UPDATE_ELEM, fd, &key, &value, 0));
+  for (long more = say("lpm first key", element(BPF_MAP_GET_NEXT_KEY, fd, NULL, &next, 0)); more == 0;
+       key = next, more = say("lpm next key", element(BPF_MAP_GET_NEXT_KEY, fd, &key, &next, 0))) {
+    say_value("  length", next.length);
+    say_value("  third byte", next.address[2]);
+    key = next;
+  }
+  say("lpm delete", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
+  say("lpm delete again", element(BPF_MAP_DELETE_ELEM, fd, &key, NULL, 0));
+  close(fd);
+}
+
+static void probe_map_extra(void) {
+  for (unsigned i = 0; i < 2; ++i) {
+    static const unsigned types[] = {BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_QUEUE};
+    for (unsigned long long extra = 0; extra < 20; extra += 5) {
+      union bpf_attr attr = {.map_type = types[i], .value_size = 8, .max_entries = 10};
+      attr.map_extra = extra;
+      const int fd = say_fd(i == 0 ? "bloom extra" : "queue extra", bpf_attr_call(BPF_MAP_CREATE, &attr));
+      struct bpf_map_info info = {};
+      union bpf_attr ask = {};
+      ask.info.bpf_fd = fd;
+      ask.info.info_len = sizeof info;
+      ask.info.info = (unsigned long)&info;
+      say("  info", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
+      say_value("  extra", info.map_extra);
+      close(fd);
+    }
+  }
+  const int lru = map_create(BPF_MAP_TYPE_LRU_HASH, 4, 8, 11, BPF_F_NO_COMMON_LRU, NULL);
+  struct bpf_map_info info = {};
+  union bpf_attr ask = {};
+  ask.info.bpf_fd = lru;
+  ask.info.info_len = sizeof info;
+  ask.info.info = (unsigned long)&info;
+  say("lru info", bpf_attr_call(BPF_OBJ_GET_INFO_BY_FD, &ask));
+  say_value("  entries", info.max_entries);
+  close(lru);
+  const int btf = int_btf();
+  static const unsigned keyless[] = {BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK, BPF_MAP_TYPE_BLOOM_FILTER};
+  for (unsigned i = 0; i < 3; ++i) {
+    union bpf_attr attr = {.map_type = keyless[i], .value_size = 4, .max_entries = 10};
+    attr.btf_fd = btf;
+    attr.btf_value_type_id = 1;
+    close(say_fd("keyless map with BTF", bpf_attr_call(BPF_MAP_CREATE, &attr)));
+  }
+  close(btf);
+}
+
 static void probe_elements(void) {
   const int hash = map_create(BPF_MAP_TYPE_HASH, 4, 8, 10, 0, NULL);
   elements_of("hash", hash);
@@ -394,6 +519,18 @@ static void probe_elements(void) {
   elements_of("array", array);
   const int percpu = map_create(BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, 10, 0, NULL);
   elements_of("percpu", percpu);
+  const int percpu_hash = map_create(BPF_MAP_TYPE_PERCPU_HASH, 4, 8, 10, 0, NULL);
+  elements_of("percpu hash", percpu_hash);
+  const int lru = map_create(BPF_MAP_TYPE_LRU_HASH, 4, 8, 1000, 0, NULL);
+  elements_of("lru hash", lru);
+  const int lru_percpu = map_create(BPF_MAP_TYPE_LRU_PERCPU_HASH, 4, 8, 1000, 0, NULL);
+  elements_of("lru percpu hash", lru_percpu);
+  close(percpu_hash), close(lru), close(lru_percpu);
+  values_of("queue", BPF_MAP_TYPE_QUEUE);
+  values_of("stack", BPF_MAP_TYPE_STACK);
+  values_of("bloom filter", BPF_MAP_TYPE_BLOOM_FILTER);
+  probe_prefixes();
+  probe_map_extra();
   const int ring = map_create(BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, NULL);
   elements_of("ringbuf", ring);
   const int perf = map_create(BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 4, 0, NULL);

@@ -11,14 +11,14 @@ inline maps::MapView view(const MapRef* map) { return {map->base, &map->spec}; }
 inline maps::MapView view(uint64_t map) { return view(pointer<const MapRef>(map)); }
 
 // Asked for only by the type that needs it: with a constant map the test is gone.
-inline uint32_t cpu_for(maps::MapView map) {
-  return map.spec->type == maps::kTypePercpuArray ? current_cpu() : 0;
-}
+inline uint32_t cpu_for(maps::MapView map) { return core::is_percpu(map.spec->type) ? current_cpu() : 0; }
 
 }  // namespace
 
 BPFTIME_HELPER_FUNCTION(map_lookup_elem) {
   const maps::MapView map = view(r1);
+  if (map.spec->type == maps::kTypeLpmTrie)
+    return reinterpret_cast<uint64_t>(bpftime_map_lookup(pointer<const MapRef>(r1), pointer(r2)));
   return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), cpu_for(map)));
 }
 
@@ -28,13 +28,25 @@ BPFTIME_HELPER_FUNCTION(map_update_elem) {
     if (maps::hash_update_in_place(map, pointer(r2), pointer(r3), r4)) return 0;
     return bpftime_hash_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
   }
-  return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);
+  if (map.spec->type == maps::kTypeArray || map.spec->type == maps::kTypePercpuArray)
+    return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);
+  if (core::update_in_place(map, pointer(r2), pointer(r3), r4, cpu_for(map))) return 0;
+  return bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
 }
 
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
   if (map.spec->type == maps::kTypeHash) return bpftime_hash_remove(pointer<const MapRef>(r1), pointer(r2));
-  return core::remove(map, pointer(r2), /*owner=*/0);
+  if (map.spec->type == maps::kTypeArray || map.spec->type == maps::kTypePercpuArray)
+    return core::remove(map, pointer(r2), /*owner=*/0);
+  return bpftime_map_remove(pointer<const MapRef>(r1), pointer(r2));
+}
+
+// As Linux: no element for a CPU that cannot exist.
+BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem) {
+  const maps::MapView map = view(r1);
+  if (static_cast<uint32_t>(r3) >= map.spec->cpu_count) return 0;
+  return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), static_cast<uint32_t>(r3)));
 }
 
 BPFTIME_HELPER_FUNCTION(ringbuf_reserve) {

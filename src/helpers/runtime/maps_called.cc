@@ -21,12 +21,31 @@ int64_t bpftime_hash_remove(const MapRef* map, const void* key) {
   return maps::hash_remove(view(map), key, nullptr, current_tgid());
 }
 
+void* bpftime_map_lookup(const MapRef* map, const void* key) {
+  return core::lookup_percpu(view(map), key, core::is_percpu(map->spec.type) ? current_cpu() : 0);
+}
+
+int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags) {
+  return core::update(view(map), key, value, flags, core::is_percpu(map->spec.type) ? current_cpu() : 0,
+                      current_tgid());
+}
+
+int64_t bpftime_map_remove(const MapRef* map, const void* key) {
+  return core::remove(view(map), key, current_tgid());
+}
+
 void bpftime_wake(uint32_t* word) {
   constexpr uint64_t kFutexWake = 1, kEveryone = 0x7fffffff;  // not PRIVATE: the consumer is another process
   if (may_call_system()) system_call(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWake, kEveryone);
 }
 
 }  // extern "C"
+
+BPFTIME_HELPER_FUNCTION(map_push_elem) {
+  return core::push(view(pointer<const MapRef>(r1)), pointer(r2), r3, current_tgid());
+}
+BPFTIME_HELPER_FUNCTION(map_pop_elem) { return core::pop(view(pointer<const MapRef>(r1)), pointer(r2)); }
+BPFTIME_HELPER_FUNCTION(map_peek_elem) { return core::peek(view(pointer<const MapRef>(r1)), pointer(r2)); }
 
 // r1 context, r2 map, r3 flags, r4 data, r5 size.
 BPFTIME_HELPER_FUNCTION(perf_event_output) {

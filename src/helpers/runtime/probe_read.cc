@@ -83,6 +83,15 @@ int64_t write_memory(uint64_t address, const void* source, uint64_t size) {
 // r1 destination, r2 size, r3 address.
 BPFTIME_HELPER_FUNCTION(probe_read) { return read_kernel(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_user) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+BPFTIME_HELPER_FUNCTION(copy_from_user) { return read(pointer(r1), static_cast<uint32_t>(r2), r3); }
+// r4 task, r5 flags. Of other processes nothing can be read from here.
+BPFTIME_HELPER_FUNCTION(copy_from_user_task) {
+  const uint32_t size = static_cast<uint32_t>(r2);
+  if (size == 0) return 0;
+  if (r5 == 0 && r4 == wire::task_address(current_tid())) return read(pointer(r1), size, r3);
+  __builtin_memset(pointer(r1), 0, size);
+  return static_cast<uint64_t>(r5 != 0 ? -kEinval : -kEfault);
+}
 BPFTIME_HELPER_FUNCTION(probe_read_kernel) { return read_kernel(pointer(r1), static_cast<uint32_t>(r2), r3); }
 BPFTIME_HELPER_FUNCTION(probe_read_str) {
   return read_kernel_string(pointer<char>(r1), static_cast<uint32_t>(r2), r3);

@@ -6,20 +6,22 @@ namespace {
 
 // Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
 // program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
+template <int displacement = 0>
 inline uint32_t thread_word(int64_t offset) {
   uint32_t value;
-  asm("movl %%fs:(%1), %0" : "=r"(value) : "r"(offset));
+  asm("movl %%fs:%c2(%1), %0" : "=r"(value) : "r"(offset), "i"(displacement));
   return value;
 }
 
-// The CPU number as the vDSO's getcpu finds it: the limit of a GDT entry the kernel keeps per CPU (cpu | node
+// What the vDSO's getcpu finds: the limit of a GDT entry the kernel keeps per CPU (cpu | node
 // << 12).
-inline uint32_t segment_limit_cpu() {
+inline uint32_t segment_limit() {
   constexpr uint32_t kCpuNodeSelector = 15 * 8 + 3;
   uint32_t limit = 0;
   asm("lsl %1, %0" : "+r"(limit) : "r"(kCpuNodeSelector) : "cc");
-  return limit & 0xfff;
+  return limit;
 }
+inline uint32_t segment_limit_cpu() { return segment_limit() & 0xfff; }
 
 inline uint32_t known_tid() {
   const int32_t offset = context()->tid_offset;
@@ -30,10 +32,11 @@ inline uint32_t known_tid() {
 
 uint32_t current_cpu() {
   constexpr uint32_t kCpusPossible =
-      8192;  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
-  const int64_t rseq = context()->rseq_offset;
-  if (rseq != 0) {
-    const uint32_t cpu = thread_word(rseq + 4);  // struct rseq::cpu_id
+      8192;                  // CONFIG_NR_CPUS at most; rseq says -1 or -2 when it is not in use
+  constexpr int kCpuId = 4;  // in struct rseq
+  const auto rseq = static_cast<int64_t>(context_word<offsetof(wire::TargetContext, rseq_offset)>());
+  if (__builtin_expect(rseq != 0, 1)) {
+    const uint32_t cpu = thread_word<kCpuId>(rseq);
     if (__builtin_expect(cpu < kCpusPossible, 1)) return cpu;
   }
   return segment_limit_cpu();
@@ -88,6 +91,55 @@ BPFTIME_HELPER_FUNCTION(get_current_comm) {
   for (uint64_t i = 0; i < copied; i++) buffer[i] = comm[i];
   for (uint64_t i = copied; i < size; i++) buffer[i] = 0;
   return error;
+}
+
+BPFTIME_HELPER_FUNCTION(get_numa_node_id) { return segment_limit() >> 12; }
+
+// r1, r2: device and inode number of a pid namespace; r3: struct bpf_pidns_info, r4 its size. Numbers of any other namespace
+// than the process's own are the kernel's to know.
+BPFTIME_HELPER_FUNCTION(get_ns_current_pid_tgid) {
+  struct Ids {
+    uint32_t pid, tgid;
+  };
+  const uint32_t size = static_cast<uint32_t>(r4);
+  const wire::TaskFacts& facts = context()->task;
+  auto* ids = pointer<Ids>(r3);
+  if (size != sizeof(Ids) || r2 == 0 || r1 != facts.namespace_device ||
+      r2 != facts.namespace_ids[wire::kPidNs]) {
+    bpftime_memset(ids, 0, size);
+    return static_cast<uint64_t>(-kEinval);
+  }
+  *ids = {current_tid(), current_tgid()};
+  return 0;
+}
+
+BPFTIME_HELPER_FUNCTION(get_current_cgroup_id) {
+  const wire::TaskFacts& facts = context()->task;
+  return facts.cgroup_level < wire::kCgroupLevelsMax ? facts.cgroup_ids[facts.cgroup_level] : 0;
+}
+
+// r1: level of the ancestor, 0 the root; a 32-bit number.
+BPFTIME_HELPER_FUNCTION(get_current_ancestor_cgroup_id) {
+  const wire::TaskFacts& facts = context()->task;
+  const uint32_t level = static_cast<uint32_t>(r1);
+  return level < wire::kCgroupLevelsMax && level <= facts.cgroup_level ? facts.cgroup_ids[level] : 0;
+}
+
+// The class of net_cls: nobody sets one here.
+BPFTIME_HELPER_FUNCTION(get_cgroup_classid) { return 0; }
+
+// r1: the signal. The process never signals another than itself, and never init.
+BPFTIME_HELPER_FUNCTION(send_signal) {
+  constexpr int64_t kSysKill = 62;
+  const uint32_t tgid = current_tgid();
+  if (!may_call_system() || tgid <= 1) return static_cast<uint64_t>(-kEperm);
+  return static_cast<uint64_t>(system_call(kSysKill, tgid, static_cast<uint32_t>(r1)));
+}
+BPFTIME_HELPER_FUNCTION(send_signal_thread) {
+  constexpr int64_t kSysTgkill = 234;
+  const uint32_t tgid = current_tgid();
+  if (!may_call_system() || tgid <= 1) return static_cast<uint64_t>(-kEperm);
+  return static_cast<uint64_t>(system_call(kSysTgkill, tgid, current_tid(), static_cast<uint32_t>(r1)));
 }
 
 // splitmix64 over a counter all threads share without care: a lost step repeats a number, which the thread id

@@ -47,10 +47,18 @@ const MapRef* bpftime_ring_of(
                                             [[maybe_unused]] uint64_t r5,                               \
                                             [[maybe_unused]] const bpftime::wire::Invocation* invocation)
 
-inline constexpr int64_t kEperm = 1, kEfault = 14, kEinval = 22;
+inline constexpr int64_t kEperm = 1, kEnoent = 2, kE2big = 7, kEfault = 14, kEinval = 22, kEopnotsupp = 95;
 
 inline wire::TargetContext* context() {
   return reinterpret_cast<wire::TargetContext*>(bpftime_context_address);
+}
+// A word of the context that no program changes, at `offset`: read once per program, whatever it stores meanwhile. The
+// optimiser would read it again after every store.
+template <uint64_t offset>
+inline uint64_t context_word() {
+  uint64_t value;
+  asm("movq %c2(%1), %0" : "=r"(value) : "r"(context()), "i"(offset));
+  return value;
 }
 inline wire::TargetIdentity* identity() {
   return reinterpret_cast<wire::TargetIdentity*>(bpftime_context_address + wire::kIdentityOffset);
@@ -75,7 +83,6 @@ uint32_t current_cpu();
 uint32_t current_tid();
 uint32_t current_tgid();
 int64_t current_comm(char comm[16]);  // 0, or -EPERM and zeroes
-uint64_t clock_ns(int clock);         // 0: the clock cannot be read without a system call that is not allowed
 
 // Reads of addresses the program made up. 0 / length, or -EFAULT with `destination` zeroed.
 int64_t read_memory(void* destination, uint64_t size, uint64_t address);
@@ -87,7 +94,14 @@ extern "C" {
 // In called.cc.
 int64_t bpftime_hash_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
 int64_t bpftime_hash_remove(const MapRef* map, const void* key);
+// The same for every type.
+void* bpftime_map_lookup(const MapRef* map, const void* key);
+int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
+int64_t bpftime_map_remove(const MapRef* map, const void* key);
 void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
+uint64_t bpftime_clock(
+    int clock);  // the kernel's; 0: it cannot be read without a system call that is not allowed
+uint64_t bpftime_slow_clock(int clock);  // the same, and a new line for clock.h
 // What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become
 // here.
 void* bpftime_memcpy(void* destination, const void* source, uint64_t size);

@@ -9,7 +9,8 @@
 //  4. A signal may come between any two instructions, its handler may run all of this, leave by longjmp, or switch stacks.
 //     Truth about a frame is its state word alone: bit 0 set: free. It is claimed by one instruction (btr), which a signal
 //     cannot split. The per-thread list is only a hint where free frames may be: whoever finds a frame on it that is not
-//     free goes the cold way, which rebuilds the list. `next` is written only by whoever holds the frame.
+//     free goes the cold way, which rebuilds the list. `next` is written only by whoever holds the frame, and never leads
+//     to another thread's frames, which btr could not claim.
 //  5. A frame whose state says "in the body" may be reclaimed by others once [stack_pointer] no longer holds our slot's
 //     address. So the address is stored there before the state, and the state is cleared before that word can change:
 //     after `ret` it lies in the red zone, which signal handlers spare.
@@ -23,6 +24,7 @@
     .set FRAME_BODY, 32
     .set FRAME_OWNER, 40
     .set FRAME_STATE, 48
+    .set FRAME_NEXT, 56
     .set SITE_BODY, 0
     .set SITE_EXIT_HANDLER, 8
     .set THREAD_FREE_LIST, 0
@@ -54,7 +56,7 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     mov SITE_EXIT_HANDLER(%r11), %rbx
     mov %rbx, FRAME_EXIT_HANDLER(%r10)
     mov bpftime_thread@gottpoff(%rip), %r11
-    mov FRAME_RETURN_ADDRESS(%r10), %rbx      // of a free frame: the next one
+    mov FRAME_NEXT(%r10), %rbx
     mov %rbx, %fs:THREAD_FREE_LIST(%r11)
 .Lhave_frame:                     // r10 = frame, r11 = thread block; rbx is scratch
     addq $4, %fs:THREAD_SERIAL(%r11)          // one instruction: never goes back, whatever a signal handler does
@@ -81,27 +83,23 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     call *FRAME_EXIT_HANDLER(%rbx)
     pushq FRAME_RETURN_ADDRESS(%rbx)          // below us the red zone is dead again
     mov %r11, SAVED_R11(%rsp)
-    mov %r10, SAVED_R10(%rsp)
+    mov %fs:0, %r11
+    cmp %r11, FRAME_OWNER(%rbx)               // a coroutine may have moved to another thread
+    jne .Lforeign                             // its own thread will find the frame free when its list runs out
     mov bpftime_thread@gottpoff(%rip), %r11
-    mov %fs:0, %r10
-    cmp %r10, FRAME_OWNER(%rbx)               // a coroutine may have moved to another thread
-    jne .Lforeign
-    mov %fs:THREAD_FREE_LIST(%r11), %r10
-    mov %r10, FRAME_RETURN_ADDRESS(%rbx)
-    mov %rbx, %r10
+    mov %fs:THREAD_FREE_LIST(%r11), %r11
+    cmp %r11, FRAME_NEXT(%rbx)                // as it was at entry when calls return in the order they nest: not written
+    je .Lin_front                             // then, or each call would wait for the last one's store
+    mov %r11, FRAME_NEXT(%rbx)
+.Lin_front:
+    mov bpftime_thread@gottpoff(%rip), %r11
+    mov %rbx, %fs:THREAD_FREE_LIST(%r11)
+.Lforeign:
+    mov %rbx, %r11
     mov FRAME_SAVED_RBX(%rbx), %rbx
     .cfi_restore_state
-    movq $STATE_FREE, FRAME_STATE(%r10)
-    mov %r10, %fs:THREAD_FREE_LIST(%r11)
+    movq $STATE_FREE, FRAME_STATE(%r11)
     mov SAVED_R11(%rsp), %r11
-    mov SAVED_R10(%rsp), %r10
-    ret
-.Lforeign:                        // its own thread will find it free when its list runs out
-    mov %rbx, %r10
-    mov FRAME_SAVED_RBX(%rbx), %rbx
-    movq $STATE_FREE, FRAME_STATE(%r10)
-    mov SAVED_R11(%rsp), %r11
-    mov SAVED_R10(%rsp), %r10
     ret
 
 .Lcold:

@@ -1,0 +1,287 @@
+// Events of system calls: which instructions of a process they are seen at, and the patches there.
+#include <dirent.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+
+#include "daemon/site.h"
+
+namespace bpftime::daemon {
+
+using kernel::PerfKind;
+using target::MappedRegion;
+using target::Registry;
+using target::StoppedProcess;
+
+namespace {
+
+constexpr uint64_t kSegmentSizeMax = uint64_t{1} << 28;  // of code looked through for system calls
+constexpr uint64_t kPaddingMax = 32;
+
+// Every place in executable segments that holds a system call.
+template <typename SystemCalls>
+SystemCalls find_in(const symbols::ElfFile& elf) {
+  SystemCalls out;
+  for (const auto& segment : elf.segments()) {
+    if (!segment.executable || segment.file_size > kSegmentSizeMax) continue;
+    const auto text = elf.read(segment.address, segment.file_size);
+    auto found = rewrite::find_system_calls(
+        text, segment.address, [&](uint64_t address) -> std::optional<std::pair<uint64_t, uint64_t>> {
+          const auto function = elf.function_at(address);
+          if (!function || function->size == 0) {
+            ++out.unclear;
+            return std::nullopt;
+          }
+          return std::pair(function->address, function->size);
+        });
+    std::move(found.begin(), found.end(), std::back_inserter(out.calls));
+  }
+  return out;
+}
+
+// The agent makes system calls on its own behalf, which are nobody's business, and says when an execve has come back.
+template <typename SystemCalls>
+SystemCalls exec_return_of(const symbols::ElfFile& agent) {
+  SystemCalls out;
+  const auto symbol = agent.find_symbol("bpftime_agent_exec_return");
+  if (!symbol) return out;
+  constexpr int32_t kExecve = 59;
+  rewrite::SystemCallSite site;
+  site.number = kExecve;
+  site.stands_for_call = true;
+  site.no_enter = "it is where execve comes back";
+  site.exit_length = 6;
+  out.calls.push_back({symbol->address, symbol->size, site});
+  return out;
+}
+
+bool uses_io_uring(pid_t pid) {
+  const std::string directory = "/proc/" + std::to_string(pid) + "/fd/";
+  DIR* entries = ::opendir(directory.c_str());
+  if (entries == nullptr) return false;
+  bool found = false;
+  while (const dirent* entry = ::readdir(entries)) {
+    char name[64];
+    const ssize_t length = ::readlink((directory + entry->d_name).c_str(), name, sizeof name);
+    found |= length > 0 && std::string_view(name, static_cast<size_t>(length)) == "anon_inode:[io_uring]";
+  }
+  ::closedir(entries);
+  return found;
+}
+
+bool is_ours(const MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
+
+// Executable, and of no file: what a just-in-time compiler makes.
+bool is_anonymous_code(const MappedRegion& region) {
+  return region.executable && (region.inode == 0 || region.path.starts_with("/memfd:")) &&
+         region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
+}
+
+bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
+  return first < second_end && second < first_end;
+}
+
+}  // namespace
+
+void Attacher::add_system_call_sites(Target& target, const std::vector<MappedRegion>& regions,
+                                     std::vector<Site>& sites) {
+  target.system_calls.clear();
+  target.report.not_seen.clear();
+  auto probes = kernel_.system_call_probes();
+  if (probes.empty()) return;
+  std::sort(probes.begin(), probes.end(),
+            [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
+  for (const auto& probe : probes) {
+    ProbeReport report;
+    report.system_call = true;
+    report.path = probe.event->path;
+    for (const auto& attached : probe.programs) {
+      report.programs.push_back(
+          {attached.program->id, attached.program->name, probe.event->tracepoint.on_exit});
+      if (auto compiled = kernel_.ensure_code(*attached.program); !compiled)
+        report.skipped = compiled.error().message;
+    }
+    target.system_calls.push_back(std::move(report));
+  }
+  std::erase_if(probes, [](const auto& probe) { return !probe.programs[0].program->code; });
+
+  size_t anonymous = 0;
+  const size_t first = sites.size();
+  for (const auto& region : regions) {
+    anonymous += is_anonymous_code(region);
+    if (!region.executable || region.inode == 0 || is_ours(region)) continue;
+    const auto file = file_info(target.process, region);
+    if (is_agent(region)) {
+      if (!file->system_calls && file->elf)
+        file->system_calls = exec_return_of<FileInfo::SystemCalls>(*file->elf);
+      if (file->system_calls) add_system_calls_of(region, file, probes, sites);
+      continue;
+    }
+    if (!file->elf) {
+      target.report.not_seen.push_back("system calls of " + region.path + ": it cannot be read as ELF");
+      continue;
+    }
+    if (!file->system_calls) file->system_calls = find_in<FileInfo::SystemCalls>(*file->elf);
+    add_system_calls_of(region, file, probes, sites);
+    if (file->system_calls->unclear != 0)
+      target.report.not_seen.push_back("system calls of " + region.path +
+                                       ", possibly: " + std::to_string(file->system_calls->unclear) +
+                                       " places in code of which nothing says where its functions begin");
+  }
+  if (anonymous != 0)
+    target.report.not_seen.push_back("system calls of code made at run time (" + std::to_string(anonymous) +
+                                     (anonymous == 1 ? " mapping)" : " mappings)"));
+  if (uses_io_uring(target.process.pid()))
+    target.report.not_seen.push_back("what the kernel does on the process's behalf through io_uring");
+
+  // One patch per byte. Function entries were there first, then what comes first in the text.
+  constexpr uint64_t kEntryPatchMax = 19;
+  std::sort(sites.begin() + static_cast<ptrdiff_t>(first), sites.end(),
+            [](const Site& a, const Site& b) { return a.address < b.address; });
+  uint64_t end = 0;
+  for (size_t i = first; i < sites.size(); ++i) {
+    Site& site = sites[i];
+    if (!site.report.skipped.empty()) continue;
+    const uint64_t site_end = site.address + site.function_size;  // of the patch, until here
+    if (site.address < end) site.report.skipped = "the patch for the call before it reaches into it";
+    for (size_t other = 0; other < first; ++other)
+      if (overlap(site.address, site_end, sites[other].address, sites[other].address + kEntryPatchMax) &&
+          sites[other].report.skipped.empty())
+        site.report.skipped = "a probe of " + sites[other].report.function + " stands there";
+    if (site.report.skipped.empty()) end = site_end;
+  }
+  for (size_t i = first; i < sites.size(); ++i) sites[i].function_size = sites[i].system_call->function_size;
+}
+
+void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared_ptr<FileInfo>& file,
+                                   const std::vector<kernel::Probe>& probes, std::vector<Site>& sites) {
+  const auto mapped = file->elf->address_of_offset(region.offset);
+  if (!mapped) return;
+  const uint64_t base = region.start - *mapped;
+  for (const auto& call : file->system_calls->calls) {
+    for (const bool on_exit : {false, true}) {
+      Site site;
+      site.address = base + call.function + (on_exit ? call.site.offset + 2 : call.site.enter_offset);
+      const uint64_t length = on_exit ? call.site.exit_length : call.site.offset - call.site.enter_offset;
+      const uint64_t instruction = base + call.function + call.site.offset;
+      if (instruction < region.start || instruction + length > region.end) continue;
+      for (const auto& probe : probes) {
+        const auto& point = probe.event->tracepoint;
+        if (point.on_exit != on_exit) continue;
+        if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
+        for (const auto& attached : probe.programs)
+          site.wants.push_back({attached.program,
+                                attached.cookie,
+                                on_exit,
+                                0,
+                                attached.order,
+                                {},
+                                probe.event->path,
+                                point.number});
+      }
+      if (site.wants.empty() || (call.site.stands_for_call && !on_exit)) continue;
+      std::sort(site.wants.begin(), site.wants.end(),
+                [](const auto& a, const auto& b) { return a.order < b.order; });
+      site.region = region;
+      site.file = file;
+      site.file_address = call.function;
+      site.function_size = length;  // until add_system_call_sites has compared the patches
+      site.system_call = Site::SystemCall{on_exit, base + call.function, call.function_size, call.site};
+      site.report.path = region.path;
+      site.report.address = instruction;
+      site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
+      if (on_exit && call.site.number < 0 && call.site.number_register < 0 && site.report.skipped.empty())
+        site.report.skipped = "its number is not known when it returns";
+      sites.push_back(std::move(site));
+    }
+  }
+}
+
+Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped, Registry& registry,
+                                         const std::vector<MappedRegion>& regions, Site& site) {
+  const wire::PatchRecord* present = registry.active_at(site.address);
+  const uint64_t hash = site.hash();
+  if (present != nullptr && present->content_hash == hash) return {};
+  const auto code = site.file->elf->read(site.file_address, site.function_size + kPaddingMax);
+
+  uint64_t low = site.region.start, high = site.region.end;
+  uint64_t room = kPageSize;  // the trampoline
+  for (const auto& want : site.wants) room += round_up(want.program->code->image.size(), 16) + 256;
+  auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
+  if (!arena) return arena.error();
+
+  rewrite::SystemCallRequest request;
+  request.on_exit = site.system_call->on_exit;
+  request.function = site.system_call->function;
+  request.code = code;
+  request.function_size = site.function_size;
+  request.site = site.system_call->site;
+  request.identity_address = config_.window + wire::kIdentityOffset;
+  for (const auto& want : site.wants) {
+    const auto& machine_code = *want.program->code;
+    auto copy = (*arena)->find(want.program->id);
+    if (!copy) {
+      auto appended = (*arena)->append(machine_code.image);
+      if (!appended) return appended.error();
+      (*arena)->remember(want.program->id, *appended);
+      copy = *appended;
+    }
+    rewrite::SystemCallProgram program;
+    program.call = {
+        *copy + machine_code.entry_offset, {want.cookie, 0, want.program->id, 0, 0}, want.only_tgid};
+    if (machine_code.ends_function) program.call.ends = rewrite::ProgramCall::Ends::kResultInRax;
+    program.call.use = code_use(*want.program);
+    program.call.context_slots_read = machine_code.context_slots_read;
+    program.context = want.program->source.program.type == BPF_PROG_TYPE_RAW_TRACEPOINT
+                          ? rewrite::SystemCallContext::kRegisters
+                          : rewrite::SystemCallContext::kRecord;
+    program.only_number = want.only_number;
+    request.programs.push_back(program);
+  }
+  const auto kept = (*arena)->find(hash);
+  request.trampoline_address = kept ? *kept : (*arena)->next();
+  auto plan = rewrite::plan_system_call(request);
+  if (!plan) return plan.error();
+  if (present == nullptr) {
+    auto now = target.process.read(site.address, plan->original.size());
+    if (!now) return now.error();
+    if (*now != plan->original)
+      return Error{EBUSY, "the code is not that of its file: a debugger or another tool has patched it"};
+  }
+  if (!kept) {
+    auto placed = (*arena)->append(plan->trampoline);
+    if (!placed) return placed.error();
+    (*arena)->remember(hash, *placed);
+  }
+  rewrite::SiteRequest place;
+  place.address = site.address;
+  place.trampoline_address = request.trampoline_address;
+  const wire::PatchRecord record = make_record(place, *plan, wire::PatchKind::kProbe, hash);
+  if (present == nullptr)
+    if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
+  return target::apply_patch(stopped, config_.window, registry, record);
+}
+
+std::vector<ProbeReport> Attacher::system_call_reports(const Target& target, const std::vector<Site>& sites) {
+  std::vector<ProbeReport> out = target.system_calls;
+  for (ProbeReport& report : out) {
+    std::map<std::string, size_t> reasons;
+    for (const Site& site : sites) {
+      if (!site.system_call || std::none_of(site.wants.begin(), site.wants.end(),
+                                            [&](const auto& want) { return want.event == report.path; }))
+        continue;
+      if (site.report.skipped.empty()) {
+        ++report.sites;
+      } else {
+        ++reasons[site.report.path + ": " + site.report.skipped];
+      }
+    }
+    for (const auto& [why, count] : reasons)
+      report.not_seen.push_back(std::to_string(count) + (count == 1 ? " call in " : " calls in ") + why);
+    if (report.sites == 0 && !reasons.empty() && report.skipped.empty()) report.skipped = report.not_seen[0];
+  }
+  return out;
+}
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,21 @@
+// The part of tracefs that describes the tracepoints on system calls, for tools that cannot read the kernel's own: not mounted,
+// or not root. Where the kernel's can be read it is, so that ids are the kernel's.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bpftime::loader {
+
+// Contents of a virtual file, if `path` (absolute) names one and the kernel does not serve it.
+std::optional<std::string> tracefs_file(std::string_view path);
+// Names in a virtual directory, likewise.
+std::optional<std::vector<std::string>> tracefs_directory(std::string_view path);
+
+// What the daemon calls the tracepoint that this process knows as `id`; other numbers stay as they are.
+uint64_t daemon_tracepoint_id(uint64_t id);
+
+}  // namespace bpftime::loader

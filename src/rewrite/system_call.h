@@ -1,0 +1,75 @@
+// System calls as probe sites. The `syscall` instruction itself stays where it is and is executed there, with every input and
+// the stack as the host left them: enter programs run from a jump over the instructions before it, exit programs from one over
+// the instructions after it. So whoever looks at the program counter or the stack of a thread in the kernel (signal handlers,
+// pthread_cancel, debuggers, the kernel when it restarts a call) finds what it would find without us, and a call that returns
+// on another stack, twice or never (clone, vfork, rt_sigreturn, execve, exit) finds nothing of ours on it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "rewrite/rewrite.h"
+
+namespace bpftime::rewrite {
+
+// One `syscall` instruction of a function; offsets count from the function's start.
+struct SystemCallSite {
+  uint32_t offset = 0;  // of `syscall`, 2 bytes
+  int32_t number = -1;  // -1: not the same at every call, or not found out
+  bool stands_for_call =
+      false;  // no `syscall` is there, but programs shall believe it (agent/arch/x86_64/exec_return.S)
+  int8_t number_register = -1;  // unknown number: this register holds it when the call returns, too
+  uint32_t enter_offset = 0;    // the patch is [enter_offset, offset)
+  std::string no_enter;         // why no enter programs can run here; empty: they can
+  uint32_t exit_length = 0;     // the patch is [offset + 2, offset + 2 + exit_length)
+  std::string no_exit;
+};
+
+// Those of one function. `code`: its bytes and the padding behind it, `size` those that belong to it.
+std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size);
+
+// Those of a whole text segment. Jumps from other functions (parts split off by the compiler) are looked for, too.
+struct TextSystemCall {
+  uint64_t function = 0, function_size = 0;  // file addresses
+  SystemCallSite site;
+};
+using FunctionBounds = std::function<std::optional<std::pair<uint64_t, uint64_t>>(uint64_t address)>;
+// `address`: of text[0]; `function_at` gives start and size of the function around an address.
+std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
+                                              const FunctionBounds& function_at);
+
+// What programs at a system call get as their context.
+enum class SystemCallContext : uint8_t {
+  kRecord,     // the record of the event: number at 8, arguments from 16 or result at 16
+  kRegisters,  // two words: address of pt_regs, number or result (raw tracepoints)
+};
+
+struct SystemCallProgram {
+  ProgramCall call;  // ends: kResultInRax: the kernel is not entered, the result is what the program says
+  SystemCallContext context = SystemCallContext::kRecord;
+  int32_t only_number = -1;  // -1: at every number
+};
+
+struct SystemCallRequest {
+  bool on_exit = false;
+  uint64_t function = 0;  // address in the target
+  Bytes code;             // original bytes of the function and its padding
+  uint64_t function_size = 0;
+  SystemCallSite site;
+  uint64_t trampoline_address = 0;
+  uint64_t identity_address = 0;            // wire::TargetIdentity
+  std::vector<SystemCallProgram> programs;  // in order
+};
+
+// Where the patch lies.
+inline uint64_t patch_address(const SystemCallRequest& request) {
+  return request.function + (request.on_exit ? request.site.offset + 2 : request.site.enter_offset);
+}
+
+// Errors (EOPNOTSUPP) as plan_probe.
+Result<SitePlan> plan_system_call(const SystemCallRequest& request);
+
+}  // namespace bpftime::rewrite

@@ -1,0 +1,545 @@
+// System calls of this very process, patched and made.
+#include "rewrite/system_call.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <link.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <map>
+#include <thread>
+
+#include "rewrite/test_patch.h"
+#include "symbols/symbols.h"
+#include "wire/target_context.h"
+
+asm(R"(
+    .text
+    .macro function name
+    .align 16
+    .globl \name
+    .type \name,@function
+\name:
+    .endm
+    .macro done name
+    .globl \name\()_end
+\name\()_end:
+    .size \name, . - \name
+    .align 16, 0x90
+    .endm
+
+    function calls_write              # (fd, buffer, size): as libc's wrappers are
+    mov $1, %eax
+    syscall
+    cmp $-4095, %rax
+    jae 1f
+    ret
+1:  mov $-1, %rax
+    ret
+    done calls_write
+
+    function calls_read               # number by xor, short
+    mov %rcx, %r10
+    xor %eax, %eax
+    syscall
+    cmp $-4095, %rax
+    ret
+    done calls_read
+
+    function calls_any                # (number, a, b, c, d, e, f), as libc's syscall()
+    mov %rdi, %rax
+    mov %rsi, %rdi
+    mov %rdx, %rsi
+    mov %rcx, %rdx
+    mov %r8, %r10
+    mov %r9, %r8
+    mov 8(%rsp), %r9
+    syscall
+    cmp $-4095, %rax
+    ret
+    done calls_any
+
+    function calls_by_register        # as libc's futex code: the register still has the number behind the call
+    mov %edi, %r9d
+    mov %rsi, %rdi
+    mov %r9d, %eax
+    syscall
+    cmp $-4095, %rax
+    ret
+    done calls_by_register
+
+    function calls_twice              # the second one right behind the first
+    mov $39, %eax
+    syscall
+    mov $39, %eax
+    syscall
+    ret
+    nop
+    nop
+    nop
+    nop
+    done calls_twice
+
+    function calls_in_loop            # jumps to the call itself
+    mov $39, %eax
+1:  syscall
+    test %rax, %rax
+    mov $39, %eax
+    js 1b
+    ret
+    done calls_in_loop
+
+    function calls_with_flags         # carries flags across
+    cmp %rdi, %rsi
+    mov $39, %eax
+    syscall
+    sete %al
+    movzbl %al, %eax
+    ret
+    done calls_with_flags
+
+    function calls_stackless          # as musl's __unmapself
+    mov $11, %eax
+    syscall
+    xor %edi, %edi
+    mov $60, %eax
+    syscall
+    done calls_stackless
+
+    function calls_red_zone           # (value): a leaf that keeps its data below rsp
+    mov %rdi, -8(%rsp)
+    mov %rdi, -128(%rsp)
+    mov $39, %eax
+    syscall
+    cmp $-4095, %rax
+    mov -8(%rsp), %rax
+    sub -128(%rsp), %rax
+    add %rdi, %rax
+    ret
+    done calls_red_zone
+
+    function calls_clone              # (flags, stack): the child returns on its own stack
+    mov $0, %edx
+    mov $0, %r10d
+    mov $0, %r8d
+    mov $56, %eax
+    syscall
+    test %rax, %rax
+    jz 1f
+    ret
+1:  mov $7, %edi
+    mov $60, %eax
+    syscall
+    hlt
+    done calls_clone
+
+    function preserved_around         # (function): 0 when it leaves every register but rax, rcx and r11 alone
+    push %rbx
+    push %rbp
+    push %r12
+    push %r13
+    push %r14
+    push %r15
+    mov %rdi, %r11
+    mov $-1, %rdi
+    mov $0x1002, %esi
+    mov $0x1003, %edx
+    mov $0x1004, %r10d
+    mov $0x1005, %r8d
+    mov $0x1006, %r9d
+    mov $0x1007, %ebx
+    mov $0x1008, %ebp
+    mov $0x1009, %r12d
+    mov $0x100a, %r13d
+    mov $0x100b, %r14d
+    mov $0x100c, %r15d
+    call *%r11
+    xor %eax, %eax
+    .irp pair, rsi, rdx, r10, r8, r9, rbx, rbp, r12, r13, r14, r15
+    add %\pair, %rax
+    .endr
+    sub $0xB04D, %rax
+    inc %rdi
+    or %rdi, %rax
+    pop %r15
+    pop %r14
+    pop %r13
+    pop %r12
+    pop %rbp
+    pop %rbx
+    ret
+    done preserved_around
+)");
+
+#define CODE(name)                 \
+  extern "C" const uint8_t name[]; \
+  extern "C" const uint8_t name##_end[];
+CODE(calls_write)
+CODE(calls_read)
+CODE(calls_any)
+CODE(calls_by_register)
+CODE(calls_twice)
+CODE(calls_in_loop)
+CODE(calls_with_flags)
+CODE(calls_stackless)
+CODE(calls_red_zone)
+CODE(calls_clone)
+CODE(preserved_around)
+#undef CODE
+
+namespace bpftime::rewrite {
+namespace {
+
+#define GENERAL __attribute__((target("general-regs-only"), noinline, used))
+
+struct Seen {
+  uint64_t runs;
+  int64_t number;
+  uint64_t arguments[6];
+  uint64_t cookie;
+};
+volatile Seen g_enter, g_exit;
+
+GENERAL uint64_t on_enter(void* context, const wire::Invocation* invocation) {
+  const auto* words = static_cast<const int64_t*>(context);
+  g_enter.runs = g_enter.runs + 1;
+  g_enter.number = words[1];
+  for (int i = 0; i < 6; ++i) g_enter.arguments[i] = static_cast<uint64_t>(words[2 + i]);
+  g_enter.cookie = invocation->cookie;
+  return 0;
+}
+GENERAL uint64_t on_exit(void* context, const wire::Invocation*) {
+  const auto* words = static_cast<const int64_t*>(context);
+  g_exit.runs = g_exit.runs + 1;
+  g_exit.number = words[1];
+  g_exit.arguments[0] = static_cast<uint64_t>(words[2]);
+  return 0;
+}
+GENERAL uint64_t on_raw(void* context, const wire::Invocation*) {
+  const auto* words = static_cast<const uint64_t*>(context);
+  const auto* regs = reinterpret_cast<const wire::PtRegs*>(words[0]);
+  g_enter.runs = g_enter.runs + 1;
+  g_enter.number = static_cast<int64_t>(words[1]);
+  g_enter.arguments[0] = regs->rdi;
+  g_enter.arguments[1] = regs->orig_rax;
+  g_enter.arguments[2] = regs->rax;
+  g_enter.arguments[3] = regs->rip;
+  g_enter.arguments[4] = regs->rsp;
+  return 0;
+}
+GENERAL uint64_t ends_it(void* context, const wire::Invocation*) {
+  auto* regs = static_cast<wire::PtRegs*>(context);
+  regs->rax = 4711;
+  regs->orig_rax = wire::kFunctionEnds;
+  return 0;
+}
+
+using Program = uint64_t (*)(void*, const wire::Invocation*);
+
+class SystemCalls : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::memset(const_cast<Seen*>(&g_enter), 0, sizeof g_enter);
+    std::memset(const_cast<Seen*>(&g_exit), 0, sizeof g_exit);
+  }
+  static uint64_t size_of(const uint8_t* begin, const uint8_t* end) {
+    return static_cast<uint64_t>(end - begin);
+  }
+  // As it was before anything was patched.
+  static Bytes code_of(const uint8_t* begin, const uint8_t* end) {
+    static std::map<const uint8_t*, std::vector<uint8_t>> copies;
+    auto& copy = copies[begin];
+    if (copy.empty()) copy.assign(begin, end + 16);
+    return copy;
+  }
+  static std::vector<SystemCallSite> find(const uint8_t* begin, const uint8_t* end) {
+    return find_system_calls(code_of(begin, end), size_of(begin, end));
+  }
+  SystemCallProgram program(Program function, int32_t only = -1) {
+    SystemCallProgram out;
+    out.call.code_address = reinterpret_cast<uint64_t>(function);
+    out.call.invocation.cookie = 99;
+    out.only_number = only;
+    return out;
+  }
+  SystemCallRequest request(const uint8_t* begin, const uint8_t* end, bool on_exit,
+                            std::vector<SystemCallProgram> programs) {
+    SystemCallRequest out;
+    out.on_exit = on_exit;
+    out.function = reinterpret_cast<uint64_t>(begin);
+    out.function_size = size_of(begin, end);
+    out.code = code_of(begin, end);
+    out.site = find(begin, end).at(0);
+    out.trampoline_address = arena_.next();
+    out.identity_address = reinterpret_cast<uint64_t>(&identity_);
+    out.programs = std::move(programs);
+    return out;
+  }
+  std::unique_ptr<LivePatch> patch(const SystemCallRequest& request) {
+    auto plan = plan_system_call(request);
+    if (!plan.ok()) throw std::runtime_error(plan.error().message);
+    return std::make_unique<LivePatch>(arena_, patch_address(request), std::move(*plan));
+  }
+
+  TestArena arena_{reinterpret_cast<const void*>(&on_enter)};
+  wire::TargetIdentity identity_{static_cast<uint32_t>(::getpid())};
+};
+
+#define AT(name) name, name##_end
+template <typename... Arguments>
+long call(const uint8_t* function, Arguments... arguments) {
+  return reinterpret_cast<long (*)(...)>(const_cast<uint8_t*>(function))(arguments...);
+}
+
+TEST_F(SystemCalls, AreFoundWithTheirNumbers) {
+  const auto only = [&](const uint8_t* begin, const uint8_t* end) { return find(begin, end).at(0); };
+  auto site = only(AT(calls_write));
+  EXPECT_EQ(site.number, 1);
+  EXPECT_EQ(site.enter_offset, 0u);
+  EXPECT_EQ(site.exit_length, 6u);
+  site = only(AT(calls_read));
+  EXPECT_EQ(site.number, 0);
+  EXPECT_EQ(site.no_enter + site.no_exit, "");
+  site = only(AT(calls_any));
+  EXPECT_EQ(site.number, -1);
+  EXPECT_EQ(site.number_register, -1);  // rdi is overwritten
+  EXPECT_EQ(site.no_enter, "");
+  site = only(AT(calls_by_register));
+  EXPECT_EQ(site.number, -1);
+  EXPECT_EQ(site.number_register, 9);
+  EXPECT_EQ(find(AT(calls_twice)).size(), 2u);
+  EXPECT_TRUE(find(AT(preserved_around)).empty());
+}
+
+TEST_F(SystemCalls, ThatCannotBePatchedSayWhy) {
+  EXPECT_EQ(find(AT(calls_in_loop)).at(0).no_enter, "a jump leads to it");
+  EXPECT_EQ(find(AT(calls_with_flags)).at(0).no_enter, "flags are carried across it");
+  EXPECT_EQ(find(AT(calls_stackless)).at(0).no_exit, "the thread may have no stack here");
+  EXPECT_EQ(find(AT(calls_stackless)).at(1).no_enter, "the thread may have no stack here");
+}
+
+TEST_F(SystemCalls, RunProgramsBeforeAndAfter) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const char text[] = "text";
+  {
+    const auto before = patch(request(AT(calls_write), false, {program(on_enter)}));
+    const auto after = patch(request(AT(calls_write), true, {program(on_exit)}));
+    EXPECT_EQ(call(calls_write, ends[1], text, 4L), 4);
+    EXPECT_EQ(g_enter.number, 1);
+    EXPECT_EQ(g_enter.arguments[0], static_cast<uint64_t>(ends[1]));
+    EXPECT_EQ(g_enter.arguments[1], reinterpret_cast<uint64_t>(text));
+    EXPECT_EQ(g_enter.arguments[2], 4u);
+    EXPECT_EQ(g_enter.cookie, 99u);
+    EXPECT_EQ(g_exit.number, 1);
+    EXPECT_EQ(g_exit.arguments[0], 4u);
+    EXPECT_EQ(call(calls_write, -1L, text, 4L), -1);
+    EXPECT_EQ(static_cast<int64_t>(g_exit.arguments[0]), -EBADF);
+  }
+  EXPECT_EQ(call(calls_write, ends[1], text, 4L), 4);
+  EXPECT_EQ(g_enter.runs, 2u);
+  EXPECT_EQ(g_exit.runs, 2u);
+  {
+    const auto before = patch(request(AT(calls_read), false, {program(on_enter)}));
+    char got[9] = {};
+    EXPECT_EQ(call(calls_read, ends[0], got, 8L), 8);
+    EXPECT_STREQ(got, "texttext");
+    EXPECT_EQ(g_enter.number, 0);
+  }
+  ::close(ends[0]);
+  ::close(ends[1]);
+}
+
+TEST_F(SystemCalls, OfUnknownNumberAreToldApart) {
+  const auto before =
+      patch(request(AT(calls_any), false, {program(on_enter, SYS_getpid), program(on_enter, SYS_getuid)}));
+  EXPECT_EQ(call(calls_any, long{SYS_getpid}), ::getpid());
+  EXPECT_EQ(g_enter.runs, 1u);
+  EXPECT_EQ(g_enter.number, SYS_getpid);
+  EXPECT_EQ(call(calls_any, long{SYS_getppid}), ::getppid());
+  EXPECT_EQ(g_enter.runs, 1u);
+  EXPECT_EQ(call(calls_any, long{SYS_getuid}), static_cast<long>(::getuid()));
+  EXPECT_EQ(g_enter.runs, 2u);
+  EXPECT_EQ(call(calls_any, -1L), -ENOSYS);
+  const auto every = patch(request(AT(calls_by_register), false, {program(on_enter)}));
+  const auto after = patch(request(AT(calls_by_register), true, {program(on_exit, SYS_getppid)}));
+  EXPECT_EQ(call(calls_by_register, long{SYS_getppid}), ::getppid());
+  EXPECT_EQ(call(calls_by_register, long{SYS_getpid}), ::getpid());
+  EXPECT_EQ(g_enter.runs, 4u);
+  EXPECT_EQ(g_exit.runs, 1u);
+  EXPECT_EQ(g_exit.number, SYS_getppid);
+  EXPECT_EQ(g_exit.arguments[0], static_cast<uint64_t>(::getppid()));
+}
+
+TEST_F(SystemCalls, GiveRawTracepointsRegisters) {
+  auto raw = program(on_raw);
+  raw.context = SystemCallContext::kRegisters;
+  const auto before = patch(request(AT(calls_write), false, {raw}));
+  EXPECT_EQ(call(calls_write, -5L, "x", 1L), -1);
+  EXPECT_EQ(g_enter.number, 1);
+  EXPECT_EQ(static_cast<int64_t>(g_enter.arguments[0]), -5);
+  EXPECT_EQ(g_enter.arguments[1], 1u);
+  EXPECT_EQ(static_cast<int64_t>(g_enter.arguments[2]), -ENOSYS);
+  EXPECT_EQ(g_enter.arguments[3], reinterpret_cast<uint64_t>(calls_write) + 7);
+}
+
+TEST_F(SystemCalls, OfAnotherProcessAreNotSeen) {
+  auto other = program(on_enter);
+  other.call.only_tgid = identity_.tgid + 1;
+  auto own = program(on_exit);
+  own.call.only_tgid = identity_.tgid;
+  const auto before = patch(request(AT(calls_write), false, {other, own}));
+  EXPECT_EQ(call(calls_write, -1L, "x", 1L), -1);
+  EXPECT_EQ(g_enter.runs, 0u);
+  EXPECT_EQ(g_exit.runs, 1u);
+}
+
+TEST_F(SystemCalls, CanBeEnded) {
+  auto end = program(ends_it);
+  end.call.ends = ProgramCall::Ends::kResultInRax;
+  const auto before = patch(request(AT(calls_write), false, {program(on_enter), end}));
+  const auto after = patch(request(AT(calls_write), true, {program(on_exit)}));
+  EXPECT_EQ(call(calls_write, -1L, "x", 1L), 4711);
+  EXPECT_EQ(g_enter.runs, 1u);
+  EXPECT_EQ(g_exit.arguments[0], 4711u);
+  auto refused = request(AT(calls_write), true, {end});
+  EXPECT_FALSE(plan_system_call(refused).ok());
+}
+
+TEST_F(SystemCalls, LeaveRegistersAndRedZoneAlone) {
+  EXPECT_EQ(call(preserved_around, calls_write), 0);
+  const auto before = patch(request(AT(calls_write), false, {program(on_enter)}));
+  const auto after = patch(request(AT(calls_write), true, {program(on_exit)}));
+  EXPECT_EQ(call(preserved_around, calls_write), 0);
+  EXPECT_EQ(g_enter.runs + g_exit.runs, 2u);
+  const auto zone = patch(request(AT(calls_red_zone), false, {program(on_enter)}));
+  const auto zone_after = patch(request(AT(calls_red_zone), true, {program(on_exit)}));
+  EXPECT_EQ(call(calls_red_zone, 123456L), 123456);
+  EXPECT_EQ(g_enter.runs + g_exit.runs, 4u);
+}
+
+// The kernel starts a call anew by setting the program counter back by two bytes.
+volatile int g_signals;
+TEST_F(SystemCalls, AreRestarted) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  struct sigaction action {};
+  action.sa_handler = [](int) { g_signals = g_signals + 1; };
+  action.sa_flags = SA_RESTART;
+  struct sigaction old {};
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &old), 0);
+  const auto before = patch(request(AT(calls_read), false, {program(on_enter)}));
+  const auto after = patch(request(AT(calls_read), true, {program(on_exit)}));
+  const pthread_t reader = ::pthread_self();
+  std::thread waker([&] {
+    for (int i = 0; i < 20; ++i) {
+      const int had = g_signals;
+      ::pthread_kill(reader, SIGUSR1);
+      while (g_signals == had) std::this_thread::yield();
+    }
+    EXPECT_EQ(::write(ends[1], "done", 4), 4);
+  });
+  char got[8] = {};
+  EXPECT_EQ(call(calls_read, ends[0], got, 4L), 4);
+  waker.join();
+  EXPECT_STREQ(got, "done");
+  EXPECT_EQ(g_signals, 20);
+  EXPECT_EQ(g_enter.runs, 1u);
+  EXPECT_EQ(g_exit.runs, 1u);
+  EXPECT_EQ(g_exit.arguments[0], 4u);
+  ::sigaction(SIGUSR1, &old, nullptr);
+}
+
+TEST_F(SystemCalls, ThatReturnTwiceDoSo) {
+  const auto before = patch(request(AT(calls_clone), false, {program(on_enter)}));
+  const auto after = patch(request(AT(calls_clone), true, {program(on_exit)}));
+  alignas(16) static uint8_t stack[16384];
+  // A thread of its own: shares memory, so both returns are seen in ours.
+  const long child =
+      call(calls_clone, long{CLONE_VM | CLONE_FS | CLONE_FILES | SIGCHLD}, stack + sizeof stack - 8);
+  ASSERT_GT(child, 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(static_cast<pid_t>(child), &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  EXPECT_EQ(g_enter.runs, 1u);
+  EXPECT_EQ(g_exit.runs, 2u);
+}
+
+// A signal at any moment: a timer that is much faster than a call.
+volatile uint64_t g_alarms;
+TEST_F(SystemCalls, AreInterruptedAnywhere) {
+  const auto before = patch(request(AT(calls_write), false, {program(on_enter)}));
+  const auto after = patch(request(AT(calls_write), true, {program(on_exit)}));
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    g_alarms = g_alarms + 1;
+    (void)call(calls_write, -1L, "x", 1L);
+  };
+  struct sigaction old {};
+  ASSERT_EQ(::sigaction(SIGALRM, &action, &old), 0);
+  itimerval every{{0, 20}, {0, 20}}, never{};
+  ASSERT_EQ(::setitimer(ITIMER_REAL, &every, nullptr), 0);
+  uint64_t calls = 0;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (g_alarms < 2000 && std::chrono::steady_clock::now() < end) {
+    ASSERT_EQ(call(preserved_around, calls_write), 0);
+    ++calls;
+  }
+  ::setitimer(ITIMER_REAL, &never, nullptr);
+  ::sigaction(SIGALRM, &old, nullptr);
+  EXPECT_GE(g_alarms, 2000u);
+  std::cerr << calls << " calls, " << g_alarms << " signals\n";
+}
+
+class SystemCallSweep : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Binaries, SystemCallSweep,
+                         ::testing::Values("/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = isalnum(c) ? c : '_';
+                           return name;
+                         });
+
+TEST_P(SystemCallSweep, MostCallsCanBeSeen) {
+  auto elf = symbols::ElfFile::open(GetParam());
+  if (!elf) GTEST_SKIP() << GetParam() << " cannot be read";
+  std::vector<TextSystemCall> sites;
+  std::chrono::nanoseconds took{};
+  for (const auto& segment : elf->segments()) {
+    if (!segment.executable) continue;
+    const auto text = elf->read(segment.address, segment.file_size);
+    const auto start = std::chrono::steady_clock::now();
+    for (auto& site : find_system_calls(text, segment.address, [&](uint64_t address) {
+           const auto function = elf->function_at(address);
+           return function ? std::optional(std::pair(function->address, function->size)) : std::nullopt;
+         }))
+      sites.push_back(std::move(site));
+    took += std::chrono::steady_clock::now() - start;
+  }
+  std::map<std::string, int> reasons;
+  size_t enter = 0, exit = 0, known = 0;
+  for (const auto& call : sites) {
+    known += call.site.number >= 0;
+    enter += call.site.no_enter.empty();
+    exit += call.site.no_exit.empty() && (call.site.number >= 0 || call.site.number_register >= 0);
+    if (!call.site.no_enter.empty()) ++reasons["enter: " + call.site.no_enter];
+    if (!call.site.no_exit.empty()) ++reasons["exit: " + call.site.no_exit];
+  }
+  std::cerr << sites.size() << " calls, " << known << " of known number, enter " << enter << ", exit " << exit
+            << ", " << took.count() / 1000 << " us\n";
+  for (const auto& [why, count] : reasons) std::cerr << "  " << count << "  " << why << "\n";
+  EXPECT_GE(enter * 100, sites.size() * 90);
+  EXPECT_GE(exit * 100, sites.size() * 85);
+}
+
+}  // namespace
+}  // namespace bpftime::rewrite

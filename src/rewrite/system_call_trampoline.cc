@@ -1,0 +1,362 @@
+// The code that runs programs before or after a system call.
+// Rules for whoever edits this:
+//  1. rcx and r11 are dead (the kernel overwrites both), flags were found dead (system_call.cc); every other register and the
+//     128 bytes below rsp are the host's. rsp has any alignment.
+//  2. When control leaves here, before the call or after it, the stack pointer is the host's own and nothing is kept on the stack:
+//     the call may return on another stack, in another process, twice or never.
+//  3. Same request, same bytes.
+#include <asmjit/x86.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <set>
+
+#include "rewrite/relocate.h"
+#include "rewrite/system_call.h"
+#include "wire/target_context.h"
+
+namespace bpftime::rewrite {
+namespace {
+
+using namespace asmjit::x86;  // register names
+using asmjit::Label;
+using wire::PtRegs;
+
+Error refuse(const char* why) { return Error{EOPNOTSUPP, std::string("plan patch: ") + why}; }
+
+constexpr RegisterSet bit(uint32_t number) { return static_cast<RegisterSet>(1u << number); }
+constexpr uint32_t kRdi = 7, kRsi = 6;
+constexpr uint32_t kSystemCallSize = 2;
+constexpr int32_t kRedZone = 128;
+
+// The frame, from rsp. The record is as long as pt_regs: a program that ends the call says so where pt_regs has rax and
+// orig_rax, which lie behind every record.
+constexpr int32_t kId = 8;          // number, sign-extended as the kernel shows it
+constexpr int32_t kArguments = 16;  // enter; exit: the result, then what must be saved
+constexpr int32_t kResult = 16;
+constexpr int32_t kSavedRax = 72;  // enter with unknown number
+constexpr int32_t kEndResult = offsetof(PtRegs, rax), kEndMark = offsetof(PtRegs, orig_rax);
+constexpr int32_t kOldStack = sizeof(PtRegs);
+constexpr int32_t kFrameSize = 176;
+// Only when a program wants registers.
+constexpr int32_t kWords = 176, kRegisters = 192, kLongFrameSize = 368;
+static_assert(kSavedRax >= kArguments + 6 * 8 && kEndResult > kSavedRax && kEndMark < kOldStack);
+static_assert(kFrameSize % 16 == 0 && kLongFrameSize % 16 == 0 &&
+              kRegisters + sizeof(PtRegs) <= kLongFrameSize);
+
+constexpr int64_t kNotImplemented = -38;  // -ENOSYS: pt_regs::ax at sys_enter
+constexpr int64_t kUserCodeSegment = 0x33, kUserStackSegment = 0x2b, kFlags = 0x202;
+
+const Gp kArgumentRegisters[] = {rdi, rsi, rdx, r10, r8, r9};
+
+Mem at(int32_t offset) { return qword_ptr(rsp, offset); }
+
+class Writer {
+ public:
+  Writer(const SystemCallRequest& request, Bytes code, const Displaced& displaced)
+      : request_(request), code_(code), displaced_(displaced), base_(request.trampoline_address) {
+    holder_.init(asmjit::Environment(asmjit::Arch::kX64), base_);
+    holder_.attach(&a_);
+    for (const SystemCallProgram& program : request.programs) {
+      clobbered_ |= program.call.use.clobbered | (program.call.use.read & (bit(kRdi) | bit(kRsi)));
+      ends_ |= program.call.ends != ProgramCall::Ends::kNever;
+      const bool reads_first = (program.call.context_slots_read & 1) != 0;
+      if (program.context == SystemCallContext::kRecord) slots_ |= program.call.context_slots_read;
+      if (program.context == SystemCallContext::kRegisters) words_ = true;
+      // A raw tracepoint's first word, and what stack helpers find in front of a record.
+      registers_ |= reads_first;
+      numbers_.insert(program.only_number);
+    }
+    by_number_ = request.site.number < 0 && !(numbers_.size() == 1 && *numbers_.begin() < 0);
+  }
+
+  void enter() {
+    move_displaced();
+    const Label go = a_.newLabel();
+    if (request_.site.number < 0) skip_other_numbers(go);
+    open_frame();
+    for (int i = 0; i < 6; ++i)
+      if (reads(kArguments + 8 * i) || clobbers(kArgumentRegisters[i]))
+        a_.mov(at(kArguments + 8 * i), kArgumentRegisters[i]);
+    if (request_.site.number < 0) a_.mov(at(kSavedRax), rax);
+    store_number(rax);
+    if (ends_) a_.mov(at(kEndMark), -1);
+    fill_registers(/*result=*/false);
+    run();
+    const Label end = a_.newLabel();
+    if (ends_) {
+      a_.cmp(at(kEndMark), static_cast<int32_t>(static_cast<int64_t>(wire::kFunctionEnds)));
+      a_.je(end);
+    }
+    restore(kArguments);
+    if (request_.site.number < 0) {
+      a_.mov(rax, at(kSavedRax));
+    } else if (clobbers(rax)) {
+      a_.mov(eax, request_.site.number);
+    }
+    a_.mov(rsp, at(kOldStack));
+    a_.bind(go);
+    jump(call_address());
+    if (!ends_) return;
+    a_.bind(end);
+    restore(kArguments);
+    a_.mov(rax, at(kEndResult));
+    a_.mov(rsp, at(kOldStack));
+    jump(call_address() + kSystemCallSize);
+  }
+
+  void exit() {
+    const Label go = a_.newLabel();
+    if (request_.site.number < 0) {
+      a_.mov(ecx, gpd(static_cast<uint32_t>(request_.site.number_register)));
+      skip_other_numbers(go, ecx);
+    }
+    const Gp number =
+        request_.site.number < 0 ? gpq(static_cast<uint32_t>(request_.site.number_register)) : rax;
+    open_frame();
+    if (reads(kResult) || clobbers(rax)) a_.mov(at(kResult), rax);
+    for (int i = 0; i < 6; ++i)
+      if (clobbers(kArgumentRegisters[i])) a_.mov(at(kResult + 8 + 8 * i), kArgumentRegisters[i]);
+    store_number(number);
+    fill_registers(/*result=*/true);
+    run();
+    restore(kResult + 8);
+    if (clobbers(rax)) a_.mov(rax, at(kResult));
+    a_.mov(rsp, at(kOldStack));
+    a_.bind(go);
+    move_displaced();
+  }
+
+  Result<SitePlan> finish() {
+    a_.align(asmjit::AlignMode::kZero, 8);
+    for (const auto& [label, invocation] : invocations_) {
+      a_.bind(label);
+      a_.embed(&invocation, sizeof invocation);
+    }
+    if (!failure_.message.empty()) return failure_;
+    if (holder_.flatten() != asmjit::kErrorOk || holder_.resolveUnresolvedLinks() != asmjit::kErrorOk ||
+        holder_.relocateToBase(base_) != asmjit::kErrorOk)
+      return refuse("trampoline cannot be assembled");
+    plan_.trampoline.resize(holder_.codeSize());
+    if (holder_.copyFlattenedData(plan_.trampoline.data(), plan_.trampoline.size()) != asmjit::kErrorOk)
+      return refuse("trampoline cannot be assembled");
+    plan_.original.assign(code_.begin(), code_.begin() + displaced_.length);
+    plan_.patched = {0xe9};  // jmp rel32
+    if (!append_relative(plan_.patched, patch_address(request_) + 1, base_))
+      return refuse("trampoline out of reach");
+    plan_.patched.resize(displaced_.length, 0xcc);
+    return std::move(plan_);
+  }
+
+ private:
+  uint64_t call_address() const { return request_.function + request_.site.offset; }
+  bool clobbers(const Gp& reg) const { return (clobbered_ & bit(reg.id())) != 0; }
+  bool reads(int32_t offset) const { return (slots_ & 1u << offset / 8) != 0; }
+
+  void fail(const Error& error) {
+    if (failure_.message.empty()) failure_ = error;
+  }
+
+  // The displaced instructions, then back to where they end. An enter trampoline goes on to programs instead.
+  void move_displaced() {
+    const auto start = static_cast<uint32_t>(a_.offset());
+    Displaced displaced = displaced_;
+    if (!request_.on_exit) displaced.falls_through = false;
+    auto moved = move_code(code_, displaced, patch_address(request_), base_ + a_.offset());
+    if (!moved) return fail(moved.error());
+    for (const MovedInstruction& instruction : moved->instructions)
+      if (instruction.site_offset != 0)
+        plan_.fixups.push_back({instruction.site_offset, start + instruction.moved_offset});
+    a_.embed(moved->bytes.data(), moved->bytes.size());
+  }
+
+  void skip_other_numbers(const Label& go, const Gp& number = eax) {
+    constexpr size_t kComparedMax = 16;
+    if (numbers_.contains(-1) || numbers_.size() > kComparedMax) return;
+    const Label run = a_.newLabel();
+    for (auto each = numbers_.begin(); each != numbers_.end(); ++each) {
+      a_.cmp(number, *each);
+      if (std::next(each) == numbers_.end()) {
+        a_.jne(go);
+      } else {
+        a_.je(run);
+      }
+    }
+    a_.bind(run);
+  }
+
+  void open_frame() {
+    a_.mov(rcx, rsp);
+    a_.lea(rsp, ptr(rsp, -(kRedZone + (words_ || registers_ ? kLongFrameSize : kFrameSize))));
+    a_.and_(rsp, -16);
+    a_.mov(at(kOldStack), rcx);
+  }
+
+  void store_number(const Gp& in) {
+    if (request_.site.number >= 0) {
+      if (reads(kId) || words_) a_.mov(at(kId), request_.site.number);
+      return;
+    }
+    a_.movsxd(r11, in.r32());
+    a_.mov(at(kId), r11);
+  }
+
+  void fill_registers(bool result) {
+    if (words_) {
+      if (result) {
+        a_.mov(at(kWords + 8), rax);
+      } else {
+        a_.mov(r11, at(kId));
+        a_.mov(at(kWords + 8), r11);
+      }
+    }
+    if (!registers_) return;
+    const auto field = [](size_t offset) { return at(kRegisters + static_cast<int32_t>(offset)); };
+    const std::pair<size_t, Gp> live[] = {
+        {offsetof(PtRegs, r15), r15}, {offsetof(PtRegs, r14), r14}, {offsetof(PtRegs, r13), r13},
+        {offsetof(PtRegs, r12), r12}, {offsetof(PtRegs, rbp), rbp}, {offsetof(PtRegs, rbx), rbx},
+        {offsetof(PtRegs, r10), r10}, {offsetof(PtRegs, r9), r9},   {offsetof(PtRegs, r8), r8},
+        {offsetof(PtRegs, rdx), rdx}, {offsetof(PtRegs, rsi), rsi}, {offsetof(PtRegs, rdi), rdi},
+        {offsetof(PtRegs, rsp), rcx}};  // open_frame left the host's rsp in rcx
+    for (const auto& [offset, reg] : live) a_.mov(field(offset), reg);
+    if (result) {
+      a_.mov(field(offsetof(PtRegs, rax)), rax);
+    } else {
+      a_.mov(field(offsetof(PtRegs, rax)), kNotImplemented);
+    }
+    if (request_.site.number >= 0) {
+      a_.mov(field(offsetof(PtRegs, orig_rax)), request_.site.number);
+    } else {
+      a_.mov(r11, at(kId));
+      a_.mov(field(offsetof(PtRegs, orig_rax)), r11);
+    }
+    a_.mov(r11, call_address() + kSystemCallSize);
+    a_.mov(field(offsetof(PtRegs, rip)), r11);
+    a_.mov(field(offsetof(PtRegs, rcx)), r11);
+    a_.mov(field(offsetof(PtRegs, r11)), kFlags);
+    a_.mov(field(offsetof(PtRegs, eflags)), kFlags);
+    a_.mov(field(offsetof(PtRegs, cs)), kUserCodeSegment);
+    a_.mov(field(offsetof(PtRegs, ss)), kUserStackSegment);
+    a_.lea(r11, at(kRegisters));
+    a_.mov(at(0), r11);
+    if (words_) a_.mov(at(kWords), r11);
+  }
+
+  void run() {
+    for (const SystemCallProgram& program : request_.programs) {
+      const ProgramCall& call = program.call;
+      const Label skip = a_.newLabel();
+      if (by_number_ && program.only_number >= 0 && numbers_.size() > 1) {
+        a_.cmp(dword_ptr(rsp, kId), program.only_number);
+        a_.jne(skip);
+      }
+      if (call.only_tgid != 0) {
+        a_.mov(r11, request_.identity_address);
+        static_assert(offsetof(wire::TargetIdentity, tgid) == 0);
+        // Zero in a forked child (wipe-on-fork): events of one process stay silent there, as in Linux.
+        a_.cmp(dword_ptr(r11), static_cast<int32_t>(call.only_tgid));
+        a_.jne(skip);
+      }
+      if ((call.use.read & bit(kRdi)) != 0) {
+        if (program.context == SystemCallContext::kRegisters) {
+          a_.lea(rdi, at(kWords));
+        } else {
+          a_.mov(rdi, rsp);
+        }
+      }
+      if ((call.use.read & bit(kRsi)) != 0) {
+        const Label invocation = a_.newLabel();
+        invocations_.push_back({invocation, call.invocation});
+        a_.lea(rsi, ptr(invocation));
+      }
+      std::vector<uint8_t> bytes = {0xe8};  // call rel32
+      if (!append_relative(bytes, base_ + a_.offset() + 1, call.code_address))
+        fail(refuse("program out of reach"));
+      bytes.resize(kJumpSize);
+      a_.embed(bytes.data(), bytes.size());
+      a_.bind(skip);
+    }
+  }
+
+  void restore(int32_t first) {
+    for (int i = 0; i < 6; ++i)
+      if (clobbers(kArgumentRegisters[i])) a_.mov(kArgumentRegisters[i], at(first + 8 * i));
+  }
+
+  void jump(uint64_t target) {
+    std::vector<uint8_t> bytes = {0xe9};  // jmp rel32
+    if (!append_relative(bytes, base_ + a_.offset() + 1, target)) fail(refuse("trampoline out of reach"));
+    bytes.resize(kJumpSize);
+    a_.embed(bytes.data(), bytes.size());
+  }
+
+  const SystemCallRequest& request_;
+  const Bytes code_;  // from the patch on
+  const Displaced& displaced_;
+  const uint64_t base_;
+  asmjit::CodeHolder holder_;
+  Assembler a_;
+  SitePlan plan_;
+  Error failure_{0, {}};
+  std::vector<std::pair<Label, wire::Invocation>> invocations_;
+  std::set<int32_t> numbers_;
+  RegisterSet clobbered_ = 0;
+  ContextSlots slots_ = 0;
+  bool ends_ = false, words_ = false, registers_ = false, by_number_ = false;
+};
+
+// What the enter patch displaces: straight-line instructions up to the call.
+Result<Displaced> displaced_before(const SystemCallRequest& request) {
+  Displaced out;
+  const SystemCallSite& site = request.site;
+  for (uint32_t at = site.enter_offset; at < site.offset;) {
+    const auto instruction = decode(request.code.subspan(at));
+    if (!instruction || instruction->flow != Flow::kNext) return refuse("the code before it has changed");
+    out.instructions.push_back({at - site.enter_offset, *instruction});
+    at += instruction->length;
+    out.length = at - site.enter_offset;
+  }
+  if (site.enter_offset + out.length != site.offset) return refuse("the code before it has changed");
+  return out;
+}
+
+Result<void> check_request(const SystemCallRequest& request) {
+  const std::string& why = request.on_exit ? request.site.no_exit : request.site.no_enter;
+  if (!why.empty()) return Error{EOPNOTSUPP, "plan patch: " + why};
+  if (request.trampoline_address % 16 != 0)
+    return Error{EINVAL, "plan patch: trampoline is not 16-byte aligned"};
+  const uint64_t at = request.site.offset;
+  if (request.function_size <= at + kSystemCallSize && request.on_exit)
+    return refuse("the function ends with it");
+  if (at + kSystemCallSize > request.code.size() ||
+      (!request.site.stands_for_call && (request.code[at] != 0x0f || request.code[at + 1] != 0x05)))
+    return refuse("no system call stands there");
+  if (request.on_exit && request.site.number < 0 && request.site.number_register < 0)
+    return refuse("the number is not known when it returns");
+  for (const SystemCallProgram& program : request.programs)
+    if (program.call.ends != ProgramCall::Ends::kNever &&
+        (request.on_exit || program.call.ends != ProgramCall::Ends::kResultInRax ||
+         program.context != SystemCallContext::kRecord))
+      return refuse("only programs with the event's record can end a call, when it begins");
+  return {};
+}
+
+}  // namespace
+
+Result<SitePlan> plan_system_call(const SystemCallRequest& request) {
+  if (auto valid = check_request(request); !valid) return valid.error();
+  const uint32_t patch = static_cast<uint32_t>(patch_address(request) - request.function);
+  auto displaced = request.on_exit
+                       ? choose_displaced(request.code.subspan(patch), request.function_size - patch)
+                       : displaced_before(request);
+  if (!displaced) return displaced.error();
+  Writer writer(request, request.code.subspan(patch), *displaced);
+  if (request.on_exit) {
+    writer.exit();
+  } else {
+    writer.enter();
+  }
+  return writer.finish();
+}
+
+}  // namespace bpftime::rewrite
