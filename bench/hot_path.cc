@@ -25,6 +25,8 @@ constexpr long kRingPauseMs = 50;   // between passes: the tool empties the ring
 constexpr int kRingWarmPasses = 3;  // once around, so that its pages are there
 constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
 constexpr size_t kSiteBytes = 5;
+constexpr uint64_t kEvicted = 40;  // calls, some milliseconds each
+constexpr uint64_t kSpinMs = 700;  // the tool needs less to start and to attach
 
 using SiteBytes = std::array<unsigned char, kSiteBytes>;
 
@@ -47,13 +49,14 @@ class Bench {
   ~Bench() { ::close(memory_); }
 
   double calls(const Mode& mode, uint64_t count) {
-    victim_.write_line(mode.function + " " + std::to_string(count));
+    victim_.write_line((mode.way.empty() ? mode.function : mode.way) + " " + std::to_string(count));
     return std::stod(victim_.read_line()) / count;
   }
 
   double bare(const Mode& mode) {
-    calls(mode, kMany / 10);
-    return calls(mode, kMany);
+    const uint64_t count = mode.way == "evicted" ? mode.calls_ours : kMany;
+    calls(mode, count / 10);
+    return calls(mode, count);
   }
 
   // One measurement with a probe of the kernel's or ours; `label` for reports.
@@ -61,15 +64,24 @@ class Bench {
     const SiteBytes before = site(mode);
     Arguments tool = {options_.bin + "/probes", mode.name, std::to_string(victim_.pid()),
                       options_.bin + "/bench_victim", mode.function};
+    if (mode.attach_only) tool.push_back("again");
     if (ours) {
       const Arguments load = {options_.bin + "/bpftime", "load"};
       tool.insert(tool.begin(), load.begin(), load.end());
     }
+    // Calling all the while, in both columns.
+    if (mode.attach_only) victim_.write_line("spin " + std::to_string(kSpinMs));
     Process running(tool, options_.work + "/probes.err");
     const std::string ready = running.read_line();
     if (!ready.starts_with("ready ")) throw Trouble("probes says " + ready);
     await_site(mode, before, false);
     into.attach_us.push_back(std::stod(ready.substr(6)));
+    if (mode.attach_only) {
+      victim_.read_line();
+      running.finish(true);
+      await_site(mode, before, true);
+      return into.attach_us.back();
+    }
 
     const uint64_t count = ours ? mode.calls_ours : mode.calls_kernel;
     const bool ring = mode.name == "ringbuf";
@@ -111,7 +123,7 @@ class Bench {
 
   static void check(const Mode& mode, uint64_t calls, const nlohmann::json& said, int round, Variant& into) {
     if (!said.is_object()) throw Trouble("probes printed no JSON");
-    const bool hash = mode.name == "hash_update";
+    const bool hash = mode.name.starts_with("hash_");
     const uint64_t expected = hash ? HASH_KEYS : calls * mode.events_per_call;
     const uint64_t counted = hash ? said.value("keys", 0u) : said.value("events", uint64_t{0});
     if (counted == expected) return;
@@ -122,19 +134,51 @@ class Bench {
 
 }  // namespace
 
+// Traced and untraced system calls belong here: a way of the victim that makes them, a program on the tracepoint in
+// probes.bpf.c, two rows. Everything else (tables, JSON, plot) follows.
 const std::vector<Mode>& modes() {
-  static const std::vector<Mode> kModes = {
-      {"argument_percpu", "read an argument, count per CPU", "probed", 1, kFew, kMany, 1},
-      {"empty_entry", "empty uprobe", "probed", 0, kFew, kMany, 1},
-      {"empty_return", "empty uretprobe", "probed", 0, kFew, kMany, 1},
-      {"entry_return", "entry and return, count per CPU each", "probed", 2, kFew, kMany, 1},
-      {"array_atomic", "atomic add in an array", "probed", 1, kFew, kMany, 1},
-      {"hash_update", "hash update, 1,024 keys", "probed", 0, kFew, kMany, 1},
-      {"probe_read", "probe_read of 8 bytes", "probed", 1, kFew, kMany, 1},
-      {"ktime", "ktime_get_ns", "probed", 1, kFew, kMany, 1},
-      {"ringbuf", "ring buffer reserve and submit", "probed", 1, kRingPass, kRingPass, kRingWarmPasses},
-      {"argument_percpu", "first row, on a 5-byte nop", "probed_nop", 1, kFew, kMany, 1},
-  };
+  static const std::vector<Mode> kModes = [] {
+    std::vector<Mode> list;
+    const auto add = [&list](std::string id, std::string name, std::string title, int events,
+                             std::optional<double> aim) -> Mode& {
+      list.push_back({std::move(id), std::move(name), std::move(title), "probed", events, kFew, kMany});
+      list.back().aim_ns = aim;
+      return list.back();
+    };
+    add("argument_percpu", "argument_percpu", "read an argument, count per CPU", 1, 4);
+    Mode& evicted = add("evicted", "argument_percpu", "the same, caches evicted", 1, std::nullopt);
+    evicted.way = "evicted";
+    evicted.calls_kernel = evicted.calls_ours = kEvicted;
+    Mode& rotated = add("rotated", "argument_percpu", "the same, 64 functions in turn", 1, std::nullopt);
+    rotated.function = "rotated_0";
+    rotated.way = "rotated";
+    add("nop", "argument_percpu", "the same, on a 5-byte nop", 1, 4).function = "probed_nop";
+    add("empty_entry", "empty_entry", "empty uprobe", 0, 3);
+    add("array_atomic", "array_atomic", "atomic add in an array", 1, 9);
+    add("hash_update", "hash_update", "hash update, 1,024 keys", 0, 15);
+    add("empty_return", "empty_return", "empty uretprobe", 0, 4);
+    add("count_return", "count_return", "read the result, count per CPU", 1, 4);
+    add("entry_return", "entry_return", "entry and return, count per CPU each", 2, 7);
+    add("probe_read", "probe_read", "probe_read of 8 bytes", 1, 3);
+    add("ktime", "ktime", "ktime_get_ns", 1, 12);
+    const std::pair<const char*, double> kPerOperation[] = {{"hash_lookup", 5}, {"hash_update", 12}};
+    for (const auto& [name, aim] : kPerOperation) {
+      const std::string what = name == std::string("hash_lookup") ? "one look-up of 8" : "one update of 8";
+      for (const bool two : {false, true}) {
+        Mode& mode = add(std::string(name) + (two ? "_2_threads" : "_1_thread"), std::string(name) + "s",
+                         what + (two ? ", 2 threads" : ", 1 thread"), 0, aim);
+        mode.operations = OPERATIONS;
+        if (two) mode.way = "two_threads";
+      }
+    }
+    Mode& ring = add("ringbuf", "ringbuf", "ring buffer reserve and submit", 1, 10);
+    ring.calls_kernel = ring.calls_ours = kRingPass;
+    ring.warm_passes = kRingWarmPasses;
+    Mode& attach =
+        add("attach_busy", "argument_percpu", "attach, compiled, victim busy (µs)", 0, std::nullopt);
+    attach.attach_only = true;
+    return list;
+  }();
   return kModes;
 }
 
@@ -142,7 +186,7 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
   Bench bench(victim, options);
   HotPath out;
   for (const Mode& mode : modes()) {
-    if (!options.only || *options.only == mode.name) out.results.push_back({mode, {}, {}, {}});
+    if (!options.only || *options.only == mode.id) out.results.push_back({mode, {}, {}, {}});
   }
   for (int round = 0; round < options.rounds; ++round) {
     const uint64_t start = now_ns();
@@ -151,7 +195,7 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
       for (int turn = 0; turn < 3; ++turn) {  // every variant comes first, second and last equally often
         switch ((turn + round) % 3) {
           case 0:
-            bare = bench.bare(result.mode);
+            if (!result.mode.attach_only) bare = bench.bare(result.mode);
             break;
           case 1:
             if (!out.no_kernel.empty()) break;
@@ -168,8 +212,9 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
         }
       }
       result.bare_ns.push_back(bare);
-      if (out.no_kernel.empty()) result.kernel.over_bare_ns.push_back(kernel - bare);
-      result.ours.over_bare_ns.push_back(ours - bare);
+      const double operations = result.mode.operations;
+      if (out.no_kernel.empty()) result.kernel.over_bare_ns.push_back((kernel - bare) / operations);
+      result.ours.over_bare_ns.push_back((ours - bare) / operations);
     }
     std::fprintf(stderr, "      round %d of %d: %.1f s\n", round + 1, options.rounds,
                  (now_ns() - start) / 1e9);

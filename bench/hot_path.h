@@ -11,16 +11,21 @@
 namespace bpftime::bench {
 
 struct Mode {
+  std::string id;                     // of the row
   std::string name;                   // as `probes` knows it
   std::string title;                  // for people
   std::string function;               // of the victim
   int events_per_call;                // that `probes` counts; 0: it cannot count (empty programs, hash)
   uint64_t calls_kernel, calls_ours;  // one measurement
-  int warm_passes;                    // of a tenth of the calls, but ringbuf's: they fill the ring's pages
+  int warm_passes = 1;                // of a tenth of the calls, but ringbuf's: they fill the ring's pages
+  std::string way = {};               // how the victim calls it; empty: as `function`
+  int operations = 1;                 // per call: what is reported is the time of one
+  std::optional<double> aim_ns = {};  // to reach over the bare call
+  bool attach_only = false;           // what is reported is the time to attach to a busy victim, µs
 };
 const std::vector<Mode>& modes();
 
-// Nanoseconds per call over the bare call of the same round, one value per round.
+// Nanoseconds per operation over the bare call of the same round, one value per round; attach_only: microseconds.
 struct Variant {
   std::vector<double> over_bare_ns;
   std::vector<double> attach_us;    // bpf_program__attach_uprobe, as the tool saw it
@@ -37,7 +42,7 @@ struct HotPathOptions {
   std::string work;      // for scratch files
   std::string greeting;  // the first line the victim printed
   int rounds;
-  std::optional<std::string> only;  // this mode's name
+  std::optional<std::string> only;  // this row's id
 };
 struct HotPath {
   std::vector<ModeResult> results;

@@ -81,6 +81,37 @@ int hash_update(struct pt_regs *ctx) {
   return 0;
 }
 
+// OPERATIONS look-ups or updates of keys the map has.
+SEC("uprobe")
+int hash_lookups(struct pt_regs *ctx) {
+  __u64 sum = 0;
+#pragma unroll
+  for (__u32 i = 0; i < OPERATIONS; ++i) {
+    __u32 key = (PT_REGS_PARM1(ctx) & (HASH_KEYS / 2)) | ((PT_REGS_PARM1(ctx) + i * 7) & (HASH_KEYS / 2 - 1));
+    __u64 *value = bpf_map_lookup_elem(&last_argument, &key);
+    if (value) sum += *value;
+  }
+  keep(sum);
+  return 0;
+}
+
+SEC("uprobe")
+int hash_updates(struct pt_regs *ctx) {
+  __u64 argument = PT_REGS_PARM1(ctx);
+#pragma unroll
+  for (__u32 i = 0; i < OPERATIONS; ++i) {
+    __u32 key = (argument & (HASH_KEYS / 2)) | ((argument + i * 7) & (HASH_KEYS / 2 - 1));
+    bpf_map_update_elem(&last_argument, &key, &argument, BPF_ANY);
+  }
+  return 0;
+}
+
+SEC("uretprobe")
+int count_return(struct pt_regs *ctx) {
+  count(PT_REGS_RC(ctx) & (COUNT_SLOTS - 1));
+  return 0;
+}
+
 SEC("uprobe")
 int pair_entry(struct pt_regs *ctx) {
   count(0);

@@ -1,6 +1,7 @@
 // A stock libbpf tool: attaches the programs of one mode to one function of one process, prints "ready" with
-// the time that took, and on SIGTERM what it counted, as one line of JSON.
-//   probes MODE PID FILE FUNCTION
+// the microseconds that took, and on SIGTERM what it counted, as one line of JSON.
+//   probes MODE PID FILE FUNCTION [again]
+// FUNCTION rotated_0: that and the others of its kind. `again`: detaches and attaches once more, and tells the time of that.
 #include "probes.h"
 
 #include <bpf/bpf.h>
@@ -27,6 +28,9 @@ static const struct mode {
     {"ktime", "ktime", NULL},
     {"probe_read", "probe_read", NULL},
     {"ringbuf", "ringbuf", NULL},
+    {"count_return", NULL, "count_return"},
+    {"hash_lookups", "hash_lookups", NULL},
+    {"hash_updates", "hash_updates", NULL},
 };
 
 #define POLL_MS 100  // a signal may come just before the wait: then it is noticed that much later
@@ -74,20 +78,40 @@ static unsigned int keys(struct probes_bpf* skel) {
   return count;
 }
 
-static struct bpf_link* attach(struct bpf_object* object, const char* program, int on_return, char** argv) {
-  LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = argv[4], .retprobe = on_return);
+// To `function` of the file; the last link, or NULL.
+static struct bpf_link* attach_to(struct bpf_object* object, const char* program, int on_return, char** argv,
+                                  const char* function) {
+  LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = function, .retprobe = on_return);
   return bpf_program__attach_uprobe_opts(bpf_object__find_program_by_name(object, program), atoi(argv[2]),
                                          argv[3], 0, &options);
+}
+
+static struct bpf_link* attach(struct bpf_object* object, const char* program, int on_return, char** argv) {
+  struct bpf_link* link = attach_to(object, program, on_return, argv, argv[4]);
+  if (strcmp(argv[4], "rotated_0") != 0) return link;
+  for (int i = 1; link && i < ROTATED; ++i) {
+    char function[32];
+    snprintf(function, sizeof(function), i < 8 ? "rotated_%o" : "rotated_%02o", i);
+    link = attach_to(object, program, on_return, argv, function);  // until this process ends
+  }
+  return link;
+}
+
+static void fill(struct probes_bpf* skel) {
+  for (unsigned int key = 0; key < HASH_KEYS; ++key) {
+    unsigned long long value = key;
+    bpf_map_update_elem(bpf_map__fd(skel->maps.last_argument), &key, &value, BPF_ANY);
+  }
 }
 
 static int is(const char* wanted, const char* name) { return wanted && strcmp(wanted, name) == 0; }
 
 int main(int argc, char** argv) {
   const struct mode* mode = NULL;
-  for (size_t i = 0; argc == 5 && i < sizeof(modes) / sizeof(*modes); ++i)
+  for (size_t i = 0; (argc == 5 || argc == 6) && i < sizeof(modes) / sizeof(*modes); ++i)
     if (strcmp(modes[i].name, argv[1]) == 0) mode = &modes[i];
   if (!mode) {
-    fprintf(stderr, "usage: probes MODE PID FILE FUNCTION\n");
+    fprintf(stderr, "usage: probes MODE PID FILE FUNCTION [again]\n");
     return 2;
   }
   signal(SIGTERM, on_signal);
@@ -104,17 +128,23 @@ int main(int argc, char** argv) {
     fprintf(stderr, "probes: cannot load: %s\n", strerror(errno));
     return 1;
   }
-  const double start = now_us();
+  fill(skel);
+  double start = now_us();
   struct bpf_link* entry = mode->entry ? attach(skel->obj, mode->entry, 0, argv) : NULL;
   struct bpf_link* on_return = mode->on_return ? attach(skel->obj, mode->on_return, 1, argv) : NULL;
   if ((mode->entry && !entry) || (mode->on_return && !on_return)) {
     fprintf(stderr, "probes: cannot attach to %s:%s: %s\n", argv[3], argv[4], strerror(errno));
     return 1;
   }
+  if (argc == 6 && entry) {
+    bpf_link__destroy(entry);
+    start = now_us();
+    if (!(entry = attach(skel->obj, mode->entry, 0, argv))) return 1;
+  }
   printf("ready %.0f\n", now_us() - start);
   fflush(stdout);
   struct ring_buffer* ring = ring_buffer__new(bpf_map__fd(skel->maps.ring), on_record, NULL, NULL);
-  while (!stopping) ring_buffer__poll(ring, -1);
+  while (!stopping) ring_buffer__poll(ring, POLL_MS);
   bpf_link__destroy(entry);
   bpf_link__destroy(on_return);
   ring_buffer__consume(ring);

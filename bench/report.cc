@@ -55,7 +55,8 @@ void print_losses(const ModeResult& result, const char* who, const Variant& vari
 
 void print_hot_path(const HotPath& hot_path) {
   std::printf(
-      "\nNanoseconds per call: median (min–max); kernel and ours over the bare call of the same round.\n\n");
+      "\nNanoseconds per call or operation: median (min–max); kernel and ours over the bare call of the same "
+      "round.\n\n");
   row("program", "bare call", "kernel", "ours", "kernel/ours");
   std::printf("|---|---|---|---|---|\n");
   for (const ModeResult& result : hot_path.results) {
@@ -160,9 +161,12 @@ std::string json(const Report& report) {
   const Machine& machine = report.machine;
   Json programs = Json::array();
   for (const ModeResult& result : report.hot_path.results) {
-    programs.push_back({{"mode", result.mode.name},
+    programs.push_back({{"mode", result.mode.id},
                         {"title", result.mode.title},
                         {"function", result.mode.function},
+                        {"operations", result.mode.operations},
+                        {"unit", result.mode.attach_only ? "us" : "ns"},
+                        {"aim", result.mode.aim_ns ? Json(*result.mode.aim_ns) : Json(nullptr)},
                         {"calls", {{"kernel", result.mode.calls_kernel}, {"ours", result.mode.calls_ours}}},
                         {"bare_ns", json_of(result.bare_ns)},
                         {"kernel", json_of(result.kernel)},

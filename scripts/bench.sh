@@ -5,8 +5,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 commit="$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)"
 echo "==> bench" >&2
-build/release/bin/probes_bench --commit "$commit" --json build/bench.json "$@"
-build/release/bin/map_ops_bench --json build/bench-maps.json
-build/release/bin/engine_bench --json build/bench-engine.json
-build/release/bin/verifier_bench --json build/bench-verifier.json
+bin="${BENCH_BIN:-build/release/bin}"
+"$bin"/probes_bench --commit "$commit" --json build/bench.json "$@" | tee build/bench.txt
+"$bin"/map_ops_bench --json build/bench-maps.json
+"$bin"/engine_bench --json build/bench-engine.json
+"$bin"/verifier_bench --json build/bench-verifier.json
+echo "==> scripts/bench-docs.sh puts the first into the documentation" >&2
 echo "==> all numbers: build/bench.json, build/bench-maps.json, build/bench-engine.json, build/bench-verifier.json" >&2

@@ -21,6 +21,7 @@
 #include "cli/extend_session.h"
 #include "cli/printers.h"
 #include "cli/program_file.h"
+#include "cli/trace_stream.h"
 #include "cli/verbs.h"
 
 namespace bpftime::cli {
@@ -64,6 +65,7 @@ class Extend {
     note_files({});
     auto first = load_session();
     if (!first) return first.error().code;
+    follow_prints();  // before anything can print
     if (!attach_session(*first)) return kFailure;
     session_.emplace(std::move(*first));
     const int entered = command_.empty() ? enter_pids() : start_command();
@@ -146,6 +148,26 @@ class Extend {
     }
   }
 
+  // ---- What extensions print ----
+
+  // Lines of bpf_printk, with --watch. Of a command's processes only those; of others' all that the daemon hears.
+  void follow_prints() {
+    if (!options_.watch || prints_) return;
+    auto directory = find_runtime_directory();
+    auto connection = directory ? Connection::to_running(*directory) : Result<Connection>(directory.error());
+    if (connection && subscribe_trace(connection->client(), 0, /*follow=*/true))
+      prints_ = std::move(*connection);
+  }
+
+  void hear_print() {
+    auto line = next_trace_line(prints_->client(), wire::Deadline::after_ms(kLookMs));
+    if (!line || !*line) return prints_.reset();  // followed again with the next look
+    const TraceLine& printed = **line;
+    if (child_ > 0 && printed.lineage != static_cast<uint32_t>(child_)) return;
+    report_.note("printed", "printed: " + printed.text,
+                 {{"lineage", printed.lineage}, {"message", std::string(message_of(printed.text))}});
+  }
+
   // ---- The host ----
 
   int enter_pids() {
@@ -211,13 +233,16 @@ class Extend {
 
   void wait_once() {
     struct pollfd waiting[] = {{signals_.get(), POLLIN, 0},
-                               {session_ ? session_->descriptor() : -1, POLLIN, 0}};
-    (void)::poll(waiting, 2, kLookMs);
+                               {session_ ? session_->descriptor() : -1, POLLIN, 0},
+                               {prints_ ? prints_->client().descriptor() : -1, POLLIN, 0}};
+    (void)::poll(waiting, 3, kLookMs);
+    if (waiting[2].revents != 0) hear_print();
     if (waiting[1].revents != 0) hear_session();
     struct signalfd_siginfo info;
     while (::read(signals_.get(), &info, sizeof info) == sizeof info) handle_signal(info);
     if (over_) return;
     look();
+    follow_prints();
     if (options_.watch && session_) look_at_files();
     if (command_.empty() && !anybody_lives()) {
       report_.note("gone", "the host has ended");
@@ -279,7 +304,8 @@ class Extend {
   Connection daemon_;
   const std::string host_;
   std::optional<ExtendSession> session_;
-  std::vector<Json> loaded_;  // events of the newest session
+  std::optional<Connection> prints_;  // subscribed to what programs print
+  std::vector<Json> loaded_;          // events of the newest session
   std::vector<std::pair<std::string, timespec>> files_;
   std::vector<int> entered_;
   pid_t child_ = -1;
@@ -333,7 +359,8 @@ void add_extend(CLI::App& app, CommandLine& line) {
   auto options = std::make_shared<Options>();
   verb->add_option("POLICY", options->policy, "The policy (docs/eim.md)")->required();
   verb->add_option("--pid", options->pids, "Processes that run already")->check(CLI::PositiveNumber);
-  verb->add_flag("--watch", options->watch, "Read policy and extensions again when their files change");
+  verb->add_flag("--watch", options->watch,
+                 "Read policy and extensions again when their files change, and show what extensions print");
   verb->callback([options, &line] {
     line.run = [options, &line] { return extend(*options, line.program, line.json); };
   });

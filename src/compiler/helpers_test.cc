@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <fstream>
+#include <memory>
 #include <set>
 #include <string>
 #include <thread>
@@ -344,6 +345,31 @@ TEST_F(Helpers, ProbeReadsOfWordsAreLoadsInTheCode) {
     EXPECT_EQ(*word << (64 - size * 8), 0u) << "zeroed";
     delete word;
   }
+}
+
+TEST_F(Helpers, ProbeWritesOfWordsAreStoresInTheCode) {
+  const auto write_program = [](void* address, int32_t size) {
+    return Sequence() << mov_reg(2, 1) << load_imm(1, reinterpret_cast<uint64_t>(address)) << mov(3, size)
+                      << call(BPF_FUNC_probe_write_user) << exit_insn();
+  };
+  uint64_t source = 0x8877665544332211;
+  auto* read_only = static_cast<char*>(mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  for (const int32_t size : {1, 2, 4, 8}) {
+    auto target = std::make_unique<uint64_t>(~uint64_t{0});
+    const auto code = target_.compile(write_program(target.get(), size));
+    ASSERT_TRUE(code.ok()) << code.error().message;
+    EXPECT_EQ(code->disassembly().find("jmpq	*"), std::string::npos) << code->disassembly();
+    EXPECT_EQ(code->disassembly().find("call"), std::string::npos) << code->disassembly();
+    EXPECT_EQ(code->run(reinterpret_cast<uint64_t>(&source), 0), 0u);
+    EXPECT_EQ(memcmp(target.get(), &source, static_cast<size_t>(size)), 0) << size;
+    EXPECT_EQ(size == 8 || *target >> size * 8 == ~uint64_t{0} >> size * 8, true)
+        << "wrote more than " << size;
+    for (void* bad : {static_cast<void*>(nullptr), static_cast<void*>(read_only),
+                      reinterpret_cast<void*>(~uint64_t{0} - 8)}) {
+      EXPECT_EQ(static_cast<int64_t>(target_.run(write_program(bad, size), &source)), -EFAULT) << bad;
+    }
+  }
+  munmap(read_only, 4096);
 }
 
 TEST_F(Helpers, ProbeReadWithoutTheAgentFails) {

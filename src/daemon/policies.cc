@@ -43,8 +43,8 @@ std::string line_of(const eim::Policy& policy, eim::Position position) {
 
 class Opener {
  public:
-  Opener(kernel::Kernel& kernel, const std::string& fallback_host)
-      : kernel_(kernel), fallback_host_(fallback_host) {}
+  Opener(kernel::Kernel& kernel, const std::string& fallback_host, const std::string& owner)
+      : kernel_(kernel), fallback_host_(fallback_host), owner_(owner) {}
 
   Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
     auto loaded = eim::load_policy(path, kernel_btf_base());
@@ -94,6 +94,7 @@ class Opener {
     made->build_id = out_->build_id;
     made->shared_maps = std::move(grant.shared_maps);
     made->policy = loaded_->policy.path;
+    made->owner = owner_;
     made->policy_place = line_of(loaded_->policy, granted.allowed_position);
     const eim::Function* entry = loaded_->manifest.entry(granted.entry);
     made->entry_place = entry->place.text();
@@ -145,7 +146,7 @@ class Opener {
   }
 
   kernel::Kernel& kernel_;
-  const std::string fallback_host_;
+  const std::string fallback_host_, owner_;
   std::shared_ptr<eim::LoadedPolicy> loaded_ =
       std::make_shared<eim::LoadedPolicy>();  // outlived by classes' hints
   std::optional<symbols::ElfFile> elf_;
@@ -155,8 +156,8 @@ class Opener {
 }  // namespace
 
 Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
-                                                const std::string& host) {
-  return Opener(kernel, host).run(path);
+                                                const std::string& host, const std::string& owner) {
+  return Opener(kernel, host, owner).run(path);
 }
 
 }  // namespace bpftime::daemon

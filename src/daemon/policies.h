@@ -30,7 +30,8 @@ struct OpenPolicy : kernel::HostPolicy {
 };
 
 // `host`: the binary to take when neither policy nor manifest name one; may be empty. Paths are absolute.
+// `owner`: kernel::HostClass::owner.
 Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
-                                                const std::string& host);
+                                                const std::string& host, const std::string& owner = {});
 
 }  // namespace bpftime::daemon

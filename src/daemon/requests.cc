@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "daemon/commands.h"
 #include "daemon/worker.h"
+#include "target/proc_files.h"
 #include "wire/bpf_call.h"
 
 namespace bpftime::daemon {
@@ -19,6 +20,13 @@ verifier::KernelVerifier kernel_verifier_of(uint32_t hello_flags) {
   if (hello_flags & wire::kHelloKernelVerifierRequire) return verifier::KernelVerifier::kRequire;
   if (hello_flags & wire::kHelloKernelVerifierOff) return verifier::KernelVerifier::kOff;
   return verifier::KernelVerifier::kAdvise;
+}
+
+// kernel::HostClass::owner of what this process loads.
+std::string owner_of(pid_t pid) {
+  const auto text = target::read_proc_file(target::proc_path(pid, "/stat"));
+  const auto stat = text ? target::parse_stat(*text) : std::nullopt;
+  return stat ? std::to_string(pid) + "@" + std::to_string(stat->start_time) : "";
 }
 
 // Nameless programs are libraries' questions about the kernel.
@@ -127,7 +135,7 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
   const std::string host(text + path.size(), request->host_length);
   const std::string wanted(text + path.size() + host.size(), request->class_length);
   if (!path.empty()) {
-    auto opened = open_policy(kernel_, path, host);
+    auto opened = open_policy(kernel_, path, host, owner_of(client.peer().pid));
     if (!opened) {
       audit_.refusal(client.peer().pid, client.peer().uid, path, opened.error().message);
       return refuse(opened.error());

@@ -33,6 +33,11 @@ bool is_same_class(const HostClass& a, const HostClass& b) {
   return &a == &b || (a.policy == b.policy && a.constraints.class_name == b.constraints.class_name);
 }
 
+// What `memory <` counts together.
+bool is_counted_with(const HostClass& a, const HostClass& b) {
+  return &a == &b || (is_same_class(a, b) && !a.owner.empty() && a.owner == b.owner);
+}
+
 bool uses(const Prog& program, const std::shared_ptr<Map>& map) {
   return std::find(program.maps.begin(), program.maps.end(), map) != program.maps.end();
 }
@@ -137,7 +142,7 @@ Result<void> Kernel::check_class_maps(const Prog& prog) const {
   std::vector<std::shared_ptr<Map>> maps = prog.maps;
   uint64_t bytes = kStackBytes;
   for (const auto& other : others) {
-    if (other->host == prog.host) {
+    if (other->host && is_counted_with(*other->host, host)) {
       bytes += kStackBytes;
       for (const auto& map : other->maps)
         if (std::find(maps.begin(), maps.end(), map) == maps.end()) maps.push_back(map);

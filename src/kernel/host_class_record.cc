@@ -107,7 +107,7 @@ void host_class(Io& io, T& host) {
   symbol(io, host.entry);
   io(host.build_id);
   list(io, host.shared_maps, plain);
-  io(host.policy), io(host.policy_place), io(host.entry_place);
+  io(host.policy), io(host.owner), io(host.policy_place), io(host.entry_place);
 }
 
 }  // namespace

@@ -54,6 +54,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return link_create(request);
     case BPF_RAW_TRACEPOINT_OPEN:
       return raw_tracepoint_open(request);
+    case BPF_LINK_UPDATE:
+      return link_update(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
     case BPF_OBJ_GET_INFO_BY_FD:

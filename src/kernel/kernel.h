@@ -163,6 +163,7 @@ class Kernel {
   BpfReply link_detach(const BpfRequest&);
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
+  BpfReply link_update(const BpfRequest&);
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);

@@ -257,6 +257,7 @@ TEST(HostClassRecord, HoldsEveryField) {
   host.build_id = "ab";
   host.shared_maps = {"map"};
   host.policy = "p.yaml";
+  host.owner = "7@9";
   host.entry_place = "host.c:1";
   host.policy_place = "p.yaml:2";
   Writer first, second, empty;

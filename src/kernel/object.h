@@ -97,8 +97,11 @@ struct HostClass {
   std::string build_id;                  // of the file, hex; empty: any
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
   std::string policy;                    // file of the policy, for messages
-  std::string entry_place;               // "host.cc:94": where the host declares the entry
-  std::string policy_place;              // "nginx.policy.yaml:9": where the class's capabilities are listed
+  // The process that asked for the policy, as "PID@START": its programs of one class are held to the class's memory together,
+  // whichever connection or daemon they came by. A policy that is read again has its own, by another process.
+  std::string owner;
+  std::string entry_place;   // "host.cc:94": where the host declares the entry
+  std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
   // The text that would grant what the verifier says is missing; for messages, not recorded.
   std::function<std::string(const std::string& missing)> hint;
 };

@@ -298,4 +298,22 @@ BpfReply Kernel::link_detach(const BpfRequest& request) {
       EOPNOTSUPP, "detach link " + std::to_string(link->id) + ": perf event links end with their descriptor");
 }
 
+BpfReply Kernel::link_update(const BpfRequest& request) {
+  constexpr size_t kLinkFd = offsetof(bpf_attr, link_update.link_fd);
+  const bpf_attr& attr = *request.attr;
+  if (auto bad = check_attr_tail(request, offset_after(offsetof(bpf_attr, link_update.old_prog_fd), 4)))
+    return *std::move(bad);
+  if ((attr.link_update.flags & ~BPF_F_REPLACE) != 0)
+    return BpfReply::fail(EINVAL, "update link: unknown flags");
+  const int fd = request.fd(wire::FdPlace::kAttr, kLinkFd);
+  auto link = object_of<Link>(fd, ObjectKind::kLink);
+  if (!link) return BpfReply::fail(wrong_fd(fd), "update link: no such link");
+  const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_update.new_prog_fd));
+  auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
+  if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "update link: no such program");
+  // As Linux: the program of a perf event link stays.
+  return BpfReply::fail(EINVAL, "update link " + std::to_string(link->id) +
+                                    ": the program of a perf event link cannot be replaced");
+}
+
 }  // namespace bpftime::kernel

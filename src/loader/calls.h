@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 namespace bpftime::loader {
 
@@ -20,5 +21,8 @@ std::optional<int64_t> before_mmap(uint64_t length, int protection, int flags, i
 // A descriptor with the contents of a virtual file, or nullopt. `flags`: of open(2).
 std::optional<int64_t> open_virtual_file(const char* path, int flags);
 bool is_virtual_file(const char* path);
+
+// The file that stands for a path below /sys/fs/bpf, or nullopt: not such a path.
+std::optional<std::string> pinned_path(const char* path);
 
 }  // namespace bpftime::loader

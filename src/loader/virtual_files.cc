@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
 #include <string_view>
 
@@ -45,9 +46,17 @@ std::optional<std::string> find_file(const char* path) {
 
 }  // namespace
 
-bool is_virtual_file(const char* path) { return find_file(path).has_value(); }
+bool is_virtual_file(const char* path) {
+  if (const auto pinned = pinned_path(path))
+    return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
+  return find_file(path).has_value();
+}
 
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {
+  if (const auto pinned = pinned_path(path)) {
+    if ((flags & O_CREAT) != 0) return -EPERM;  // a bpf file system has no plain files
+    return raw_syscall(SYS_open, reinterpret_cast<long>(pinned->c_str()), flags);
+  }
   const auto file = find_file(path);
   if (!file || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),

@@ -282,6 +282,57 @@ TEST_F(Extend, LibbpfLoadersRunUnderAPolicy) {
   EXPECT_EQ(without.wait(), 1);
 }
 
+TEST_F(Extend, MapsAreSharedOnlyByClassesThatSaySo) {
+  const auto loader = [&](const std::string& first, const std::string& second) {
+    const std::string path = policy({{"use_map", first}, {"use_map_too", second}});
+    return bpftime_child({"load", "--policy", path, program("extend_loader"), program("extensions.bpf.o"),
+                          "use_map,use_map_too", program("extend_host"), "ngx_http_process_request"});
+  };
+  for (const auto& [first, second] :
+       {std::pair{"read(r)", "read(r)"}, {"shared(large)", "read(r)"}, {"read(r)", "shared(large)"}}) {
+    Child refused = loader(first, second);
+    EXPECT_EQ(refused.wait(), 1);
+    EXPECT_NE(refused.error().find("add \"shared(large)\" to both classes"), std::string::npos)
+        << refused.error();
+  }
+  Child shared = loader("shared(large)", "shared(large)");
+  EXPECT_TRUE(shared.wait_for_output("attached")) << shared.error();
+}
+
+TEST_F(Extend, WatchedItShowsWhatExtensionsPrint) {
+  Child extend = with_input(
+      {"extend", "--watch", policy({{"print_number", "read(r.number)"}}), "--", program("extend_host")});
+  ASSERT_TRUE(extend.wait_for_output("ready"));
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_error(": number 7")) << extend.error();
+  const size_t at = extend.error().find("bpftime: printed: ");
+  EXPECT_NE(at, std::string::npos) << extend.error();
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+}
+
+// Each copy of the map takes some 68 KiB; proved of one alone is a bound of twice that. What was loaded before the worker was killed counts as well.
+TEST_F(Extend, MemoryOfAClassIsCountedAcrossTheWorkersEnd) {
+  for (const auto& [allowed, fits] : {std::pair{"memory < 134KiB", false}, {"memory < 400KiB", true}}) {
+    const std::string path = policy({{"use_map", allowed}});
+    Child loader =
+        with_input({"load", "--policy", path, program("extend_loader"), program("extensions.bpf.o"),
+                    "use_map", program("extend_host"), "ngx_http_process_request", "use_map"});
+    ASSERT_TRUE(loader.wait_for_output("attached")) << loader.error();
+    const pid_t old = worker_pid();
+    ASSERT_EQ(::kill(old, SIGKILL), 0);
+    ASSERT_TRUE(eventually([&] { return worker_pid() != 0 && worker_pid() != old; }));
+    say("");
+    if (fits) {
+      EXPECT_TRUE(loader.wait_for_output("more")) << loader.error();
+    } else {
+      EXPECT_EQ(loader.wait(), 1);
+      EXPECT_NE(loader.error().find("raise \"memory <\""), std::string::npos) << loader.error();
+    }
+    close_input();
+  }
+}
+
 TEST_F(Extend, ProgramsAreHeldToTheirEntry) {
   Child host = with_input({program("extend_host")}, /*host_alone=*/true);
   ASSERT_TRUE(host.wait_for_output("ready"));

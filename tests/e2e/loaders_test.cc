@@ -105,5 +105,34 @@ TEST_P(Bpftool, ListsProgramsAndMaps) {
       << dump.output << dump.error;  // kind 2: 7 × 6
 }
 
+// Names of objects as files: made by one tool, used by others, gone when removed; also where another worker has taken over.
+TEST_P(Bpftool, PinsObjectsUnderTheBpfFileSystem) {
+  if (::access("/usr/sbin/bpftool", X_OK) != 0) GTEST_SKIP() << "bpftool is not installed";
+  const auto shell = [&](const std::string& script) {
+    return bpftime(load({"/bin/bash", "-c", "PATH=$PATH:/usr/sbin; " + script}));
+  };
+  const Finished made = shell(
+      "mkdir /sys/fs/bpf/e2e && bpftool map create /sys/fs/bpf/e2e/counts type hash key 4 value 8 entries 4 "
+      "name c && "
+      "bpftool map update pinned /sys/fs/bpf/e2e/counts key 1 0 0 0 value 7 0 0 0 0 0 0 0 && "
+      "stat -f -c %T /sys/fs/bpf/e2e && ls /sys/fs/bpf/e2e");
+  EXPECT_EQ(made.code, 0) << made.error;
+  EXPECT_EQ(made.output, "bpf_fs\ncounts\n");
+  EXPECT_NE(::access("/sys/fs/bpf/e2e", F_OK), 0) << "the machine's own is left alone";
+  const pid_t worker = worker_pid();
+  ASSERT_GT(worker, 0);
+  ::kill(worker, SIGKILL);
+  ASSERT_TRUE(eventually([&] { return gone(worker) && worker_pid() > 0; }));
+  const Finished read = shell(
+      "mv /sys/fs/bpf/e2e/counts /sys/fs/bpf/moved && rmdir /sys/fs/bpf/e2e && "
+      "bpftool map lookup pinned /sys/fs/bpf/moved key 1 0 0 0");
+  EXPECT_EQ(read.code, 0) << read.error;
+  EXPECT_NE(read.output.find("value: 07 00"), std::string::npos) << read.output;
+  EXPECT_NE(shell("bpftool map show pinned /sys/fs/bpf/e2e/counts").code, 0);
+  EXPECT_EQ(shell("rm /sys/fs/bpf/moved && test ! -e /sys/fs/bpf/moved").code, 0);
+  EXPECT_TRUE(
+      eventually([&] { return shell("bpftool map list").output.find("name c") == std::string::npos; }));
+}
+
 }  // namespace
 }  // namespace bpftime::e2e

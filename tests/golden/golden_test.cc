@@ -76,12 +76,24 @@ std::vector<Probe> probes() {
                                   call(BPF_FUNC_map_update_elem),
                                   mov(0, 0),
                                   exit_insn()};
+  // Slot of the count: what the argument points to, or the time.
+  const std::vector<Insn> word = {load(BPF_DW, 3, 1, offsetof(wire::PtRegs, rsi)),
+                                  mov_reg(1, 10),
+                                  add(1, -16),
+                                  mov(2, 8),
+                                  call(BPF_FUNC_probe_read_user),
+                                  load(BPF_DW, 1, 10, -16),
+                                  raw(BPF_ALU64 | BPF_AND | BPF_K, 1, 0, 0, 15)};
+  const std::vector<Insn> time = {call(BPF_FUNC_ktime_get_ns), mov_reg(1, 0),
+                                  raw(BPF_ALU64 | BPF_AND | BPF_K, 1, 0, 0, 15)};
   const auto percpu = map_of(BPF_MAP_TYPE_PERCPU_ARRAY, 16), array = map_of(BPF_MAP_TYPE_ARRAY, 16);
   return {
       {"empty", {mov(0, 0), exit_insn()}, {}},
       {"count_argument_per_cpu", with_first(argument(kRdi), count(false)), {percpu}},
       {"count_in_array", with_first({mov(1, 0)}, count(true)), {array}},
       {"update_hash", hash, {map_of(BPF_MAP_TYPE_HASH, 2048)}},
+      {"read_word", with_first(word, count(false)), {percpu}},
+      {"read_clock", with_first(time, count(false)), {percpu}},
       {"count_result_per_cpu", with_first(argument(kRax), count(false)), {percpu}, true},
   };
 }

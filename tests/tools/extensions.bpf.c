@@ -75,6 +75,19 @@ host__processBegin(use_map) {
   return 0;
 }
 
+host__processBegin(print_number) {
+  bpf_printk("number %d", r->number);
+  return 0;
+}
+
+// The same map.
+host__processBegin(use_map_too) {
+  __u32 key = 1;
+  __u64 *value = bpf_map_lookup_elem(&large, &key);
+  if (value) ++*value;
+  return 0;
+}
+
 // Names the kernel has, too.
 host__processBegin(kernel_names) {
   char to[8] = {}, from[8] = {'x', 'y'};

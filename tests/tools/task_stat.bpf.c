@@ -44,7 +44,7 @@ struct {
 
 struct {
   __uint(type, BPF_MAP_TYPE_STACK_TRACE);
-  __uint(max_entries, 128);
+  __uint(max_entries, 65536);  // two traces of one bucket are rare: the second would be refused (-EEXIST)
   __uint(key_size, sizeof(__u32));
   __uint(value_size, STACK_WORDS * sizeof(__u64));
 } stacks SEC(".maps");

@@ -1,4 +1,4 @@
-// A load of an address the program made up, in a few instructions: a fault skips it (wire/checked_load.h).
+// A load of, or a store to, an address the program made up, in a few instructions: a fault skips it (wire/checked_load.h).
 #pragma once
 
 #include "helpers/runtime/runtime.h"
@@ -31,6 +31,28 @@ inline int64_t load_checked(uint64_t address, T& value) {
 #undef BPFTIME_LOAD
   }
   value = static_cast<T>(loaded);
+  return error;
+}
+
+// The reverse. 0, or -EFAULT with nothing written.
+template <typename T>
+inline int64_t store_checked(uint64_t address, const void* source) {
+  static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8);
+  T value;
+  __builtin_memcpy(&value, source, sizeof value);
+  int64_t error = -kEfault;
+  if (__builtin_expect(address < kTaskSize && faults_are_repaired(), 1)) {
+#define BPFTIME_STORE(instruction)                                                           \
+  asm volatile(BPFTIME_CHECKED_LOAD_MARK("2f - 1f") "1: " instruction "\n xorl %k0, %k0\n2:" \
+               : "+r"(error)                                                                 \
+               : "r"(static_cast<uint64_t>(value)), "r"(address)                             \
+               : "memory", "cc")
+    if constexpr (sizeof(T) == 1) BPFTIME_STORE("movb %b1, (%2)");
+    if constexpr (sizeof(T) == 2) BPFTIME_STORE("movw %w1, (%2)");
+    if constexpr (sizeof(T) == 4) BPFTIME_STORE("movl %k1, (%2)");
+    if constexpr (sizeof(T) == 8) BPFTIME_STORE("movq %1, (%2)");
+#undef BPFTIME_STORE
+  }
   return error;
 }
 

@@ -27,6 +27,18 @@ BPFTIME_HELPER_FUNCTION(override_return) {
 
 // r1 destination in the host, r2 source, r3 size.
 BPFTIME_HELPER_FUNCTION(probe_write_user) {
+  switch (static_cast<uint32_t>(r3)) {
+    case 1:
+      return store_checked<uint8_t>(r1, pointer(r2));
+    case 2:
+      return store_checked<uint16_t>(r1, pointer(r2));
+    case 4:
+      return store_checked<uint32_t>(r1, pointer(r2));
+    case 8:
+      return store_checked<uint64_t>(r1, pointer(r2));
+    default:
+      break;
+  }
   return static_cast<uint64_t>(write_memory(r1, pointer(r2), static_cast<uint32_t>(r3)));
 }
 

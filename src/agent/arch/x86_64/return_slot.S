@@ -89,8 +89,7 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     mov bpftime_thread@gottpoff(%rip), %r11
     mov %fs:THREAD_FREE_LIST(%r11), %r11
     cmp %r11, FRAME_NEXT(%rbx)                // as it was at entry when calls return in the order they nest: not written
-    je .Lin_front                             // then, or each call would wait for the last one's store
-    mov %r11, FRAME_NEXT(%rbx)
+    jne .Lreordered                           // then, or each call would wait for the last one's store
 .Lin_front:
     mov bpftime_thread@gottpoff(%rip), %r11
     mov %rbx, %fs:THREAD_FREE_LIST(%r11)
@@ -101,6 +100,16 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     movq $STATE_FREE, FRAME_STATE(%r11)
     mov SAVED_R11(%rsp), %r11
     ret
+
+    .cfi_remember_state
+    .cfi_def_cfa rsp, 1
+    .cfi_escape 0x16, 7, 2, 0x77, 0
+    .cfi_escape 0x10, 16, 2, 0x73, FRAME_RETURN_ADDRESS
+    .cfi_escape 0x10, 3, 2, 0x73, FRAME_SAVED_RBX
+.Lreordered:
+    mov %r11, FRAME_NEXT(%rbx)
+    jmp .Lin_front
+    .cfi_restore_state
 
 .Lcold:
     lea -COLD_FRAME(%rsp), %rsp
