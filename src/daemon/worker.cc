@@ -23,7 +23,7 @@ namespace {
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
 constexpr int kTickMs = 1000;
-constexpr int kIdleMs = 20;  // nobody came for so long after the start
+constexpr int kIdleMs = 20;    // nobody came for so long after the start
 constexpr int kSuspectMs = 5;  // while an object may just have been let go
 
 uint64_t now_s() {
