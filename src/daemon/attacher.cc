@@ -208,6 +208,7 @@ Result<void> Attacher::reconcile(Target& target, bool create) {
 }
 
 Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
+  files_looked_at_.clear();
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();

@@ -119,6 +119,8 @@ class Attacher {
   std::map<pid_t, Target> targets_;
   std::vector<uint32_t> dead_;
   std::map<InodeId, std::shared_ptr<FileInfo>> files_;
+  // Those already compared with the files themselves in the reconciliation at hand: a thousand probes are in few files.
+  std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
   uint64_t vdso_clock_gettime_offset_ = 0;
