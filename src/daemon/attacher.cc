@@ -129,6 +129,14 @@ Result<void> Attacher::detach(pid_t pid) {
   return done;
 }
 
+Result<void> Attacher::reconcile(pid_t pid) {
+  auto known = targets_.find(pid);
+  if (known == targets_.end()) return Error{ESRCH, "process " + std::to_string(pid) + ": not a target"};
+  auto done = reconcile(known->second, /*create=*/false);
+  known->second.unfinished = !done;
+  return done;
+}
+
 void Attacher::reconcile_all() {
   find_targets();
   drop_dead();

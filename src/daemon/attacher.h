@@ -63,6 +63,8 @@ class Attacher {
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
   void reconcile_all();
+  // Brings one target up to date. Error ESRCH: it is none.
+  Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -76,6 +78,7 @@ class Attacher {
   struct ChangeTimes {
     uint64_t held_ns = 0, whole_ns = 0;
   };
+  uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -114,6 +117,7 @@ class Attacher {
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
+  uint64_t running_changes_ = 0;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
