@@ -72,6 +72,8 @@ class Attacher {
   void reconcile_all();
   // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
+  // Brings one target up to date. Error ESRCH: it is none.
+  Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -85,6 +87,7 @@ class Attacher {
   struct ChangeTimes {
     uint64_t held_ns = 0, whole_ns = 0;
   };
+  uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -126,6 +129,7 @@ class Attacher {
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
+  uint64_t running_changes_ = 0;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
