@@ -129,6 +129,14 @@ Result<void> Attacher::detach(pid_t pid) {
   return done;
 }
 
+Result<void> Attacher::reconcile(pid_t pid) {
+  auto known = targets_.find(pid);
+  if (known == targets_.end()) return Error{ESRCH, "process " + std::to_string(pid) + ": not a target"};
+  auto done = reconcile(known->second, /*create=*/false);
+  known->second.unfinished = !done;
+  return done;
+}
+
 void Attacher::reconcile_all() {
   find_targets();
   drop_dead();
@@ -209,6 +217,7 @@ Result<void> Attacher::reconcile(Target& target, bool create) {
 }
 
 Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
+  files_looked_at_.clear();
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -305,7 +314,10 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     if (!site.report.skipped.empty()) continue;
     auto plan = plan_site(target, entry, registry, regions, site, guarded);
     Result<void> ready;
-    if (plan && *plan && registry.active_at(site.address) == nullptr)
+    // Where every boundary traps nobody needs to be moved; and must not be, for a trap met before the stop may still be on its
+    // way to the guard, with the place where it was met.
+    if (plan && *plan && (!guarded || (*plan)->method == rewrite::PatchMethod::kJump) &&
+        registry.active_at(site.address) == nullptr)
       ready = move_threads(stopped, (*plan)->patch.record, (*plan)->fixups);
     if (try_again(ready)) return ready;
     if (plan && ready) {

@@ -74,6 +74,8 @@ class Attacher {
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
   // The same for targets whose libraries have changed since last asked (wire::TargetContext::loads).
   void reconcile_loaded();
+  // Brings one target up to date. Error ESRCH: it is none.
+  Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -87,6 +89,7 @@ class Attacher {
   struct ChangeTimes {
     uint64_t held_ns = 0, whole_ns = 0;
   };
+  uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -126,11 +129,14 @@ class Attacher {
   std::map<pid_t, Target> targets_;
   std::vector<uint32_t> dead_;
   std::map<InodeId, std::shared_ptr<FileInfo>> files_;
+  // Those already compared with the files themselves in the reconciliation at hand: a thousand probes are in few files.
+  std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
+  uint64_t running_changes_ = 0;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);

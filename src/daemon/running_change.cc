@@ -139,6 +139,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   };
   if (unwanted.empty() && planned.empty() && !held && semaphores_right(registry, sites)) {
     note_use();
+    ++running_changes_;
     publish(target, sites);
     return Changed::kDone;
   }
@@ -167,6 +168,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   refresh_task_facts(target, sites);
   last_running_change_ = {ns_since(held_since), ns_since(start)};
   note_use();
+  ++running_changes_;
   publish(target, sites);
   return Changed::kDone;
 }

@@ -33,13 +33,14 @@ bool return_is_special(std::string name) {
 std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process,
                                                         const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
+  if (auto seen = files_looked_at_.find(id); seen != files_looked_at_.end()) return seen->second;
   auto fd = process.open_mapped_file(region);
   // An inode's number may name another file later, or the file be written anew.
   struct stat now {};
   const bool stated = fd && ::fstat(fd->get(), &now) == 0;
   const FileInfo::Version version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
   if (auto known = files_.find(id); known != files_.end() && (!stated || known->second->version == version))
-    return known->second;
+    return files_looked_at_[id] = known->second;
   auto info = std::make_shared<FileInfo>();
   info->version = version;
   if (fd) {
@@ -51,7 +52,7 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
   }
   constexpr size_t kFilesMax = 512;
   if (files_.size() >= kFilesMax) files_.clear();
-  files_[id] = info;
+  files_[id] = files_looked_at_[id] = info;
   return info;
 }
 

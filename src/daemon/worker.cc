@@ -15,6 +15,7 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "compiler/compiler.h"
 #include "maps/map.h"
 #include "wire/target_context.h"
 
@@ -25,6 +26,7 @@ namespace {
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
 constexpr int kTickMs = 1000;
+constexpr int kIdleMs = 20;    // nobody came for so long after the start
 constexpr int kSuspectMs = 5;  // while an object may just have been let go
 
 uint64_t now_s() {
@@ -89,10 +91,15 @@ int Worker::run() {
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
   (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {},
                            wire::Deadline::after_ms(1000));
+  bool warm = false;
   while (!stop_asked_) {
     epoll_event events[64];
-    const int count =
-        ::epoll_wait(epoll_.get(), events, 64, kernel_.objects().suspects() ? kSuspectMs : kTickMs);
+    const int patience = kernel_.objects().suspects() ? kSuspectMs : kTickMs;
+    const int count = ::epoll_wait(epoll_.get(), events, 64, warm ? patience : std::min(patience, kIdleMs));
+    if (count == 0 && !warm) {  // nobody waits: make the first program that comes compile faster
+      compiler::warm_up();
+      warm = true;
+    }
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == channel_.get()) return 0;  // the keeper is gone
       on_event(events[i].data.fd);
