@@ -16,7 +16,7 @@
 namespace bpftime::agent {
 namespace {
 
-constexpr int64_t kPatienceNs = 200'000'000;
+constexpr int64_t kPatienceNs = 100'000'000;
 constexpr int64_t kRetryNs = 1'000'000;  // between looks whether the daemon listens again
 constexpr int kRetriesMax = 3;
 constexpr long kFutexWait = 0, kFutexWake = 1;

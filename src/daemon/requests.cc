@@ -47,6 +47,7 @@ void audit_load(AuditLog& audit, const kernel::Kernel& kernel, const kernel::Bpf
 bool Worker::send_reply(Connection& client, uint32_t sequence, BpfReply reply) {
   wire::ReplyBuilder builder(reply.result, reply.text);
   for (const auto& out : reply.out) builder.add_blob(out.attr_offset, out.bytes);
+  if (!reply.rest.empty()) builder.append(reply.rest);
   if (reply.result < 0) log_debug("client " + std::to_string(client.peer().pid) + ": " + reply.text);
   if (!reply.fd) return client.reply(sequence, builder.body());
   const int fds[] = {reply.fd.get()};

@@ -59,6 +59,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return link_update(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
+    case BPF_TASK_FD_QUERY:
+      return task_fd_query(request);
     case BPF_OBJ_GET_INFO_BY_FD:
       return object_info(request);
     case BPF_MAP_GET_NEXT_ID:

@@ -41,6 +41,7 @@ struct BpfReply {
   std::string text;
   std::vector<OutBytes> out;
   Fd fd;
+  std::vector<uint8_t> rest{};  // perf ioctls: what is stored besides the result (instead of `out`)
 
   static BpfReply fail(int error, std::string text) { return {-int64_t{error}, std::move(text), {}, {}}; }
 };
@@ -168,6 +169,8 @@ class Kernel {
   BpfReply link_create(const BpfRequest&);
   BpfReply uprobe_multi_link(const BpfRequest& request, const std::shared_ptr<Prog>& prog);
   BpfReply link_detach(const BpfRequest&);
+  BpfReply task_fd_query(const BpfRequest&);
+  BpfReply query_programs(const PerfEvent& event, uint64_t room) const;
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
   BpfReply link_update(const BpfRequest&);

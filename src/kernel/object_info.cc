@@ -140,12 +140,19 @@ struct LinkInfo {
       uint32_t tp_name_len;
     } raw_tracepoint;
     struct {
+      uint32_t type, reserved;  // enum bpf_perf_event_type
+      uint64_t name;
+      uint32_t name_len, offset;  // tracepoints: no offset
+      uint64_t cookie, ref_ctr_offset;
+    } perf_event;
+    struct {
       uint64_t path, offsets, ref_ctr_offsets, cookies;
       uint32_t path_size, count, flags, pid;
     } uprobe_multi;
   };
 };
-static_assert(sizeof(LinkInfo) == 64 && offsetof(LinkInfo, uprobe_multi.count) == 52);
+static_assert(sizeof(LinkInfo) == 64 && offsetof(LinkInfo, uprobe_multi.count) == 52 &&
+              offsetof(LinkInfo, perf_event.cookie) == 40);
 
 BpfReply places_info(const BpfRequest& request, const Link& link, LinkInfo info) {
   const auto asked = caller_info<LinkInfo>(request).uprobe_multi;
@@ -188,13 +195,39 @@ BpfReply places_info(const BpfRequest& request, const Link& link, LinkInfo info)
   return reply;
 }
 
+BpfReply perf_event_info(const BpfRequest& request, const Link& link, LinkInfo info) {
+  constexpr uint32_t kUprobe = 1, kUretprobe = 2, kTracepoint = 5;  // BPF_PERF_EVENT_*
+  const PerfEvent& event = *link.event;
+  const auto asked = caller_info<LinkInfo>(request).perf_event;
+  const bool uprobe = event.perf_kind == PerfKind::kUprobe;
+  if (!uprobe && event.perf_kind != PerfKind::kTracepoint) return info_reply(request, info);
+  if ((asked.name == 0) != (asked.name_len == 0))
+    return BpfReply::fail(EINVAL, "link info: name and its length go together");
+  const std::string name = uprobe ? event.path : event.tracepoint.name();
+  info.perf_event.type = !uprobe ? kTracepoint : event.return_probe ? kUretprobe : kUprobe;
+  info.perf_event.name = asked.name;
+  info.perf_event.name_len = static_cast<uint32_t>(name.size() + 1);
+  info.perf_event.offset = uprobe ? static_cast<uint32_t>(event.offset) : 0;
+  info.perf_event.cookie = link.cookie;
+  info.perf_event.ref_ctr_offset = event.counter;
+  const bool cut_short = asked.name_len != 0 && asked.name_len <= name.size();
+  BpfReply reply =
+      cut_short ? BpfReply::fail(ENOSPC, "link info: no room for the name") : info_reply(request, info);
+  constexpr uint32_t kName = kNestedBase + offsetof(LinkInfo, perf_event.name);
+  if (const uint32_t room = request.out_size(kName); room != 0) {
+    const std::string cut = name.substr(0, room - 1);
+    reply.out.push_back({kName, {cut.c_str(), cut.c_str() + cut.size() + 1}});
+  }
+  return reply;
+}
+
 BpfReply link_info(const BpfRequest& request, const Link& link) {
   LinkInfo info{};
   info.type = link_type(link);
   info.id = link.id;
   info.prog_id = link.program->id;
   if (!link.event) return places_info(request, link, info);
-  if (info.type != BPF_LINK_TYPE_RAW_TRACEPOINT) return info_reply(request, info);
+  if (info.type != BPF_LINK_TYPE_RAW_TRACEPOINT) return perf_event_info(request, link, info);
   // The name goes where the caller has room for it, cut if need be; how long it is, NUL included, is told in any case.
   const auto asked = caller_info<LinkInfo>(request);
   const std::string& name = link.event->path;

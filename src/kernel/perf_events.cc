@@ -180,6 +180,7 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
         return BpfReply::fail(EBADF, "perf ioctl SET_OUTPUT: no such event");
       return BpfReply::fail(EINVAL, "perf ioctl SET_OUTPUT: not supported yet");
     case PERF_EVENT_IOC_QUERY_BPF:
+      return query_programs(*event, argument);
     case PERF_EVENT_IOC_PERIOD:
     case PERF_EVENT_IOC_SET_FILTER:
       return BpfReply::fail(EINVAL,

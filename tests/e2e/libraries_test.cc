@@ -21,6 +21,11 @@ TEST_F(Libraries, AreProbedBeforeTheirConstructorsRun) {
   EXPECT_EQ(host_run.code, 0) << host_run.error;
   EXPECT_NE(host_run.output.find("done\n"), std::string::npos) << host_run.output;
   EXPECT_EQ(finish_tool(stat)["calls"], 3 + 3);  // three constructors, three calls
+  if (::geteuid() != 0 || ::access("/sys/bus/event_source/devices/uprobe/type", R_OK) != 0) return;
+  Child kernel(counter(), options());
+  ASSERT_TRUE(kernel.wait_for_output("ready\n")) << kernel.error();
+  ASSERT_EQ(run(host("ocxoccxo"), options()).code, 0);
+  EXPECT_EQ(finish_tool(kernel)["calls"], 3 + 3);
 }
 
 TEST_F(Libraries, AreProbedInAProcessThatWasEnteredWhileItRan) {

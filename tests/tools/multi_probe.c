@@ -5,12 +5,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/magic.h>
+#include <linux/perf_event.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -171,6 +175,111 @@ static void ask_changes(int link, int prog, int map) {
   say("update, flags", command(BPF_LINK_UPDATE, &update));
 }
 
+// What stands behind a descriptor, asked in three ways.
+static void ask_task_fd(const char* name, int pid, int fd, unsigned flags, unsigned room, int with_buffer) {
+  char text[512] = "?";
+  union bpf_attr attr = {};
+  attr.task_fd_query.pid = pid;
+  attr.task_fd_query.fd = fd;
+  attr.task_fd_query.flags = flags;
+  attr.task_fd_query.buf_len = room;
+  attr.task_fd_query.buf = with_buffer ? (uint64_t)text : 0;
+  const long result = command(BPF_TASK_FD_QUERY, &attr);
+  say(name, result);
+  if (result == 0 || errno == ENOSPC)
+    printf("  type %u length %u text %s offset %llx address %llx program %d\n", attr.task_fd_query.fd_type,
+           attr.task_fd_query.buf_len, text, (unsigned long long)attr.task_fd_query.probe_offset,
+           (unsigned long long)attr.task_fd_query.probe_addr, attr.task_fd_query.prog_id != 0);
+}
+
+static int tracepoint_id(const char* name) {
+  char path[256];
+  int id = -1;
+  snprintf(path, sizeof path, "/sys/kernel/tracing/events/syscalls/%s/id", name);
+  FILE* file = fopen(path, "r");
+  if (file && fscanf(file, "%d", &id) != 1) id = -1;
+  if (file) fclose(file);
+  return id;
+}
+
+static void ask_query_bpf(const char* name, int fd, unsigned room) {
+  struct {
+    uint32_t room, count, ids[70];
+  } query = {.room = room};
+  say(name, ioctl(fd, PERF_EVENT_IOC_QUERY_BPF, &query));
+  printf("  count %u first %d\n", query.count, query.ids[0] != 0);
+}
+
+static void ask_tracepoint(void) {
+  const insn nothing[] = {INSN(BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0),
+                          INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0)};
+  const int program = say("tracepoint program", load(nothing, 2, BPF_PROG_TYPE_TRACEPOINT, 0));
+  struct perf_event_attr point = {
+      .size = sizeof point, .type = PERF_TYPE_TRACEPOINT, .config = tracepoint_id("sys_enter_mincore")};
+  const int tracepoint = say("tracepoint", syscall(SYS_perf_event_open, &point, -1, 0, -1, 0));
+  ask_query_bpf("QUERY_BPF without programs", tracepoint, 4);
+  say("SET_BPF of a tracepoint", ioctl(tracepoint, PERF_EVENT_IOC_SET_BPF, program));
+  ask_query_bpf("QUERY_BPF", tracepoint, 4);
+  ask_query_bpf("QUERY_BPF, no room", tracepoint, 0);
+  ask_query_bpf("QUERY_BPF, too much room", tracepoint, 65);
+  ask_task_fd("query a tracepoint", getpid(), tracepoint, 0, 512, 1);
+  close(tracepoint), close(program);
+}
+
+static void ask_descriptors(const char* path, uint64_t offset, int plain, int map) {
+  unsigned type = 0;
+  FILE* file = fopen("/sys/bus/event_source/devices/uprobe/type", "r");
+  if (file && fscanf(file, "%u", &type) != 1) type = 0;
+  if (file) fclose(file);
+  struct perf_event_attr event_attr = {.size = sizeof event_attr, .type = type, .config = 6ull << 32};
+  event_attr.config1 = (uint64_t)path;
+  event_attr.config2 = offset;
+  const int event =
+      say("event with a counter that is none", syscall(SYS_perf_event_open, &event_attr, -1, 0, -1, 0));
+  event_attr.config |= 1;
+  const int at_return = say("event at return", syscall(SYS_perf_event_open, &event_attr, -1, 0, -1, 0));
+  ask_task_fd("query an event without a program", getpid(), event, 0, 512, 1);
+  union bpf_attr attr = {
+      .link_create = {.prog_fd = plain, .target_fd = event, .attach_type = BPF_PERF_EVENT}};
+  attr.link_create.perf_event.bpf_cookie = 5;
+  const int link = say("perf link", command(BPF_LINK_CREATE, &attr));
+  say("SET_BPF", ioctl(at_return, PERF_EVENT_IOC_SET_BPF, plain));
+  ask_task_fd("query", getpid(), event, 0, 512, 1);
+  ask_task_fd("query a return", getpid(), at_return, 0, 512, 1);
+  ask_task_fd("query, little room", getpid(), event, 0, 5, 1);
+  ask_task_fd("query, no room", getpid(), event, 0, 0, 1);
+  ask_task_fd("query, no buffer", getpid(), event, 0, 512, 0);
+  ask_task_fd("query, flags", getpid(), event, 1, 512, 1);
+  ask_task_fd("query a perf link", getpid(), link, 0, 512, 1);
+  ask_task_fd("query a map", getpid(), map, 0, 512, 1);
+  ask_task_fd("query a pipe", getpid(), 1, 0, 512, 1);
+  ask_task_fd("query nothing", getpid(), 999, 0, 512, 1);
+  ask_task_fd("query nobody", INT32_MAX, event, 0, 512, 1);
+  ask_query_bpf("QUERY_BPF of a uprobe", event, 4);
+  char name[512] = "";
+  struct perf_info {
+    uint32_t type, id, prog_id, reserved, kind, reserved2;
+    uint64_t name;
+    uint32_t name_len, offset;
+    uint64_t cookie, counter;
+  } info = {.name = (uint64_t)name, .name_len = sizeof name};
+  union bpf_attr ask_info = {.info = {.bpf_fd = link, .info_len = sizeof info, .info = (uint64_t)&info}};
+  say("info of a perf link", command(BPF_OBJ_GET_INFO_BY_FD, &ask_info));
+  printf("  type %u kind %u name %s length %u offset %x cookie %llu counter %llu\n", info.type, info.kind,
+         name, info.name_len, info.offset, (unsigned long long)info.cookie, (unsigned long long)info.counter);
+  info = (struct perf_info){.name = (uint64_t)name};
+  say("info of a perf link, no room", command(BPF_OBJ_GET_INFO_BY_FD, &ask_info));
+  info = (struct perf_info){.name_len = 5};
+  say("info of a perf link, no buffer", command(BPF_OBJ_GET_INFO_BY_FD, &ask_info));
+  info = (struct perf_info){.name = (uint64_t)name, .name_len = 5};
+  say("info of a perf link, little room", command(BPF_OBJ_GET_INFO_BY_FD, &ask_info));
+  printf("  name %s\n", name);
+
+  struct statfs tracefs;
+  if (statfs("/sys/kernel/tracing", &tracefs) == 0 && tracefs.f_type == TRACEFS_MAGIC) ask_tracepoint();
+  close(link), close(event), close(at_return);
+}
+
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   signal(SIGTERM, on_signal);
@@ -198,6 +307,7 @@ int main(int argc, char** argv) {
                              .cookies = (uint64_t)cookies,
                              .cnt = count};
   ask_bad_ones(good, plain, map);
+  if (pid == 0 && count <= 16) ask_descriptors(argv[1], offsets[0], plain, map);
   struct multi attr = good;
   attr.pid = pid;
   const int link = say("link", syscall(SYS_bpf, BPF_LINK_CREATE, &attr, 64));
