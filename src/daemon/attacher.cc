@@ -33,6 +33,9 @@ uint64_t vdso_offset(const char* symbol) {
 }
 
 bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
+bool is_guard(const PatchRecord& record) {
+  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
+}
 
 }  // namespace
 
@@ -71,7 +74,7 @@ void Attacher::find_targets() {
     if (!process) continue;
     auto registry = target::read_registry(*process, config_.window);
     if (!registry || registry->header.daemon_instance != config_.instance) continue;
-    Target target{std::move(*process), {}, is_detached(*registry), false};
+    Target target{std::move(*process), {}, is_detached(*registry)};
     target.report.pid = pid;
     target.report.lineage = registry->header.lineage;
     targets_.insert_or_assign(pid, std::move(target));
@@ -79,8 +82,10 @@ void Attacher::find_targets() {
 }
 
 bool Attacher::unfinished() const {
-  return std::any_of(targets_.begin(), targets_.end(),
-                     [](const auto& entry) { return entry.second.unfinished; });
+  return std::any_of(targets_.begin(), targets_.end(), [this](const auto& entry) {
+    const Target& target = entry.second;
+    return target.unfinished || (target.guard_idle_since && guard_may_go(target));
+  });
 }
 
 void Attacher::withdraw() {
@@ -104,7 +109,7 @@ std::vector<uint32_t> Attacher::take_dead() {
 Result<TargetReport> Attacher::attach(pid_t pid) {
   auto process = target::Process::open(pid);
   if (!process) return process.error();
-  Target target{std::move(*process), {}, false, false};
+  Target target{std::move(*process), {}};
   target.report.pid = pid;
   if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
   TargetReport report = target.report;
@@ -163,25 +168,33 @@ std::vector<TargetReport> Attacher::reports() {
 }
 
 // A change is needed when a wanted site is not in place as wanted, or one in place is not wanted.
-bool Attacher::up_to_date(const Registry& registry, const std::vector<Site>& sites) const {
+bool Attacher::up_to_date(const Target& target, const Registry& registry,
+                          const std::vector<Site>& sites) const {
   size_t wanted = 0;
   for (const auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
     const PatchRecord* record = registry.active_at(site.address);
-    if (record == nullptr || record->content_hash != site.hash()) return false;
+    if (record == nullptr || record->content_hash != site.hash() ||
+        record->state != wire::PatchState::kActive)
+      return false;
     ++wanted;
   }
-  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
+  const bool guard_needed = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
     return s.report.skipped.empty() && s.repairs_faults();
   });
-  const bool guard_there = std::any_of(
-      registry.patches.begin(), registry.patches.end(),
-      [](const PatchRecord& r) { return r.kind == wire::PatchKind::kGuard && target::is_live(r); });
-  if (guard_wanted != guard_there) return false;
+  const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), is_guard);
+  if (guard_needed && !guard_there) return false;
+  if (wanted == 0 && guard_there && guard_may_go(target)) return false;
   const auto probes = std::count_if(
       registry.patches.begin(), registry.patches.end(),
       [](const PatchRecord& r) { return r.kind == wire::PatchKind::kProbe && target::is_live(r); });
   return wanted == static_cast<size_t>(probes);
+}
+
+bool Attacher::guard_may_go(const Target& target) const {
+  constexpr auto kLinger = std::chrono::seconds(2);
+  return withdrawn_ || target.detached || !target.guard_idle_since ||
+         std::chrono::steady_clock::now() - *target.guard_idle_since >= kLinger;
 }
 
 // A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.
@@ -206,21 +219,18 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   auto sites = wanted_sites(target, *regions, *status);
   const bool flags_right = registry && is_detached(*registry) == target.detached;
   // Sites that failed before are tried again only when something else must change, or on attach.
-  if (registry && !create && flags_right && up_to_date(*registry, sites)) {
+  if (registry && !create && flags_right && up_to_date(target, *registry, sites)) {
     refresh_task_facts(target, sites);  // a fork needs no change, but has its own start time
     publish(target, sites);
     return {};
   }
-  uint64_t agent_base = registry ? registry->header.agent_base : 0;
-  if (agent_base == 0 && std::any_of(sites.begin(), sites.end(), [](const Site& s) {
-        return s.report.skipped.empty() && s.needs_agent();
-      })) {
-    auto loaded = ensure_agent(target, *regions);
-    if (loaded) agent_base = *loaded;
-    for (auto& site : sites)
-      if (!loaded && site.needs_agent() && site.report.skipped.empty())
-        site.report.skipped = "the agent could not be loaded: " + loaded.error().message;
+  if (flags_right) {
+    auto changed = change_running(target, *registry, *regions, sites);
+    if (!changed) return changed.error();
+    if (*changed == Changed::kDone) return {};
+    registry = target::read_registry(target.process, config_.window, &why);
   }
+  const uint64_t agent_base = load_agent(target, *regions, registry ? &*registry : nullptr, *status, sites);
 
   auto stopped = StoppedProcess::stop(target.process);
   if (!stopped) return stopped.error();
@@ -263,41 +273,76 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (auto mapped = map_memory(stopped, regions, memory_of(sites)); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
   refresh_task_facts(target, sites);
-  const bool guard_wanted = std::any_of(sites.begin(), sites.end(), [](const Site& s) {
-    return s.report.skipped.empty() && s.repairs_faults();
-  });
-  if (guard_wanted) {
-    auto guarded = install_guard(target, stopped, registry, regions);
-    if (try_again(guarded)) return guarded;
-    if (!guarded) skip_all(guarded.error(), [](const Site& site) { return site.repairs_faults(); });
+  const bool any =
+      std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty(); });
+  bool guarded = false;
+  std::string guard_why = target.no_guard;
+  if (any && target.no_guard.empty()) {
+    auto installed = install_guard(target, stopped, registry, regions);
+    if (try_again(installed)) return installed;
+    guarded = installed.ok();
+    if (!installed && installed.error().code != EAGAIN) target.no_guard = installed.error().message;
+    if (!installed) guard_why = installed.error().message;
   }
+  if (!guarded)
+    for (auto& site : sites)
+      if (site.report.skipped.empty() && site.repairs_faults()) site.report.skipped = guard_why;
 
   // Restore first: what is no longer wanted goes even if what is wanted cannot come.
-  std::set<uint64_t> wanted;
-  for (const auto& site : sites)
-    if (site.report.skipped.empty()) wanted.insert(site.address);
-  std::vector<uint64_t> unwanted;
-  for (const PatchRecord& record : registry.patches)
-    if (record.kind == wire::PatchKind::kProbe && !wanted.contains(record.address))
-      unwanted.push_back(record.address);
-  for (uint64_t address : unwanted)
-    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored)
-      return restored;
+  auto restored = target::restore_patches(stopped, config_.window, registry, unwanted_sites(registry, sites),
+                                          target::Threads::kStopped);
+  if (!restored) return restored;
 
+  const auto entry = [&]() -> Result<StoppedProcess*> { return &stopped; };
+  std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
-    auto patched = site.system_call ? patch_system_call(target, stopped, registry, regions, site)
-                                    : patch_site(target, stopped, registry, regions, site);
-    if (try_again(patched)) {
-      return patched;
-    } else if (!patched) {
-      site.report.skipped = patched.error().message;
-      (void)target::restore_patch(stopped, config_.window, registry, site.address);
+    auto plan = plan_site(target, entry, registry, regions, site, guarded);
+    Result<void> ready;
+    if (plan && *plan && registry.active_at(site.address) == nullptr)
+      ready = move_threads(stopped, (*plan)->patch.record, (*plan)->fixups);
+    if (try_again(ready)) return ready;
+    if (plan && ready) {
+      if (*plan) planned.push_back(std::move(**plan));
+      continue;
     }
+    site.report.skipped = plan ? ready.error().message : plan.error().message;
+    const uint64_t address = site.address;
+    (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
+                                  target::Threads::kStopped);
+  }
+  for (const PlannedSite& plan : planned) {
+    auto patched = target::apply_patches(stopped, config_.window, registry, std::span(&plan.patch, 1),
+                                         target::Threads::kStopped);
+    if (patched) continue;
+    plan.site->report.skipped = patched.error().message;
+    const uint64_t address = plan.site->address;
+    (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
+                                  target::Threads::kStopped);
   }
   if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
   publish(target, sites);
-  return guard_wanted ? Result<void>() : remove_guard(target, stopped, registry, regions);
+  if (any) {
+    target.guard_idle_since.reset();
+    return {};
+  }
+  if (!guard_may_go(target)) return {};
+  auto removed = remove_guard(target, stopped, registry, regions);
+  if (removed) target.guard_idle_since.reset();
+  return removed;
+}
+
+std::vector<uint64_t> Attacher::unwanted_sites(const Registry& registry, const std::vector<Site>& sites) {
+  std::set<uint64_t> wanted;
+  for (const auto& site : sites)
+    if (site.report.skipped.empty()) wanted.insert(site.address);
+  std::vector<uint64_t> out;
+  for (const PatchRecord& record : registry.patches) {
+    if (record.kind != wire::PatchKind::kProbe || !target::is_live(record)) continue;
+    if (!wanted.contains(record.address) || record.state == wire::PatchState::kPending)
+      out.push_back(record.address);
+  }
+  return out;
 }
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {

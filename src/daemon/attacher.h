@@ -3,6 +3,7 @@
 // function puts things right.
 #pragma once
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <optional>
@@ -80,6 +81,11 @@ class Attacher {
   bool unfinished() const;
   // Takes every patch out of all targets, which stay targets: the daemon is about to end.
   void withdraw();
+  // How long the last change of a running target held a thread of it, and how long it took in all.
+  struct ChangeTimes {
+    uint64_t held_ns = 0, whole_ns = 0;
+  };
+  const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
   size_t target_count() const { return targets_.size(); }
@@ -96,7 +102,14 @@ class Attacher {
     bool detached = false;
     bool unfinished = false;                // the last reconcile failed
     std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
+    target::CallCode call_code{};
+    // Why this process has no signal guard, and so is patched with all threads stopped and never with traps.
+    std::string no_guard;
+    // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
+    std::optional<std::chrono::steady_clock::time_point> guard_idle_since;
   };
+  struct PlannedSite;
+  enum class Changed { kDone, kNeedsStop };
   struct FileInfo;
 
   kernel::Kernel& kernel_;
@@ -110,13 +123,15 @@ class Attacher {
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
+  ChangeTimes last_running_change_;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
   Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
                                  const target::Status& status);
-  bool up_to_date(const target::Registry& registry, const std::vector<Site>& sites) const;
+  bool up_to_date(const Target& target, const target::Registry& registry,
+                  const std::vector<Site>& sites) const;
   Result<void> create_context(Target& target, target::StoppedProcess& stopped,
                               const std::vector<target::MappedRegion>& regions, const target::Status& status);
   // Facts for the programs of these sites, in a process that has a context. Failures are logged: fields read as zero then.
@@ -124,10 +139,25 @@ class Attacher {
   Result<void> change_sites(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
                             uint64_t agent_base, bool last_try);
-  Result<void> patch_site(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
-                          const std::vector<target::MappedRegion>& regions, Site& site);
+  // The same without stopping more than one thread; kNeedsStop when something about it asks for all (running_change.cc).
+  Result<Changed> change_running(Target& target, target::Registry& registry,
+                                 const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites);
+  bool may_change_running(Target& target, const std::vector<target::MappedRegion>& regions, uint64_t address);
+  Result<bool> guard_answers(target::StoppedProcess& held, const std::vector<target::MappedRegion>& regions);
+  // Nothing, when the site is as it should be.
+  Result<std::optional<PlannedSite>> plan_site(Target& target, const CodeMemory::Entry& entry,
+                                               target::Registry& registry,
+                                               const std::vector<target::MappedRegion>& regions, Site& site,
+                                               bool traps);
+  Result<uint64_t> place_code(Arena& arena, const kernel::Prog& program);
+  Result<void> place_programs(Arena& arena, Site& site, rewrite::SiteRequest& request);
+  // EAGAIN: a thread stands inside an instruction.
   static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
                                    std::span<const rewrite::PcFixup> fixups);
+  // Where sites are patched that should not be, or whose patch was broken off.
+  static std::vector<uint64_t> unwanted_sites(const target::Registry& registry,
+                                              const std::vector<Site>& sites);
+  bool guard_may_go(const Target& target) const;
   rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
@@ -138,8 +168,10 @@ class Attacher {
                              std::vector<Site>& sites);
   void add_system_calls_of(const target::MappedRegion& region, const std::shared_ptr<FileInfo>& file,
                            const std::vector<kernel::Probe>& probes, std::vector<Site>& sites);
-  Result<void> patch_system_call(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
-                                 const std::vector<target::MappedRegion>& regions, Site& site);
+  Result<std::optional<PlannedSite>> plan_system_call(Target& target, const CodeMemory::Entry& entry,
+                                                      target::Registry& registry,
+                                                      const std::vector<target::MappedRegion>& regions,
+                                                      Site& site);
   static std::vector<ProbeReport> system_call_reports(const Target& target, const std::vector<Site>& sites);
 
   // Files, text, and what should be patched (wanted_sites.cc, patch_site.cc).
@@ -153,6 +185,7 @@ class Attacher {
   Result<uint64_t> host_address(const target::Process& process,
                                 const std::vector<target::MappedRegion>& regions, const Site& site,
                                 const kernel::HostClass& host, const kernel::HostClass::Symbol& symbol);
+  static std::optional<std::string> in_restartable_sequence(const target::Process& process, const Site& site);
   std::optional<Site> other_build(const target::Process& process, const target::MappedRegion& region,
                                   const kernel::Probe& probe);
   Result<void> fits_class(const target::Process& process, const std::vector<target::MappedRegion>& regions,
@@ -169,6 +202,10 @@ class Attacher {
   void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                    const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
+  // Has it loaded when a program needs it or the signal guard can be had. 0: it is not there.
+  uint64_t load_agent(Target& target, const std::vector<target::MappedRegion>& regions,
+                      const target::Registry* registry, const target::Status& status,
+                      std::vector<Site>& sites);
   Result<uint64_t> ensure_agent(Target& target, const std::vector<target::MappedRegion>& regions);
   Result<void> record_agent(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, uint64_t base);

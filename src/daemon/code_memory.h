@@ -1,8 +1,10 @@
 // Executable memory in targets: memfds that the daemon writes and targets map read-execute, near the code they patch.
-// Handed out front to back and never again while any process maps it, since a thread may be anywhere in it; equal content
-// is found again instead (a probe that comes back costs no memory).
+// Never handed out again while any process maps it, since a thread may be anywhere in it; equal content is found again
+// instead (a probe that comes back costs no memory). Arenas are wide, so that trampolines find the addresses their sites ask
+// for (rewrite::TrampolineRule), but only pages that hold something cost memory.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -11,43 +13,54 @@
 #include "base/fd.h"
 #include "base/memfd.h"
 #include "base/result.h"
+#include "rewrite/rewrite.h"
 #include "target/registry.h"
 #include "target/stopped.h"
 
 namespace bpftime::daemon {
 
-inline constexpr uint64_t kArenaSize = 1u << 20;
+inline constexpr uint64_t kArenaSize = uint64_t{12} << 20;
 
 // One memfd, shared by a target and its forks, at the same address in all.
 class Arena {
  public:
-  Arena(Fd fd, uint64_t address) : fd_(std::move(fd)), address_(address) {}
+  Arena(Fd fd, uint64_t address) : fd_(std::move(fd)), address_(address) { free_[0] = kArenaSize; }
 
   uint64_t address() const { return address_; }
-  // Where the next block will lie.
-  uint64_t next() const { return address_ + used_; }
-  uint64_t room() const { return kArenaSize - used_; }
-  // Copies `bytes` to next(); returns where.
+  // The lowest address with `size` free bytes that `rule` allows.
+  std::optional<uint64_t> find_room(const rewrite::TrampolineRule& rule, uint64_t size) const;
+  // Copies `bytes` to an address of find_room().
+  Result<void> put(uint64_t address, Bytes bytes);
+  // Copies `bytes` to the far end, out of the trampolines' way; returns where.
   Result<uint64_t> append(Bytes bytes);
   // Blocks remembered by what they are.
   std::optional<uint64_t> find(uint64_t key) const;
   void remember(uint64_t key, uint64_t address) { blocks_[key] = address; }
 
  private:
+  Result<void> take(uint64_t offset, Bytes bytes);
+
   Fd fd_;
   uint64_t address_;
-  uint64_t used_ = 0;
+  std::map<uint64_t, uint64_t> free_;  // start → end, offsets
   std::map<uint64_t, uint64_t> blocks_;
 };
 
 class CodeMemory {
  public:
-  // An arena of `registry`'s process with at least `room` bytes, within jump reach of [low, high); mapped now if needed.
-  Result<Arena*> arena_near(target::StoppedProcess& stopped, target::Registry& registry, uint64_t window,
-                            const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
-                            uint64_t room);
+  // Gives a held thread to map memory with; asked for only when an arena must be mapped.
+  using Entry = std::function<Result<target::StoppedProcess*>()>;
+
+  // An arena of `registry`'s process within jump reach of [low, high) where `rule` allows a trampoline of `size` bytes, with
+  // `more` bytes besides; mapped now if needed.
+  Result<Arena*> arena_for(const Entry& entry, target::Registry& registry, uint64_t window,
+                           const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
+                           const rewrite::TrampolineRule& rule, uint64_t size, uint64_t more);
 
  private:
+  Result<uint64_t> choose_address(const target::Registry& registry,
+                                  const std::vector<target::MappedRegion>& regions, uint64_t low,
+                                  uint64_t high, const rewrite::TrampolineRule& rule) const;
   std::map<uint64_t, Arena> by_inode_;
 };
 

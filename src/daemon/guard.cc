@@ -104,19 +104,23 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
     if (!replacement || !original) return replacement ? original.error() : replacement.error();
     auto text = original_text(target.process, registry, site);
     if (!text) return text.error();
-    auto arena =
-        code_.arena_near(stopped, registry, config_.window, regions, region->start, region->end, kPageSize);
+    const rewrite::TrampolineRule anywhere{site.address, 0};
+    const auto held = [&]() -> Result<StoppedProcess*> { return &stopped; };
+    auto arena = code_.arena_for(held, registry, config_.window, regions, region->start, region->end,
+                                 anywhere, kPageSize, 0);
     if (!arena) return arena.error();
     rewrite::SiteRequest request;
     request.address = site.address;
     request.code = *text;
     request.function_size = site.function_size;
-    request.trampoline_address = (*arena)->next();
+    const auto room = (*arena)->find_room(anywhere, kPageSize);
+    if (!room) return Error{ENOMEM, "signal guard: code memory is full"};
+    request.trampoline_address = *room;
     auto plan = rewrite::plan_redirect(request, *replacement);
     if (!plan)
       return Error{plan.error().code,
                    std::string("signal guard at ") + redirect.libc_function + ": " + plan.error().message};
-    if (auto placed = (*arena)->append(plan->site.trampoline); !placed) return placed.error();
+    if (auto placed = (*arena)->put(*room, plan->site.trampoline); !placed) return placed.error();
     // The agent must be able to go on as libc before anyone is led to it.
     const uint64_t entry = request.trampoline_address + plan->original_entry;
     if (auto written = stopped.write(*original, as_bytes(entry)); !written) return written;
@@ -134,7 +138,10 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
   for (const auto& [record, fixups] : patches) {
     if (registry.active_at(record.address) == nullptr)
       if (auto moved = move_threads(stopped, record, fixups); !moved) return moved;
-    if (auto patched = target::apply_patch(stopped, config_.window, registry, record); !patched)
+    const target::Patch patch{record, {record.trampoline}};
+    if (auto patched = target::apply_patches(stopped, config_.window, registry, std::span(&patch, 1),
+                                             target::Threads::kStopped);
+        !patched)
       return patched;
   }
   auto masked_offset = stopped.call(*offset, {});
@@ -207,9 +214,10 @@ Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Reg
     if (inside)
       return Error{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};
   }
-  for (uint64_t address : sites)
-    if (auto restored = target::restore_patch(stopped, config_.window, registry, address); !restored)
-      return restored;
+  if (auto restored =
+          target::restore_patches(stopped, config_.window, registry, sites, target::Threads::kStopped);
+      !restored)
+    return restored;
   auto remove = agent_symbol(target, regions, registry, "bpftime_agent_remove_guard");
   if (!remove) return remove.error();
   auto offset = agent_symbol(target, regions, registry, "bpftime_agent_host_masked_offset");

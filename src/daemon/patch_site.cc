@@ -29,77 +29,74 @@ constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked
 // The bytes of a function as its file has them: what we patched is put back in the copy.
 Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& process, const Registry& registry,
                                                      const Site& site) {
+  const uint64_t start = site.address - std::min(site.into_function, kFunctionScanMax);
   const uint64_t wanted = std::min(site.function_size == 0 ? 64 : site.function_size + 32, kFunctionScanMax);
-  auto text = process.read(site.address, std::min(wanted, site.region.end - site.address));
+  const uint64_t end = std::min(std::max(start + wanted, site.address + 64), site.region.end);
+  auto text = process.read(start, end - start);
   if (!text) return text;
   bool patched_by_us = false;
   for (const PatchRecord& record : registry.patches) {
-    if (record.state != wire::PatchState::kActive && record.state != wire::PatchState::kPending) continue;
-    patched_by_us |= record.address == site.address;
+    if (!target::is_live(record)) continue;
+    patched_by_us |= record.address < site.address + 16 && site.address < record.address + record.length;
     for (uint32_t i = 0; i < record.length; ++i)
-      if (record.address + i - site.address < text->size())
-        (*text)[record.address + i - site.address] = record.original[i];
+      if (record.address + i - start < text->size()) (*text)[record.address + i - start] = record.original[i];
   }
-  const auto in_file = site.file->elf->read(site.file_address, std::min<size_t>(text->size(), 16));
-  if (!patched_by_us && !std::equal(in_file.begin(), in_file.end(), text->begin()))
+  const uint64_t at = site.address - start;
+  const auto in_file = site.file->elf->read(site.file_address, std::min<size_t>(text->size() - at, 16));
+  if (!patched_by_us && !std::equal(in_file.begin(), in_file.end(), text->begin() + at))
     return Error{EBUSY,
                  "the function's first bytes are not those of its file: a debugger, the kernel or another "
                  "tool has patched it"};
   return text;
 }
 
-Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Registry& registry,
-                                  const std::vector<MappedRegion>& regions, Site& site) {
-  const PatchRecord* present = registry.active_at(site.address);
-  const uint64_t hash = site.hash();
-  if (present != nullptr && present->content_hash == hash) return {};
-  auto text = original_text(target.process, registry, site);
-  if (!text) return text.error();
+// Where a copy of the program's code lies in the arena.
+Result<uint64_t> Attacher::place_code(Arena& arena, const kernel::Prog& program) {
+  if (const auto known = arena.find(program.id)) return *known;
+  // The same program loaded again has the same bytes.
+  uint64_t content = kHashStart;
+  const auto& image = program.code->image;
+  for (size_t at = 0; at < image.size(); at += 8) {
+    uint64_t word = 0;
+    std::copy_n(image.begin() + static_cast<ptrdiff_t>(at), std::min<size_t>(8, image.size() - at),
+                reinterpret_cast<uint8_t*>(&word));
+    content = mix_hash(content, word);
+  }
+  content = mix_hash(content, image.size());
+  auto code = arena.find(content);
+  if (!code) {
+    auto copied = arena.append(image);
+    if (!copied) return copied;
+    arena.remember(content, *copied);
+    code = *copied;
+  }
+  arena.remember(program.id, *code);
+  return *code;
+}
 
-  uint64_t low = site.region.start, high = site.region.end;
-  for (const auto& region : regions)
-    if (region.inode == site.region.inode && region.device == site.region.device) {
-      low = std::min(low, region.start);
-      high = std::max(high, region.end);
-    }
-  uint64_t room = kPageSize;  // the trampoline
-  for (const auto& want : site.wants)
-    room += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
-  auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
-  if (!arena) return arena.error();
-
-  rewrite::SiteRequest request;
-  request.address = site.address;
-  request.code = *text;
-  request.function_size = site.function_size;
-  request.identity_address = config_.window + wire::kIdentityOffset;
-  request.return_enter = registry.header.return_enter;
+// Puts the programs' code and tables into the arena and tells the request of them.
+Result<void> Attacher::place_programs(Arena& arena, Site& site, rewrite::SiteRequest& request) {
   for (const auto& want : site.wants) {
-    auto code = (*arena)->find(want.program->id);
-    if (!code) {
-      auto copied = (*arena)->append(want.program->code->image);
-      if (!copied) return copied.error();
-      (*arena)->remember(want.program->id, *copied);
-      code = *copied;
-    }
+    auto code = place_code(arena, *want.program);
+    if (!code) return code.error();
     uint64_t table = 0;
     if (!want.host_table.empty()) {
       // Once per arena, not once per patch: arena memory is never handed out again.
       uint64_t key = kHashStart;
       for (const uint64_t address : want.host_table) key = mix_hash(key, address);
-      auto placed = (*arena)->find(key);
+      auto placed = arena.find(key);
       if (!placed) {
         const auto* bytes = reinterpret_cast<const uint8_t*>(want.host_table.data());
-        auto copied = (*arena)->append(Bytes(bytes, want.host_table.size() * sizeof(uint64_t)));
+        auto copied = arena.append(Bytes(bytes, want.host_table.size() * sizeof(uint64_t)));
         if (!copied) return copied.error();
-        (*arena)->remember(key, *copied);
+        arena.remember(key, *copied);
         placed = *copied;
       }
       table = *placed;
     }
     rewrite::ProgramCall call{
         *code + want.program->code->entry_offset,
-        {want.cookie, site.address, want.program->id, invocation_flags(*text, want.on_return), table},
+        {want.cookie, site.address, want.program->id, invocation_flags(request.code, want.on_return), table},
         want.only_tgid};
     if (want.program->code->ends_function)
       call.ends = want.program->host && want.program->host->result_in_xmm0
@@ -113,21 +110,101 @@ Result<void> Attacher::patch_site(Target& target, StoppedProcess& stopped, Regis
     }
     (want.on_return ? request.on_return : request.on_entry).push_back(call);
   }
-  const auto kept = (*arena)->find(hash);
-  request.trampoline_address = kept ? *kept : (*arena)->next();
-  auto plan = rewrite::plan_probe(request);
-  if (!plan) return plan.error();
-  if (!kept) {
-    auto placed = (*arena)->append(plan->trampoline);
-    if (!placed) return placed.error();
-    (*arena)->remember(hash, *placed);
+  return {};
+}
+
+Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
+                                                                 const CodeMemory::Entry& entry,
+                                                                 Registry& registry,
+                                                                 const std::vector<MappedRegion>& regions,
+                                                                 Site& site, bool traps) {
+  if (site.system_call) return plan_system_call(target, entry, registry, regions, site);
+  const PatchRecord* present = registry.active_at(site.address);
+  const uint64_t hash = site.hash();
+  if (present != nullptr && present->kind == wire::PatchKind::kGuard)
+    return Error{EBUSY, "the signal guard stands here"};
+  if (present != nullptr && present->content_hash == hash && present->state == wire::PatchState::kActive)
+    return std::optional<PlannedSite>();
+  auto text = original_text(target.process, registry, site);
+  if (!text) return text.error();
+
+  uint64_t low = site.region.start, high = site.region.end;
+  for (const auto& region : regions)
+    if (region.inode == site.region.inode && region.device == site.region.device) {
+      low = std::min(low, region.start);
+      high = std::max(high, region.end);
+    }
+  uint64_t more = 4 * kPageSize;  // programs and tables
+  for (const auto& want : site.wants)
+    more += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
+  const uint64_t size_max = 512 + 192 * site.wants.size();
+
+  rewrite::SiteRequest request;
+  request.address = site.address;
+  const uint64_t into = std::min(site.into_function, kFunctionScanMax);
+  if (site.into_function <= kFunctionScanMax) request.before = Bytes(*text).first(into);
+  request.code = Bytes(*text).subspan(into);
+  request.function_size = site.function_size == 0 ? 0 : site.function_size - site.into_function;
+  request.interior = site.interior;
+  request.room = site.room;
+  request.identity_address = config_.window + wire::kIdentityOffset;
+  request.return_enter = registry.header.return_enter;
+  auto shape = rewrite::inspect_site(request);
+  if (!shape) return shape.error();
+
+  using rewrite::PatchMethod;
+  std::vector<PatchMethod> methods;
+  if (traps && shape->punned_jump) methods.push_back(PatchMethod::kPunnedJump);
+  if (shape->jump) methods.push_back(PatchMethod::kJump);
+  if (traps) methods.push_back(PatchMethod::kTrap);
+  if (methods.empty())
+    return Error{
+        EOPNOTSUPP,
+        shape->why_no_jump +
+            (target.no_guard.empty() ? "" : "; and a trap needs the signal guard: " + target.no_guard)};
+  Error why{};
+  for (const PatchMethod method : methods) {
+    rewrite::TrampolineRule rule{site.address, 0};
+    if (method == PatchMethod::kPunnedJump) rule = shape->rule;
+    auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, rule, size_max, more);
+    if (!arena) {
+      why = arena.error();
+      continue;
+    }
+    request.method = method;
+    request.on_entry.clear();
+    request.on_return.clear();
+    if (auto placed = place_programs(**arena, site, request); !placed) return placed.error();
+    const uint64_t key = mix_hash(hash, static_cast<uint64_t>(method));
+    const auto kept = (*arena)->find(key);
+    const auto room = kept ? kept : (*arena)->find_room(rule, size_max);
+    if (!room) return Error{ENOMEM, "code memory: arena full"};
+    request.trampoline_address = *room;
+    auto plan = rewrite::plan_probe(request);
+    if (!plan) {
+      why = plan.error();
+      continue;
+    }
+    if (plan->trampoline.size() > size_max && !kept) return Error{E2BIG, "a trampoline larger than expected"};
+    if (plan->patched.size() > wire::kPatchBytesMax)
+      return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
+    if (!kept) {
+      if (auto placed = (*arena)->put(*room, plan->trampoline); !placed) return placed.error();
+      (*arena)->remember(key, *room);
+    }
+    PlannedSite planned;
+    planned.site = &site;
+    planned.method = plan->method;
+    planned.patch.record = make_record(request, *plan, wire::PatchKind::kProbe, hash);
+    planned.patch.go_on[0] = request.trampoline_address;
+    if (plan->method == PatchMethod::kPunnedJump)
+      for (const auto& fixup : plan->fixups)
+        if (fixup.site_offset < wire::kTrapPlaces)
+          planned.patch.go_on[fixup.site_offset] = request.trampoline_address + fixup.trampoline_offset;
+    planned.fixups = std::move(plan->fixups);
+    return std::optional(std::move(planned));
   }
-  if (plan->patched.size() > wire::kPatchBytesMax)
-    return Error{EOPNOTSUPP, "more bytes than a patch record holds"};
-  const PatchRecord record = make_record(request, *plan, wire::PatchKind::kProbe, hash);
-  if (present == nullptr)
-    if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
-  return target::apply_patch(stopped, config_.window, registry, record);
+  return why;
 }
 
 rewrite::CodeUse Attacher::code_use(const kernel::Prog& program) {

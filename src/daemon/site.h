@@ -33,6 +33,7 @@ struct Attacher::FileInfo {
     size_t unclear = 0;  // places that look like a call, in code nobody says the bounds of
   };
   std::optional<SystemCalls> system_calls;
+  std::optional<symbols::ElfFile::Section> restartable;  // descriptors of restartable sequences
 };
 
 // One address in one target where programs should run.
@@ -57,8 +58,11 @@ struct Attacher::Site {
   uint64_t file_address = 0;
   target::MappedRegion region;
   std::shared_ptr<FileInfo> file;
-  uint64_t function_size = 0;
   std::optional<SystemCall> system_call;
+  uint64_t function_size = 0;  // of all of it; 0: unknown
+  uint64_t into_function = 0;  // where in it the site is
+  bool interior = false;       // not known to be a function's entry
+  uint32_t room = 0;           // bytes up to the next site, if that is near; 0: enough
   ProbeReport report;
   std::vector<Want> wants;
 
@@ -97,11 +101,13 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 2;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 3;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
     mix(system_call ? 1 + system_call->on_exit : 0);
+    mix(interior);
+    mix(room);
     for (const Want& want : wants) {
       mix(want.program->id);
       mix(want.program->created_ns);
@@ -115,6 +121,14 @@ struct Attacher::Site {
     }
     return value;
   }
+};
+
+// A site's patch, ready to be written.
+struct Attacher::PlannedSite {
+  Site* site = nullptr;
+  rewrite::PatchMethod method = rewrite::PatchMethod::kJump;
+  target::Patch patch{};
+  std::vector<rewrite::PcFixup> fixups;
 };
 
 }  // namespace bpftime::daemon

@@ -166,14 +166,17 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       const uint64_t length = on_exit ? call.site.exit_length : call.site.offset - call.site.enter_offset;
       const uint64_t instruction = base + call.function + call.site.offset;
       if (instruction < region.start || instruction + length > region.end) continue;
+      // Then the end is waited for where the call begins.
+      const bool both = call.site.number < 0 && call.site.number_register < 0;
+      if (both && on_exit) continue;
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
-        if (point.on_exit != on_exit) continue;
+        if (point.on_exit != on_exit && !both) continue;
         if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
         for (const auto& attached : probe.programs)
           site.wants.push_back({attached.program,
                                 attached.cookie,
-                                on_exit,
+                                point.on_exit,
                                 0,
                                 attached.order,
                                 {},
@@ -191,24 +194,27 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
-      if (on_exit && call.site.number < 0 && call.site.number_register < 0 && site.report.skipped.empty())
-        site.report.skipped = "its number is not known when it returns";
       sites.push_back(std::move(site));
     }
   }
 }
 
-Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped, Registry& registry,
-                                         const std::vector<MappedRegion>& regions, Site& site) {
+// Patched by a jump, so with all threads stopped.
+Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
+    Target& target, const CodeMemory::Entry& entry, Registry& registry,
+    const std::vector<MappedRegion>& regions, Site& site) {
   const wire::PatchRecord* present = registry.active_at(site.address);
   const uint64_t hash = site.hash();
-  if (present != nullptr && present->content_hash == hash) return {};
+  if (present != nullptr && present->content_hash == hash && present->state == wire::PatchState::kActive)
+    return std::optional<PlannedSite>();
   const auto code = site.file->elf->read(site.file_address, site.function_size + kPaddingMax);
 
-  uint64_t low = site.region.start, high = site.region.end;
-  uint64_t room = kPageSize;  // the trampoline
-  for (const auto& want : site.wants) room += round_up(want.program->code->image.size(), 16) + 256;
-  auto arena = code_.arena_near(stopped, registry, config_.window, regions, low, high, room);
+  const uint64_t low = site.region.start, high = site.region.end;
+  uint64_t more = kPageSize;  // programs
+  for (const auto& want : site.wants) more += round_up(want.program->code->image.size(), 16) + 256;
+  const uint64_t size_max = 2 * kPageSize + 512 * site.wants.size();
+  const rewrite::TrampolineRule anywhere{site.address, 0};
+  auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, anywhere, size_max, more);
   if (!arena) return arena.error();
 
   rewrite::SystemCallRequest request;
@@ -220,13 +226,8 @@ Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped
   request.identity_address = config_.window + wire::kIdentityOffset;
   for (const auto& want : site.wants) {
     const auto& machine_code = *want.program->code;
-    auto copy = (*arena)->find(want.program->id);
-    if (!copy) {
-      auto appended = (*arena)->append(machine_code.image);
-      if (!appended) return appended.error();
-      (*arena)->remember(want.program->id, *appended);
-      copy = *appended;
-    }
+    auto copy = place_code(**arena, *want.program);
+    if (!copy) return copy.error();
     rewrite::SystemCallProgram program;
     program.call = {
         *copy + machine_code.entry_offset, {want.cookie, 0, want.program->id, 0, 0}, want.only_tgid};
@@ -237,10 +238,13 @@ Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
     program.only_number = want.only_number;
-    request.programs.push_back(program);
+    const bool end_of_enter = want.on_return && !request.on_exit;
+    (end_of_enter ? request.exit_programs : request.programs).push_back(program);
   }
   const auto kept = (*arena)->find(hash);
-  request.trampoline_address = kept ? *kept : (*arena)->next();
+  const auto room = kept ? kept : (*arena)->find_room(anywhere, size_max);
+  if (!room) return Error{ENOMEM, "code memory: arena full"};
+  request.trampoline_address = *room;
   auto plan = rewrite::plan_system_call(request);
   if (!plan) return plan.error();
   if (present == nullptr) {
@@ -250,17 +254,20 @@ Result<void> Attacher::patch_system_call(Target& target, StoppedProcess& stopped
       return Error{EBUSY, "the code is not that of its file: a debugger or another tool has patched it"};
   }
   if (!kept) {
-    auto placed = (*arena)->append(plan->trampoline);
-    if (!placed) return placed.error();
-    (*arena)->remember(hash, *placed);
+    if (plan->trampoline.size() > size_max) return Error{E2BIG, "a trampoline larger than expected"};
+    if (auto placed = (*arena)->put(*room, plan->trampoline); !placed) return placed.error();
+    (*arena)->remember(hash, *room);
   }
   rewrite::SiteRequest place;
   place.address = site.address;
-  place.trampoline_address = request.trampoline_address;
-  const wire::PatchRecord record = make_record(place, *plan, wire::PatchKind::kProbe, hash);
-  if (present == nullptr)
-    if (auto moved = move_threads(stopped, record, plan->fixups); !moved) return moved;
-  return target::apply_patch(stopped, config_.window, registry, record);
+  place.trampoline_address = *room;
+  PlannedSite planned;
+  planned.site = &site;
+  planned.method = rewrite::PatchMethod::kJump;
+  planned.patch.record = make_record(place, *plan, wire::PatchKind::kProbe, hash);
+  planned.patch.go_on[0] = *room;
+  planned.fixups = std::move(plan->fixups);
+  return std::optional(std::move(planned));
 }
 
 std::vector<ProbeReport> Attacher::system_call_reports(const Target& target, const std::vector<Site>& sites) {

@@ -182,6 +182,26 @@ void Attacher::refresh_task_facts(const Target& target, const std::vector<Site>&
     log_warning("process " + std::to_string(target.process.pid()) + ": task facts: " + std::strerror(errno));
 }
 
+uint64_t Attacher::load_agent(Target& target, const std::vector<MappedRegion>& regions,
+                              const Registry* registry, const target::Status& status,
+                              std::vector<Site>& sites) {
+  if (target::filtered_unlike_us(status))
+    target.no_guard = "the process has a seccomp filter of its own";  // which may forbid what a handler needs
+  if (registry != nullptr && registry->header.agent_base != 0) return registry->header.agent_base;
+  const auto active = [](const Site& site) { return site.report.skipped.empty(); };
+  const bool needed = std::any_of(sites.begin(), sites.end(),
+                                  [&](const Site& site) { return active(site) && site.needs_agent(); });
+  const bool useful = target.no_guard.empty() && std::any_of(sites.begin(), sites.end(), active);
+  if (!needed && !useful) return 0;
+  auto loaded = ensure_agent(target, regions);
+  if (loaded) return *loaded;
+  const std::string why = "the agent could not be loaded: " + loaded.error().message;
+  if (target.no_guard.empty()) target.no_guard = why;
+  for (auto& site : sites)
+    if (active(site) && site.needs_agent()) site.report.skipped = why;
+  return 0;
+}
+
 // Finds the agent in the process, or has it loaded. Returns its load address.
 Result<uint64_t> Attacher::ensure_agent(Target& target, const std::vector<MappedRegion>& regions) {
   if (::access(config_.agent_path.c_str(), R_OK) != 0)

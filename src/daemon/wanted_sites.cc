@@ -45,6 +45,7 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
   if (fd) {
     if (auto elf = symbols::ElfFile::from_fd(fd->get(), region.path)) {
       info->build_id = elf->build_id();
+      info->restartable = elf->find_section("__rseq_cs");
       info->elf = std::move(*elf);
     }
   }
@@ -114,18 +115,23 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       skip("offset lies in no segment of the file");
     } else {
       site.file_address = *at;
+      const bool returns =
+          std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
       if (auto function = site.file->elf->function_at(*at)) {
         site.report.function = function->name;
         site.function_size = function->size;
-        if (function->address != *at)
-          skip("not a function's entry but +" + std::to_string(*at - function->address) +
-               " in it: not supported yet");
-        const bool returns =
-            std::any_of(site.wants.begin(), site.wants.end(), [](const auto& w) { return w.on_return; });
+        site.into_function = *at - function->address;
+        site.interior = site.into_function != 0;
+        if (returns && site.interior)
+          skip("a return probe belongs at a function's entry, this is +" +
+               std::to_string(site.into_function) + " in " + function->name);
         if (returns && return_is_special(function->name))
           skip("the return of " + function->name +
                " cannot be probed: it returns twice, on another stack, or looks at its caller");
+      } else {
+        site.interior = !returns;  // who asks for a return says that it is an entry
       }
+      if (auto why = in_restartable_sequence(target.process, site)) skip(*why);
     }
     for (auto& want : site.wants) {
       if (!want.program->host) continue;
@@ -142,12 +148,48 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     if (target::filtered_unlike_us(status) && site.needs_system_calls()) skip(kMakesSystemCalls);
     out.push_back(std::move(site));
   }
+  // In order of address: none may be in another's patch.
+  for (size_t i = 0; i + 1 < out.size(); ++i) {
+    const auto next = std::find_if(out.begin() + static_cast<ptrdiff_t>(i) + 1, out.end(),
+                                   [](const Site& site) { return site.report.skipped.empty(); });
+    if (next == out.end()) break;
+    const uint64_t distance = next->address - out[i].address;
+    out[i].room = distance < wire::kPatchBytesMax ? static_cast<uint32_t>(distance) : 0;
+  }
   add_system_call_sites(target, regions, out);
   for (auto& site : out)
     if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
         site.needs_system_calls())
       site.report.skipped = kMakesSystemCalls;
   return out;
+}
+
+// The kernel sends a thread that it interrupts inside one to its abort handler: code moved elsewhere would lose that. The
+// descriptors are read where the process has them, since the file's own are filled in by the dynamic loader.
+std::optional<std::string> Attacher::in_restartable_sequence(const target::Process& process,
+                                                             const Site& site) {
+  struct Descriptor {  // struct rseq_cs
+    uint32_t version, flags;
+    uint64_t start, length, abort;
+  };
+  constexpr uint64_t kDescriptorsMax = 4096;
+  constexpr uint64_t kSignature = 4;  // bytes before an abort handler that must stay as they are
+  const auto& section = site.file->restartable;
+  if (!section) return std::nullopt;
+  const uint64_t bias = site.address - site.file_address;
+  const uint64_t size = std::min(section->size, kDescriptorsMax * sizeof(Descriptor));
+  auto bytes = process.read(bias + section->address, size / sizeof(Descriptor) * sizeof(Descriptor));
+  if (!bytes) return "the restartable sequences (rseq) of its file cannot be read";
+  for (size_t at = 0; at + sizeof(Descriptor) <= bytes->size(); at += sizeof(Descriptor)) {
+    const auto each = read_at<Descriptor>(*bytes, at).value_or(Descriptor{});
+    const uint64_t end = site.address + wire::kPatchBytesMax;
+    const bool inside = site.address < each.start + each.length && each.start < end;
+    const bool signature = site.address < each.abort && each.abort - kSignature < end;
+    if (each.length != 0 && (inside || signature))
+      return "it lies in a restartable sequence (rseq), whose instructions the kernel must find in their "
+             "place";
+  }
+  return std::nullopt;
 }
 
 // The file of the policy's host in another build: its extensions are not for it, and somebody will ask why they do not run.

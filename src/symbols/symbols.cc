@@ -326,6 +326,21 @@ std::optional<Symbol> ElfFile::find_symbol(const std::string& name) const {
   return Symbol{std::string(found->name), found->address, found->size, found->indirect};
 }
 
+std::optional<ElfFile::Section> ElfFile::find_section(const std::string& name) const {
+  const auto& headers = state_->image.section_headers;
+  const uint32_t names_index = state_->image.header.e_shstrndx;
+  if (names_index >= headers.size()) return std::nullopt;
+  const auto names = state_->image.part(headers[names_index].sh_offset, headers[names_index].sh_size);
+  if (!names) return std::nullopt;
+  for (const Elf64_Shdr& section : headers) {
+    if ((section.sh_flags & SHF_ALLOC) == 0 || section.sh_name >= names->size()) continue;
+    const Bytes rest = names->subspan(section.sh_name);
+    if (rest.size() <= name.size() || rest[name.size()] != 0) continue;
+    if (std::equal(name.begin(), name.end(), rest.begin())) return Section{section.sh_addr, section.sh_size};
+  }
+  return std::nullopt;
+}
+
 std::vector<uint8_t> ElfFile::read(uint64_t address, uint64_t size) const {
   const Bytes bytes = state_->image.at_address(address, size);
   return std::vector<uint8_t>(bytes.begin(), bytes.end());

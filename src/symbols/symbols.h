@@ -50,6 +50,11 @@ class ElfFile {
   // Without a size: up to the next symbol or FDE.
   std::optional<Symbol> function_at(uint64_t address) const;
   std::optional<Symbol> find_symbol(const std::string& name) const;
+  // A section that is loaded, by name; nullopt also when the file has no section headers.
+  struct Section {
+    uint64_t address, size;
+  };
+  std::optional<Section> find_section(const std::string& name) const;
   // Code bytes at a file address, at most `size`, fewer at the end of the segment.
   std::vector<uint8_t> read(uint64_t address, uint64_t size) const;
 

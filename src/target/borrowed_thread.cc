@@ -43,11 +43,12 @@ void set_arguments(user_regs_struct& r, std::span<const uint64_t> arguments, boo
 Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t tid,
                                                              const user_regs_struct& registers,
                                                              const Fd& memory,
-                                                             const std::vector<MappedRegion>& regions) {
+                                                             const std::vector<MappedRegion>& regions,
+                                                             const CallCode* known) {
   std::unique_ptr<BorrowedThread> thread(new BorrowedThread(pid, tid, registers, memory));
   if (!get_signal_mask(tid, thread->original_mask_)) return thread->died();
   thread->current_mask_ = thread->original_mask_;
-  thread->gadgets_ = find_gadgets(memory, regions);
+  thread->gadgets_ = known != nullptr && known->system_call != 0 ? *known : find_gadgets(memory, regions);
   if (thread->gadgets_.system_call == 0) {
     return process_error(pid, EFAULT, "no system call instruction in its code; it cannot be entered");
   }

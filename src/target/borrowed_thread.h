@@ -21,7 +21,8 @@ class BorrowedThread {
   // Errors: EPERM under a seccomp filter that may not be suspended; EFAULT when nothing in the process can make system calls.
   static Result<std::unique_ptr<BorrowedThread>> lent(pid_t pid, pid_t tid, const user_regs_struct& registers,
                                                       const Fd& memory,
-                                                      const std::vector<MappedRegion>& regions);
+                                                      const std::vector<MappedRegion>& regions,
+                                                      const CallCode* known = nullptr);
   ~BorrowedThread() { give_back(); }
 
   pid_t tid() const { return tid_; }

@@ -19,7 +19,26 @@ struct Range {
   uint64_t start, end;
 };
 
+// What is taken, with the room its growth needs.
+std::vector<Range> taken_of(const std::vector<MappedRegion>& regions) {
+  std::vector<Range> taken;
+  for (const MappedRegion& region : regions) {
+    const uint64_t guard = region.path.starts_with("[stack") ? kStackGuard : kPageSize;
+    // The heap grows up: leave it room.
+    const uint64_t above = region.path == "[heap]" ? kStackGuard : kPageSize;
+    taken.push_back({region.start > guard ? region.start - guard : 0, region.end + above});
+  }
+  return taken;
+}
+
 }  // namespace
+
+bool is_gap(const std::vector<MappedRegion>& regions, uint64_t start, uint64_t size) {
+  if (start < kLowestAddress || start >= kHighestAddress || size > kHighestAddress - start) return false;
+  const auto taken = taken_of(regions);
+  return std::none_of(taken.begin(), taken.end(),
+                      [&](const Range& range) { return start < range.end && range.start < start + size; });
+}
 
 Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high,
                                uint64_t size) {
@@ -31,13 +50,7 @@ Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_
   const uint64_t reach_start = std::max(high > kReach ? high - kReach : 0, kLowestAddress);
   const uint64_t reach_end = std::min(low + kReach, kHighestAddress);
 
-  std::vector<Range> taken;
-  for (const MappedRegion& region : regions) {
-    const uint64_t guard = region.path.starts_with("[stack") ? kStackGuard : kPageSize;
-    // The heap grows up: leave it room.
-    const uint64_t above = region.path == "[heap]" ? kStackGuard : kPageSize;
-    taken.push_back({region.start > guard ? region.start - guard : 0, region.end + above});
-  }
+  std::vector<Range> taken = taken_of(regions);
   std::sort(taken.begin(), taken.end(), [](const Range& a, const Range& b) { return a.start < b.start; });
 
   // The nearest fit to the code wins; gaps are kept a little off the code so that growth of either is not blocked.

@@ -76,6 +76,26 @@ Gadgets find_gadgets(const Fd& memory, const std::vector<MappedRegion>& regions)
   return gadgets;
 }
 
+bool still_there(const Fd& memory, const Gadgets& gadgets) {
+  const auto holds = [&](uint64_t address, std::initializer_list<std::string_view> any) {
+    return address != 0 && std::any_of(any.begin(), any.end(), [&](std::string_view wanted) {
+             char bytes[16];
+             return read_memory(memory, address, bytes, wanted.size()) &&
+                    std::string_view(bytes, wanted.size()) == wanted;
+           });
+  };
+  return holds(gadgets.system_call, {kSystemCall}) &&
+         holds(gadgets.system_call_return, {kSystemCallReturn}) &&
+         holds(gadgets.signal_return, {kSignalReturnRax, kSignalReturnEax});
+}
+
+bool CallCode::touches(uint64_t start, uint64_t end) const {
+  constexpr uint64_t kLongest = kSignalReturnRax.size();
+  for (const uint64_t at : {system_call, system_call_return, signal_return})
+    if (at != 0 && start < at + kLongest && at < end) return true;
+  return false;
+}
+
 bool is_private_writable(const std::vector<MappedRegion>& regions, uint64_t start, uint64_t end) {
   for (const MappedRegion& region : regions) {
     if (start >= region.start && end <= region.end && start < end) return region.writable && !region.shared;

@@ -118,6 +118,20 @@ Result<std::vector<pid_t>> Process::threads() const {
   return threads;
 }
 
+Result<uint64_t> Process::blocked_in_any_thread() const {
+  auto tids = threads();
+  if (!tids) return tids.error();
+  uint64_t all = 0;
+  for (const pid_t tid : *tids) {
+    auto text = read_proc_file(proc_path(pid_, "/task/" + std::to_string(tid) + "/status"));
+    if (!text) continue;  // it has ended
+    const size_t at = text->find("\nSigBlk:");
+    if (at == std::string::npos) continue;
+    all |= std::strtoull(text->c_str() + at + 8, nullptr, 16);
+  }
+  return all;
+}
+
 Result<Fd> Process::open_mapped_file(const MappedRegion& region) const {
   if (region.inode == 0) return process_error(pid_, EINVAL, "an anonymous mapping has no file");
   // O_NONBLOCK and no O_NOCTTY games: only regular files pass opened_the_region, but open itself must not hang on a FIFO.

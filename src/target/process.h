@@ -49,6 +49,8 @@ class Process {
   Result<std::vector<MappedRegion>> regions() const;
   Result<Status> status() const;
   Result<std::vector<pid_t>> threads() const;
+  // Signals (bit n-1 for signal n) that at least one of its threads blocks at this moment.
+  Result<uint64_t> blocked_in_any_thread() const;
   // Opens the file behind an executable mapping through /proc/PID/map_files, else /proc/PID/root + path.
   Result<Fd> open_mapped_file(const MappedRegion& region) const;
   // Reads memory (process_vm_readv, else /proc/PID/mem). All or error.

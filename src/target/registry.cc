@@ -86,51 +86,218 @@ Result<void> create_context(StoppedProcess& stopped, const TargetContext& initia
   return stopped.write(window, Bytes(bytes, offsetof(TargetContext, patches)));
 }
 
-Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, PatchRecord patch) {
-  // Reuse the site's own record, else one that is free.
-  auto& records = registry.patches;
-  auto slot =
-      std::find_if(records.begin(), records.end(), [&](const auto& r) { return r.address == patch.address; });
-  if (slot != records.end() && is_live(*slot)) {
-    // The site is patched already: what must come back in the end is what stood there first.
-    std::copy(std::begin(slot->original), std::end(slot->original), std::begin(patch.original));
-    patch.length = std::max(patch.length, slot->length);
-  }
-  if (slot == records.end())
-    slot = std::find_if(records.begin(), records.end(), [](const auto& r) { return !is_live(r); });
-  const size_t index = slot - records.begin();
-  if (slot == records.end()) {
-    if (records.size() >= wire::kPatchesMax)
-      return Error{E2BIG, "patch: more than " + std::to_string(wire::kPatchesMax) +
-                              " probed functions in one process"};
-    records.push_back({});
-  }
-  patch.state = PatchState::kPending;
-  records[index] = patch;
-  if (auto written = write_record(stopped, window, registry, index); !written) return written;
-  registry.header.patch_count = static_cast<uint32_t>(records.size());
-  if (auto written =
-          write_context(stopped, window, offsetof(TargetContext, patch_count), registry.header.patch_count);
-      !written)
-    return written;
-  if (auto written = stopped.write(patch.address, Bytes(patch.patched, patch.length)); !written)
-    return written;
-  records[index].state = PatchState::kActive;
-  return write_record(stopped, window, registry, index);
+namespace {
+
+uint64_t trap_address(uint64_t window, size_t index) {
+  return window + offsetof(TargetContext, traps) + index * sizeof(wire::TrapRecord);
 }
 
-Result<void> restore_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, uint64_t address) {
-  for (size_t index = 0; index < registry.patches.size(); ++index) {
-    PatchRecord& record = registry.patches[index];
-    if (record.address != address || !is_live(record)) continue;
-    auto now = stopped.read(address, record.length);
-    const bool ours = now && jumps_into_arena(registry.header, address, *now);
-    if (ours)
-      if (auto written = stopped.write(address, Bytes(record.original, record.length)); !written)
-        return written;
-    record.state = PatchState::kRestored;
-    if (auto written = write_record(stopped, window, registry, index); !written) return written;
+Result<void> write_state(StoppedProcess& process, uint64_t window, Registry& registry, size_t index,
+                         PatchState state) {
+  registry.patches[index].state = state;
+  return process.write(record_address(window, index) + offsetof(PatchRecord, state), as_bytes(state));
+}
+
+// The index entries an address may be found in, and their addresses.
+struct Probes {
+  std::vector<uint64_t> where;
+  std::vector<uint16_t> entries;
+};
+
+Result<Probes> probes_of(StoppedProcess& process, uint64_t window, uint64_t address) {
+  Probes out;
+  const uint64_t base = window + offsetof(TargetContext, trap_index);
+  uint32_t slot = wire::trap_hash(address);
+  for (uint32_t left = wire::kTrapProbesMax; left != 0;) {
+    const uint32_t count = std::min(left, wire::kTrapIndexSize - slot);
+    auto bytes = process.read(base + slot * sizeof(uint16_t), count * sizeof(uint16_t));
+    if (!bytes) return bytes.error();
+    for (uint32_t i = 0; i < count; ++i) {
+      out.where.push_back(base + (slot + i) * sizeof(uint16_t));
+      out.entries.push_back(read_at<uint16_t>(*bytes, i * sizeof(uint16_t)).value_or(0));
+    }
+    left -= count;
+    slot = 0;
   }
+  return out;
+}
+
+Result<void> index_site(StoppedProcess& process, uint64_t window, uint64_t address, size_t index) {
+  auto probes = probes_of(process, window, address);
+  if (!probes) return probes.error();
+  const auto wanted = static_cast<uint16_t>(index + 1);
+  std::optional<size_t> free;
+  for (size_t i = 0; i < probes->entries.size(); ++i) {
+    if (probes->entries[i] == wanted) return {};
+    if (probes->entries[i] != wire::kIndexEmpty && probes->entries[i] != wire::kIndexGone) continue;
+    if (!free) free = i;
+    if (probes->entries[i] == wire::kIndexEmpty) break;
+  }
+  if (!free) return Error{E2BIG, "patch: the table of traps is full around this address"};
+  return process.write(probes->where[*free], as_bytes(wanted));
+}
+
+Result<void> forget_site(StoppedProcess& process, uint64_t window, uint64_t address, size_t index) {
+  auto probes = probes_of(process, window, address);
+  if (!probes) return probes.error();
+  for (size_t i = 0; i < probes->entries.size(); ++i)
+    if (probes->entries[i] == index + 1)
+      if (auto written = process.write(probes->where[i], as_bytes(wire::kIndexGone)); !written)
+        return written;
+  return {};
+}
+
+// In the order wire::TrapRecord asks for. The record's site is not patched by way of it.
+Result<void> write_traps(StoppedProcess& process, uint64_t window, size_t index, const Patch& patch,
+                         uint64_t address_before) {
+  const uint64_t at = trap_address(window, index);
+  auto before = process.read(at, sizeof(wire::TrapRecord));
+  if (!before) return before.error();
+  if (address_before != 0 && address_before != patch.record.address)
+    if (auto gone = forget_site(process, window, address_before, index); !gone) return gone;
+  wire::TrapRecord record = read_at<wire::TrapRecord>(*before, 0).value_or(wire::TrapRecord{});
+  ++record.version;
+  if (auto written = process.write(at + offsetof(wire::TrapRecord, version), as_bytes(record.version));
+      !written)
+    return written;
+  record.address = patch.record.address;
+  record.state = wire::TrapState::kOff;
+  std::copy(std::begin(patch.go_on), std::end(patch.go_on), std::begin(record.go_on));
+  if (auto written = process.write(at, as_bytes(record)); !written) return written;
+  const auto on = wire::TrapState::kOn;
+  if (auto written = process.write(at + offsetof(wire::TrapRecord, state), as_bytes(on)); !written)
+    return written;
+  return index_site(process, window, patch.record.address, index);
+}
+
+// What was written of a site is out of the text: first no thread is led on by it, then the record says so.
+Result<void> retire(StoppedProcess& process, uint64_t window, Registry& registry, size_t index) {
+  const auto off = wire::TrapState::kOff;
+  const uint64_t at = trap_address(window, index) + offsetof(wire::TrapRecord, state);
+  if (auto written = process.write(at, as_bytes(off)); !written) return written;
+  return write_state(process, window, registry, index, PatchState::kRestored);
+}
+
+// A record for the site: one of its own that is out of use, else a new one. Those of other sites are taken only when many are
+// out of use, so that late threads find theirs.
+Result<size_t> choose_record(Registry& registry, uint64_t address) {
+  constexpr size_t kKeptOut = 1024;
+  auto& records = registry.patches;
+  const auto own = std::find_if(records.begin(), records.end(),
+                                [&](const auto& r) { return r.address == address && !is_live(r); });
+  if (own != records.end()) return own - records.begin();
+  if (records.size() >= kKeptOut) {
+    const auto any = std::find_if(records.begin(), records.end(), [](const auto& r) { return !is_live(r); });
+    if (any != records.end()) return any - records.begin();
+  }
+  if (records.size() >= wire::kPatchesMax)
+    return Error{E2BIG,
+                 "patch: more than " + std::to_string(wire::kPatchesMax) + " probed sites in one process"};
+  records.push_back({});
+  return records.size() - 1;
+}
+
+// Whether every byte of the text at a site is the original or that of a patch of ours, in whatever mixture a change broken off
+// leaves.
+bool is_ours(const Registry& registry, uint64_t address, Bytes text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    bool known = at == 0 && text[0] == 0xcc;
+    for (const PatchRecord& record : registry.patches) {
+      if (!is_live(record) || record.address != address || at >= record.length) continue;
+      known = known || text[at] == record.original[at] || text[at] == record.patched[at];
+    }
+    if (!known) return false;
+  }
+  return true;
+}
+
+uint8_t boundaries_of(const uint64_t (&go_on)[wire::kTrapPlaces]) {
+  uint8_t bits = 0;
+  for (uint32_t at = 1; at < wire::kTrapPlaces; ++at)
+    if (go_on[at] != 0) bits |= static_cast<uint8_t>(1u << at);
+  return bits;
+}
+
+}  // namespace
+
+Result<void> apply_patches(StoppedProcess& process, uint64_t window, Registry& registry,
+                           std::span<const Patch> patches, Threads threads) {
+  std::vector<uint64_t> other_lengths;
+  for (const Patch& patch : patches) {
+    const PatchRecord* before = registry.active_at(patch.record.address);
+    if (before != nullptr && before->length != patch.record.length)
+      other_lengths.push_back(patch.record.address);
+  }
+  if (auto restored = restore_patches(process, window, registry, other_lengths, threads); !restored)
+    return restored;
+
+  std::vector<TextChange> changes;
+  std::vector<size_t> chosen, replaced;
+  for (const Patch& patch : patches) {
+    PatchRecord record = patch.record;
+    for (size_t i = 0; i < registry.patches.size(); ++i) {
+      const PatchRecord& before = registry.patches[i];
+      if (!is_live(before) || before.address != record.address) continue;
+      // What must come back in the end is what stood there first.
+      std::copy(std::begin(before.original), std::end(before.original), std::begin(record.original));
+      replaced.push_back(i);
+    }
+    auto index = choose_record(registry, record.address);
+    if (!index) return index.error();
+    auto now = process.read(record.address, record.length);
+    if (!now) return now.error();
+    if (auto led = write_traps(process, window, *index, patch, registry.patches[*index].address); !led)
+      return led;
+    record.state = PatchState::kPending;
+    registry.patches[*index] = record;
+    if (auto written = write_record(process, window, registry, *index); !written) return written;
+    chosen.push_back(*index);
+    TextChange change{record.address, record.length, boundaries_of(patch.go_on), true, {}, {}};
+    std::copy(now->begin(), now->end(), change.now);
+    std::copy_n(record.patched, record.length, change.to);
+    changes.push_back(change);
+  }
+  registry.header.patch_count = static_cast<uint32_t>(registry.patches.size());
+  if (auto written =
+          write_context(process, window, offsetof(TargetContext, patch_count), registry.header.patch_count);
+      !written)
+    return written;
+  if (auto changed = change_text(process, changes, threads); !changed) return changed;
+  for (const size_t index : chosen)
+    if (auto written = write_state(process, window, registry, index, PatchState::kActive); !written)
+      return written;
+  for (const size_t index : replaced)
+    if (auto written = retire(process, window, registry, index); !written) return written;
+  return {};
+}
+
+Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry& registry,
+                             std::span<const uint64_t> addresses, Threads threads) {
+  std::vector<TextChange> changes;
+  std::vector<size_t> indices;
+  for (size_t index = 0; index < registry.patches.size(); ++index) {
+    const PatchRecord& record = registry.patches[index];
+    if (!is_live(record) || std::find(addresses.begin(), addresses.end(), record.address) == addresses.end())
+      continue;
+    indices.push_back(index);
+    const bool known = std::any_of(changes.begin(), changes.end(),
+                                   [&](const TextChange& c) { return c.address == record.address; });
+    if (known) continue;
+    const auto now = process.read(record.address, record.length);
+    if (!now ||
+        !(is_ours(registry, record.address, *now) || jumps_into_arena(registry.header, record.address, *now)))
+      continue;
+    auto traps = process.read(trap_address(window, index), sizeof(wire::TrapRecord));
+    if (!traps) return traps.error();
+    const auto led = read_at<wire::TrapRecord>(*traps, 0).value_or(wire::TrapRecord{});
+    TextChange change{record.address, record.length, boundaries_of(led.go_on), false, {}, {}};
+    std::copy(now->begin(), now->end(), change.now);
+    std::copy_n(record.original, record.length, change.to);
+    changes.push_back(change);
+  }
+  if (auto changed = change_text(process, changes, threads); !changed) return changed;
+  for (const size_t index : indices)
+    if (auto written = retire(process, window, registry, index); !written) return written;
   return {};
 }
 

@@ -1,14 +1,16 @@
-// The registry a target carries of its own patches (wire::TargetContext): read from outside at any time, changed only
-// while the process is stopped. What is read is the target's to scribble on: counts are clamped, and restoring writes
+// The registry a target carries of its own patches (wire::TargetContext): read from outside at any time, changed by whoever
+// holds one of its threads at least. What is read is the target's to scribble on: counts are clamped, and restoring writes
 // only into that same process.
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "target/process.h"
 #include "target/stopped.h"
+#include "target/text_change.h"
 #include "wire/target_context.h"
 
 namespace bpftime::target {
@@ -41,13 +43,23 @@ Result<void> write_context(StoppedProcess& stopped, uint64_t window, size_t offs
   return stopped.write(window + offset, as_bytes(value));
 }
 
-// Replaces the text at a site: records the patch first, then writes, then marks it active; a daemon that dies in between
-// leaves a record from which the next one restores. Threads standing inside the replaced bytes must have been moved.
-Result<void> apply_patch(StoppedProcess& stopped, uint64_t window, Registry& registry,
-                         wire::PatchRecord patch);
+// One site to be patched. `record.state` is not looked at. go_on[k]: where a thread that meets a trap at byte k goes on
+// (wire::TrapRecord); what is not 0 for k >= 1 is a boundary, and with threads running its byte of `patched` must trap.
+struct Patch {
+  wire::PatchRecord record;
+  uint64_t go_on[wire::kTrapPlaces];
+};
 
-// Puts the original bytes back, unless somebody else has changed the site since (then the record is dropped and the text
-// left alone).
-Result<void> restore_patch(StoppedProcess& stopped, uint64_t window, Registry& registry, uint64_t address);
+// Replaces the text at sites: records the patches first, then writes, then marks them active; a daemon that dies in between
+// leaves records from which the next one restores, and threads that are led on as before. A site that is patched already, at
+// the same length, goes from one patch to the other without its own bytes in between; else they are restored first.
+// With all threads stopped, those standing inside the replaced bytes must have been moved. Error E2BIG: no record left.
+Result<void> apply_patches(StoppedProcess& process, uint64_t window, Registry& registry,
+                           std::span<const Patch> patches, Threads threads);
+
+// Puts the original bytes back, unless somebody else has changed a site since (then its records are dropped and the text left
+// alone).
+Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry& registry,
+                             std::span<const uint64_t> addresses, Threads threads);
 
 }  // namespace bpftime::target

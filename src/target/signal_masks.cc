@@ -1,3 +1,7 @@
+#include <sys/syscall.h>
+
+#include "target/memory.h"
+#include "target/proc_files.h"
 #include "target/stopped_state.h"
 
 namespace bpftime::target {
@@ -13,6 +17,30 @@ Result<void> StoppedProcess::unblock_signals(uint64_t signals) {
       if (!get_signal_mask(thread.tid, mask) || (mask & signals) == 0) continue;
       if (!set_signal_mask(thread.tid, mask & ~signals))
         result = Error{ESRCH, "thread " + std::to_string(thread.tid) + ": its signal mask cannot be changed"};
+    }
+  });
+  return result;
+}
+
+Result<uint64_t> StoppedProcess::signal_handler(int signal) {
+  Result<uint64_t> result = uint64_t{0};
+  state_->tracer.run([&] {
+    auto thread = state_->borrow();
+    auto scratch = thread ? (*thread)->scratch() : Result<uint64_t>(thread.error());
+    if (!scratch) {
+      result = scratch.error();
+      return;
+    }
+    constexpr uint64_t kMaskBytes = 8;
+    const uint64_t arguments[] = {static_cast<uint64_t>(signal), 0, *scratch, kMaskBytes};
+    auto asked = state_->checked_call("sigaction", SYS_rt_sigaction, arguments);
+    uint64_t handler = 0;  // the first field of what the kernel stores
+    if (!asked) {
+      result = asked.error();
+    } else if (!read_memory(state_->memory, *scratch, &handler, sizeof handler)) {
+      result = process_error(state_->pid, EFAULT, "its stack is not readable");
+    } else {
+      result = handler;
     }
   });
   return result;

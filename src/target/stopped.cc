@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/memfd.h"
+#include "target/memory.h"
 #include "target/proc_files.h"
 #include "target/stopped_state.h"
 
@@ -118,6 +119,77 @@ Result<StoppedProcess> StoppedProcess::stop(const Process& process) {
   }
 }
 
+// The first that stops, the main thread before the others.
+Result<void> StoppedProcess::State::stop_any(Deadline deadline) {
+  auto tasks = numeric_entries(proc_path(pid, "/task"));
+  if (!tasks) return process_error(pid, ESRCH, "it has exited");
+  std::stable_partition(tasks->begin(), tasks->end(), [this](pid_t tid) { return tid == pid; });
+  Error why = process_error(pid, EAGAIN, "no thread of it could be stopped; try again");
+  for (const pid_t tid : *tasks) {
+    const auto thread = thread_state(pid, tid);
+    if (!thread || *thread == 'D' || *thread == 'Z' || *thread == 'X') continue;
+    auto seized = seize_thread(pid, tid);
+    if (!seized) return seized.error();
+    if (!*seized || !interrupt_thread(tid)) continue;
+    bool stuck = false;
+    const StopEvent event = wait_for_held(pid, tid, deadline, stuck);
+    if (event.kind == StopEvent::Kind::kExec)
+      return process_error(pid, EAGAIN, "it is replacing its program by exec; try again");
+    // One that could not be stopped stays seized until the tracer thread ends, which detaches it.
+    if (event.kind != StopEvent::Kind::kTrap) continue;
+    HeldThread held{tid, {}, event.signal != SIGTRAP};
+    if (!get_registers(tid, held.registers)) {
+      if (!thread_state(pid, tid)) continue;
+      return process_error(pid, ENOTSUP, "it is a 32-bit process");
+    }
+    if (undo_spurious_eintr(held.registers)) set_registers(tid, held.registers);
+    threads.push_back(held);
+    return {};
+  }
+  return why;
+}
+
+Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode& code) {
+  if (process.pid() == ::getpid())
+    return process_error(process.pid(), EINVAL, "a process cannot stop itself");
+  auto state = std::make_unique<State>();
+  state->pid = process.pid();
+  // All that takes long comes before anything stands still.
+  state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
+  if (!state->memory) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
+  auto regions = process.regions();
+  if (!regions) return regions.error();
+  state->regions = std::move(*regions);
+  if (!still_there(state->memory, code)) code = find_gadgets(state->memory, state->regions);
+  state->code = code;
+  Result<void> stopped;
+  state->tracer.run([&] { stopped = state->stop_any(Clock::now() + kStopTimeout); });
+  if (!stopped) return stopped.error();
+  if (!process.alive()) return process_error(process.pid(), ESRCH, "it has exited");
+  return StoppedProcess(std::move(state));
+}
+
+Result<void> StoppedProcess::synchronize_cores() {
+  constexpr uint64_t kSyncCore = 1 << 5, kRegisterSyncCore = 1 << 6;  // MEMBARRIER_CMD_PRIVATE_EXPEDITED_…
+  Result<void> result;
+  state_->tracer.run([&] {
+    const auto barrier = [&](uint64_t command) {
+      const uint64_t arguments[] = {command, 0, 0};
+      return state_->checked_call("membarrier", SYS_membarrier, arguments);
+    };
+    auto done = barrier(kSyncCore);
+    if (!done && done.error().code == EPERM) {  // not registered yet: once per process
+      if (auto registered = barrier(kRegisterSyncCore); !registered) {
+        result = registered.error();
+        return;
+      }
+      done = barrier(kSyncCore);
+    }
+    if (!done) result = done.error();
+  });
+  return result;
+}
+
 StoppedProcess::StoppedProcess(std::unique_ptr<State> state) : state_(std::move(state)) {}
 StoppedProcess::StoppedProcess(StoppedProcess&&) noexcept = default;
 StoppedProcess& StoppedProcess::operator=(StoppedProcess&&) noexcept = default;
@@ -168,9 +240,11 @@ Result<void> StoppedProcess::set_pc(pid_t tid, uint64_t pc) {
 // timeout before one inside, because only our death could cost that one its timeout.
 Result<BorrowedThread*> StoppedProcess::State::borrow() {
   if (borrowed) return borrowed.get();
-  auto text = read_proc_file(proc_path(pid, "/maps"));
-  if (!text) return process_error(pid, ESRCH, "its mappings cannot be read");
-  const std::vector<MappedRegion> regions = parse_maps(*text);
+  if (regions.empty()) {
+    auto text = read_proc_file(proc_path(pid, "/maps"));
+    if (!text) return process_error(pid, ESRCH, "its mappings cannot be read");
+    regions = parse_maps(*text);
+  }
   std::vector<std::pair<int, const HeldThread*>> candidates;
   for (const HeldThread& thread : threads) {
     int cost = thread.tid == pid ? 0 : 1;
@@ -185,7 +259,7 @@ Result<BorrowedThread*> StoppedProcess::State::borrow() {
   Error why = process_error(pid, ESRCH, "it has exited");
   for (size_t i = 0; i < candidates.size() && i < kTriesMax; ++i) {
     const HeldThread& thread = *candidates[i].second;
-    auto lent = BorrowedThread::lent(pid, thread.tid, thread.registers, memory, regions);
+    auto lent = BorrowedThread::lent(pid, thread.tid, thread.registers, memory, regions, &code);
     if (!lent) {
       if (i == 0) why = lent.error();
       continue;

@@ -17,6 +17,16 @@
 
 namespace bpftime::target {
 
+// Where in a process its code has the instructions that remote system calls need: found once, checked at each use.
+// Addresses; 0: not found, or not looked for yet.
+struct CallCode {
+  uint64_t system_call = 0;         // syscall
+  uint64_t system_call_return = 0;  // syscall; ret
+  uint64_t signal_return = 0;       // mov $15, %eax (or %rax); syscall: what a signal handler returns to
+  // Whether one of them lies in [start, end).
+  bool touches(uint64_t start, uint64_t end) const;
+};
+
 // Holds all threads from stop() to destruction, then lets them run as they were: registers, signal masks, pending
 // signals and group stops unchanged, interrupted system calls restarted. If we die meanwhile, the kernel resumes them, a
 // borrowed thread too: its remote system call returns through a signal frame into its own work (target/signal_frame.h).
@@ -29,6 +39,12 @@ class StoppedProcess {
   // the process run and try again), ENOTSUP (32-bit). The program may have been replaced by exec before the stop: what the
   // caller read of it earlier must be read again.
   static Result<StoppedProcess> stop(const Process& process);
+  // One thread alone, while the others run on: for remote system calls, and for changes that are right at any moment.
+  // threads() names only this one. The main thread unless it cannot be stopped at once. Errors as of stop().
+  static Result<StoppedProcess> stop_one(const Process& process, CallCode& code);
+  // Makes every thread of the process execute a serialising instruction before it runs on in user space, so that none still
+  // works with instruction bytes of before (membarrier). Error ENOSYS-like: the kernel has none of it.
+  Result<void> synchronize_cores();
   StoppedProcess(StoppedProcess&&) noexcept;
   StoppedProcess& operator=(StoppedProcess&&) noexcept;
   ~StoppedProcess();
@@ -48,6 +64,9 @@ class StoppedProcess {
   // One thread's mask (bit n-1 for signal n), read and replaced.
   Result<uint64_t> signal_mask(pid_t tid);
   Result<void> set_signal_mask(pid_t tid, uint64_t mask);
+
+  // The address of a signal's handler as the kernel has it; 0 and 1 are SIG_DFL and SIG_IGN.
+  Result<uint64_t> signal_handler(int signal);
 
   // One system call made by a borrowed thread; the kernel's result (-errno is a value, not an Error). Under a seccomp
   // filter only where PTRACE_O_SUSPEND_SECCOMP is permitted, else Error EPERM with that reason.
@@ -93,5 +112,8 @@ Result<uint64_t> load_library(const Process& process, const std::string& library
 // A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.
 Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high,
                                uint64_t size);
+
+// Whether [start, start + size) is free and in nobody's way: the heap and stacks may grow.
+bool is_gap(const std::vector<MappedRegion>& regions, uint64_t start, uint64_t size);
 
 }  // namespace bpftime::target

@@ -20,6 +20,9 @@ struct StoppedProcess::State {
   Fd memory;  // /proc/PID/mem
   std::vector<HeldThread> threads;
   std::unique_ptr<BorrowedThread> borrowed;
+  // Of stop_one(), read before the thread was stopped.
+  std::vector<MappedRegion> regions;
+  CallCode code;
   // The socket pair of map(): our end, and the target's as a number in it.
   Fd our_socket;
   int64_t target_socket = -1;
@@ -33,6 +36,7 @@ struct StoppedProcess::State {
 
   // On the tracer thread:
   Result<void> stop_all(Deadline deadline, bool& try_again);
+  Result<void> stop_any(Deadline deadline);
   void release();
   Result<BorrowedThread*> borrow();
   Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);

@@ -1,0 +1,172 @@
+// Changes a target while it runs: one thread is held for the system calls that are needed, all others go on, through the very
+// sites that change. What makes that right is in target/text_change.h and agent/traps.cc; here is when it may be done.
+#include <signal.h>
+
+#include <algorithm>
+#include <set>
+
+#include "base/log.h"
+#include "daemon/site.h"
+
+namespace bpftime::daemon {
+
+using target::MappedRegion;
+using target::Registry;
+using target::StoppedProcess;
+using wire::PatchRecord;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+uint64_t ns_since(Clock::time_point start) {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+}
+
+bool is_guard(const PatchRecord& record) {
+  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
+}
+
+// libc and the dynamic loader run some of their functions with every signal blocked, past any redirect of ours: around clone,
+// in new threads, in posix_spawn's child. A trapping byte would kill there. These are never called so, and they are what
+// people probe while others hammer on it.
+bool is_never_masked(std::string_view name) {
+  constexpr std::string_view kPrefixes[] = {"malloc", "calloc", "realloc", "free",    "mem",  "str",  "wcs",
+                                            "wmem",   "rand",   "qsort",   "bsearch", "atoi", "atol", "atof"};
+  constexpr std::string_view kNames[] = {
+      "puts",         "fputs",         "fputc",       "putc",          "putchar",        "fgets",
+      "fgetc",        "getc",          "getline",     "fwrite",        "fread",          "fopen",
+      "fclose",       "fflush",        "printf",      "fprintf",       "snprintf",       "sprintf",
+      "vprintf",      "vfprintf",      "vsnprintf",   "vsprintf",      "getenv",         "time",
+      "gettimeofday", "clock_gettime", "localtime",   "localtime_r",   "gmtime",         "gmtime_r",
+      "mktime",       "strftime",      "getaddrinfo", "gethostbyname", "gethostbyname2", "freeaddrinfo",
+      "inet_ntop",    "inet_pton",     "iconv",       "regexec"};
+  name.remove_prefix(std::min(name.find_first_not_of('_'), name.size()));
+  if (name.starts_with("libc_")) name.remove_prefix(5);
+  if (name.starts_with("IO_")) name.remove_prefix(3);
+  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
+                     [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
+         std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+}
+
+bool is_libc(const std::string& path) {
+  for (const char* name : {"/libc.so", "/libc-2", "/ld-linux", "/libpthread", "/ld-2"})
+    if (path.find(name) != std::string::npos) return true;
+  return false;
+}
+
+constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
+
+}  // namespace
+
+bool Attacher::may_change_running(Target& target, const std::vector<MappedRegion>& regions,
+                                  uint64_t address) {
+  const auto region = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& r) {
+    return address >= r.start && address < r.end;
+  });
+  if (region == regions.end()) return true;  // no longer mapped: nothing will be written
+  if (!is_libc(region->path)) return true;
+  const auto file = file_info(target.process, *region);
+  if (!file->elf) return false;
+  const auto at = file->elf->address_of_offset(address - region->start + region->offset);
+  const auto function = at ? file->elf->function_at(*at) : std::nullopt;
+  return function && is_never_masked(function->name);
+}
+
+// Whether SIGTRAP still comes to the agent: a program may have replaced the handler by a system call of its own.
+Result<bool> Attacher::guard_answers(StoppedProcess& held, const std::vector<MappedRegion>& regions) {
+  auto handler = held.signal_handler(SIGTRAP);
+  if (!handler) return handler.error();
+  return std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& r) {
+    return *handler >= r.start && *handler < r.end && is_agent(r);
+  });
+}
+
+Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& registry,
+                                                   const std::vector<MappedRegion>& regions,
+                                                   std::vector<Site>& sites) {
+  const auto start = Clock::now();
+  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) != 2 ||
+      (registry.header.flags & wire::kNoSystemCalls) != 0)
+    return Changed::kNeedsStop;
+  const bool any =
+      std::any_of(sites.begin(), sites.end(), [](const Site& site) { return site.report.skipped.empty(); });
+  if (!any && guard_may_go(target) && target.guard_idle_since) return Changed::kNeedsStop;
+  if (withdrawn_ || target.detached) return Changed::kNeedsStop;
+  if (auto blocked = target.process.blocked_in_any_thread(); !blocked || (*blocked & kTrapSignals) != 0)
+    return Changed::kNeedsStop;
+
+  std::optional<StoppedProcess> held;
+  Clock::time_point held_since;
+  bool out_of_reach = false;
+  const auto entry = [&]() -> Result<StoppedProcess*> {
+    if (held) return &*held;
+    auto one = StoppedProcess::stop_one(target.process, target.call_code);
+    if (!one) {
+      out_of_reach = true;
+      return one.error();
+    }
+    held_since = Clock::now();
+    held.emplace(std::move(*one));
+    return &*held;
+  };
+  const auto unwanted = unwanted_sites(registry, sites);
+  const auto may_change = [&](uint64_t address) { return may_change_running(target, regions, address); };
+  if (!std::all_of(unwanted.begin(), unwanted.end(), may_change)) return Changed::kNeedsStop;
+  std::vector<PlannedSite> planned;
+  for (auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    auto plan = plan_site(target, entry, registry, regions, site, /*traps=*/true);
+    if (!plan && out_of_reach) return Changed::kNeedsStop;
+    if (!plan) {
+      site.report.skipped = plan.error().message;
+      if (registry.active_at(site.address) != nullptr) return Changed::kNeedsStop;
+      continue;
+    }
+    if (!*plan) continue;
+    if ((*plan)->method == rewrite::PatchMethod::kJump || !may_change(site.address))
+      return Changed::kNeedsStop;
+    planned.push_back(std::move(**plan));
+  }
+  const auto note_use = [&] {
+    if (any) {
+      target.guard_idle_since.reset();
+    } else if (!target.guard_idle_since) {
+      target.guard_idle_since = Clock::now();
+    }
+  };
+  if (unwanted.empty() && planned.empty() && !held) {
+    note_use();
+    publish(target, sites);
+    return Changed::kDone;
+  }
+  auto thread = entry();
+  if (!thread) return Changed::kNeedsStop;
+  for (const PlannedSite& plan : planned)
+    if (const auto& record = plan.patch.record;
+        target.call_code.touches(record.address, record.address + record.length))
+      return Changed::kNeedsStop;
+  if (auto ours = guard_answers(*held, regions); !ours || !*ours) return Changed::kNeedsStop;
+  if (auto mapped = map_memory(*held, regions, memory_of(sites)); !mapped) return Changed::kNeedsStop;
+
+  std::vector<target::Patch> patches;
+  for (const PlannedSite& plan : planned) patches.push_back(plan.patch);
+  auto changed = target::restore_patches(*held, config_.window, registry, unwanted, target::Threads::kRun);
+  if (changed)
+    changed = target::apply_patches(*held, config_.window, registry, patches, target::Threads::kRun);
+  if (!changed) {
+    log_warning("process " + std::to_string(target.process.pid()) +
+                ": changing it while it runs: " + changed.error().message + "; stopping it instead");
+    return Changed::kNeedsStop;
+  }
+  if (!unwanted.empty() || !planned.empty()) retire_maps(*held, regions, sites);
+  held.reset();
+  refresh_task_facts(target, sites);
+  last_running_change_ = {ns_since(held_since), ns_since(start)};
+  note_use();
+  publish(target, sites);
+  return Changed::kDone;
+}
+
+}  // namespace bpftime::daemon
