@@ -166,14 +166,17 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       const uint64_t length = on_exit ? call.site.exit_length : call.site.offset - call.site.enter_offset;
       const uint64_t instruction = base + call.function + call.site.offset;
       if (instruction < region.start || instruction + length > region.end) continue;
+      // Then the end is waited for where the call begins.
+      const bool both = call.site.number < 0 && call.site.number_register < 0;
+      if (both && on_exit) continue;
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
-        if (point.on_exit != on_exit) continue;
+        if (point.on_exit != on_exit && !both) continue;
         if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
         for (const auto& attached : probe.programs)
           site.wants.push_back({attached.program,
                                 attached.cookie,
-                                on_exit,
+                                point.on_exit,
                                 0,
                                 attached.order,
                                 {},
@@ -191,8 +194,6 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
-      if (on_exit && call.site.number < 0 && call.site.number_register < 0 && site.report.skipped.empty())
-        site.report.skipped = "its number is not known when it returns";
       sites.push_back(std::move(site));
     }
   }
@@ -211,7 +212,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   const uint64_t low = site.region.start, high = site.region.end;
   uint64_t more = kPageSize;  // programs
   for (const auto& want : site.wants) more += round_up(want.program->code->image.size(), 16) + 256;
-  const uint64_t size_max = 1024 + 512 * site.wants.size();
+  const uint64_t size_max = 2 * kPageSize + 512 * site.wants.size();
   const rewrite::TrampolineRule anywhere{site.address, 0};
   auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, anywhere, size_max, more);
   if (!arena) return arena.error();
@@ -237,7 +238,8 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
     program.only_number = want.only_number;
-    request.programs.push_back(program);
+    const bool end_of_enter = want.on_return && !request.on_exit;
+    (end_of_enter ? request.exit_programs : request.programs).push_back(program);
   }
   const auto kept = (*arena)->find(hash);
   const auto room = kept ? kept : (*arena)->find_room(anywhere, size_max);

@@ -62,6 +62,9 @@ struct SystemCallRequest {
   uint64_t trampoline_address = 0;
   uint64_t identity_address = 0;            // wire::TargetIdentity
   std::vector<SystemCallProgram> programs;  // in order
+  // Enter patches of calls whose number is not known when they return: those of which the end is wanted are made beside the
+  // trampoline, by a `syscall` of each number's own, and come back through these.
+  std::vector<SystemCallProgram> exit_programs;
 };
 
 // Where the patch lies.

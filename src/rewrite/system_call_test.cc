@@ -380,6 +380,32 @@ TEST_F(SystemCalls, OfUnknownNumberAreToldApart) {
   EXPECT_EQ(g_exit.arguments[0], static_cast<uint64_t>(::getppid()));
 }
 
+TEST_F(SystemCalls, OfUnknownNumberAreFollowedToTheirEnd) {
+  for (const int32_t only : {int{SYS_getppid}, -1}) {
+    SetUp();
+    auto both = request(AT(calls_any), false, {program(on_enter, SYS_getuid)});
+    both.exit_programs = {program(on_exit, only)};
+    const auto before = patch(both);
+    EXPECT_EQ(call(calls_any, long{SYS_getppid}), ::getppid());
+    EXPECT_EQ(g_exit.runs, 1u);
+    EXPECT_EQ(g_exit.number, SYS_getppid);
+    EXPECT_EQ(g_exit.arguments[0], static_cast<uint64_t>(::getppid()));
+    EXPECT_EQ(call(calls_any, long{SYS_getuid}), static_cast<long>(::getuid()));
+    EXPECT_EQ(g_enter.runs, 1u);
+    EXPECT_EQ(call(calls_any, long{SYS_write}, -1L, "x", 1L), -EBADF);
+    EXPECT_EQ(call(calls_any, 511L), -ENOSYS);
+    EXPECT_EQ(g_exit.runs, only < 0 ? 4u : 1u);
+    EXPECT_EQ(call(calls_any, -1L), -ENOSYS);
+    EXPECT_EQ(call(calls_any, 512L), -ENOSYS);
+  }
+  EXPECT_EQ(g_exit.runs, 4u);  // the ends of numbers beyond all that exist are not seen
+  auto only_end = request(AT(calls_any), false, {});
+  only_end.exit_programs = {program(on_exit, SYS_getppid)};
+  const auto before = patch(only_end);
+  EXPECT_EQ(call(calls_any, long{SYS_getppid}), ::getppid());
+  EXPECT_EQ(g_exit.runs, 5u);
+}
+
 TEST_F(SystemCalls, GiveRawTracepointsRegisters) {
   auto raw = program(on_raw);
   raw.context = SystemCallContext::kRegisters;

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <set>
 
 #include "rewrite/relocate.h"
@@ -44,6 +45,9 @@ static_assert(kSavedRax >= kArguments + 6 * 8 && kEndResult > kSavedRax && kEndM
 static_assert(kFrameSize % 16 == 0 && kLongFrameSize % 16 == 0 &&
               kRegisters + sizeof(PtRegs) <= kLongFrameSize);
 
+// Stubs, one of each number: those above every number Linux has fail at once, and their end is not seen.
+constexpr int32_t kNumbersMax = 512, kStubShift = 4;
+
 constexpr int64_t kNotImplemented = -38;  // -ENOSYS: pt_regs::ax at sys_enter
 constexpr int64_t kUserCodeSegment = 0x33, kUserStackSegment = 0x2b, kFlags = 0x202;
 
@@ -57,7 +61,18 @@ class Writer {
       : request_(request), code_(code), displaced_(displaced), base_(request.trampoline_address) {
     holder_.init(asmjit::Environment(asmjit::Arch::kX64), base_);
     holder_.attach(&a_);
-    for (const SystemCallProgram& program : request.programs) {
+    stubs_ = a_.newLabel();
+    select(request.programs);
+  }
+
+  // Of what follows: the programs, and what they need together.
+  void select(const std::vector<SystemCallProgram>& programs) {
+    programs_ = &programs;
+    clobbered_ = 0;
+    slots_ = 0;
+    ends_ = words_ = registers_ = false;
+    numbers_.clear();
+    for (const SystemCallProgram& program : programs) {
       clobbered_ |= program.call.use.clobbered | (program.call.use.read & (bit(kRdi) | bit(kRsi)));
       ends_ |= program.call.ends != ProgramCall::Ends::kNever;
       const bool reads_first = (program.call.context_slots_read & 1) != 0;
@@ -67,12 +82,13 @@ class Writer {
       registers_ |= reads_first;
       numbers_.insert(program.only_number);
     }
-    by_number_ = request.site.number < 0 && !(numbers_.size() == 1 && *numbers_.begin() < 0);
+    by_number_ = request_.site.number < 0 && !(numbers_.size() == 1 && *numbers_.begin() < 0);
   }
 
   void enter() {
     move_displaced();
     const Label go = a_.newLabel();
+    if (programs_->empty()) return call(go);
     if (request_.site.number < 0) skip_other_numbers(go);
     open_frame();
     for (int i = 0; i < 6; ++i)
@@ -83,8 +99,9 @@ class Writer {
     if (ends_) a_.mov(at(kEndMark), -1);
     fill_registers(/*result=*/false);
     run();
-    const Label end = a_.newLabel();
+    Label end;
     if (ends_) {
+      end = a_.newLabel();
       a_.cmp(at(kEndMark), static_cast<int32_t>(static_cast<int64_t>(wire::kFunctionEnds)));
       a_.je(end);
     }
@@ -95,13 +112,60 @@ class Writer {
       a_.mov(eax, request_.site.number);
     }
     a_.mov(rsp, at(kOldStack));
-    a_.bind(go);
-    jump(call_address());
-    if (!ends_) return;
+    call(go);
+    if (!end.isValid()) return;
     a_.bind(end);
     restore(kArguments);
     a_.mov(rax, at(kEndResult));
     a_.mov(rsp, at(kOldStack));
+    jump(call_address() + kSystemCallSize);
+  }
+
+  // To the host's own instruction, or to one of ours that knows its number when it returns.
+  void call(const Label& go) {
+    a_.bind(go);
+    for (const SystemCallProgram& program : request_.exit_programs) exit_numbers_.insert(program.only_number);
+    if (exit_numbers_.contains(-1)) {
+      const Label plain = a_.newLabel();
+      a_.cmp(eax, kNumbersMax);
+      a_.jae(plain);
+      a_.mov(r11d, eax);
+      a_.shl(r11d, kStubShift);
+      a_.lea(rcx, ptr(stubs_));
+      a_.add(r11, rcx);
+      a_.jmp(r11);
+      a_.bind(plain);
+    } else {
+      for (const int32_t number : exit_numbers_) {
+        stub_of_[number] = a_.newLabel();
+        a_.cmp(eax, number);
+        a_.je(stub_of_[number]);
+      }
+    }
+    jump(call_address());
+  }
+
+  // syscall; mov $number,%r11d; jmp exit
+  void stubs() {
+    if (exit_numbers_.empty()) return;
+    const Label exit = a_.newLabel();
+    const auto stub = [&](int32_t number) {
+      a_.align(asmjit::AlignMode::kCode, 1 << kStubShift);
+      if (stub_of_.contains(number)) a_.bind(stub_of_[number]);
+      a_.syscall();
+      a_.mov(r11d, number);
+      a_.long_().jmp(exit);
+    };
+    if (exit_numbers_.contains(-1)) {
+      a_.align(asmjit::AlignMode::kCode, 1 << kStubShift);
+      a_.bind(stubs_);
+      for (int32_t number = 0; number < kNumbersMax; ++number) stub(number);
+    } else {
+      for (const int32_t number : exit_numbers_) stub(number);
+    }
+    a_.bind(exit);
+    select(request_.exit_programs);
+    run_exit_programs(r11);
     jump(call_address() + kSystemCallSize);
   }
 
@@ -113,6 +177,13 @@ class Writer {
     }
     const Gp number =
         request_.site.number < 0 ? gpq(static_cast<uint32_t>(request_.site.number_register)) : rax;
+    run_exit_programs(number);
+    a_.bind(go);
+    move_displaced();
+  }
+
+  // `number`: holds it, unless it is known anyway.
+  void run_exit_programs(const Gp& number) {
     open_frame();
     if (reads(kResult) || clobbers(rax)) a_.mov(at(kResult), rax);
     for (int i = 0; i < 6; ++i)
@@ -123,8 +194,6 @@ class Writer {
     restore(kResult + 8);
     if (clobbers(rax)) a_.mov(rax, at(kResult));
     a_.mov(rsp, at(kOldStack));
-    a_.bind(go);
-    move_displaced();
   }
 
   Result<SitePlan> finish() {
@@ -243,7 +312,7 @@ class Writer {
   }
 
   void run() {
-    for (const SystemCallProgram& program : request_.programs) {
+    for (const SystemCallProgram& program : *programs_) {
       const ProgramCall& call = program.call;
       const Label skip = a_.newLabel();
       if (by_number_ && program.only_number >= 0 && numbers_.size() > 1) {
@@ -299,7 +368,10 @@ class Writer {
   SitePlan plan_;
   Error failure_{0, {}};
   std::vector<std::pair<Label, wire::Invocation>> invocations_;
-  std::set<int32_t> numbers_;
+  const std::vector<SystemCallProgram>* programs_ = nullptr;
+  std::set<int32_t> numbers_, exit_numbers_;
+  std::map<int32_t, Label> stub_of_;
+  Label stubs_;
   RegisterSet clobbered_ = 0;
   ContextSlots slots_ = 0;
   bool ends_ = false, words_ = false, registers_ = false, by_number_ = false;
@@ -333,6 +405,8 @@ Result<void> check_request(const SystemCallRequest& request) {
     return refuse("no system call stands there");
   if (request.on_exit && request.site.number < 0 && request.site.number_register < 0)
     return refuse("the number is not known when it returns");
+  if (!request.exit_programs.empty() && (request.on_exit || request.site.number >= 0))
+    return refuse("the end of this call is seen behind it");
   for (const SystemCallProgram& program : request.programs)
     if (program.call.ends != ProgramCall::Ends::kNever &&
         (request.on_exit || program.call.ends != ProgramCall::Ends::kResultInRax ||
@@ -355,6 +429,7 @@ Result<SitePlan> plan_system_call(const SystemCallRequest& request) {
     writer.exit();
   } else {
     writer.enter();
+    writer.stubs();
   }
   return writer.finish();
 }
