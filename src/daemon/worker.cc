@@ -137,6 +137,14 @@ void Worker::watch(int fd) {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
 }
 
+// Edge-triggered: a pipe with room is writable all the time; only that there is room again is news, or that nobody reads.
+void Worker::watch_pipe(int writer) {
+  epoll_event event{};
+  event.events = EPOLLOUT | EPOLLET;
+  event.data.fd = writer;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, writer, &event);
+}
+
 // ---- what changed ----
 
 void Worker::object_changed(const kernel::Object& object) {
@@ -271,6 +279,7 @@ void Worker::on_event(int fd) {
     return follow_runner();
   }
   if (connections_.contains(fd)) return on_client(fd);
+  if (pipes_.owns(fd)) return pipes_.on_event(fd, trace_);
   if (followed_.contains(fd)) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     followed_.erase(fd);
@@ -382,7 +391,9 @@ void Worker::housekeeping() {
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
-bool Worker::idle() const { return connections_.empty() && kernel_.idle() && !attacher_->unfinished(); }
+bool Worker::idle() const {
+  return connections_.empty() && pipes_.empty() && kernel_.idle() && !attacher_->unfinished();
+}
 
 void Worker::flush_trace() {
   trace_.drain(*kernel_.trace_ring());
@@ -403,6 +414,7 @@ void Worker::send_trace() {
     }
   }
   trace_sent_ = trace_.last_number();
+  pipes_.fill(trace_);
   for (int fd : failed) drop(fd);
 }
 
