@@ -51,6 +51,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return prog_load(request);
     case BPF_PROG_BIND_MAP:
       return prog_bind_map(request);
+    case BPF_PROG_TEST_RUN:
+      return prog_test_run(request);
     case BPF_LINK_CREATE:
       return link_create(request);
     case BPF_RAW_TRACEPOINT_OPEN:
@@ -190,6 +192,12 @@ std::vector<Probe> Kernel::probes() const {
 std::vector<Probe> Kernel::system_call_probes() const {
   return probes_of([](const PerfEvent& event) {
     return event.perf_kind == PerfKind::kTracepoint || event.perf_kind == PerfKind::kRawTracepoint;
+  });
+}
+
+std::vector<Probe> Kernel::clocks() const {
+  return probes_of([](const PerfEvent& event) {
+    return event.perf_kind == PerfKind::kClock && event.enabled && event.period_ns != 0;
   });
 }
 

@@ -148,7 +148,14 @@ struct AttachedProgram {
 };
 
 // kRawTracepoint: made by BPF_RAW_TRACEPOINT_OPEN, held by its link alone.
-enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2, kTracepoint = 3, kRawTracepoint = 4 };
+// kClock: PERF_COUNT_SW_CPU_CLOCK with a period; its programs run in the runner (daemon/runner.h).
+enum class PerfKind : uint32_t {
+  kUprobe = 1,
+  kBpfOutput = 2,
+  kTracepoint = 3,
+  kRawTracepoint = 4,
+  kClock = 8,
+};
 
 struct PerfEvent : Object {
   PerfKind perf_kind = PerfKind::kUprobe;
@@ -164,6 +171,9 @@ struct PerfEvent : Object {
   std::string build_id;  // hex, may be empty
   program::Tracepoint
       tracepoint;  // of tracepoints and raw tracepoints; `path` is then "syscalls:sys_enter_openat"
+  // Clocks.
+  uint64_t period_ns = 0;
+  bool by_frequency = false;  // the tool asked for samples a second: a profile
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.

@@ -71,8 +71,48 @@ BpfReply map_info(const BpfRequest& request, const Map& map) {
   return info_reply(request, info);
 }
 
+// Instructions as Linux shows them: references to maps carry ids, not places in our list of them.
+std::vector<program::Insn> shown_insns(const Prog& prog) {
+  std::vector<program::Insn> insns = prog.source.program.insns;
+  for (size_t i = 0; i < insns.size(); ++i) {
+    if (insns[i].code != (BPF_LD | BPF_IMM | BPF_DW)) continue;
+    const bool map = insns[i].src_reg == BPF_PSEUDO_MAP_FD || insns[i].src_reg == BPF_PSEUDO_MAP_VALUE;
+    const auto index = static_cast<uint32_t>(insns[i].imm);
+    if (map && index < prog.maps.size()) insns[i].imm = static_cast<int32_t>(prog.maps[index]->id);
+    ++i;
+  }
+  return insns;
+}
+
+// Records of BTF, cut to what Linux 6.18 knows of them: `size` bytes each.
+std::vector<uint8_t> cut_records(Bytes records, uint32_t record_size, uint32_t size) {
+  std::vector<uint8_t> out;
+  if (record_size < size) return out;
+  for (size_t at = 0; at + record_size <= records.size(); at += record_size)
+    out.insert(out.end(), records.begin() + static_cast<ptrdiff_t>(at),
+               records.begin() + static_cast<ptrdiff_t>(at + size));
+  return out;
+}
+
+// set_info_rec_size: sizes as we have them, or no size where nothing is asked for.
+bool record_sizes_agree(const bpf_prog_info& asked) {
+  const auto agrees = [](uint32_t count, uint32_t size, uint32_t ours) {
+    return size == ours || (count == 0 && size == 0);
+  };
+  return agrees(asked.nr_func_info, asked.func_info_rec_size, sizeof(bpf_func_info)) &&
+         agrees(asked.nr_line_info, asked.line_info_rec_size, sizeof(bpf_line_info)) &&
+         agrees(asked.nr_jited_line_info, asked.jited_line_info_rec_size, sizeof(uint64_t));
+}
+
 BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   const auto asked = caller_info<bpf_prog_info>(request);
+  if (!record_sizes_agree(asked))
+    return BpfReply::fail(EINVAL, "program info: size of BTF records: not that of the kernel's");
+  const auto insns = shown_insns(prog);
+  const auto functions =
+      cut_records(prog.source.func_info, prog.source.func_info_record_size, sizeof(bpf_func_info));
+  const auto lines =
+      cut_records(prog.source.line_info, prog.source.line_info_record_size, sizeof(bpf_line_info));
   bpf_prog_info info{};
   info.type = prog.source.program.type;
   info.id = prog.id;
@@ -92,6 +132,14 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   info.map_ids = asked.map_ids;
   info.xlated_prog_insns = asked.xlated_prog_insns;
   info.jited_prog_insns = asked.jited_prog_insns;
+  info.func_info = asked.func_info;
+  info.line_info = asked.line_info;
+  info.nr_func_info = functions.size() / sizeof(bpf_func_info);
+  info.nr_line_info = lines.size() / sizeof(bpf_line_info);
+  info.func_info_rec_size = sizeof(bpf_func_info);
+  info.line_info_rec_size = sizeof(bpf_line_info);
+  info.jited_line_info_rec_size = sizeof(uint64_t);
+  info.run_cnt = run_count(prog).value_or(0);
   BpfReply reply = info_reply(request, info);
   auto nested = [&](uint32_t field, const void* data, size_t size) {
     const uint32_t room = request.out_size(kNestedBase + field);
@@ -99,7 +147,9 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
     if (room != 0) reply.out.push_back({kNestedBase + field, {bytes, bytes + std::min<size_t>(room, size)}});
   };
   nested(offsetof(bpf_prog_info, map_ids), map_ids.data(), map_ids.size() * sizeof(uint32_t));
-  nested(offsetof(bpf_prog_info, xlated_prog_insns), prog.source.program.insns.data(), info.xlated_prog_len);
+  nested(offsetof(bpf_prog_info, xlated_prog_insns), insns.data(), info.xlated_prog_len);
+  nested(offsetof(bpf_prog_info, func_info), functions.data(), functions.size());
+  nested(offsetof(bpf_prog_info, line_info), lines.data(), lines.size());
   if (prog.code)
     nested(offsetof(bpf_prog_info, jited_prog_insns), prog.code->image.data(), prog.code->image.size());
   return reply;

@@ -68,6 +68,7 @@ void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
   out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
   out.put(event.path).put(event.offset).put(event.counter).put(event.file).put(event.build_id);
+  out.put(event.period_ns).put(event.by_frequency);
   out.put(event.lost).put(event.ring.size()).put(event.readiness.valid());
   put_attached(out, event.by_ioctl);
 }
@@ -247,6 +248,8 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->counter = in.get<uint64_t>();
   event->file = in.get<InodeId>();
   event->build_id = in.text();
+  event->period_ns = in.get<uint64_t>();
+  event->by_frequency = in.get<bool>();
   event->lost = in.get<uint64_t>();
   const uint64_t ring_size = in.get<uint64_t>();
   if (in.get<bool>() && fds.size() > 1) event->readiness = std::move(fds[1]);
