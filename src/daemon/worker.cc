@@ -1,11 +1,13 @@
 #include "daemon/worker.h"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,7 +15,9 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "compiler/compiler.h"
 #include "maps/map.h"
+#include "wire/target_context.h"
 
 namespace bpftime::daemon {
 
@@ -22,6 +26,7 @@ namespace {
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
 constexpr int kTickMs = 1000;
+constexpr int kIdleMs = 20;    // nobody came for so long after the start
 constexpr int kSuspectMs = 5;  // while an object may just have been let go
 
 uint64_t now_s() {
@@ -89,10 +94,15 @@ int Worker::run() {
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
   (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {},
                            wire::Deadline::after_ms(1000));
+  bool warm = false;
   while (!stop_asked_) {
     epoll_event events[64];
-    const int count =
-        ::epoll_wait(epoll_.get(), events, 64, kernel_.objects().suspects() ? kSuspectMs : kTickMs);
+    const int patience = kernel_.objects().suspects() ? kSuspectMs : kTickMs;
+    const int count = ::epoll_wait(epoll_.get(), events, 64, warm ? patience : std::min(patience, kIdleMs));
+    if (count == 0 && !warm) {  // nobody waits: make the first program that comes compile faster
+      compiler::warm_up();
+      warm = true;
+    }
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == channel_.get()) return 0;  // the keeper is gone
       on_event(events[i].data.fd);
@@ -125,6 +135,14 @@ void Worker::watch(int fd) {
   event.events = EPOLLIN;
   event.data.fd = fd;
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
+}
+
+// Edge-triggered: a pipe with room is writable all the time; only that there is room again is news, or that nobody reads.
+void Worker::watch_pipe(int writer) {
+  epoll_event event{};
+  event.events = EPOLLOUT | EPOLLET;
+  event.data.fd = writer;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, writer, &event);
 }
 
 // ---- what changed ----
@@ -225,7 +243,8 @@ void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
   if (recovering_ || object->kind != kernel::ObjectKind::kMap) return;
   auto map = std::static_pointer_cast<kernel::Map>(object);
   if (watched_.contains(map->id)) return;
-  const bool ours = map == kernel_.trace_ring() || !map->perf_slots.empty();
+  const bool announcements = map == kernel_.announcements_made();
+  const bool ours = announcements || map == kernel_.trace_ring() || !map->perf_slots.empty();
   if (!ours && !map->readiness) return;
   Watched watched;
   Result<Fd> told = Error{};
@@ -240,7 +259,8 @@ void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
     drained_[watched.eventfd.get()] = map->id;
     watch(watched.eventfd.get());
   }
-  watched.watcher = std::make_unique<RingWatcher>(map, std::move(*told));
+  watched.watcher = announcements ? RingWatcher::of_announcements(map, std::move(*told))
+                                  : std::make_unique<RingWatcher>(map, std::move(*told));
   watched_[map->id] = std::move(watched);
 }
 
@@ -259,6 +279,7 @@ void Worker::on_event(int fd) {
     return follow_runner();
   }
   if (connections_.contains(fd)) return on_client(fd);
+  if (pipes_.owns(fd)) return pipes_.on_event(fd, trace_);
   if (followed_.contains(fd)) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     followed_.erase(fd);
@@ -313,12 +334,27 @@ void Worker::drain(int fd) {
   auto object = kernel_.objects().find(kernel::ObjectKind::kMap, drained_.at(fd));
   if (!object) return;
   auto& map = static_cast<kernel::Map&>(*object);
+  if (object == kernel_.announcements_made()) return libraries_changed(map);
   if (!map.internal) {
     kernel_.drain_perf_array(map);
     return;
   }
   trace_.drain(map);
   send_trace();
+}
+
+// Some target has loaded or unloaded a library, and waits for a moment.
+void Worker::libraries_changed(kernel::Map& map) {
+  auto* words = reinterpret_cast<wire::Announcements*>(map.memory.data());
+  const uint32_t asked = __atomic_load_n(&words->asked, __ATOMIC_ACQUIRE);
+  if (probes_held()) {
+    probes_held_back_ = true;
+  } else {
+    attacher_->reconcile_loaded();
+    follow_targets();
+  }
+  __atomic_store_n(&words->answered, asked, __ATOMIC_RELEASE);
+  ::syscall(SYS_futex, &words->answered, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
 }
 
 void Worker::follow_targets() {
@@ -355,7 +391,9 @@ void Worker::housekeeping() {
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
-bool Worker::idle() const { return connections_.empty() && kernel_.idle() && !attacher_->unfinished(); }
+bool Worker::idle() const {
+  return connections_.empty() && pipes_.empty() && kernel_.idle() && !attacher_->unfinished();
+}
 
 void Worker::flush_trace() {
   trace_.drain(*kernel_.trace_ring());
@@ -376,6 +414,7 @@ void Worker::send_trace() {
     }
   }
   trace_sent_ = trace_.last_number();
+  pipes_.fill(trace_);
   for (int fd : failed) drop(fd);
 }
 

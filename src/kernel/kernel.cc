@@ -19,6 +19,7 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint32_t kTraceRingBytes = 1u << 20;
+constexpr char kAnnouncements[] = "announcements";
 
 }  // namespace
 
@@ -115,13 +116,30 @@ Result<void> Kernel::enter(const std::shared_ptr<Object>& object, uint64_t conte
 
 Result<void> Kernel::start() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
-    if (map->internal) (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_ : references_) = map;
+    if (map->internal)
+      (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_
+       : map->name == kAnnouncements          ? announcements_
+                                              : references_) = map;
   recover_slots();
   if (trace_ring_) return {};
   auto ring = make_own_map("trace", {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1}, /*internal=*/true);
   if (!ring) return ring.error();
   trace_ring_ = *ring;
   return {};
+}
+
+std::shared_ptr<Map> Kernel::announcements() {
+  if (announcements_) return announcements_;
+  auto made = make_own_map(kAnnouncements, {BPF_MAP_TYPE_ARRAY, 4, sizeof(wire::Announcements), 1, 0, 1},
+                           /*internal=*/true);
+  if (!made) return nullptr;
+  announcements_ = *made;
+  observer_.readiness_wanted(announcements_);
+  return announcements_;
+}
+
+TargetMemory Kernel::memory_of_map(const Map& map) {
+  return {map.address, maps::memory_size(map.spec), map.fd.get(), /*writable=*/true, /*executable=*/false};
 }
 
 // A map no client made. `internal`: nor does any see it.
@@ -184,7 +202,10 @@ std::vector<Probe> Kernel::clocks() const {
 
 std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
-  for (const auto& event : objects_.all<PerfEvent>(ObjectKind::kPerfEvent)) {
+  auto events = objects_.all<PerfEvent>(ObjectKind::kPerfEvent);
+  for (const auto& link : objects_.all<Link>(ObjectKind::kLink))
+    events.insert(events.end(), link->places.begin(), link->places.end());
+  for (const auto& event : events) {
     if (!wanted(*event)) continue;
     Probe probe{event, event->by_ioctl};
     probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());

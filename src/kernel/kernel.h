@@ -108,10 +108,18 @@ class Kernel {
   std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   std::vector<Probe> clocks() const;              // enabled clock events with programs, which are placed
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+  // Memory holding wire::Announcements, mapped into targets that are to tell when their libraries change. Made when first
+  // asked for; null: it could not be, or (announcements_made) was not asked for yet.
+  std::shared_ptr<Map> announcements();
+  const std::shared_ptr<Map>& announcements_made() const { return announcements_; }
+  static TargetMemory memory_of_map(const Map& map);
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
-  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr) + (kernel_btf_ != nullptr); }
+  bool idle() const {
+    return objects_.size() <=
+           1u + (references_ != nullptr) + (announcements_ != nullptr) + (kernel_btf_ != nullptr);
+  }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
   std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
 
@@ -149,6 +157,7 @@ class Kernel {
   std::shared_ptr<Map> trace_ring_;
   std::shared_ptr<Btf> kernel_btf_;  // made when somebody first looks through the BTF objects
   Fd kernel_btf_held_;               // keeps it living
+  std::shared_ptr<Map> announcements_;
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
@@ -180,6 +189,7 @@ class Kernel {
   BpfReply prog_bind_map(const BpfRequest&);
   BpfReply prog_test_run(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
+  BpfReply uprobe_multi_link(const BpfRequest& request, const std::shared_ptr<Prog>& prog);
   BpfReply link_detach(const BpfRequest&);
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;

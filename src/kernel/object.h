@@ -168,7 +168,8 @@ struct PerfEvent : Object {
   // Uprobes.
   bool return_probe = false;
   std::string path;
-  uint64_t offset = 0;  // file offset
+  uint64_t offset = 0;   // file offset
+  uint64_t counter = 0;  // file offset of a 16-bit word that says how many watch (USDT semaphore); 0: none
   InodeId file;
   std::string build_id;  // hex, may be empty
   program::Tracepoint
@@ -189,10 +190,19 @@ struct PerfEvent : Object {
 
 struct Link : Object {
   std::shared_ptr<Prog> program;
-  std::shared_ptr<PerfEvent> event;
+  std::shared_ptr<PerfEvent> event;  // null: a link of many places
   uint64_t cookie = 0;
+  // BPF_TRACE_UPROBE_MULTI: one uprobe per place, in the order the client gave them; all of one file, process and direction.
+  // They are ours alone: in no table, with no descriptor. `by_link` of each has the program with the place's cookie.
+  std::vector<std::shared_ptr<PerfEvent>> places;
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
+
+// A uprobe like `common` (path, file, process, direction) for Link::places.
+std::shared_ptr<PerfEvent> make_place(const PerfEvent& common);
+
+// enum bpf_link_type.
+uint32_t link_type(const Link& link);
 
 }  // namespace bpftime::kernel

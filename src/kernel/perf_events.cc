@@ -15,6 +15,7 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint64_t kUprobeReturnBit = 1;  // perf_event_attr::config, as sysfs' format/retprobe says: config:0
+constexpr int kCounterShift = 32;         // and format/ref_ctr_offset: config:32-63
 
 bool alive(int32_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
@@ -158,8 +159,8 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   } else if (attr.type == wire::kUprobePmuType) {
     event->perf_kind = PerfKind::kUprobe;
     event->return_probe = (attr.config & kUprobeReturnBit) != 0;
-    // The upper half may hold a reference counter offset, or garbage from old clients: Linux ignores a counter that
-    // lies in no writable mapping, and so do we (semaphores: docs/support-matrix.md).
+    // May be garbage from old clients: Linux ignores a counter that lies in no writable private mapping, and so do we.
+    event->counter = attr.config >> kCounterShift;
     event->offset = attr.config2;
     event->path = path;
     event->name = event->return_probe ? "uretprobe" : "uprobe";
@@ -272,11 +273,23 @@ BpfReply Kernel::perf_mmap(int event_fd, uint64_t size) {
   return {};
 }
 
+namespace {
+
+// Of Linux 6.18; linux/bpf.h may be older.
+constexpr uint32_t kTraceUprobeMulti = 48;
+constexpr size_t kLinkCreateEnd = 60;
+
+}  // namespace
+
 BpfReply Kernel::link_create(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
   const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd));
   auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
   if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "create link: no such program");
+  if (auto bad = check_attr_tail(request, kLinkCreateEnd)) return *std::move(bad);
+  if (attr.link_create.attach_type == kTraceUprobeMulti) return uprobe_multi_link(request, prog);
+  if (prog->source.expected_attach_type == kTraceUprobeMulti)
+    return BpfReply::fail(EINVAL, "create link: program " + prog->name + " is for uprobe_multi links");
   if (attr.link_create.attach_type != BPF_PERF_EVENT)
     return BpfReply::fail(EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
                                       ": not supported yet (docs/support-matrix.md)");
@@ -377,9 +390,15 @@ BpfReply Kernel::link_update(const BpfRequest& request) {
   const int fd = request.fd(wire::FdPlace::kAttr, kLinkFd);
   auto link = object_of<Link>(fd, ObjectKind::kLink);
   if (!link) return BpfReply::fail(wrong_fd(fd), "update link: no such link");
+  constexpr size_t kOldProgram = offsetof(bpf_attr, link_update.old_prog_fd);
+  if (attr.link_update.flags == 0 && attr.link_update.old_prog_fd != 0)
+    return BpfReply::fail(EINVAL, "update link: an old program, but no BPF_F_REPLACE");
   const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_update.new_prog_fd));
   auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
   if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "update link: no such program");
+  const int old_fd = request.fd(wire::FdPlace::kAttr, kOldProgram);
+  if (attr.link_update.flags != 0 && !object_of<Prog>(old_fd, ObjectKind::kProgram))
+    return BpfReply::fail(wrong_fd(old_fd), "update link: no such old program");
   // As Linux: the program of a perf event link stays.
   return BpfReply::fail(EINVAL, "update link " + std::to_string(link->id) +
                                     ": the program of a perf event link cannot be replaced");

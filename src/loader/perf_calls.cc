@@ -189,8 +189,10 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;
-  log_line("perf_event_open(type " + std::to_string(type) + " " + event.path +
-           ") = " + std::to_string(reply->result) + " " + std::string(reply->text));
+  if (logs(reply->result))
+    log_call(
+        "perf_event_open(type " + std::to_string(type) + (event.path.empty() ? "" : ", " + event.path) + ")",
+        reply->result, reply->text);
   if (reply->result < 0 || answer->fds.empty()) return reply->result;
   note_object_seen();
   if ((flags & PERF_FLAG_FD_CLOEXEC) == 0) (void)::fcntl(answer->fds[0].get(), F_SETFD, 0);
@@ -225,8 +227,8 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;
-  log_line("ioctl(perf event, " + std::to_string(request) + ") = " + std::to_string(reply->result) + " " +
-           std::string(reply->text));
+  if (logs(reply->result))
+    log_call("ioctl(perf event, " + std::to_string(request) + ")", reply->result, reply->text);
   return store_ioctl_answer(request, argument, *reply);
 }
 
