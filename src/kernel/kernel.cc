@@ -11,6 +11,7 @@
 #include "kernel/attr.h"
 #include "kernel/perf_ring.h"
 #include "maps/map.h"
+#include "program/btf.h"
 #include "wire/target_context.h"
 
 namespace bpftime::kernel {
@@ -289,8 +290,32 @@ BpfReply Kernel::readiness(int fd) {
   return reply;
 }
 
+// Tools look for the kernel's types among the BTF objects (bpftrace has no other way). Without the file there are none.
+void Kernel::find_kernel_btf() {
+  if (kernel_btf_) return;
+  const Fd file(::open("/sys/kernel/btf/vmlinux", O_RDONLY | O_CLOEXEC));
+  const auto size = file ? file_size(file) : Result<uint64_t>(Error{ENOENT, ""});
+  if (!size || *size == 0 || *size > program::kBtfSizeMax) return;
+  auto btf = std::make_shared<Btf>();
+  btf->kind = ObjectKind::kBtf;
+  btf->name = "vmlinux";
+  btf->of_kernel = true;
+  btf->blob.resize(*size);
+  for (size_t done = 0; done < btf->blob.size();) {
+    const ssize_t part = ::read(file.get(), btf->blob.data() + done, btf->blob.size() - done);
+    if (part <= 0) return;
+    done += static_cast<size_t>(part);
+  }
+  if (!enter(btf, 0)) return;
+  auto held = ObjectTable::hand_out(*btf, O_RDWR);
+  if (!held) return;
+  kernel_btf_held_ = std::move(*held);
+  kernel_btf_ = std::move(btf);
+}
+
 BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
   if (auto bad = check_attr_tail(request, offsetof(bpf_attr, next_id) + 4)) return *std::move(bad);
+  if (kind == ObjectKind::kBtf) find_kernel_btf();
   bpf_attr attr = *request.attr;
   if (attr.start_id >= INT32_MAX) return BpfReply::fail(EINVAL, "next id: start id out of range");
   attr.next_id = attr.start_id;

@@ -117,7 +117,10 @@ class Kernel {
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
-  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr) + (announcements_ != nullptr); }
+  bool idle() const {
+    return objects_.size() <=
+           1u + (references_ != nullptr) + (announcements_ != nullptr) + (kernel_btf_ != nullptr);
+  }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
   std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
 
@@ -153,6 +156,8 @@ class Kernel {
   uint64_t attach_order_ = 0;
   std::string pin_root_;
   std::shared_ptr<Map> trace_ring_;
+  std::shared_ptr<Btf> kernel_btf_;  // made when somebody first looks through the BTF objects
+  Fd kernel_btf_held_;               // keeps it living
   std::shared_ptr<Map> announcements_;
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
@@ -195,6 +200,7 @@ class Kernel {
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);
+  void find_kernel_btf();
 
   // O_RDONLY, O_WRONLY or O_RDWR of BPF_F_RDONLY and BPF_F_WRONLY (bpf_get_file_flag).
   static int access_mode(uint32_t flags);

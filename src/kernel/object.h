@@ -48,6 +48,9 @@ struct Btf : Object {
   std::vector<uint8_t> blob;
   // Of a host, split on the kernel's BTF that clients read: shown as a module's to connections whose policy it belongs to.
   bool of_host = false;
+  bool of_kernel = false;  // the running kernel's own, "vmlinux": of this worker alone, in no record
+
+  bool is_kernels() const { return of_host || of_kernel; }  // to clients
 };
 
 struct PerfEvent;

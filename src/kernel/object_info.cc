@@ -164,9 +164,9 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   info.name = asked.name;
   info.btf_size = btf.blob.size();
   info.id = btf.id;
-  info.kernel_btf = btf.of_host;
+  info.kernel_btf = btf.is_kernels();
   // As Linux: how long the name is, whatever the room. What clients load has none.
-  info.name_len = btf.of_host ? static_cast<uint32_t>(btf.name.size()) : 0;
+  info.name_len = btf.is_kernels() ? static_cast<uint32_t>(btf.name.size()) : 0;
   BpfReply reply = info_reply(request, info);
   const uint32_t room = request.out_size(kNestedBase + offsetof(bpf_btf_info, btf));
   if (room != 0)
@@ -174,7 +174,8 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
                          {btf.blob.begin(), btf.blob.begin() + std::min<size_t>(room, btf.blob.size())}});
   const uint32_t name_room = request.out_size(kNestedBase + offsetof(bpf_btf_info, name));
   if (name_room != 0) {
-    const std::string name = btf.of_host ? btf.name.substr(0, name_room - 1) : "";  // a client's BTF has none
+    const std::string name =
+        btf.is_kernels() ? btf.name.substr(0, name_room - 1) : "";  // a client's BTF has none
     reply.out.push_back(
         {kNestedBase + offsetof(bpf_btf_info, name), {name.c_str(), name.c_str() + name.size() + 1}});
   }
