@@ -20,6 +20,20 @@ uint64_t tag_of(const Prog& prog) {
   return hash;
 }
 
+// As the kernel shows them (bpf_insn_prepare_dump): maps by their ids, not by the descriptors of whoever loaded.
+std::vector<program::Insn> dumped_insns(const Prog& prog) {
+  std::vector<program::Insn> out = prog.source.program.insns;
+  for (size_t i = 0; i + 1 < out.size(); ++i) {
+    constexpr uint8_t kLoadImmediate = BPF_LD | BPF_IMM | BPF_DW;
+    if (out[i].code != kLoadImmediate) continue;
+    if ((out[i].src_reg == BPF_PSEUDO_MAP_FD || out[i].src_reg == BPF_PSEUDO_MAP_VALUE) &&
+        static_cast<uint32_t>(out[i].imm) < prog.maps.size())
+      out[i].imm = static_cast<int32_t>(prog.maps[static_cast<uint32_t>(out[i].imm)]->id);
+    ++i;
+  }
+  return out;
+}
+
 template <typename T>
 T caller_info(const BpfRequest& request) {
   T info{};
@@ -99,7 +113,8 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
     if (room != 0) reply.out.push_back({kNestedBase + field, {bytes, bytes + std::min<size_t>(room, size)}});
   };
   nested(offsetof(bpf_prog_info, map_ids), map_ids.data(), map_ids.size() * sizeof(uint32_t));
-  nested(offsetof(bpf_prog_info, xlated_prog_insns), prog.source.program.insns.data(), info.xlated_prog_len);
+  const auto insns = dumped_insns(prog);
+  nested(offsetof(bpf_prog_info, xlated_prog_insns), insns.data(), info.xlated_prog_len);
   if (prog.code)
     nested(offsetof(bpf_prog_info, jited_prog_insns), prog.code->image.data(), prog.code->image.size());
   return reply;
