@@ -1,4 +1,5 @@
 // bpftime doctor: what this machine lacks, and what works nevertheless. Every line is tried, not looked up.
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <gnu/libc-version.h>
@@ -14,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <vector>
 
@@ -196,6 +199,110 @@ Finding check_memlock() {
           {}};
 }
 
+// The agent as a target's linker would load it: a child that is nothing else tries.
+Finding check_agent() {
+  auto folder = installation_directory();
+  if (!folder)
+    return {"agent", State::kMissing, folder.error().message, "start and attach cannot place probes"};
+  const std::string path = *folder + "/libbpftime-agent.so";
+  std::string why = "loads into a process";
+  int pipe_ends[2];
+  if (::pipe2(pipe_ends, O_CLOEXEC) != 0) return {"agent", State::kLimited, "not tried", {}};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    // RTLD_LAZY would hide what is missing. Its constructor tells no daemon: no socket is named to it.
+    ::unsetenv("BPFTIME_TARGET_SOCKET");
+    const bool loaded = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) != nullptr;
+    const char* error = loaded ? "" : ::dlerror();
+    if (error != nullptr && ::write(pipe_ends[1], error, std::strlen(error)) < 0) ::_exit(2);
+    ::_exit(loaded ? 0 : 1);
+  }
+  ::close(pipe_ends[1]);
+  char text[512] = {};
+  const ssize_t got = ::read(pipe_ends[0], text, sizeof text - 1);
+  ::close(pipe_ends[0]);
+  int status = 0;
+  const bool ended = child > 0 && ::waitpid(child, &status, 0) == child;
+  if (ended && WIFEXITED(status) && WEXITSTATUS(status) == 0) return {"agent", State::kOk, why, {}};
+  return {"agent", State::kMissing, got > 0 ? std::string(text) : path + ": cannot be loaded",
+          "start and attach cannot place probes; try `make install`"};
+}
+
+// The daemon's compiler is a shared library of its own package.
+Finding check_compiler() {
+  auto folder = installation_directory();
+  const std::string daemon = folder ? *folder + "/bpftimed" : "bpftimed";
+  if (daemon.find('\'') != std::string::npos)
+    return {"LLVM and libraries", State::kLimited, daemon + ": not tried, for its name", {}};
+  // ld.so itself says what it cannot find, without running anything of the daemon's.
+  const std::string command = "LD_TRACE_LOADED_OBJECTS=1 LD_PRELOAD= '" + daemon + "' 2>&1";
+  std::string missing, llvm;
+  if (std::FILE* output = ::popen(command.c_str(), "re")) {
+    char line[1024];
+    while (std::fgets(line, sizeof line, output) != nullptr) {
+      std::string text = line;
+      text.erase(text.find_last_not_of(" \t\n") + 1);
+      text.erase(0, std::min(text.find_first_not_of(" \t"), text.size()));
+      if (text.find("not found") != std::string::npos) missing += (missing.empty() ? "" : ", ") + text;
+      if (text.find("libLLVM") != std::string::npos) llvm = text.substr(0, text.find(" ("));
+    }
+    ::pclose(output);
+  }
+  if (!missing.empty())
+    return {"LLVM and libraries", State::kMissing, missing,
+            "the daemon cannot start; install the packages they are in (scripts/packages.txt)"};
+  if (llvm.empty()) return {"LLVM and libraries", State::kOk, "the daemon needs no shared LLVM", {}};
+  return {"LLVM and libraries", State::kOk, llvm, {}};
+}
+
+Finding check_tracefs() {
+  for (const char* path : {"/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"})
+    if (::access(path, R_OK) == 0)
+      return {"tracefs", State::kOk, std::string(path) + " (tools under `load` see ours, not this)", {}};
+  return {"tracefs",
+          State::kOk,
+          "not readable (tools under `load` see ours: events of system calls, trace_pipe)",
+          {}};
+}
+
+Finding check_clock() {
+  const std::string source = first_line("/sys/devices/system/clocksource/clocksource0/current_clocksource");
+  std::ifstream cpu("/proc/cpuinfo");
+  bool constant = false;
+  for (std::string line; std::getline(cpu, line) && !constant;)
+    constant = line.starts_with("flags") && line.find("constant_tsc") != std::string::npos;
+  if (source == "tsc" || (source.empty() && constant))
+    return {"clock",
+            State::kOk,
+            source.empty() ? "constant_tsc" : "tsc: bpf_ktime_get_ns costs no system call",
+            {}};
+  return {
+      "clock", State::kLimited,
+      (source.empty() ? "clocksource unknown" : source) + (constant ? ", constant_tsc" : ", no constant_tsc"),
+      "the kernel does not trust the TSC; bpf_ktime_get_ns may be slower or drift; everything else works"};
+}
+
+Finding check_clang() {
+  std::string path = std::getenv("PATH") == nullptr ? "" : std::getenv("PATH");
+  for (size_t at = 0; at <= path.size();) {
+    const size_t end = std::min(path.find(':', at), path.size());
+    for (const char* name : {"clang", "clang-19", "clang-14"}) {
+      const std::string file = path.substr(at, end - at) + "/" + name;
+      if (::access(file.c_str(), X_OK) == 0)
+        return {"clang", State::kOk, file + ": compiles BPF objects", {}};
+    }
+    at = end + 1;
+  }
+  return {"clang", State::kLimited, "not on PATH",
+          "new BPF objects cannot be compiled here; those that exist run. Debian: clang-19"};
+}
+
+Finding check_user() {
+  const uid_t uid = ::geteuid();
+  if (uid == 0) return {"user", State::kOk, "root: processes of every user can be entered", {}};
+  return {"user", State::kOk, fmt::format("{}: this user's processes can be entered", uid), {}};
+}
+
 Finding check_audit_log() {
   auto directory = find_runtime_directory();
   if (!directory)
@@ -211,9 +318,11 @@ const char* word(State state) {
 
 int doctor(bool json) {
   const std::vector<Finding> findings = {
-      check_system(),     check_installation(), check_runtime_directory(), check_daemon(), check_ptrace(),
-      check_bpf(),        check_btf(),          check_seccomp(),           check_memory(), check_rseq(),
-      check_membarrier(), check_memlock(),      check_audit_log()};
+      check_system(),  check_installation(), check_runtime_directory(), check_daemon(),
+      check_ptrace(),  check_agent(),        check_compiler(),          check_user(),
+      check_bpf(),     check_btf(),          check_tracefs(),           check_seccomp(),
+      check_memory(),  check_rseq(),         check_membarrier(),        check_clock(),
+      check_memlock(), check_clang(),        check_audit_log()};
   bool works = true;
   Json list = Json::array();
   for (const Finding& finding : findings) {
@@ -235,9 +344,9 @@ int doctor(bool json) {
 }  // namespace
 
 void add_doctor(CLI::App& app, CommandLine& line) {
-  CLI::App* verb =
-      add_verb(app, "doctor", "Say what this machine lacks and what works nevertheless",
-               "  bpftime doctor\nExit status 1 when something we cannot do without is missing.\n");
+  CLI::App* verb = add_verb(app, "doctor", "Say what this machine lacks and what works nevertheless",
+                            "  bpftime doctor\n  bpftime doctor --json | jq '.checks[] | select(.state != "
+                            "\"ok\")'\nExit status 1 when something we cannot do without is missing.\n");
   verb->callback([&line] { line.run = [&line] { return doctor(line.json); }; });
 }
 

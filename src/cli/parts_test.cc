@@ -8,9 +8,11 @@
 #include <random>
 
 #include "cli/elf_launch.h"
+#include "cli/map_entries.h"
 #include "cli/printers.h"
 #include "cli/program_file.h"
 #include "cli/trace_stream.h"
+#include "cli/words.h"
 
 namespace bpftime::cli {
 namespace {
@@ -135,16 +137,49 @@ TEST(Printers, MissingAndStrangeFieldsDoNotThrow) {
     EXPECT_NO_THROW({
       list_text(json);
       status_text(json);
-      for (const char* object : {"map", "prog", "link"}) show_text(object, json);
-      dump_text(json);
     }) << text;
   }
 }
 
-TEST(Printers, PerCpuValuesLookLikeBpftools) {
-  const Json json = Json::parse(
-      R"({"entries":[{"key":"00000000","values":[{"cpu":0,"value":"01"},{"cpu":1,"value":"02"}]}]})");
-  EXPECT_EQ(dump_text(json), "key: 00 00 00 00\nvalue (CPU 00): 01\nvalue (CPU 01): 02\nFound 1 element\n");
+TEST(Printers, ListSaysHitsFaultsAndWhatIsNotSeen) {
+  const std::string text = list_text(Json::parse(
+      R"({"targets":[{"pid":4,"name":"host","lineage":4,"faults":2,"not_seen":["32-bit calls"],"probes":[
+        {"path":"/bin/host","offset":16,"function":"f","address":0,"state":"active","programs":[
+          {"id":7,"name":"count","kind":"uprobe","hits":3},{"id":8,"name":"idle","kind":"uprobe","elided":true}]}]}]})"));
+  EXPECT_NE(text.find("target 4 (host), 2 faults"), std::string::npos) << text;
+  EXPECT_NE(text.find("prog 7 count [uprobe]  hits 3\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("prog 8 idle [uprobe]  not called"), std::string::npos) << text;
+  EXPECT_NE(text.find("not seen: 32-bit calls"), std::string::npos) << text;
+}
+
+TEST(Words, ReadBytesAsBpftoolDoes) {
+  Words words("map update", {"1", "0x0a", "255", "hex", "ff", "a"});
+  EXPECT_EQ(*words.bytes("key", 3), (std::vector<uint8_t>{1, 10, 255}));
+  EXPECT_EQ(*words.bytes("value", 2), (std::vector<uint8_t>{255, 10}));
+  EXPECT_TRUE(words.end());
+  EXPECT_FALSE(words.misused());
+  for (const std::vector<std::string>& bad :
+       std::vector<std::vector<std::string>>{{"256"}, {"-1"}, {"x"}, {""}, {"hex", "100"}, {"hex"}, {}}) {
+    Words wrong("map update", bad);
+    const auto read = wrong.bytes("key", 1);
+    ASSERT_FALSE(read) << ::testing::PrintToString(bad);
+    EXPECT_EQ(read.error().code, EINVAL);
+    EXPECT_TRUE(wrong.misused());
+  }
+}
+
+TEST(EntryText, KeepsToBpftoolsLines) {
+  OpenMap map;
+  map.info.key_size = 4;
+  map.info.value_size = 8;
+  const std::vector<uint8_t> key = {1, 0, 0, 0};
+  std::vector<uint8_t> value(8, 0xff);
+  EXPECT_EQ(entry_text(map, key, Bytes(value)), "key: 01 00 00 00  value: ff ff ff ff ff ff ff ff\n");
+  EXPECT_EQ(entry_text(map, key, std::nullopt), "key: 01 00 00 00  value: <no entry>\n");
+  map.info.value_size = 17;
+  value.assign(17, 1);
+  EXPECT_EQ(entry_text(map, key, Bytes(value)),
+            "key:\n01 00 00 00\nvalue:\n01 01 01 01 01 01 01 01  01 01 01 01 01 01 01 01\n01\n");
 }
 
 TEST(Preload, PutsOursFirstAndRefusesWhatTheLinkerCannotRead) {

@@ -17,12 +17,6 @@ const Json& array_of(const Json& object, const char* name) {
   return object.is_object() && it != object.end() && it->is_array() ? *it : kEmpty;
 }
 
-const Json& member(const Json& object, const char* name) {
-  static const Json kEmpty = "";
-  const auto it = object.is_object() ? object.find(name) : object.end();
-  return object.is_object() && it != object.end() ? *it : kEmpty;
-}
-
 std::string text_of(const Json& value) {
   if (value.is_string()) return printable(value.get<std::string>());
   return value.dump(-1, ' ', false, kReplace);
@@ -42,10 +36,18 @@ std::string hex_field(const Json& object, const char* name) {
 
 std::string or_else(const std::string& text, const char* instead) { return text.empty() ? instead : text; }
 
+// Runs in all processes, where they are counted; a program nobody could notice is not even called.
+std::string hits_text(const Json& program) {
+  std::string out = field(program, "hits").empty() ? "" : "  hits " + field(program, "hits");
+  if (field(program, "elided") == "true") out += "  not called: it has no effect";
+  return out;
+}
+
 std::string programs_text(const Json& probe) {
   std::string out;
   for (const Json& program : array_of(probe, "programs"))
-    out += fmt::format(" {}[{}]", or_else(field(program, "name"), "?"), or_else(field(program, "id"), "?"));
+    out += fmt::format(" {}[{}]", or_else(field(program, "name"), "?"), or_else(field(program, "id"), "?")) +
+           hits_text(program);
   return out;
 }
 
@@ -68,74 +70,12 @@ std::string probe_text(const Json& probe) {
   if (!hex_field(probe, "address").empty()) line += " (" + hex_field(probe, "address") + ")";
   for (const Json& program : array_of(probe, "programs")) {
     line += fmt::format("\n             prog {} {} [{}]", field(program, "id"), field(program, "name"),
-                        field(program, "kind"));
+                        field(program, "kind")) +
+            hits_text(program);
   }
   const std::string reason = field(probe, "reason");
   if (!reason.empty()) line += "\n             because " + reason;
   return line + "\n";
-}
-
-std::string show_map(const Json& map) {
-  return fmt::format(
-      "{}: {}  name {}  flags {}\n\tkey {}B  value {}B  max_entries {}  memlock {}B{}\n", field(map, "id"),
-      field(map, "type"), field(map, "name"), or_else(hex_field(map, "flags"), "0x0"), field(map, "key_size"),
-      field(map, "value_size"), field(map, "max_entries"), or_else(field(map, "bytes_memlock"), "0"),
-      field(map, "frozen") == "true" ? "  frozen" : "");
-}
-
-std::string show_program(const Json& program) {
-  std::string line = fmt::format("{}: {}  name {}\n\txlated {}B  jited {}B", field(program, "id"),
-                                 field(program, "type"), field(program, "name"), number(program, "insns") * 8,
-                                 or_else(field(program, "jited_bytes"), "0"));
-  std::string maps;
-  for (const Json& id : array_of(program, "map_ids")) maps += (maps.empty() ? "" : ",") + text_of(id);
-  if (!maps.empty()) line += "  map_ids " + maps;
-  line += "\n\tverified by " + or_else(field(program, "verified_by"), "nobody");
-  return line + "\n";
-}
-
-std::string show_link(const Json& link) {
-  std::string line =
-      fmt::format("{}: perf_event  prog {}\n\t{} {}+{}", field(link, "id"), field(link, "program_id"),
-                  field(link, "retprobe") == "true" ? "uretprobe" : "uprobe", field(link, "path"),
-                  hex_field(link, "offset"));
-  const std::string pid = field(link, "pid");
-  if (!pid.empty() && pid != "-1") line += "  pid " + pid;
-  const std::string cookie = field(link, "cookie");
-  if (!cookie.empty() && cookie != "0") line += "  cookie " + cookie;
-  if (field(link, "enabled") == "false") line += "  disabled";
-  return line + "\n";
-}
-
-// Hexadecimal digits in pairs: "0a00" is "0a 00"; anything else stays.
-std::string spaced_bytes(const Json& value) {
-  std::string out;
-  if (value.is_array()) {
-    for (const Json& byte : value) {
-      std::string text =
-          byte.is_number_unsigned() ? fmt::format("{:02x}", byte.get<uint64_t>() & 0xff) : text_of(byte);
-      if (text.starts_with("0x")) text.erase(0, 2);
-      out += (out.empty() ? "" : " ") + text;
-    }
-    return out;
-  }
-  const std::string text = text_of(value);
-  if (text.size() % 2 != 0 || text.find_first_not_of("0123456789abcdefABCDEF") != std::string::npos)
-    return text;
-  for (size_t i = 0; i < text.size(); i += 2) out += (i == 0 ? "" : " ") + text.substr(i, 2);
-  return out;
-}
-
-std::string entry_text(const Json& entry) {
-  std::string line = "key: " + spaced_bytes(member(entry, "key"));
-  const Json& values = array_of(entry, "values");
-  if (values.empty()) return line + "  value: " + spaced_bytes(member(entry, "value")) + "\n";
-  line += "\n";
-  for (const Json& value : values) {
-    line +=
-        fmt::format("value (CPU {:0>2}): {}\n", field(value, "cpu"), spaced_bytes(member(value, "value")));
-  }
-  return line;
 }
 
 }  // namespace
@@ -169,6 +109,8 @@ std::string list_text(const Json& answer) {
     out += fmt::format("target {} ({})", field(target, "pid"), field(target, "name"));
     const std::string lineage = field(target, "lineage");
     if (!lineage.empty() && lineage != field(target, "pid")) out += ", forked from " + lineage;
+    if (const uint64_t faults = number(target, "faults"); faults != 0)
+      out += fmt::format(", {} fault{} (bad pointers that read 0)", faults, faults == 1 ? "" : "s");
     out += "\n";
     for (const Json& probe : array_of(target, "probes")) out += probe_text(probe);
     for (const Json& reason : array_of(target, "not_seen")) out += "    not seen: " + text_of(reason) + "\n";
@@ -190,36 +132,6 @@ std::string status_text(const Json& answer) {
       or_else(field(answer, "maps"), "0"), or_else(field(answer, "programs"), "0"),
       or_else(field(answer, "links"), "0"), or_else(field(answer, "targets"), "0"),
       or_else(field(answer, "loaders"), "0"));
-}
-
-std::string show_text(const std::string& object, const Json& answer) {
-  std::string out;
-  if (object == "map") {
-    for (const Json& map : array_of(answer, "maps")) out += show_map(map);
-  } else if (object == "prog") {
-    for (const Json& program : array_of(answer, "programs")) out += show_program(program);
-  } else {
-    for (const Json& link : array_of(answer, "links")) out += show_link(link);
-  }
-  return out;
-}
-
-std::string dump_text(const Json& answer) {
-  if (answer.contains("text")) {
-    std::string text = field(answer, "text");
-    if (text.empty() || text.back() != '\n') text += '\n';
-    return text;
-  }
-  std::string out;
-  for (const char* name : {"instructions", "lines"}) {
-    for (const Json& line : array_of(answer, name)) out += text_of(line) + "\n";
-  }
-  if (answer.contains("entries")) {
-    const Json& entries = array_of(answer, "entries");
-    for (const Json& entry : entries) out += entry_text(entry);
-    out += fmt::format("Found {} element{}\n", entries.size(), entries.size() == 1 ? "" : "s");
-  }
-  return out;
 }
 
 }  // namespace bpftime::cli

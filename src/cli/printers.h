@@ -15,9 +15,6 @@ void print_json(const Json& json);
 std::string attach_text(const std::string& command, const Json& result);  // "attached 4711 (nginx): 2 probes"
 std::string list_text(const Json& answer);
 std::string status_text(const Json& answer);
-// object: prog, map or link. One entry a paragraph, as bpftool prints it.
-std::string show_text(const std::string& object, const Json& answer);
-std::string dump_text(const Json& answer);
 
 // A field as text ("" when absent), whatever its JSON type.
 std::string field(const Json& object, const char* name);

@@ -4,13 +4,10 @@
 #include <cstdio>
 
 #include "cli/exit_codes.h"
+#include "cli/manual.h"
 
 namespace bpftime::cli {
 namespace {
-
-constexpr char kFooter[] =
-    "Exit status: 0 done, 1 failed, 2 usage, 3 no daemon, 4 refused; load, start, extend: the program's own\n"
-    "(126 cannot be run, 127 not found). `bpftime VERB --help` has examples.";
 
 bool runs_a_program(const std::string& verb) { return verb == "load" || verb == "start"; }
 
@@ -19,12 +16,35 @@ bool takes_a_word(const std::string& option) {
   return option == "--policy" || option == "--class" || option == "--host" || option == "--kernel-verifier";
 }
 
+bool speaks_bpftool(const std::string& verb) { return verb == "prog" || verb == "map" || verb == "link"; }
+
+// What stands behind `map dump` is bpftool's grammar, where a name may look like a verb of ours. Options may stand anywhere.
+std::vector<std::string> take_words(const std::vector<std::string>& arguments, size_t verb,
+                                    std::vector<std::string>& words) {
+  std::vector<std::string> own;
+  size_t seen = 0;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    // A lone - is standard input.
+    const bool option = arguments[i].starts_with("-") && arguments[i] != "-";
+    seen += i >= verb && !option;
+    (option || seen <= 2 ? own : words).push_back(arguments[i]);
+  }
+  return own;
+}
+
 // Cuts the program and its arguments off the command line: they belong to that program, whatever they look
 // like. Returns what is ours to parse.
 std::vector<std::string> take_program(const std::vector<std::string>& arguments,
                                       std::vector<std::string>& program) {
   size_t verb = 0;
   while (verb < arguments.size() && arguments[verb].starts_with("-")) ++verb;
+  if (verb < arguments.size() && speaks_bpftool(arguments[verb])) return take_words(arguments, verb, program);
+  // What a shell asks about is not parsed.
+  if (verb < arguments.size() && arguments[verb] == "complete") {
+    const auto first = arguments.begin() + static_cast<ptrdiff_t>(verb) + 1;
+    program.assign(first != arguments.end() && *first == "--" ? first + 1 : first, arguments.end());
+    return {arguments.begin(), first};
+  }
   // Of `extend` everything before a lone -- is ours.
   const auto dashes = std::find(arguments.begin(), arguments.end(), "--");
   if (verb < arguments.size() && arguments[verb] == "extend" && dashes != arguments.end()) {
@@ -62,7 +82,7 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
 int run(int argc, char** argv) {
   CommandLine line;
   CLI::App app("eBPF tools, unmodified, in userspace", "bpftime");
-  app.footer(kFooter);
+  app.footer(std::string("Exit status: ") + exit_status_text() + "`bpftime VERB --help` has examples.");
   app.add_flag("-j,--json", line.json, "Print JSON");
   app.require_subcommand(0, 1);
   add_load(app, line);
@@ -70,13 +90,17 @@ int run(int argc, char** argv) {
   add_extend(app, line);
   add_attach(app, line);
   add_list(app, line);
-  add_objects(app, line);
+  add_prog(app, line);
+  add_map(app, line);
+  add_link(app, line);
   add_trace(app, line);
   add_verify(app, line);
   add_doctor(app, line);
   add_eim(app, line);
   add_daemon(app, line);
+  add_completion(app, line);
   add_version(app, line);
+  add_manual(app, line);
   // Once a verb is parsed, CLI11's help() speaks of that verb: the overview is made before.
   std::string topic, overview;
   CLI::App* help = add_verb(app, "help", "Say what the verbs do", "  bpftime help load\n");

@@ -11,7 +11,8 @@ namespace bpftime::cli {
 
 struct CommandLine {
   bool json = false;
-  // load, start, extend: everything from the program's name on, untouched. Never parsed by us.
+  // load, start, extend: everything from the program's name on, untouched. Never parsed by us. prog, map, link: the words
+  // behind the action, in bpftool's grammar.
   std::vector<std::string> program;
   std::function<int()> run;  // returns the exit status
 };
@@ -21,7 +22,11 @@ void add_start(CLI::App& app, CommandLine& line);
 void add_extend(CLI::App& app, CommandLine& line);  // and what it runs itself
 void add_attach(CLI::App& app, CommandLine& line);  // attach and detach
 void add_list(CLI::App& app, CommandLine& line);
-void add_objects(CLI::App& app, CommandLine& line);  // prog, map, link
+void add_prog(CLI::App& app, CommandLine& line);
+void add_map(CLI::App& app, CommandLine& line);
+void add_link(CLI::App& app, CommandLine& line);
+void add_completion(CLI::App& app, CommandLine& line);  // and the hidden command the scripts ask
+void add_manual(CLI::App& app, CommandLine& line);      // hidden: writes the man pages
 void add_trace(CLI::App& app, CommandLine& line);
 void add_doctor(CLI::App& app, CommandLine& line);
 void add_eim(CLI::App& app, CommandLine& line);

@@ -11,7 +11,8 @@
 namespace bpftime::cli {
 
 void add_version(CLI::App& app, CommandLine& line) {
-  CLI::App* verb = add_verb(app, "version", "Show the version of the command and its protocol", "");
+  CLI::App* verb = add_verb(app, "version", "Show the version of the command and its protocol",
+                            "  bpftime version\n  bpftime version --json\n");
   verb->callback([&line] {
     line.run = [&line]() -> int {
       if (line.json) {

@@ -95,9 +95,23 @@ Answer detach(Worker& worker, const json& request) {
   return json{{"pid", *pid}};
 }
 
+// How often each program ran, in all processes, where that is counted (extensions, see Prog::runs).
+void add_hits(Worker& worker, json& target) {
+  for (json& probe : target["probes"])
+    for (json& program : probe["programs"]) {
+      const auto object = worker.kernel().objects().find(ObjectKind::kProgram, program["id"].get<uint32_t>());
+      if (!object) continue;
+      if (const auto hits = kernel::run_count(static_cast<const kernel::Prog&>(*object)))
+        program["hits"] = *hits;
+    }
+}
+
 Answer list(Worker& worker, const json&) {
   json targets = json::array(), loaders = json::array();
-  for (const auto& target : worker.attacher().reports()) targets.push_back(target_json(target));
+  for (const auto& target : worker.attacher().reports()) {
+    targets.push_back(target_json(target));
+    add_hits(worker, targets.back());
+  }
   for (const auto& [fd, client] : worker.connections())
     if (client.hello && client.hello->kind == wire::ClientKind::kLoader)
       loaders.push_back({{"pid", client.peer().pid}, {"name", comm_of(client.peer().pid)}});
@@ -215,14 +229,17 @@ json program_json(const kernel::Prog& prog) {
 }
 
 json link_json(const kernel::Link& link) {
-  return {{"id", link.id},
-          {"program_id", link.program->id},
-          {"path", link.event->path},
-          {"offset", link.event->offset},
-          {"retprobe", link.event->return_probe},
-          {"pid", link.event->pid},
-          {"cookie", link.cookie},
-          {"enabled", link.event->enabled}};
+  const kernel::PerfEvent& event = link.event ? *link.event : *link.places[0];
+  json out{{"id", link.id},
+           {"program_id", link.program->id},
+           {"path", event.path},
+           {"offset", event.offset},
+           {"retprobe", event.return_probe},
+           {"pid", event.pid},
+           {"cookie", link.event ? link.cookie : event.by_link[0].cookie},
+           {"enabled", event.enabled}};
+  if (!link.event) out["places"] = link.places.size();  // the rest is of the first
+  return out;
 }
 
 template <typename T>
@@ -289,7 +306,7 @@ Answer dump_program(Worker& worker, kernel::Prog& prog, const std::string& what)
   if (what == "xlated") return json{{"text", program::disassemble(prog.source.program)}};
   if (what != "jited") return Error{EINVAL, "dump: " + what + ": try xlated or jited"};
   if (auto compiled = worker.kernel().ensure_code(prog); !compiled) return compiled.error();
-  return json{{"text", rewrite::disassemble(prog.code->image, 0)}};
+  return json{{"text", rewrite::listing(prog.code->image)}};
 }
 
 Answer dump(Worker& worker, const json& request) {

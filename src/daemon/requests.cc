@@ -115,6 +115,7 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
   request.attr = &attr;
   request.kernel_verifier = kernel_verifier_of(client.hello->flags);
   request.uid = client.peer().uid;
+  request.pid = static_cast<uint32_t>(client.peer().pid);
   request.policy = client.policy.get();
   request.policy_class = client.policy_class;
   request.in = [&](uint32_t offset) {

@@ -11,10 +11,12 @@
 #include "base/runtime_dir.h"
 #include "daemon/attacher.h"
 #include "daemon/audit.h"
+#include "daemon/clocks.h"
 #include "daemon/connection.h"
 #include "daemon/keeper_protocol.h"
 #include "daemon/policies.h"
 #include "daemon/ring_watcher.h"
+#include "daemon/runner.h"
 #include "daemon/trace_log.h"
 #include "daemon/trace_pipes.h"
 #include "kernel/kernel.h"
@@ -62,6 +64,9 @@ class Worker : public kernel::Observer {
     pid_t pid;
     Fd pidfd;
   };
+  Runner runner_;
+  Clocks clocks_;
+  pid_t runner_watched_ = -1;         // whose socket is in epoll_
   std::map<int, Followed> followed_;  // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
   TracePipes pipes_;
@@ -82,6 +87,7 @@ class Worker : public kernel::Observer {
   void probes_changed() override;
   void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) override;
+  Result<uint64_t> run(const kernel::ProgramRun& run) override;
 
   bool recover();
   void watch(int fd);
@@ -91,7 +97,10 @@ class Worker : public kernel::Observer {
   void on_client(int fd);
   void drop(int fd);
   void drain(int fd);
+  void libraries_changed(kernel::Map& announcements);
   void housekeeping();
+  void update_clocks();
+  void follow_runner();
   bool idle() const;
   bool probes_held() const;
   void send_trace();

@@ -20,20 +20,6 @@ uint64_t tag_of(const Prog& prog) {
   return hash;
 }
 
-// As the kernel shows them (bpf_insn_prepare_dump): maps by their ids, not by the descriptors of whoever loaded.
-std::vector<program::Insn> dumped_insns(const Prog& prog) {
-  std::vector<program::Insn> out = prog.source.program.insns;
-  for (size_t i = 0; i + 1 < out.size(); ++i) {
-    constexpr uint8_t kLoadImmediate = BPF_LD | BPF_IMM | BPF_DW;
-    if (out[i].code != kLoadImmediate) continue;
-    if ((out[i].src_reg == BPF_PSEUDO_MAP_FD || out[i].src_reg == BPF_PSEUDO_MAP_VALUE) &&
-        static_cast<uint32_t>(out[i].imm) < prog.maps.size())
-      out[i].imm = static_cast<int32_t>(prog.maps[static_cast<uint32_t>(out[i].imm)]->id);
-    ++i;
-  }
-  return out;
-}
-
 template <typename T>
 T caller_info(const BpfRequest& request) {
   T info{};
@@ -85,8 +71,48 @@ BpfReply map_info(const BpfRequest& request, const Map& map) {
   return info_reply(request, info);
 }
 
+// Instructions as Linux shows them: references to maps carry ids, not places in our list of them.
+std::vector<program::Insn> shown_insns(const Prog& prog) {
+  std::vector<program::Insn> insns = prog.source.program.insns;
+  for (size_t i = 0; i < insns.size(); ++i) {
+    if (insns[i].code != (BPF_LD | BPF_IMM | BPF_DW)) continue;
+    const bool map = insns[i].src_reg == BPF_PSEUDO_MAP_FD || insns[i].src_reg == BPF_PSEUDO_MAP_VALUE;
+    const auto index = static_cast<uint32_t>(insns[i].imm);
+    if (map && index < prog.maps.size()) insns[i].imm = static_cast<int32_t>(prog.maps[index]->id);
+    ++i;
+  }
+  return insns;
+}
+
+// Records of BTF, cut to what Linux 6.18 knows of them: `size` bytes each.
+std::vector<uint8_t> cut_records(Bytes records, uint32_t record_size, uint32_t size) {
+  std::vector<uint8_t> out;
+  if (record_size < size) return out;
+  for (size_t at = 0; at + record_size <= records.size(); at += record_size)
+    out.insert(out.end(), records.begin() + static_cast<ptrdiff_t>(at),
+               records.begin() + static_cast<ptrdiff_t>(at + size));
+  return out;
+}
+
+// set_info_rec_size: sizes as we have them, or no size where nothing is asked for.
+bool record_sizes_agree(const bpf_prog_info& asked) {
+  const auto agrees = [](uint32_t count, uint32_t size, uint32_t ours) {
+    return size == ours || (count == 0 && size == 0);
+  };
+  return agrees(asked.nr_func_info, asked.func_info_rec_size, sizeof(bpf_func_info)) &&
+         agrees(asked.nr_line_info, asked.line_info_rec_size, sizeof(bpf_line_info)) &&
+         agrees(asked.nr_jited_line_info, asked.jited_line_info_rec_size, sizeof(uint64_t));
+}
+
 BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   const auto asked = caller_info<bpf_prog_info>(request);
+  if (!record_sizes_agree(asked))
+    return BpfReply::fail(EINVAL, "program info: size of BTF records: not that of the kernel's");
+  const auto insns = shown_insns(prog);
+  const auto functions =
+      cut_records(prog.source.func_info, prog.source.func_info_record_size, sizeof(bpf_func_info));
+  const auto lines =
+      cut_records(prog.source.line_info, prog.source.line_info_record_size, sizeof(bpf_line_info));
   bpf_prog_info info{};
   info.type = prog.source.program.type;
   info.id = prog.id;
@@ -106,6 +132,14 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   info.map_ids = asked.map_ids;
   info.xlated_prog_insns = asked.xlated_prog_insns;
   info.jited_prog_insns = asked.jited_prog_insns;
+  info.func_info = asked.func_info;
+  info.line_info = asked.line_info;
+  info.nr_func_info = functions.size() / sizeof(bpf_func_info);
+  info.nr_line_info = lines.size() / sizeof(bpf_line_info);
+  info.func_info_rec_size = sizeof(bpf_func_info);
+  info.line_info_rec_size = sizeof(bpf_line_info);
+  info.jited_line_info_rec_size = sizeof(uint64_t);
+  info.run_cnt = run_count(prog).value_or(0);
   BpfReply reply = info_reply(request, info);
   auto nested = [&](uint32_t field, const void* data, size_t size) {
     const uint32_t room = request.out_size(kNestedBase + field);
@@ -113,8 +147,9 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
     if (room != 0) reply.out.push_back({kNestedBase + field, {bytes, bytes + std::min<size_t>(room, size)}});
   };
   nested(offsetof(bpf_prog_info, map_ids), map_ids.data(), map_ids.size() * sizeof(uint32_t));
-  const auto insns = dumped_insns(prog);
   nested(offsetof(bpf_prog_info, xlated_prog_insns), insns.data(), info.xlated_prog_len);
+  nested(offsetof(bpf_prog_info, func_info), functions.data(), functions.size());
+  nested(offsetof(bpf_prog_info, line_info), lines.data(), lines.size());
   if (prog.code)
     nested(offsetof(bpf_prog_info, jited_prog_insns), prog.code->image.data(), prog.code->image.size());
   return reply;
@@ -146,23 +181,79 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   return reply;
 }
 
+// struct bpf_link_info of Linux 6.18; linux/bpf.h may be older.
+struct LinkInfo {
+  uint32_t type, id, prog_id, reserved;
+  union {
+    struct {
+      uint64_t tp_name;
+      uint32_t tp_name_len;
+    } raw_tracepoint;
+    struct {
+      uint64_t path, offsets, ref_ctr_offsets, cookies;
+      uint32_t path_size, count, flags, pid;
+    } uprobe_multi;
+  };
+};
+static_assert(sizeof(LinkInfo) == 64 && offsetof(LinkInfo, uprobe_multi.count) == 52);
+
+BpfReply places_info(const BpfRequest& request, const Link& link, LinkInfo info) {
+  const auto asked = caller_info<LinkInfo>(request).uprobe_multi;
+  const PerfEvent& any = *link.places[0];
+  const bool wants_places = asked.offsets != 0 || asked.ref_ctr_offsets != 0 || asked.cookies != 0;
+  if ((asked.path == 0) != (asked.path_size == 0) || (wants_places && asked.count == 0))
+    return BpfReply::fail(EINVAL, "link info: pointers and their sizes go together");
+  const uint32_t path_size = static_cast<uint32_t>(any.path.size() + 1);
+  if (asked.path_size != 0 && asked.path_size < path_size)
+    return BpfReply::fail(ENAMETOOLONG, "link info: no room for the path");
+  info.uprobe_multi = asked;
+  info.uprobe_multi.path_size = path_size;
+  info.uprobe_multi.count = static_cast<uint32_t>(link.places.size());
+  info.uprobe_multi.flags = any.return_probe ? 1 : 0;
+  info.uprobe_multi.pid = any.pid > 0 ? static_cast<uint32_t>(any.pid) : 0;
+  const bool cut = wants_places && asked.count < link.places.size();
+  // As Linux: with too little room, what fits is stored all the same, and the structure itself is not.
+  BpfReply reply =
+      cut ? BpfReply::fail(ENOSPC, "link info: no room for all places") : info_reply(request, info);
+  const auto nested = [&](size_t field, std::vector<uint8_t> bytes) {
+    const auto at = static_cast<uint32_t>(kNestedBase + field);
+    bytes.resize(std::min<size_t>(bytes.size(), request.out_size(at)));
+    if (!bytes.empty()) reply.out.push_back({at, std::move(bytes)});
+  };
+  const auto words = [&](auto&& of) {
+    std::vector<uint8_t> out;
+    for (const auto& place : link.places) {
+      const uint64_t word = of(*place);
+      const Bytes bytes = as_bytes(word);
+      out.insert(out.end(), bytes.begin(), bytes.end());
+    }
+    return out;
+  };
+  nested(offsetof(LinkInfo, uprobe_multi.path), {any.path.c_str(), any.path.c_str() + path_size});
+  nested(offsetof(LinkInfo, uprobe_multi.offsets), words([](const PerfEvent& p) { return p.offset; }));
+  nested(offsetof(LinkInfo, uprobe_multi.ref_ctr_offsets),
+         words([](const PerfEvent& p) { return p.counter; }));
+  nested(offsetof(LinkInfo, uprobe_multi.cookies),
+         words([](const PerfEvent& p) { return p.by_link[0].cookie; }));
+  return reply;
+}
+
 BpfReply link_info(const BpfRequest& request, const Link& link) {
-  bpf_link_info info{};
-  info.type = BPF_LINK_TYPE_PERF_EVENT;
+  LinkInfo info{};
+  info.type = link_type(link);
   info.id = link.id;
   info.prog_id = link.program->id;
-  const bool raw = link.event->perf_kind == PerfKind::kRawTracepoint;
-  if (!raw) return info_reply(request, info);
+  if (!link.event) return places_info(request, link, info);
+  if (info.type != BPF_LINK_TYPE_RAW_TRACEPOINT) return info_reply(request, info);
   // The name goes where the caller has room for it, cut if need be; how long it is, NUL included, is told in any case.
-  const auto asked = caller_info<bpf_link_info>(request);
+  const auto asked = caller_info<LinkInfo>(request);
   const std::string& name = link.event->path;
   if ((asked.raw_tracepoint.tp_name == 0) != (asked.raw_tracepoint.tp_name_len == 0))
     return BpfReply::fail(EINVAL, "link info: name and its length go together");
-  info.type = BPF_LINK_TYPE_RAW_TRACEPOINT;
   info.raw_tracepoint.tp_name = asked.raw_tracepoint.tp_name;
   info.raw_tracepoint.tp_name_len = static_cast<uint32_t>(name.size() + 1);
   BpfReply reply = info_reply(request, info);
-  constexpr uint32_t kName = kNestedBase + offsetof(bpf_link_info, raw_tracepoint.tp_name);
+  constexpr uint32_t kName = kNestedBase + offsetof(LinkInfo, raw_tracepoint.tp_name);
   if (const uint32_t room = request.out_size(kName); room != 0) {
     const std::string cut = name.substr(0, room - 1);
     reply.out.push_back({kName, {cut.c_str(), cut.c_str() + cut.size() + 1}});
@@ -181,7 +272,7 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
   const bool known = object->kind == ObjectKind::kMap       ? info_tail_zero<bpf_map_info>(request)
                      : object->kind == ObjectKind::kProgram ? info_tail_zero<bpf_prog_info>(request)
                      : object->kind == ObjectKind::kBtf     ? info_tail_zero<bpf_btf_info>(request)
-                                                            : info_tail_zero<bpf_link_info>(request);
+                                                            : info_tail_zero<LinkInfo>(request);
   if (!known) return BpfReply::fail(E2BIG, "object info: structure has bytes set beyond what is known here");
   switch (object->kind) {
     case ObjectKind::kMap:

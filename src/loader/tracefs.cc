@@ -70,6 +70,8 @@ std::optional<std::string> tracefs_file(std::string_view path) {
   std::optional<std::string> out;
   if (*inside == "available_events") {
     out = available_events();
+  } else if (*inside == "uprobe_events" || *inside == "kprobe_events") {
+    out = "";  // probes made by writing there: libbcc looks for its own among them when it detaches
   } else if (inside->starts_with(kEvents)) {
     std::string_view event = inside->substr(kEvents.size());
     const std::string_view ending = event.ends_with(kId) ? kId : kFormat;

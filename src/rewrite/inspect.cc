@@ -97,20 +97,36 @@ std::string hex(uint64_t value) {
 
 }  // namespace
 
-std::string disassemble(Bytes code, uint64_t address) {
-  std::string out;
+namespace {
+
+// Calls `line(offset, text)` for each instruction, or byte that begins none.
+template <typename Line>
+void each_line(Bytes code, uint64_t address, Line line) {
   for (size_t at = 0; at < code.size();) {
     ZydisDisassembledInstruction text;
     const ZyanStatus status = ZydisDisassembleATT(ZYDIS_MACHINE_MODE_LONG_64, address + at, code.data() + at,
                                                   code.size() - at, &text);
-    if (ZYAN_SUCCESS(status)) {
-      out += text.text;
-      at += text.info.length;
-    } else {
-      out += ".byte " + hex(code[at++]);
-    }
-    out += '\n';
+    const bool known = ZYAN_SUCCESS(status);
+    line(at, known ? std::string(text.text) : ".byte " + hex(code[at]));
+    at += known ? text.info.length : 1;
   }
+}
+
+}  // namespace
+
+std::string disassemble(Bytes code, uint64_t address) {
+  std::string out;
+  each_line(code, address, [&](size_t, const std::string& text) { out += text + '\n'; });
+  return out;
+}
+
+std::string listing(Bytes code) {
+  std::string out;
+  each_line(code, 0, [&](size_t at, const std::string& text) {
+    char offset[24];
+    std::snprintf(offset, sizeof offset, "%4zx:\t", at);
+    out += offset + text + '\n';
+  });
   return out;
 }
 

@@ -118,6 +118,8 @@ Result<RedirectPlan> plan_redirect(const SiteRequest& request, uint64_t replacem
 // "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests and golden
 // files.
 std::string disassemble(Bytes code, uint64_t address);
+// The same with each instruction's offset before it, hexadecimal, as bpftool prints machine code: "  1a:\tpush %rbp".
+std::string listing(Bytes code);
 
 // What `text`, the instructions of a compiled program and all it calls within itself, does to registers; `entry` is the offset
 // of its first one. Calls and jumps out of it, through registers or of the kernel, are taken to do their worst. Never

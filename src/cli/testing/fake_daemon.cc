@@ -42,24 +42,15 @@ const char kList[] =
   "function":"serve","address":93824992235520,"programs":[{"id":3,"name":"count","kind":"uprobe"}],"state":"active"},
   {"path":"/usr/sbin/nginx","offset":8192,"function":"tiny","state":"skipped","reason":"shorter than a jump"}]}],
   "loaders":[{"pid":7,"name":"malloc"}]})";
-const char kMaps[] = R"({"maps":[{"id":2,"type":"hash","name":"calls","flags":1,"key_size":4,"value_size":8,
-  "max_entries":1024,"bytes_memlock":20480,"frozen":false}]})";
 
 void command(int socket, const Message& message) {
   const Json request = Json::parse(message.body.begin(), message.body.end(), nullptr, false);
   const std::string what = request.value("command", "");
-  const std::string object = request.value("object", "");
   if (what == "list") return reply(socket, message.sequence, 0, "", kList);
   if (what == "status") {
     const Json status{
         {"version", "0.1.0"}, {"worker_pid", ::getpid()}, {"keeper_pid", ::getpid()}, {"maps", 1}};
     return reply(socket, message.sequence, 0, "", status.dump());
-  }
-  if (what == "show" && object == "map") return reply(socket, message.sequence, 0, "", kMaps);
-  if (what == "show") return reply(socket, message.sequence, 0, "", "this is not json");
-  if (what == "dump") {
-    return reply(socket, message.sequence, 0, "",
-                 R"({"entries":[{"key":"0a000000","value":"0100000000000000"}]})");
   }
   if (what == "attach" || what == "detach") {
     if (request.value("pid", 0) == 1)
@@ -81,6 +72,8 @@ void serve(Fd connection) {
       reply(connection.get(), message->sequence, 0, "", "");
     } else if (message->type == MessageType::kCommand) {
       command(connection.get(), *message);
+    } else if (message->type == MessageType::kBpf) {  // holds no objects, and says so strangely
+      reply(connection.get(), message->sequence, -EPERM, "not this daemon", "");
     } else if (message->type == MessageType::kTraceSubscribe) {
       auto request = bpftime::read_at<TraceSubscribe>(message->body, 0);
       const uint32_t lineage = request ? request->lineage : 0;
