@@ -63,7 +63,6 @@ static void maps(void) {
   map("stacks deeper than any", BPF_MAP_TYPE_STACK_TRACE, 4, 8 * 128, 4, 0);
   map("stacks without number", BPF_MAP_TYPE_STACK_TRACE, 4, 8, 1u << 31, 0);
   map("programs with long keys", BPF_MAP_TYPE_PROG_ARRAY, 8, 4, 4, 0);
-  map("maps of no map", BPF_MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 4, 0);
   map("bloom filter with keys", BPF_MAP_TYPE_BLOOM_FILTER, 4, 4, 4, 0);
   map("bloom filter without values", BPF_MAP_TYPE_BLOOM_FILTER, 0, 0, 4, 0);
 }
