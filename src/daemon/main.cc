@@ -1,5 +1,6 @@
 // bpftimed: the keeper, which starts itself again as the worker. Started by the CLI; see docs/architecture.md.
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cstdio>
@@ -49,6 +50,12 @@ int main(int argc, char** argv) {
     }
   }
   ::umask(077);
+  // Each object is a descriptor: as many as we may have.
+  rlimit files{};
+  if (::getrlimit(RLIMIT_NOFILE, &files) == 0) {
+    files.rlim_cur = files.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  }
   // Map contents and code of other processes pass through here: no core dumps, no ptrace by other users.
   ::prctl(PR_SET_DUMPABLE, 0);
   auto directory = path.empty() ? bpftime::find_runtime_directory() : bpftime::open_runtime_directory(path);

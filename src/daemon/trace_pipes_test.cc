@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <signal.h>
 #include <unistd.h>
 
 namespace bpftime::daemon {
@@ -10,6 +11,8 @@ namespace {
 
 class TracePipesTest : public ::testing::Test {
  protected:
+  TracePipesTest() { ::signal(SIGPIPE, SIG_IGN); }  // as the worker does
+
   void print(int count, size_t length = 4) {
     for (int i = 0; i < count; ++i)
       log_.append(1, std::to_string(log_.last_number() + 1) + std::string(length, '.') + "\n");

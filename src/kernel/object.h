@@ -35,6 +35,7 @@ struct Object {
   Fd fd;  // our description; read-write
   InodeId inode;
   bool held_outside = true;
+  int watch = -1;               // of inotify
   std::vector<Fd> pins;         // the files by whose names it is pinned
   uint32_t recovered_pins = 0;  // of the descriptors that came with the record, the last ones
   uint32_t created_by_uid = 0;

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -43,6 +44,16 @@ bool only_we_hold(const Object& object) {
 }
 
 constexpr uint64_t kSuspectNs = 1'000'000'000;
+
+// Every object is a descriptor of ours, some are two. What remains is for clients and targets: a daemon that cannot accept a
+// connection any more cannot be told to stop either.
+size_t objects_max() {
+  constexpr rlim_t kMost = 1u << 16, kForOthers = 256;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 512;
+  const rlim_t usable = limit.rlim_cur > kForOthers ? limit.rlim_cur - kForOthers : 0;
+  return static_cast<size_t>(std::max<rlim_t>(16, std::min(kMost, usable / 4 * 3)));
+}
 
 uint64_t boot_time_ns() {
   timespec ts;
@@ -95,6 +106,10 @@ ObjectTable::ObjectTable() : inotify_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC))
 ObjectTable::~ObjectTable() = default;
 
 Result<void> ObjectTable::create_storage(Object& object, uint64_t content_size, bool growable) {
+  static const size_t most = objects_max();
+  if (objects_.size() >= most)
+    return Error{EMFILE, "new object: " + std::to_string(most) +
+                             " exist already; try closing some, or a higher limit of open files (ulimit -n)"};
   const uint64_t size = round_up(content_size, kPageSize) + wire::kTrailerSize;
   const int seals = growable ? 0 : F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
   auto created = create_memfd(memfd_name(object.kind), size, seals);
@@ -138,6 +153,7 @@ Result<void> ObjectTable::watch(const std::shared_ptr<Object>& object) {
     return Error{errno, std::string("watch object: ") + std::strerror(errno) +
                             "; try raising fs.inotify.max_user_watches"};
   by_watch_[wd] = object;
+  object->watch = wd;
   return {};
 }
 
@@ -198,10 +214,13 @@ void ObjectTable::read_notifications() {
 
 void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>&)>& gone) {
   read_notifications();
-  std::erase_if(suspects_, [now = boot_time_ns()](const auto& entry) {
+  const uint64_t now = boot_time_ns();
+  std::erase_if(suspects_, [now](const auto& entry) {
     entry.first->held_outside = !only_we_hold(*entry.first);
     return !entry.first->held_outside || now > entry.second;
   });
+  sweep_owed_ = now < rest_until_ns_;
+  if (sweep_owed_) return;
   std::set<Object*> living;
   std::vector<std::shared_ptr<Object>> pending;
   for (const auto& [key, object] : objects_) {
@@ -223,13 +242,12 @@ void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>
   for (const auto& object : dead) {
     objects_.erase({object->kind, object->id});
     by_inode_.erase(object->inode);
-    std::erase_if(by_watch_, [&](const auto& entry) {
-      if (entry.second.lock() != object) return false;
-      ::inotify_rm_watch(inotify_.get(), entry.first);
-      return true;
-    });
+    if (by_watch_.erase(object->watch) != 0) ::inotify_rm_watch(inotify_.get(), object->watch);
     gone(object);
   }
+  constexpr uint64_t kShortNs = 1'000'000;
+  const uint64_t end = boot_time_ns();
+  if (end - now > kShortNs) rest_until_ns_ = end + 7 * (end - now);
 }
 
 }  // namespace bpftime::kernel

@@ -19,7 +19,7 @@ class ObjectTable {
   int notification_fd() const { return inotify_.get(); }
 
   // Creates the memfd of a new object: `content_size` bytes, then the trailer page; watches it. Fills fd, inode, id, name.
-  // Growable objects (perf rings) stay unsealed until sized.
+  // Growable objects (perf rings) stay unsealed until sized. EMFILE: as many objects as descriptors leave room for.
   Result<void> create_storage(Object& object, uint64_t content_size, bool growable);
   // Enters an object whose storage exists (created or recovered).
   Result<void> insert(std::shared_ptr<Object> object);
@@ -45,7 +45,7 @@ class ObjectTable {
   // Drops every object nobody holds and no living object refers to. Calls `gone` for each, links first.
   void collect(const std::function<void(const std::shared_ptr<Object>&)>& gone);
   // Somebody may have let go of an object a moment ago: collect() again soon.
-  bool suspects() const { return !suspects_.empty(); }
+  bool suspects() const { return !suspects_.empty() || sweep_owed_; }
   // Looks at every object again, not only at those inotify named (after recovery or a lost notification).
   void suspect_all();
 
@@ -59,6 +59,10 @@ class ObjectTable {
   std::map<ObjectKind, uint32_t> last_id_;
   // Objects somebody has just closed, and until when to ask again: the kernel reports a close before it counts it.
   std::map<std::shared_ptr<Object>, uint64_t> suspects_;
+
+  // Looking at every object takes its time when there are many: then not after each event, but an eighth of the time.
+  uint64_t rest_until_ns_ = 0;
+  bool sweep_owed_ = false;
 
   Result<void> watch(const std::shared_ptr<Object>& object);
   void read_notifications();

@@ -13,11 +13,14 @@
 
 #include "loader/calls.h"
 #include "loader/real.h"
+#include "loader/tracefs.h"
+#include "loader/user_memory.h"
 
 namespace bpftime::loader {
 namespace {
 
-constexpr long kBpfFsMagic = 0xcafe4a11;  // BPF_FS_MAGIC
+constexpr long kBpfFsMagic = 0xcafe4a11;    // BPF_FS_MAGIC
+constexpr long kTraceFsMagic = 0x74726163;  // TRACEFS_MAGIC
 
 // The path to use instead of the host's, or the host's own.
 class Path {
@@ -43,7 +46,29 @@ class Path {
   bool ours_ = false;
 };
 
-int answer_statfs(int result, bool ours, struct statfs* info) {
+// Where tracefs would be mounted our files of it are to be found, mounted or not.
+bool is_trace_root(const char* path) {
+  if (inside() || path == nullptr) return false;
+  const Inside mark;
+  try {
+    const auto text = read_user_string(reinterpret_cast<uint64_t>(path), 64);
+    return text && is_tracefs_root(*text);
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+int answer_statfs(int result, bool ours, const char* given, struct statfs* info) {
+  if (!ours && is_trace_root(given)) {
+    const long saved = result == 0 ? info->f_type : 0;
+    if (saved != kTraceFsMagic) {
+      *info = {};
+      info->f_type = kTraceFsMagic;
+      info->f_bsize = 4096;
+      info->f_namelen = 255;
+    }
+    return 0;
+  }
   if (result == 0 && ours) info->f_type = kBpfFsMagic;
   return result;
 }
@@ -148,11 +173,11 @@ DECLARE(int, statfs, const char* given, struct statfs* info);
 int hook_statfs(const char* given, struct statfs* info) {
   const Path path(given);
   return answer_statfs(REAL(statfs, int(const char*, struct statfs*), -1, path.get(), info), path.ours(),
-                       info);
+                       given, info);
 }
 DECLARE(int, statfs64, const char* given, struct statfs* info);
 int hook_statfs64(const char* given, struct statfs* info) {
   const Path path(given);
   return answer_statfs(REAL(statfs64, int(const char*, struct statfs*), -1, path.get(), info), path.ours(),
-                       info);
+                       given, info);
 }

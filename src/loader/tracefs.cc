@@ -110,6 +110,11 @@ TraceFile trace_file(std::string_view path) {
   return *inside == "trace" ? TraceFile::kTrace : TraceFile::kNone;
 }
 
+bool is_tracefs_root(std::string_view path) {
+  const auto inside = inside_tracefs(path);
+  return inside && inside->empty();
+}
+
 int64_t open_trace_file(TraceFile file, int flags) {
   const bool writes = (flags & O_ACCMODE) != O_RDONLY;
   if (file == TraceFile::kTracePipe && writes) return -EACCES;  // mode 0444

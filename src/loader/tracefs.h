@@ -18,6 +18,7 @@ std::optional<std::vector<std::string>> tracefs_directory(std::string_view path)
 // The files of what programs print. They are always ours: under `bpftime load` the kernel's show other programs' lines.
 enum class TraceFile { kNone, kTrace, kTracePipe };
 TraceFile trace_file(std::string_view path);
+bool is_tracefs_root(std::string_view path);
 // open(2) of one: a descriptor or -errno.
 int64_t open_trace_file(TraceFile file, int flags);
 

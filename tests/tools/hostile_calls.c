@@ -50,6 +50,144 @@ static void maps(void) {
   map("hash with a gigantic key", BPF_MAP_TYPE_HASH, ~0u, 4, 1, 0);
   map("ring of an odd size", BPF_MAP_TYPE_RINGBUF, 0, 0, 5000, 0);
   map("ring with keys", BPF_MAP_TYPE_RINGBUF, 4, 0, 4096, 0);
+  map("ring of half a page", BPF_MAP_TYPE_RINGBUF, 0, 0, 2048, 0);
+  map("ring of nothing", BPF_MAP_TYPE_RINGBUF, 0, 0, 0, 0);
+  map("hash whose entries overflow", BPF_MAP_TYPE_HASH, 4, 1u << 30, 1u << 31, 0);
+  map("per-CPU array with the largest value", BPF_MAP_TYPE_PERCPU_ARRAY, 4, 1u << 20, 4, 0);
+  map("trie with a key of no data", BPF_MAP_TYPE_LPM_TRIE, 4, 4, 4, BPF_F_NO_PREALLOC);
+  map("trie with a gigantic key", BPF_MAP_TYPE_LPM_TRIE, 4096, 4, 4, BPF_F_NO_PREALLOC);
+  map("trie all allocated at once", BPF_MAP_TYPE_LPM_TRIE, 8, 4, 4, 0);
+  map("queue with keys", BPF_MAP_TYPE_QUEUE, 4, 4, 4, 0);
+  map("queue larger than memory", BPF_MAP_TYPE_QUEUE, 0, 1u << 22, ~0u, 0);
+  map("stacks of an odd size", BPF_MAP_TYPE_STACK_TRACE, 4, 12, 4, 0);
+  map("stacks deeper than any", BPF_MAP_TYPE_STACK_TRACE, 4, 8 * 128, 4, 0);
+  map("stacks without number", BPF_MAP_TYPE_STACK_TRACE, 4, 8, 1u << 31, 0);
+  map("programs with long keys", BPF_MAP_TYPE_PROG_ARRAY, 8, 4, 4, 0);
+  map("bloom filter with keys", BPF_MAP_TYPE_BLOOM_FILTER, 4, 4, 4, 0);
+  map("bloom filter without values", BPF_MAP_TYPE_BLOOM_FILTER, 0, 0, 4, 0);
+}
+
+// Every type of map with types of key and value, with a value's only, and with types of another size.
+static void typed_maps(void) {
+  struct {
+    struct btf_header header;
+    struct {
+      struct btf_type type;
+      unsigned int bits;
+    } ints[2];
+    char strings[8];
+  } data;
+  memset(&data, 0, sizeof(data));
+  data.header.magic = BTF_MAGIC;
+  data.header.version = BTF_VERSION;
+  data.header.hdr_len = sizeof(data.header);
+  data.header.type_len = sizeof(data.ints);
+  data.header.str_off = sizeof(data.ints);
+  data.header.str_len = sizeof(data.strings);
+  strcpy(data.strings + 1, "int");
+  for (int i = 0; i < 2; ++i) {
+    data.ints[i].type.name_off = 1;
+    data.ints[i].type.info = BTF_KIND_INT << 24;
+    data.ints[i].type.size = i == 0 ? 4 : 8;
+    data.ints[i].bits = i == 0 ? 32 : 64;
+  }
+  union bpf_attr attr;
+  memset(&attr, 0, sizeof(attr));
+  attr.btf = (unsigned long)&data;
+  attr.btf_size = sizeof(data);
+  const int btf_fd = (int)bpf(BPF_BTF_LOAD, &attr, sizeof(attr));
+  static const unsigned int types[] = {BPF_MAP_TYPE_HASH,         BPF_MAP_TYPE_ARRAY,
+                                       BPF_MAP_TYPE_PROG_ARRAY,   BPF_MAP_TYPE_PERF_EVENT_ARRAY,
+                                       BPF_MAP_TYPE_PERCPU_HASH,  BPF_MAP_TYPE_PERCPU_ARRAY,
+                                       BPF_MAP_TYPE_STACK_TRACE,  BPF_MAP_TYPE_CGROUP_ARRAY,
+                                       BPF_MAP_TYPE_LRU_HASH,     BPF_MAP_TYPE_LRU_PERCPU_HASH,
+                                       BPF_MAP_TYPE_LPM_TRIE,     BPF_MAP_TYPE_QUEUE,
+                                       BPF_MAP_TYPE_STACK,        BPF_MAP_TYPE_RINGBUF,
+                                       BPF_MAP_TYPE_BLOOM_FILTER, BPF_MAP_TYPE_ARRAY_OF_MAPS,
+                                       BPF_MAP_TYPE_HASH_OF_MAPS};
+  static const struct {
+    const char* what;
+    unsigned int key, value;
+  } cases[] = {{"int and int", 1, 1},      {"no key", 0, 1},        {"too long a key", 2, 1},
+               {"too long a value", 1, 2}, {"no such type", 1, 99}, {"a key alone", 1, 0}};
+  for (unsigned int t = 0; t < sizeof(types) / sizeof(types[0]); ++t)
+    for (unsigned int c = 0; c < sizeof(cases) / sizeof(cases[0]); ++c) {
+      memset(&attr, 0, sizeof(attr));
+      attr.map_type = types[t];
+      attr.key_size = attr.value_size = attr.max_entries = 4;
+      if (types[t] == BPF_MAP_TYPE_STACK_TRACE) attr.value_size = 8;
+      if (types[t] == BPF_MAP_TYPE_RINGBUF) attr.key_size = attr.value_size = 0, attr.max_entries = 4096;
+      if (types[t] == BPF_MAP_TYPE_QUEUE || types[t] == BPF_MAP_TYPE_STACK ||
+          types[t] == BPF_MAP_TYPE_BLOOM_FILTER)
+        attr.key_size = 0;
+      if (types[t] == BPF_MAP_TYPE_LPM_TRIE) attr.key_size = 8, attr.map_flags = BPF_F_NO_PREALLOC;
+      int inner = -1;
+      if (types[t] == BPF_MAP_TYPE_ARRAY_OF_MAPS || types[t] == BPF_MAP_TYPE_HASH_OF_MAPS) {
+        union bpf_attr of;
+        memset(&of, 0, sizeof(of));
+        of.map_type = BPF_MAP_TYPE_ARRAY;
+        of.key_size = of.value_size = of.max_entries = 4;
+        inner = (int)bpf(BPF_MAP_CREATE, &of, sizeof(of));
+        attr.inner_map_fd = inner;
+      }
+      attr.btf_fd = btf_fd;
+      attr.btf_key_type_id = cases[c].key;
+      attr.btf_value_type_id = cases[c].value;
+      const long made = bpf(BPF_MAP_CREATE, &attr, sizeof(attr));
+      printf("map of type %u, %s: %s\n", types[t], cases[c].what,
+             made >= 0      ? "made"
+             : errno == 524 ? "ENOTSUPP"
+                            : strerrorname_np(errno));
+      if (made >= 0) close((int)made);
+      if (inner >= 0) close(inner);
+    }
+  close(btf_fd);
+}
+
+// Counts and sizes that lie about what is there.
+static void batches(void) {
+  unsigned int keys[4] = {0, 1, 2, 3}, values[4] = {0};
+  union bpf_attr attr;
+  memset(&attr, 0, sizeof(attr));
+  attr.map_type = BPF_MAP_TYPE_ARRAY;
+  attr.key_size = attr.value_size = attr.max_entries = 4;
+  const int array = (int)bpf(BPF_MAP_CREATE, &attr, sizeof(attr));
+  attr.map_type = BPF_MAP_TYPE_QUEUE;
+  attr.key_size = 0;
+  const int queue = (int)bpf(BPF_MAP_CREATE, &attr, sizeof(attr));
+  const struct {
+    const char* what;
+    int command, fd;
+    void *keys, *values;
+    unsigned int count;
+    unsigned long flags;
+  } cases[] = {
+      {"batch of nothing", BPF_MAP_UPDATE_BATCH, array, keys, values, 0, 0},
+      {"batch without keys", BPF_MAP_UPDATE_BATCH, array, NULL, values, 4, 0},
+      {"batch without values", BPF_MAP_UPDATE_BATCH, array, keys, NULL, 4, 0},
+      {"batch with flags", BPF_MAP_UPDATE_BATCH, array, keys, values, 4, 1ul << 40},
+      {"batch of keys that are not there", BPF_MAP_UPDATE_BATCH, array, (void*)16, values, 4, 0},
+      {"batch of a queue", BPF_MAP_UPDATE_BATCH, queue, keys, values, 4, 0},
+      {"look-up of a queue's batch", BPF_MAP_LOOKUP_BATCH, queue, keys, values, 4, 0},
+      {"batch of array entries to delete", BPF_MAP_DELETE_BATCH, array, keys, values, 4, 0},
+      {"batch in no map", BPF_MAP_UPDATE_BATCH, 4000, keys, values, 4, 0},
+  };
+  for (unsigned int i = 0; i < sizeof(cases) / sizeof(cases[0]); ++i) {
+    memset(&attr, 0, sizeof(attr));
+    attr.batch.map_fd = cases[i].fd;
+    attr.batch.keys = (unsigned long)cases[i].keys;
+    attr.batch.values = (unsigned long)cases[i].values;
+    attr.batch.count = cases[i].count;
+    attr.batch.elem_flags = cases[i].flags;
+    const long result = bpf(cases[i].command, &attr, sizeof(attr));
+    printf("%s: %s, %u done\n", cases[i].what,
+           result == 0    ? "0"
+           : errno == 524 ? "ENOTSUPP"
+                          : strerrorname_np(errno),
+           attr.batch.count);
+  }
+  close(array);
+  close(queue);
 }
 
 static void attrs(void) {
@@ -153,6 +291,8 @@ static void probes(const char* file) {
 
 int main(int argc, char** argv) {
   maps();
+  typed_maps();
+  batches();
   attrs();
   programs();
   btfs();
