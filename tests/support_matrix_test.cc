@@ -152,15 +152,14 @@ TEST(SupportMatrix, BpfCommandsAreThoseTheCodeAnswers) {
   }
 }
 
-TEST(SupportMatrix, VerbsAreThoseOfTheCommand) {
+// Names under "Subcommands:" in what the command prints.
+std::set<std::string> subcommands(const std::string& arguments) {
   const char* bin = std::getenv("BPFTIME_BIN_DIR");
-  if (bin == nullptr) GTEST_SKIP() << "BPFTIME_BIN_DIR is not set: run by ctest";
-  FILE* help = ::popen((std::string(bin) + "/bpftime help").c_str(), "r");
-  ASSERT_NE(help, nullptr);
-  std::set<std::string> verbs, listed;
+  FILE* help = ::popen((std::string(bin) + "/bpftime " + arguments).c_str(), "r");
+  std::set<std::string> verbs;
   bool inside = false;
   std::array<char, 512> buffer;
-  while (std::fgets(buffer.data(), buffer.size(), help) != nullptr) {
+  while (help != nullptr && std::fgets(buffer.data(), buffer.size(), help) != nullptr) {
     const std::string line = buffer.data();
     if (line.starts_with("Subcommands:")) {
       inside = true;
@@ -168,14 +167,37 @@ TEST(SupportMatrix, VerbsAreThoseOfTheCommand) {
       std::istringstream words(line);
       std::string verb;
       words >> verb;
-      verbs.insert(verb);
+      // What a long name's description begins with stands on a line of its own, further in.
+      if (line[2] != ' ') verbs.insert(verb);
     } else {
       inside = false;
     }
   }
-  EXPECT_EQ(::pclose(help), 0);
+  EXPECT_TRUE(help != nullptr && ::pclose(help) == 0) << arguments;
+  return verbs;
+}
+
+TEST(SupportMatrix, VerbsAreThoseOfTheCommand) {
+  if (std::getenv("BPFTIME_BIN_DIR") == nullptr) GTEST_SKIP() << "BPFTIME_BIN_DIR is not set: run by ctest";
+  std::set<std::string> listed;
   for (const Row& row : table("Commands of bpftime")) listed.insert(row[0]);
-  EXPECT_EQ(verbs, listed);
+  EXPECT_EQ(subcommands("help"), listed);
+}
+
+// docs/cli.md has every verb, and every action of the verbs that have some.
+TEST(SupportMatrix, TheDocumentOfTheCommandNamesEveryVerb) {
+  if (std::getenv("BPFTIME_BIN_DIR") == nullptr) GTEST_SKIP() << "BPFTIME_BIN_DIR is not set: run by ctest";
+  std::string text = read_text("docs/cli.md");
+  text = text.substr(0, text.find("\n## "));
+  const auto names = [&](const std::string& word) {
+    return std::regex_search(text, std::regex("[`|/ \\\\]" + word + "[`|/ \\\\]"));
+  };
+  for (const std::string& verb : subcommands("help")) {
+    EXPECT_TRUE(names(verb)) << verb;
+    for (const std::string& action : subcommands(verb + " --help"))
+      EXPECT_TRUE(names(action)) << verb << " " << action;
+  }
+  EXPECT_FALSE(names("frobnicate"));
 }
 
 }  // namespace

@@ -10,7 +10,8 @@ namespace bpftime::cli {
 
 void add_list(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(app, "list", "Show targets with their probes, and the loaded tools",
-                            "  bpftime list\n  bpftime list --json\n");
+                            "  bpftime list\n  bpftime list --json\n"
+                            "Hits are shown of programs whose runs are counted: those of extensions.\n");
   verb->callback([&line] {
     line.run = [&line]() -> int {
       auto answer = ask_daemon(Json{{"command", "list"}});

@@ -203,7 +203,7 @@ Result<void> take_value(Words& words, bool json, int command) {
   } else {
     fmt::print("key:\n{}\n\nNot found\n", hex_text(*key));
   }
-  return {};
+  return Error{ENOENT, ""};  // said already, where bpftool says it
 }
 
 Result<void> lookup(Words& words, bool json) { return take_value(words, json, BPF_MAP_LOOKUP_ELEM); }

@@ -16,6 +16,7 @@ int run_action(const std::string& object, const Action& action, const std::vecto
   if (!opened) return report(opened.error());
   auto done = action.run(words, json);
   if (done) return kOk;
+  if (done.error().message.empty()) return kFailure;
   const int status = report(done.error());
   return words.misused() ? static_cast<int>(kUsage) : status;
 }

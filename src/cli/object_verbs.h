@@ -16,7 +16,7 @@ struct Action {
   std::string name;
   std::string words;  // what may follow, for the help
   std::string what;
-  // Prints its result. Everything not read of the words is an error.
+  // Prints its result. Everything not read of the words is an error. An error without a message has been told already.
   std::function<Result<void>(Words& words, bool json)> run;
 };
 

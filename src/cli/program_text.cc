@@ -97,8 +97,8 @@ OrderedJson line_json(const Line& line, const SourceTable& sources, const Progra
     out["src"] = source->text;
     if (options.line_numbers) {
       if (!source->file.empty()) out["file"] = source->file;
-      out["line_num"] = source->line;
-      out["line_col"] = source->column;
+      if (source->line != 0) out["line_num"] = source->line;
+      if (source->column != 0) out["line_col"] = source->column;
     }
   }
   out["disasm"] = line.text;

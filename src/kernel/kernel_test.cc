@@ -311,6 +311,19 @@ TEST_F(PerfRingTest, OnlyOnePlusPowerOfTwoPages) {
   EXPECT_EQ(page()->data_size, 2u * 4096);
 }
 
+TEST_F(PerfRingTest, SamplesHaveTheFieldsAskedForBeforeTheData) {
+  ASSERT_EQ(kernel_.perf_mmap(reply_.fd.get(), 2 * 4096).result, 0);
+  event_->sample_type = PERF_SAMPLE_RAW | PERF_SAMPLE_TIME | PERF_SAMPLE_CPU;
+  write_perf_sample(*event_, std::vector<uint8_t>(4, 7));
+  const uint8_t* data = event_->ring.data() + 4096;
+  const Bytes record(data, static_cast<size_t>(page()->data_head));
+  ASSERT_EQ(record.size(), 8u + 8 + 8 + 8);
+  EXPECT_NE(*read_at<uint64_t>(record, 8), 0u) << "time";
+  EXPECT_EQ(*read_at<uint32_t>(record, 16), static_cast<uint32_t>(event_->cpu));
+  EXPECT_EQ(*read_at<uint32_t>(record, 24), 4u) << "size of the data";
+  EXPECT_EQ(record[28], 7);
+}
+
 TEST_F(PerfRingTest, FullRingCountsWhatItLosesAndSaysSo) {
   ASSERT_EQ(kernel_.perf_mmap(reply_.fd.get(), 2 * 4096).result, 0);
   const std::vector<uint8_t> data(100, 1);

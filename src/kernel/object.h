@@ -166,6 +166,7 @@ struct PerfEvent : Object {
   int32_t pid = -1;
   int32_t cpu = -1;
   bool enabled = true;
+  uint64_t sample_type = 0;  // kBpfOutput: PERF_SAMPLE_*, the fields that stand before the data
   // Uprobes.
   bool return_probe = false;
   std::string path;

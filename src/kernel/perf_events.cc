@@ -141,6 +141,7 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   event->pid = request.pid;
   event->cpu = request.cpu;
   event->enabled = !attr.disabled;
+  event->sample_type = attr.sample_type;
   constexpr uint64_t kKnownFlags = 15, kKnownSampleTypes = (1u << 25) - 1, kKnownReadFormats = (1u << 5) - 1;
   if ((request.flags & ~kKnownFlags) != 0 || (attr.sample_type & ~kKnownSampleTypes) != 0 ||
       (attr.read_format & ~kKnownReadFormats) != 0)

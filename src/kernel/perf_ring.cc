@@ -3,11 +3,14 @@
 #include <fcntl.h>
 #include <linux/perf_event.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <bit>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "kernel/object_table.h"
 
@@ -80,6 +83,31 @@ Result<void> map_perf_ring(PerfEvent& event, uint64_t size) {
   return {};
 }
 
+namespace {
+
+// The fields of a sample before PERF_SAMPLE_RAW, in the kernel's order. Of what nobody recorded (registers, addresses) we
+// say 0; the time is that of the copy, a moment after the program's.
+std::vector<uint8_t> sample_fields(const PerfEvent& event) {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  const uint64_t time_ns =
+      static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+  const uint64_t id = event.id, cpu = static_cast<uint32_t>(event.cpu), none = 0, one = 1;
+  const std::pair<uint64_t, uint64_t> fields[] = {
+      {PERF_SAMPLE_IDENTIFIER, id}, {PERF_SAMPLE_IP, none},   {PERF_SAMPLE_TID, none},
+      {PERF_SAMPLE_TIME, time_ns},  {PERF_SAMPLE_ADDR, none}, {PERF_SAMPLE_ID, id},
+      {PERF_SAMPLE_STREAM_ID, id},  {PERF_SAMPLE_CPU, cpu},   {PERF_SAMPLE_PERIOD, one},
+      {PERF_SAMPLE_CALLCHAIN, none}};
+  std::vector<uint8_t> out;
+  for (const auto& [bit, value] : fields) {
+    const Bytes bytes = as_bytes(value);
+    if ((event.sample_type & bit) != 0) out.insert(out.end(), bytes.begin(), bytes.end());
+  }
+  return out;
+}
+
+}  // namespace
+
 void write_perf_sample(PerfEvent& event, Bytes data) {
   if (!event.ring || event.paused) {
     ++event.lost;
@@ -87,7 +115,8 @@ void write_perf_sample(PerfEvent& event, Bytes data) {
   }
   // As the kernel lays out PERF_SAMPLE_RAW: u32 size, data, padding counted in the size, all a multiple of 8.
   const uint32_t raw_size = round_up(data.size() + sizeof(uint32_t), 8) - sizeof(uint32_t);
-  const size_t size = sizeof(perf_event_header) + sizeof raw_size + raw_size;
+  const std::vector<uint8_t> fields = sample_fields(event);
+  const size_t size = sizeof(perf_event_header) + fields.size() + sizeof raw_size + raw_size;
   if (size > UINT16_MAX) {  // perf_event_header::size is 16 bits
     ++event.lost;
     return;
@@ -98,6 +127,7 @@ void write_perf_sample(PerfEvent& event, Bytes data) {
   if (event.lost != 0)
     put(as_bytes(LostRecord{{PERF_RECORD_LOST, 0, sizeof(LostRecord)}, event.id, event.lost}));
   put(as_bytes(perf_event_header{PERF_RECORD_SAMPLE, 0, static_cast<uint16_t>(size)}));
+  put(fields);
   put(as_bytes(raw_size));
   put(data);
   out.resize(out.size() + raw_size - data.size());

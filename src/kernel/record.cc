@@ -69,7 +69,7 @@ void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
   out.put(event.path).put(event.offset).put(event.counter).put(event.file).put(event.build_id);
   out.put(event.period_ns).put(event.by_frequency);
-  out.put(event.lost).put(event.ring.size()).put(event.readiness.valid());
+  out.put(event.lost).put(event.ring.size()).put(event.readiness.valid()).put(event.sample_type);
   put_attached(out, event.by_ioctl);
 }
 
@@ -253,6 +253,7 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->lost = in.get<uint64_t>();
   const uint64_t ring_size = in.get<uint64_t>();
   if (in.get<bool>() && fds.size() > 1) event->readiness = std::move(fds[1]);
+  event->sample_type = in.get<uint64_t>();
   const uint32_t count = in.get<uint32_t>();
   for (uint32_t i = 0; in.ok && i < count; ++i) {
     auto prog = std::static_pointer_cast<Prog>(objects.find(ObjectKind::kProgram, in.get<uint32_t>()));

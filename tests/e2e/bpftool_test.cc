@@ -4,6 +4,7 @@
 
 #include <regex>
 
+#include "conversation.h"
 #include "harness.h"
 
 namespace bpftime::e2e {
@@ -41,8 +42,12 @@ class BpftoolTest : public EndToEnd {
     EXPECT_EQ(ours.code == 0, other.code == 0)
         << ::testing::PrintToString(arguments) << ours.error << other.error;
   }
-  void expect_same_json(const Arguments& arguments) {
-    EXPECT_EQ(our_json(arguments), their_json(arguments)) << ::testing::PrintToString(arguments);
+  void expect_same_json(Arguments arguments) {
+    arguments.insert(arguments.begin(), "--json");
+    const Finished ours = bpftime(arguments), other = theirs(arguments);
+    EXPECT_EQ(Json::parse(ours.output, nullptr, false), Json::parse(other.output, nullptr, false))
+        << ::testing::PrintToString(arguments) << ours.error << other.error;
+    EXPECT_EQ(ours.code == 0, other.code == 0) << ::testing::PrintToString(arguments);
   }
   // Ours without the keys that bpftool of this version does not have.
   static Json without(Json value, const Arguments& keys) {
@@ -208,25 +213,36 @@ TEST_F(BpftoolTest, CompletionKnowsLiveIds) {
   EXPECT_EQ(shell.output, "by_kind\n") << shell.error;
 }
 
-// The events of `features rings`-like tools would need a perf array; any map of that type, made by us, will do to see that
-// the pipe opens, waits and ends. That records come through is e2e_events_test's business.
-TEST_F(BpftoolTest, EventPipeOpensAndEnds) {
-  const std::string path = "/sys/fs/bpf/events";
-  const long cpus = ::sysconf(_SC_NPROCESSORS_CONF);
-  ASSERT_EQ(bpftime({"map", "create", path, "type", "perf_event_array", "key", "4", "value", "4", "entries",
-                     std::to_string(cpus), "name", "events"})
-                .code,
-            0);
-  Child pipe = bpftime_child({"map", "event_pipe", "pinned", path});
-  // Once its slots are taken, their events can be seen from outside: an update over an event of another process succeeds.
-  EXPECT_TRUE(eventually([&] { return pipe.running(); }));
+class EventPipe : public VictimTest {};
+
+// Takes the events over from the tool that loaded the program: the slots of the array are the pipe's then, as in the kernel.
+TEST_F(EventPipe, ShowsWhatProgramsSend) {
+  Child tool = stat_tool("perf");
+  Conversation target = victim_started();
+  Child pipe = bpftime_child({"--json", "map", "event_pipe", "name", "perf"});
+  // The pipe says nothing when it is ready: calls go on until one is shown.
+  ASSERT_TRUE(eventually([&] {
+    target.ask("call 1");
+    return pipe.output().find("\n") != std::string::npos;
+  })) << pipe.error();
+  const Json event = Json::parse(pipe.output().substr(0, pipe.output().find('\n')));
+  EXPECT_EQ(event["cpu"], event["index"]);
+  EXPECT_EQ(event["size"], event["data"].size());
+  EXPECT_GE(event["size"], 8);
   pipe.signal(SIGINT);
-  EXPECT_TRUE(pipe.wait().has_value());
-  ASSERT_EQ(bpftime({"map", "create", "/sys/fs/bpf/h", "type", "hash", "key", "4", "value", "4", "entries",
-                     "1", "name", "h"})
-                .code,
-            0);
-  EXPECT_EQ(bpftime({"map", "event_pipe", "pinned", "/sys/fs/bpf/h"}).code, 1);
+  EXPECT_EQ(pipe.wait(), 0) << pipe.error();
+}
+
+TEST_F(EventPipe, OnlyOfArraysOfEvents) {
+  const std::string path = "/sys/fs/bpf/h";
+  ASSERT_EQ(
+      bpftime({"map", "create", path, "type", "hash", "key", "4", "value", "4", "entries", "1", "name", "h"})
+          .code,
+      0);
+  const Finished refused = bpftime({"map", "event_pipe", "pinned", path});
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.error.find("no perf_event_array"), std::string::npos) << refused.error;
+  EXPECT_EQ(bpftime({"map", "event_pipe", "pinned", path, "cpu", "0"}).code, 1);
 }
 
 }  // namespace
