@@ -43,10 +43,10 @@ using rewrite::ReturnFrame;
 
 static_assert(offsetof(ReturnFrame, return_address) == 0 && offsetof(ReturnFrame, saved_rbx) == 8);
 static_assert(offsetof(ReturnFrame, stack_pointer) == 16 && offsetof(ReturnFrame, exit_handler) == 24);
-static_assert(offsetof(ReturnFrame, body) == 32 && offsetof(ReturnFrame, owner) == 40);
+static_assert(offsetof(ReturnFrame, list) == 32 && offsetof(ReturnFrame, owner) == 40);
 static_assert(offsetof(ReturnFrame, state) == 48 && offsetof(ReturnFrame, next) == 56);
-static_assert(offsetof(rewrite::ReturnSite, body) == 0 && offsetof(rewrite::ReturnSite, exit_handler) == 8);
-static_assert(rewrite::kReturnSavedR11 == -16);
+static_assert(rewrite::kReturnBodyBeforeHandler == 8);
+static_assert(rewrite::kReturnSavedR11 == -16 && rewrite::kReturnSavedR10 == -24);
 
 constexpr uint64_t kHeld = 0;  // claimed, not in the body: never taken from its holder
 constexpr uint64_t kFree = 1;
@@ -115,14 +115,18 @@ ReturnFrame* take_new_chunk(uint64_t self) {
   } while (!__atomic_compare_exchange_n(&chunks_used, &chunk, chunk + 1, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE));
   ReturnFrame* frames = &pool[chunk * kFramesPerChunk];
+  // The same in every thread: initial-exec.
+  const uint64_t list_offset = reinterpret_cast<uint64_t>(&bpftime_thread.free_list) - self;
   uint64_t list = 0;
   for (uint32_t i = kFramesPerChunk - 1; i > 0; --i) {
     frames[i].owner = self;
+    frames[i].list = list_offset;
     frames[i].next = list;
     list = reinterpret_cast<uint64_t>(&frames[i]);
     store(frames[i].state, kFree);
   }
   frames[0].owner = self;
+  frames[0].list = list_offset;
   store(chunk_owner[chunk], self);
   ++bpftime_thread.chunk_count;
   // What a signal handler may have put on the list meanwhile is found again by relink.

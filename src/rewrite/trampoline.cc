@@ -106,7 +106,7 @@ class Writer {
   explicit Writer(const SiteRequest& request) : request_(request), base_(request.trampoline_address) {
     holder_.init(asmjit::Environment(asmjit::Arch::kX64), base_);
     holder_.attach(&a_);
-    for (Label* label : {&exit_, &body_, &return_site_, &return_enter_}) *label = a_.newLabel();
+    for (Label* label : {&exit_, &body_, &return_enter_}) *label = a_.newLabel();
   }
 
   void entry_programs(const Group& group) {
@@ -192,22 +192,27 @@ class Writer {
     a_.bind(go_on);
   }
 
-  // See wire/return_slot.h for the agreement with the agent.
+  // See return_slot.h for the agreement with the agent.
   void enter_return_slot() {
     a_.mov(qword_ptr(rsp, kReturnSavedR11), r11);
-    a_.lea(r11, ptr(return_site_));
+    a_.lea(r11, ptr(exit_));
     jump_far(request_.return_enter, return_enter_);
   }
 
-  void exit_handler(const Group& group) {
+  void exit_handler(const Group& programs) {
+    Group group = programs;
+    group.saved |= bit(rax.id()) | bit(rcx.id());  // for release_frame
     a_.align(asmjit::AlignMode::kCode, 16);
+    a_.embedUInt64(0);  // so that the handler is aligned behind the eight bytes of the body's address
+    static_assert(kReturnBodyBeforeHandler == sizeof(uint64_t));
+    embed(base_ + holder_.labelOffset(body_));
     a_.bind(exit_);
     a_.sub(rsp, sizeof(PtRegs));
     save_registers(group);
     // rbx is the frame: what the host had in it, where it returns to and its stack pointer are there.
     const auto from_frame = [&](size_t offset, size_t in_frame, int32_t above) {
       if (!group.reads(offset)) return;
-      a_.mov(group.scratch, qword_ptr(rbx, static_cast<int32_t>(in_frame)));
+      a_.mov(group.scratch, in_return_frame(in_frame));
       if (above != 0) a_.add(group.scratch, above);
       a_.mov(field(offset), group.scratch);
     };
@@ -215,14 +220,52 @@ class Writer {
     from_frame(offsetof(PtRegs, rip), offsetof(ReturnFrame, return_address), 0);
     from_frame(offsetof(PtRegs, rsp), offsetof(ReturnFrame, stack_pointer), 8);
     run(group);
+    release_frame();
     restore_registers(group);
     a_.add(rsp, sizeof(PtRegs));
     a_.ret();
   }
 
-  void body(const Displaced& displaced) {
-    const uint64_t here = base_ + a_.offset();
+  // rax and rcx are free, rbx is the frame; afterwards it is the host's.
+  void release_frame() {
+    const Label in_front = a_.newLabel(), reorder = a_.newLabel(), released = a_.newLabel();
+    Mem thread_pointer = qword_ptr_abs(0), list = qword_ptr(rcx);
+    thread_pointer.setSegment(fs);
+    list.setSegment(fs);
+    a_.mov(rax, thread_pointer);
+    a_.mov(rcx, in_return_frame(offsetof(ReturnFrame, list)));
+    a_.cmp(rax, in_return_frame(offsetof(ReturnFrame, owner)));
+    a_.jne(
+        released);  // a coroutine moved to another thread: its own finds the frame free when its list runs out
+    // As it was at entry when calls return in the order they nest: not written then, or each call would wait for the last
+    // one's store.
+    a_.mov(rax, list);
+    a_.cmp(rax, in_return_frame(offsetof(ReturnFrame, next)));
+    a_.jne(reorder);
+    a_.bind(in_front);
+    a_.mov(list, rbx);
+    a_.bind(released);
+    a_.mov(rcx, rbx);
+    a_.mov(rbx, in_return_frame(offsetof(ReturnFrame, saved_rbx)));
+    a_.mov(qword_ptr(rcx, offsetof(ReturnFrame, state)), kReturnFrameFree);
+    reorder_ = {reorder, in_front};
+  }
+
+  // Behind the handler: rarely taken.
+  void reordered() {
+    a_.bind(reorder_.first);
+    a_.mov(in_return_frame(offsetof(ReturnFrame, next)), rax);
+    a_.jmp(reorder_.second);
+  }
+
+  // `return_probed`: comes from the agent.
+  void body(const Displaced& displaced, bool return_probed) {
     a_.bind(body_);
+    if (return_probed) {
+      a_.mov(r11, qword_ptr(rsp, kReturnSavedR11));
+      a_.mov(r10, qword_ptr(rsp, kReturnSavedR10));
+    }
+    const uint64_t here = base_ + a_.offset();
     out_.body = static_cast<uint32_t>(a_.offset());
     auto moved = move_code(request_.code, displaced, request_.address, here);
     if (!moved) return fail(moved.error());
@@ -239,14 +282,8 @@ class Writer {
   }
 
   // Everything read as data: behind the code, 8-byte aligned.
-  void constants(bool with_return_site) {
+  void constants() {
     a_.align(asmjit::AlignMode::kZero, 8);
-    if (with_return_site) {
-      static_assert(offsetof(ReturnSite, body) == 0 && offsetof(ReturnSite, exit_handler) == 8);
-      a_.bind(return_site_);
-      embed(base_ + holder_.labelOffset(body_));
-      embed(base_ + holder_.labelOffset(exit_));
-    }
     for (const auto& [label, value] : constants_) {
       a_.bind(label);
       embed(value);
@@ -276,6 +313,8 @@ class Writer {
   void fail(const Error& error) {
     if (failure_.message.empty()) failure_ = error;
   }
+
+  static Mem in_return_frame(size_t offset) { return qword_ptr(rbx, static_cast<int32_t>(offset)); }
 
   void embed(uint64_t value) { a_.embed(&value, sizeof value); }
 
@@ -336,7 +375,8 @@ class Writer {
   Error failure_{0, {}};
   std::vector<std::pair<Label, wire::Invocation>> invocations_;
   std::vector<std::pair<Label, uint64_t>> constants_;
-  Label exit_, body_, return_site_, return_enter_;
+  std::pair<Label, Label> reorder_;  // from, and back to
+  Label exit_, body_, return_enter_;
 };
 
 }  // namespace
@@ -351,9 +391,12 @@ Result<Trampoline> make_trampoline(const SiteRequest& request, const Displaced& 
     writer.entry_programs(on_entry);
   }
   if (with_return) writer.enter_return_slot();
-  writer.body(displaced);
-  if (with_return) writer.exit_handler(on_return);
-  writer.constants(with_return);
+  writer.body(displaced, with_return);
+  if (with_return) {
+    writer.exit_handler(on_return);
+    writer.reordered();
+  }
+  writer.constants();
   return writer.finish();
 }
 
@@ -362,8 +405,8 @@ Result<Trampoline> make_redirect(const SiteRequest& request, const Displaced& di
   Writer writer(request);
   const Label target = writer.new_label();
   writer.jump_far(replacement, target);
-  writer.body(displaced);
-  writer.constants(false);
+  writer.body(displaced, false);
+  writer.constants();
   return writer.finish();
 }
 

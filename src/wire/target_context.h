@@ -117,7 +117,7 @@ struct TargetContext {
   uint64_t safe_copy;  // agent: long safe_copy(void* dst, const void* src, uint64_t len): 0 or -EFAULT
   uint64_t
       safe_copy_string;  // agent: long safe_copy_string(char* dst, const void* src, uint64_t size): length with NUL, or -EFAULT
-  uint64_t return_enter;  // agent: see src/agent/arch/x86_64/return_slot.S
+  uint64_t return_enter;  // agent: see src/rewrite/return_slot.h; its agreement changed with kAbiVersion 4
   // Written by programs and the agent (statistics: lossy, never trusted).
   uint64_t faults_repaired;
   uint64_t returns_missed;

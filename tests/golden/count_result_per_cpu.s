@@ -4,14 +4,15 @@ int3
 int3
 # the trampoline
 mov %r11, -0x10(%rsp)
-lea 0x0000000000500070, %r11
-jmp *0x0000000000500080
+lea 0x0000000000500040, %r11
+jmp *0x00000000005000D0
+mov -0x10(%rsp), %r11
+mov -0x18(%rsp), %r10
 push %rbp
 mov %rsp, %rbp
 movsxb (%rsi), %eax
 jmp 0x0000000000401007
-nop
-nop
+# its exit handler
 sub $0xA8, %rsp
 mov %rax, 0x50(%rsp)
 mov %rcx, 0x58(%rsp)
@@ -19,8 +20,19 @@ mov %rdx, 0x60(%rsp)
 mov %rsi, 0x68(%rsp)
 mov %rdi, 0x70(%rsp)
 mov %rsp, %rdi
-lea 0x0000000000500088, %rsi
+lea 0x00000000005000D8, %rsi
 call 0x0000000000510000
+mov %fs:0x0000000000000000, %rax
+mov 0x20(%rbx), %rcx
+cmp 0x28(%rbx), %rax
+jnz 0x0000000000500098
+mov %fs:(%rcx), %rax
+cmp 0x38(%rbx), %rax
+jnz 0x00000000005000C8
+mov %rbx, %fs:(%rcx)
+mov %rbx, %rcx
+mov 0x08(%rbx), %rbx
+movq $0x01, 0x30(%rcx)
 mov 0x50(%rsp), %rax
 mov 0x58(%rsp), %rcx
 mov 0x60(%rsp), %rdx

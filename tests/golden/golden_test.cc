@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
@@ -101,6 +102,27 @@ std::vector<Probe> probes() {
 // The instructions up to the padding behind the first function: what it calls is the same for every program.
 std::string first_function(const std::string& text) { return text.substr(0, text.find("int3\n")); }
 
+std::string up_to(const std::string& text, const std::string& end) {
+  const size_t at = text.rfind(end);
+  return at == std::string::npos ? text : text.substr(0, at + end.size());
+}
+
+// Code only: behind the jump back, and before and behind the exit handler, there are constants.
+std::string render_trampoline(const std::vector<uint8_t>& bytes, bool on_return) {
+  const std::string jump_back = "\njmp 0x0000000000401007\n";
+  std::string text = up_to(rewrite::disassemble(bytes, kTrampoline), jump_back);
+  if (!on_return) return text;
+  // The handler is aligned to 16, and the address of the displaced code stands before it.
+  for (size_t at = 16; at < bytes.size(); at += 16) {
+    uint64_t before;
+    std::memcpy(&before, &bytes[at - 8], sizeof before);
+    if (before <= kTrampoline || before >= kTrampoline + at) continue;
+    const std::string handler = rewrite::disassemble(Bytes(bytes).subspan(at), kTrampoline + at);
+    return text + "# its exit handler\n" + up_to(handler, "\nret\n");
+  }
+  return "no exit handler";
+}
+
 std::string render(const Probe& probe) {
   const program::Program program{.name = probe.name, .type = BPF_PROG_TYPE_KPROBE, .insns = probe.insns};
   compiler::CompileOptions options;
@@ -125,13 +147,9 @@ std::string render(const Probe& probe) {
   (probe.on_return ? request.on_return : request.on_entry) = {call};
   auto plan = rewrite::plan_probe(request);
   if (!plan) return plan.error().message;
-  // Code only: behind the jump back, or the exit handler's return, there are constants.
-  const auto& bytes = plan->trampoline;
-  std::string trampoline = rewrite::disassemble(bytes, kTrampoline);
-  const std::string end = probe.on_return ? "\nret\n" : "\njmp 0x0000000000401007\n";
-  if (const size_t at = trampoline.rfind(end); at != std::string::npos) trampoline.resize(at + end.size());
-  return "# the site\n" + rewrite::disassemble(plan->patched, kFunction) + "# the trampoline\n" + trampoline +
-         "# the program" + (call.use.inert ? ", which nobody calls\n" : "\n") +
+  return "# the site\n" + rewrite::disassemble(plan->patched, kFunction) + "# the trampoline\n" +
+         render_trampoline(plan->trampoline, probe.on_return) + "# the program" +
+         (call.use.inert ? ", which nobody calls\n" : "\n") +
          first_function(rewrite::disassemble(text.subspan(code->entry_offset), kCode + code->entry_offset));
 }
 

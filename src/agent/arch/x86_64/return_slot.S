@@ -14,6 +14,8 @@
 //  5. A frame whose state says "in the body" may be reclaimed by others once [stack_pointer] no longer holds our slot's
 //     address. So the address is stored there before the state, and the state is cleared before that word can change:
 //     after `ret` it lies in the red zone, which signal handlers spare.
+//     The exit handler (rewrite/trampoline.cc) gives the frame back: what it costs here is jumps, most of all those between
+//     code of ours and text gigabytes away, so the way out takes one of them and not three.
 //  6. CFI: our frame must not share its CFA with the body's: libgcc would take it for the handler's frame and abort when the
 //     direct caller catches. Hence CFA = rsp + 1, and rsp itself as an expression.
 
@@ -21,18 +23,16 @@
     .set FRAME_SAVED_RBX, 8
     .set FRAME_STACK_POINTER, 16
     .set FRAME_EXIT_HANDLER, 24
-    .set FRAME_BODY, 32
+    .set FRAME_LIST, 32           // thread pointer to the list the frame goes back to
     .set FRAME_OWNER, 40
     .set FRAME_STATE, 48
     .set FRAME_NEXT, 56
-    .set SITE_BODY, 0
-    .set SITE_EXIT_HANDLER, 8
+    .set SITE_BODY, -8            // before the exit handler
     .set THREAD_FREE_LIST, 0
     .set THREAD_SERIAL, 8
     .set STATE_FREE, 1
     .set STATE_IN_BODY, 2         // plus the serial, a multiple of 4
     // In the red zone of the function entry.
-    .set BODY_ADDRESS, -8
     .set SAVED_R11, -16
     .set SAVED_R10, -24
     .set COLD_FRAME, 120          // keeps the slots above; rsp ≡ 0 mod 16 after it
@@ -41,7 +41,7 @@
     .globl bpftime_agent_return_enter
     .type bpftime_agent_return_enter, @function
     .p2align 6
-bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
+bpftime_agent_return_enter:       // r11 = exit handler; host's r11 at SAVED_R11(%rsp)
     .cfi_startproc
     mov %r10, SAVED_R10(%rsp)
     mov bpftime_thread@gottpoff(%rip), %r10
@@ -51,10 +51,7 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     btrq $0, FRAME_STATE(%r10)
     jnc .Lcold
     mov %rbx, FRAME_SAVED_RBX(%r10)
-    mov SITE_BODY(%r11), %rbx
-    mov %rbx, FRAME_BODY(%r10)
-    mov SITE_EXIT_HANDLER(%r11), %rbx
-    mov %rbx, FRAME_EXIT_HANDLER(%r10)
+    mov %r11, FRAME_EXIT_HANDLER(%r10)
     mov bpftime_thread@gottpoff(%rip), %r11
     mov FRAME_NEXT(%r10), %rbx
     mov %rbx, %fs:THREAD_FREE_LIST(%r11)
@@ -69,46 +66,19 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     mov %rbx, (%rsp)
     mov %r11, FRAME_STATE(%r10)
     mov %r10, %rbx
-    mov SAVED_R11(%rsp), %r11
-    mov SAVED_R10(%rsp), %r10
-    lea 8(%rsp), %rsp
+    mov FRAME_EXIT_HANDLER(%rbx), %r11
+    lea 8(%rsp), %rsp                         // the body takes the host's r10 and r11 from the red zone
     .cfi_remember_state
     .cfi_def_cfa rsp, 1
     .cfi_escape 0x16, 7, 2, 0x77, 0           // rsp = rsp + 0
     .cfi_escape 0x10, 16, 2, 0x73, FRAME_RETURN_ADDRESS  // rip at [rbx + 0]
     .cfi_escape 0x10, 3, 2, 0x73, FRAME_SAVED_RBX        // rbx at [rbx + 8]
-    call *FRAME_BODY(%rbx)
+    call *SITE_BODY(%r11)
 .Lslot:
     movq $0, FRAME_STATE(%rbx)
-    call *FRAME_EXIT_HANDLER(%rbx)
     pushq FRAME_RETURN_ADDRESS(%rbx)          // below us the red zone is dead again
-    mov %r11, SAVED_R11(%rsp)
-    mov %fs:0, %r11
-    cmp %r11, FRAME_OWNER(%rbx)               // a coroutine may have moved to another thread
-    jne .Lforeign                             // its own thread will find the frame free when its list runs out
-    mov bpftime_thread@gottpoff(%rip), %r11
-    mov %fs:THREAD_FREE_LIST(%r11), %r11
-    cmp %r11, FRAME_NEXT(%rbx)                // as it was at entry when calls return in the order they nest: not written
-    jne .Lreordered                           // then, or each call would wait for the last one's store
-.Lin_front:
-    mov bpftime_thread@gottpoff(%rip), %r11
-    mov %rbx, %fs:THREAD_FREE_LIST(%r11)
-.Lforeign:
-    mov %rbx, %r11
-    mov FRAME_SAVED_RBX(%rbx), %rbx
-    .cfi_restore_state
-    movq $STATE_FREE, FRAME_STATE(%r11)
-    mov SAVED_R11(%rsp), %r11
-    ret
-
-    .cfi_remember_state
-    .cfi_def_cfa rsp, 1
-    .cfi_escape 0x16, 7, 2, 0x77, 0
-    .cfi_escape 0x10, 16, 2, 0x73, FRAME_RETURN_ADDRESS
-    .cfi_escape 0x10, 3, 2, 0x73, FRAME_SAVED_RBX
-.Lreordered:
-    mov %r11, FRAME_NEXT(%rbx)
-    jmp .Lin_front
+    .cfi_escape 0x16, 7, 2, 0x77, 8           // rsp = rsp + 8
+    jmp *FRAME_EXIT_HANDLER(%rbx)             // gives the frame back and returns to the caller
     .cfi_restore_state
 
 .Lcold:
@@ -139,18 +109,11 @@ bpftime_agent_return_enter:       // r11 = site; host's r11 at SAVED_R11(%rsp)
     test %r10, %r10
     jz .Lmissed
     mov %rbx, FRAME_SAVED_RBX(%r10)
-    mov SITE_BODY(%r11), %rbx
-    mov %rbx, FRAME_BODY(%r10)
-    mov SITE_EXIT_HANDLER(%r11), %rbx
-    mov %rbx, FRAME_EXIT_HANDLER(%r10)
+    mov %r11, FRAME_EXIT_HANDLER(%r10)
     mov bpftime_thread@gottpoff(%rip), %r11
     jmp .Lhave_frame
 .Lmissed:                         // the body runs as if there were no return probe
-    mov SITE_BODY(%r11), %r10
-    mov %r10, BODY_ADDRESS(%rsp)
-    mov SAVED_R11(%rsp), %r11
-    mov SAVED_R10(%rsp), %r10
-    jmp *BODY_ADDRESS(%rsp)
+    jmp *SITE_BODY(%r11)
     .cfi_endproc
     .size bpftime_agent_return_enter, . - bpftime_agent_return_enter
 
