@@ -1164,6 +1164,46 @@ static void probe_perf_use(void) {
       close(output);
 }
 
+// BPF_PROG_TEST_RUN of a program that returns the low half of its first argument.
+static void probe_test_run(void) {
+  const insn first_word[] = {{BPF_LDX | BPF_MEM | BPF_DW, 0, 1, 0, 0}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+  const insn zero[] = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0}, {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
+  const int reader = prog_load_with(BPF_PROG_TYPE_RAW_TRACEPOINT, first_word, 2, "reads", 0, NULL, 0);
+  const int blind = prog_load_with(BPF_PROG_TYPE_RAW_TRACEPOINT, zero, 2, "blind", 0, NULL, 0);
+  const int kprobe = prog_load_with(BPF_PROG_TYPE_KPROBE, zero, 2, "kprobe", 0, NULL, 0);
+  unsigned long long words[16] = {4711};
+  const union bpf_attr good = {.test = {.prog_fd = reader, .ctx_in = (uint64_t)words, .ctx_size_in = 8}};
+  union bpf_attr attr = good;
+  say("test run", bpf_attr_call(BPF_PROG_TEST_RUN, &attr));
+  say_value("test run result", attr.test.retval);
+#define RUN(name, ...)                                              \
+  do {                                                              \
+    union bpf_attr attr = good;                                     \
+    __VA_ARGS__;                                                    \
+    say("test run " name, bpf_attr_call(BPF_PROG_TEST_RUN, &attr)); \
+  } while (0)
+  RUN("without context", attr.test.ctx_in = 0, attr.test.ctx_size_in = 0);
+  RUN("of the blind without context", attr.test.prog_fd = blind, attr.test.ctx_in = 0,
+      attr.test.ctx_size_in = 0);
+  RUN("with 12 words", attr.test.ctx_size_in = 96);
+  RUN("with 13 words", attr.test.ctx_size_in = 104);
+  RUN("with 4 bytes", attr.test.ctx_size_in = 4);
+  RUN("with a size alone", attr.test.ctx_in = 0);
+  RUN("with a buffer alone", attr.test.ctx_size_in = 0);
+  RUN("with a bad buffer", attr.test.ctx_in = 1);
+  RUN("with ctx_out", attr.test.ctx_out = (uint64_t)words, attr.test.ctx_size_out = 8);
+  RUN("with repeat", attr.test.repeat = 1);
+  RUN("with duration", attr.test.duration = 1);
+  RUN("with data_in", attr.test.data_in = (uint64_t)words, attr.test.data_size_in = 8);
+  RUN("on CPU 0", attr.test.flags = BPF_F_TEST_RUN_ON_CPU);
+  RUN("on CPU 9999", attr.test.flags = BPF_F_TEST_RUN_ON_CPU, attr.test.cpu = 9999);
+  RUN("on a CPU without the flag", attr.test.cpu = 1);
+  RUN("of a kprobe program", attr.test.prog_fd = kprobe);
+  RUN("of a pipe", attr.test.prog_fd = 1);
+  RUN("of no descriptor", attr.test.prog_fd = 999);
+  close(reader), close(blind), close(kprobe);
+}
+
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
   probed_file = argv[1];
@@ -1180,5 +1220,6 @@ int main(int argc, char** argv) {
   probe_infos_and_ids();
   probe_perf_open(dead);
   probe_perf_use();
+  probe_test_run();
   return 0;
 }
