@@ -51,7 +51,7 @@ disasters: ## three published disasters, as native modules and as extensions
 
 bench: ## bare, kernel and ours, measured in one interleaved run
 	@scripts/ensure-packages.sh build
-	@scripts/build.sh release probes_bench map_ops_bench verifier_bench
+	@scripts/build.sh release probes_bench map_ops_bench engine_bench verifier_bench
 	@scripts/bench.sh
 
 bench-nginx: ## a firewall in nginx as C module, eBPF, Lua, njs and wasm, in one interleaved run

@@ -8,6 +8,7 @@ echo "==> bench" >&2
 bin="${BENCH_BIN:-build/release/bin}"
 "$bin"/probes_bench --commit "$commit" --json build/bench.json "$@" | tee build/bench.txt
 "$bin"/map_ops_bench --json build/bench-maps.json
+"$bin"/engine_bench --json build/bench-engine.json
 "$bin"/verifier_bench --json build/bench-verifier.json
 echo "==> scripts/bench-docs.sh puts the first into the documentation" >&2
-echo "==> all numbers: build/bench.json, build/bench-maps.json, build/bench-verifier.json" >&2
+echo "==> all numbers: build/bench.json, build/bench-maps.json, build/bench-engine.json, build/bench-verifier.json" >&2

@@ -15,8 +15,8 @@ struct Thread {
   uint32_t misses_to_skip;  // calls below it that need not look again
   uint32_t host_masked;     // guarded signals as the host believes to have blocked them (signals.h bits)
   uint32_t host_pending;    // arrived while so blocked
-  uint32_t reserved;
-  uint64_t tried_again;  // traps.cc: the trap last run again because its site was being restored
+  uint32_t tries;           // traps.cc: how often it was run again
+  uint64_t tried_again;     // traps.cc: the trap last run again because its site was being restored
 };
 static_assert(sizeof(Thread) <= 64, "fits in what libcs keep for libraries loaded late");
 static_assert(offsetof(Thread, free_list) == 0 && offsetof(Thread, serial) == 8, "return_slot.S");

@@ -4,7 +4,8 @@
 // Rules for whoever edits this:
 //  1. Runs in a signal handler, while the daemon may be changing the records: every field is read once, `version` before and
 //     after the rest, and what does not fit together means "run the instruction again", never "not ours".
-//  2. Whoever runs an instruction again must end: once per trap and version. A second time it is the host's own.
+//  2. Whoever runs an instruction again must end: after kTriesMax times per trap and version it is the host's own. Not once: a
+//     signal handler that interrupted this one may have met the same trap, and been here before us.
 #include "agent/traps.h"
 
 #include "agent/thread.h"
@@ -16,6 +17,8 @@ namespace {
 using wire::TargetContext;
 using wire::TrapRecord;
 using wire::TrapState;
+
+constexpr uint32_t kTriesMax = 100;  // more than signal handlers that interrupt one another
 
 template <typename T>
 T load(const T& field) {
@@ -65,9 +68,11 @@ bool lead_on(uint64_t& rip) {
       key = rip ^ uint64_t { version } << 48 ^ uint64_t { version } >> 16 << 56 ^ 1;
     }
   }
-  if (!again || bpftime_thread.tried_again == key) return false;
-  bpftime_thread.tried_again = key;
-  return true;  // rip is as it was
+  if (!again) return false;
+  Thread& thread = bpftime_thread;
+  thread.tries = thread.tried_again == key ? thread.tries + 1 : 1;
+  thread.tried_again = key;
+  return thread.tries <= kTriesMax;  // rip is as it was
 }
 
 }  // namespace bpftime::agent

@@ -17,6 +17,7 @@ struct Options {
   std::string kernel_verifier;  // empty: the daemon's default
   std::string policy, host, policy_class;
   bool verbose = false;
+  bool pretend_root = false;
 };
 
 // The policy for the tool's programs, checked; through the environment, as the socket.
@@ -76,6 +77,13 @@ int load(const Options& options, const std::vector<std::string>& program) {
   } else {
     ::unsetenv("BPFTIME_KERNEL_VERIFIER");  // only the flag decides, never an inherited variable
   }
+  // Only the flags decide, never an inherited variable; but who debugs the loader sets this one himself.
+  if (options.verbose) ::setenv("BPFTIME_LOADER_LOG", "failures", 0);
+  if (options.pretend_root) {
+    ::setenv("BPFTIME_PRETEND_ROOT", "1", 1);
+  } else {
+    ::unsetenv("BPFTIME_PRETEND_ROOT");
+  }
   if (options.verbose) {
     fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}\n", file->path, *preload,
                directory->socket());
@@ -104,7 +112,12 @@ void add_load(CLI::App& app, CommandLine& line) {
   verb->add_option("--host", options->host,
                    "The binary a describing manifest is for, when the policy does not say")
       ->type_name("FILE");
-  verb->add_flag("-v,--verbose", options->verbose, "Say on stderr what is done");
+  verb->add_flag(
+      "--pretend-root", options->pretend_root,
+      "Answer 0 when the tool or its children ask for their effective user id. They gain no right by it.\n"
+      "Tools linked to libbpf or libbcc are answered so always");
+  verb->add_flag("-v,--verbose", options->verbose,
+                 "Say on stderr what is done, and which of the tool's calls failed and why");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });
 }
 

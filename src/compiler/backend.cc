@@ -1,17 +1,12 @@
 #include "compiler/backend.h"
 
-#include <llvm/Analysis/TargetLibraryInfo.h>
 #include <llvm/Bitcode/BitcodeReader.h>
 #include <llvm/IR/DiagnosticInfo.h>
 #include <llvm/IR/DiagnosticPrinter.h>
-#include <llvm/IR/IRBuilder.h>
-#include <llvm/IR/InstIterator.h>
-#include <llvm/IR/IntrinsicInst.h>
 #include <llvm/IR/LegacyPassManager.h>
 #include <llvm/IR/Verifier.h>
 #include <llvm/Linker/Linker.h>
 #include <llvm/MC/TargetRegistry.h>
-#include <llvm/Passes/PassBuilder.h>
 #include <llvm/Support/TargetSelect.h>
 #include <llvm/Support/raw_ostream.h>
 #include <llvm/Target/TargetMachine.h>
@@ -20,6 +15,8 @@
 #include <vector>
 
 #include "compiler/context_use.h"
+#include "compiler/copies.h"
+#include "compiler/pipeline.h"
 #include "compiler/translator.h"
 #include "helpers/runtime_images.h"
 
@@ -31,8 +28,6 @@ constexpr char kCpu[] = "x86-64";
 // General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing returns in
 // xmm0.
 constexpr char kFeatures[] = "+cx8,-x87,-mmx,-sse,-sse2,-avx,+soft-float";
-// Longer copies become calls: the backend would unroll up to 8 moves and then use string instructions.
-constexpr uint64_t kUnrolledCopyMax = 64;
 
 // One per process; LLVM's are not thread safe, callers of emit_object take turns.
 llvm::TargetMachine* target_machine(std::string& why) {
@@ -72,7 +67,6 @@ void set_attributes(llvm::Module& module) {
     function.addFnAttr(llvm::Attribute::NoRedZone);
     function.addFnAttr(llvm::Attribute::NoUnwind);
     function.addFnAttr(llvm::Attribute::NullPointerIsValid);
-    function.addFnAttr(llvm::Attribute::NoImplicitFloat);
   }
 }
 
@@ -82,7 +76,8 @@ void internalize(llvm::Module& module) {
   for (llvm::GlobalObject& object : module.global_objects()) {
     if (!object.hasLocalLinkage()) object.setVisibility(llvm::GlobalValue::HiddenVisibility);  // no GOT
     const llvm::StringRef name = object.getName();
-    const bool exported = name == kEntrySymbol || name == kContextSymbol || name == kTraceRingSymbol;
+    const bool exported = name == kEntrySymbol || name == kTailEntrySymbol || name == kContextSymbol ||
+                          name == kTraceRingSymbol;
     if (object.isDeclaration() || exported) continue;
     object.setVisibility(llvm::GlobalValue::DefaultVisibility);
     object.setLinkage(llvm::GlobalValue::InternalLinkage);
@@ -104,65 +99,6 @@ Result<void> link_runtime(llvm::Module& module) {
   // Flags like "uwtable" would bring unwind tables back.
   if (auto* flags = module.getModuleFlagsMetadata()) module.eraseNamedMetadata(flags);
   return {};
-}
-
-void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
-  llvm::PipelineTuningOptions tuning;
-  tuning.LoopVectorization = false;  // no vector registers to use
-  tuning.SLPVectorization = false;
-  tuning.LoopUnrolling = false;
-  llvm::LoopAnalysisManager loops;
-  llvm::FunctionAnalysisManager functions;
-  llvm::CGSCCAnalysisManager components;
-  llvm::ModuleAnalysisManager modules;
-  // There is no C library in the image: no loop may become a call of memset, and the like.
-  llvm::TargetLibraryInfoImpl library{llvm::Triple(kTriple)};
-  library.disableAllFunctions();
-  functions.registerPass([&library] { return llvm::TargetLibraryAnalysis(library); });
-  llvm::PassBuilder builder(&machine, tuning);
-  builder.registerModuleAnalyses(modules);
-  builder.registerCGSCCAnalyses(components);
-  builder.registerFunctionAnalyses(functions);
-  builder.registerLoopAnalyses(loops);
-  builder.crossRegisterProxies(loops, functions, components, modules);
-  builder.buildPerModuleDefaultPipeline(llvm::OptimizationLevel::O2).run(module, modules);
-}
-
-// Declares a copy function as the runtime defines it.
-llvm::FunctionCallee copy_function(llvm::Module& module, const char* name, llvm::Type* second) {
-  auto* pointer = llvm::PointerType::get(module.getContext(), 0);
-  auto* word = llvm::Type::getInt64Ty(module.getContext());
-  auto callee =
-      module.getOrInsertFunction(name, llvm::FunctionType::get(pointer, {pointer, second, word}, false));
-  llvm::cast<llvm::Function>(callee.getCallee())->setVisibility(llvm::GlobalValue::HiddenVisibility);
-  return callee;
-}
-
-// Long or variable copies become calls of the runtime's functions; see kUnrolledCopyMax.
-void lower_copies(llvm::Module& module) {
-  std::vector<llvm::MemIntrinsic*> copies;
-  for (llvm::Function& function : module) {
-    for (llvm::Instruction& instruction : llvm::instructions(function)) {
-      auto* copy = llvm::dyn_cast<llvm::MemIntrinsic>(&instruction);
-      if (copy == nullptr) continue;
-      const auto* length = llvm::dyn_cast<llvm::ConstantInt>(copy->getLength());
-      if (length == nullptr || length->getValue().ugt(kUnrolledCopyMax)) copies.push_back(copy);
-    }
-  }
-  for (llvm::MemIntrinsic* copy : copies) {
-    llvm::IRBuilder<> builder(copy);
-    llvm::Value* length = builder.CreateZExtOrTrunc(copy->getLength(), builder.getInt64Ty());
-    const char* name = llvm::isa<llvm::MemMoveInst>(copy) ? "bpftime_memmove" : "bpftime_memcpy";
-    llvm::Value* second = nullptr;
-    if (auto* set = llvm::dyn_cast<llvm::MemSetInst>(copy)) {
-      name = "bpftime_memset";
-      second = builder.CreateZExt(set->getValue(), builder.getInt32Ty());
-    } else {
-      second = llvm::cast<llvm::MemTransferInst>(copy)->getRawSource();
-    }
-    builder.CreateCall(copy_function(module, name, second->getType()), {copy->getRawDest(), second, length});
-    copy->eraseFromParent();
-  }
 }
 
 Result<void> verify(const llvm::Module& module, const char* when) {

@@ -8,9 +8,11 @@
 
 #include "compiler/backend.h"
 #include "compiler/linker.h"
+#include "compiler/tail_call.h"
 #include "compiler/translator.h"
 #include "helpers/runtime_images.h"
 #include "wire/invocation.h"
+#include "wire/target_context.h"
 
 namespace bpftime::compiler {
 namespace {
@@ -34,6 +36,7 @@ std::string content_key(const program::Program& program, std::span<const MapBind
   };
   add(options.context_address);
   add(options.bare);
+  add(options.tail_entry);
   add(options.trace_ring != nullptr);
   if (options.trace_ring != nullptr) add_map(*options.trace_ring);
   add(maps.size());
@@ -98,17 +101,21 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   const Bytes objects[] = {
       Bytes(reinterpret_cast<const uint8_t*>(object->bytes.data()), object->bytes.size()),
       helpers::runtime_object()};
-  auto linked = link_image(objects, kEntrySymbol);
+  constexpr std::string_view kEntries[] = {kEntrySymbol, kTailEntrySymbol};
+  auto linked = link_image(objects, std::span(kEntries).first(options.tail_entry ? 2 : 1));
   if (!linked) return linked.error();
-  if (linked->stack_bytes > wire::kProgramStackMax) {
+  // What others jump to finds some of the stack used.
+  const uint32_t stack_max = wire::kProgramStackMax - (options.tail_entry ? kTailDistanceMax : 0);
+  if (linked->stack_bytes > stack_max) {
     return Error{E2BIG, "compile: program " + program.name + ": needs " +
                             std::to_string(linked->stack_bytes) + " bytes of stack, at most " +
-                            std::to_string(wire::kProgramStackMax) +
+                            std::to_string(stack_max) +
                             " are allowed; use smaller local variables or fewer nested calls"};
   }
   MachineCode code;
   code.image = std::move(linked->image);
-  code.entry_offset = linked->entry_offset;
+  code.entry_offset = linked->entry_offsets[0];
+  if (options.tail_entry) code.tail_entry_offset = linked->entry_offsets[1];
   code.text_size = linked->text_size;
   code.stack_bytes = static_cast<uint32_t>(linked->stack_bytes);
   code.makes_system_calls = facts->makes_system_calls;
@@ -116,8 +123,41 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
   code.calls_host = facts->calls_host;
   code.ends_function = facts->ends_function;
   code.context_slots_read = object->context_slots_read;
+  code.may_tail_call = facts->may_tail_call;
+  if (code.may_tail_call) {
+    code.stack_bytes = wire::kProgramStackMax;
+    code.makes_system_calls = code.repairs_faults = true;
+    code.context_slots_read = ~uint32_t{0};
+  }
   cache.keep(std::move(key), code);
   return code;
+}
+
+void warm_up() {
+  using program::Insn;
+  // Looks a key up in a hash and adds to what it finds: enough to touch what LLVM sets up, and the pages its passes are in.
+  program::Program program;
+  program.name = "warm_up";
+  program.insns = {
+      Insn{.code = BPF_ST | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_10, .off = -8},
+      Insn{.code = BPF_LD | BPF_IMM | BPF_DW, .dst_reg = BPF_REG_1, .src_reg = BPF_PSEUDO_MAP_FD},
+      Insn{},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_2, .src_reg = BPF_REG_10},
+      Insn{.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_2, .imm = -8},
+      Insn{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_map_lookup_elem},
+      Insn{.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_0, .off = 3},
+      Insn{.code = BPF_LDX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_1, .src_reg = BPF_REG_0},
+      Insn{.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_1, .imm = 1},
+      Insn{.code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_0, .src_reg = BPF_REG_1},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
+      Insn{.code = BPF_JMP | BPF_EXIT},
+  };
+  MapBinding map;  // nothing lies there, and nothing of this ever runs
+  map.spec = {BPF_MAP_TYPE_HASH, 8, 8, 16, 0, 1};
+  map.address = wire::window_address(0) + wire::kMapsOffset;
+  CompileOptions options;
+  options.context_address = wire::window_address(0);
+  (void)compile(program, {&map, 1}, options);
 }
 
 }  // namespace bpftime::compiler

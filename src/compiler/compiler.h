@@ -36,9 +36,14 @@ struct CompileOptions {
   // One addition to memory that no other CPU writes. 0: none.
   uint64_t run_counter_address = 0;
   uint32_t run_counters = 0;
+  // Makes an entry for tail calls besides (MachineCode::tail_entry_offset): for a program that stands in a program array. Not
+  // with `constraints`.
+  bool tail_entry = false;
 };
 
 inline constexpr uint32_t kRunCounterStride = 64;
+
+inline constexpr uint32_t kNoTailEntry = ~uint32_t{0};
 
 // Position-independent, fully linked, general registers only, no calls or references outside itself except
 // the constant addresses above. Entry: wire/invocation.h.
@@ -52,6 +57,11 @@ struct MachineCode {
   bool repairs_faults = false;      // reads memory that may not be there: needs the agent's signal guard
   bool calls_host = false;          // needs the agent's bridge
   bool ends_function = false;       // may end the probed function (bpf_override_return)
+  // May jump to any program that is ever put in its arrays, which may do anything a program may: counts as reading all of the
+  // context, makes_system_calls and repairs_faults.
+  bool may_tail_call = false;
+  // What a program array's slot holds: the image's address plus this. kNoTailEntry unless CompileOptions::tail_entry.
+  uint32_t tail_entry_offset = kNoTailEntry;
   // Bit i: the program may read 8-byte slot i of the wire::PtRegs it gets; the others may hold anything.
   uint32_t context_slots_read = ~uint32_t{0};
 };
@@ -63,5 +73,9 @@ struct MachineCode {
 // programs by content: the same again (name aside) costs no compilation.
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
+
+// Does now what the first compile() would do besides its own work, so that it need not: whoever starts and has nothing to do
+// yet calls it.
+void warm_up();
 
 }  // namespace bpftime::compiler

@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace bpftime::compiler {
 namespace {
@@ -40,7 +41,8 @@ struct Symbol {
 
 class Linker {
  public:
-  Linker(std::span<const Bytes> objects, std::string_view entry) : objects_(objects), entry_name_(entry) {}
+  Linker(std::span<const Bytes> objects, std::span<const std::string_view> entries)
+      : objects_(objects), entry_names_(entries) {}
 
   Result<LinkedImage> run() {
     for (const Bytes object : objects_) {
@@ -52,8 +54,8 @@ class Linker {
         if (Result<void> done = (this->*step)(); !done) return done.error();
       }
     }
-    for (const auto step : {&Linker::resolve_symbols, &Linker::find_entry, &Linker::mark_live, &Linker::place,
-                            &Linker::relocate, &Linker::measure_stack}) {
+    for (const auto step : {&Linker::resolve_symbols, &Linker::find_entries, &Linker::mark_live,
+                            &Linker::place, &Linker::relocate, &Linker::measure_stack}) {
       if (Result<void> done = (this->*step)(); !done) return done.error();
     }
     return std::move(result_);
@@ -163,19 +165,22 @@ class Linker {
     return {};
   }
 
-  Result<void> find_entry() {
-    for (const Symbol& symbol : symbols_) {
-      if (symbol.section == kNowhere || symbol.name != entry_name_) continue;
-      entry_section_ = symbol.section;
-      entry_value_ = symbol.value;
-      return {};
+  Result<void> find_entries() {
+    for (const std::string_view name : entry_names_) {
+      const auto found = std::find_if(symbols_.begin(), symbols_.end(), [name](const Symbol& symbol) {
+        return symbol.section != kNowhere && symbol.name == name;
+      });
+      if (found == symbols_.end()) return error("no symbol " + std::string(name));
+      entries_.push_back({found->section, found->value});
     }
-    return error("no symbol " + std::string(entry_name_));
+    return {};
   }
 
   Result<void> mark_live() {
-    std::vector<uint32_t> queue{entry_section_};
-    sections_[entry_section_].live = true;
+    std::vector<uint32_t> queue;
+    for (const Entry& entry : entries_) {
+      if (!std::exchange(sections_[entry.section].live, true)) queue.push_back(entry.section);
+    }
     while (!queue.empty()) {
       const Section& section = sections_[queue.back()];
       queue.pop_back();
@@ -220,7 +225,9 @@ class Linker {
         std::copy(section.contents.begin(), section.contents.end(),
                   result_.image.begin() + static_cast<int64_t>(section.offset));
     }
-    result_.entry_offset = static_cast<uint32_t>(sections_[entry_section_].offset + entry_value_);
+    for (const Entry& entry : entries_) {
+      result_.entry_offsets.push_back(static_cast<uint32_t>(sections_[entry.section].offset + entry.value));
+    }
     return {};
   }
 
@@ -248,9 +255,11 @@ class Linker {
   }
 
   Result<void> measure_stack() {
-    const auto bytes = chain_bytes(entry_section_, 0);
-    if (!bytes) return error("functions call each other in a circle");
-    result_.stack_bytes = *bytes;
+    for (const Entry& entry : entries_) {
+      const auto bytes = chain_bytes(entry.section, 0);
+      if (!bytes) return error("functions call each other in a circle");
+      result_.stack_bytes = std::max(result_.stack_bytes, *bytes);
+    }
     return {};
   }
 
@@ -282,20 +291,23 @@ class Linker {
   }
 
   std::span<const Bytes> objects_;
-  std::string_view entry_name_;
+  std::span<const std::string_view> entry_names_;
+  struct Entry {
+    uint32_t section;
+    uint64_t value;
+  };
+  std::vector<Entry> entries_;
   std::vector<Section> sections_;  // of all objects, one after the other
   std::vector<Symbol> symbols_;
   Bytes object_;  // being read, and where its sections and symbols start
   size_t first_section_ = 0, first_symbol_ = 0;
-  uint32_t entry_section_ = 0;
-  uint64_t entry_value_ = 0;
   LinkedImage result_;
 };
 
 }  // namespace
 
-Result<LinkedImage> link_image(std::span<const Bytes> objects, std::string_view entry) {
-  return Linker(objects, entry).run();
+Result<LinkedImage> link_image(std::span<const Bytes> objects, std::span<const std::string_view> entries) {
+  return Linker(objects, entries).run();
 }
 
 }  // namespace bpftime::compiler

@@ -14,16 +14,16 @@ namespace bpftime::compiler {
 
 struct LinkedImage {
   std::vector<uint8_t> image;  // text first, then read-only data; valid at any 16-byte aligned address
-  uint32_t entry_offset = 0;
-  uint32_t text_size = 0;    // bytes of instructions at the image's start
-  uint64_t stack_bytes = 0;  // deepest chain of calls inside the image, return addresses included
+  std::vector<uint32_t> entry_offsets;  // one per entry asked for
+  uint32_t text_size = 0;               // bytes of instructions at the image's start
+  uint64_t stack_bytes = 0;             // deepest chain of calls inside the image, return addresses included
 };
 
 inline constexpr uint64_t kImageSizeMax = 64u << 20;
 
-// `objects`: relocatable x86-64 ELFs with one function per section and .stack_sizes. Keeps what `entry`
-// reaches; a name two objects define means the first. Errors (EINVAL): a reference outside the objects, a
+// `objects`: relocatable x86-64 ELFs with one function per section and .stack_sizes. Keeps what the `entries`
+// reach; a name two objects define means the first. Errors (EINVAL): a reference outside the objects, a
 // relocation that depends on the load address, writable data.
-Result<LinkedImage> link_image(std::span<const Bytes> objects, std::string_view entry);
+Result<LinkedImage> link_image(std::span<const Bytes> objects, std::span<const std::string_view> entries);
 
 }  // namespace bpftime::compiler

@@ -6,10 +6,13 @@
 namespace bpftime::compiler {
 namespace {
 
+constexpr std::string_view kEntries[] = {"x"};
+
 TEST(LinkImage, RefusesWhatIsNoObject) {
   const std::vector<uint8_t> none, zeroes(4096);
-  EXPECT_FALSE(link_image({}, "x").ok());
-  for (const Bytes object : {Bytes(none), Bytes(zeroes)}) EXPECT_FALSE(link_image({&object, 1}, "x").ok());
+  EXPECT_FALSE(link_image({}, kEntries).ok());
+  for (const Bytes object : {Bytes(none), Bytes(zeroes)})
+    EXPECT_FALSE(link_image({&object, 1}, kEntries).ok());
 }
 
 TEST(LinkImage, RefusesASectionTableOutOfRange) {
@@ -20,7 +23,7 @@ TEST(LinkImage, RefusesASectionTableOutOfRange) {
     header.e_shoff = offset;
     header.e_shnum = 0xff00 - 1;
     const Bytes object = as_bytes(header);
-    EXPECT_FALSE(link_image({&object, 1}, "x").ok());
+    EXPECT_FALSE(link_image({&object, 1}, kEntries).ok());
   }
 }
 

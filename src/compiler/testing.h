@@ -36,6 +36,9 @@ class Code {
 
   uint64_t run(uint64_t first, uint64_t second) const;
   const MachineCode& machine_code() const { return machine_code_; }
+  uint64_t tail_entry() const {  // what a slot of a program array holds
+    return reinterpret_cast<uint64_t>(memory_) + machine_code_.tail_entry_offset;
+  }
   std::string disassembly() const;  // of the text, one instruction per line
   // The first instruction that names a vector, x87 or mask register, or is a string instruction; empty: none.
   std::string forbidden_instruction() const;

@@ -29,6 +29,7 @@ class Target {
                    uint32_t flags = 0);
   maps::MapView map(uint32_t index) const;
   const MapBinding& binding(uint32_t index) const { return *bindings_[index]; }
+  uint32_t map_count() const { return static_cast<uint32_t>(bindings_.size()); }
   void use_program_type(uint32_t type) { program_type_ = type; }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }
 

@@ -19,6 +19,7 @@
 namespace bpftime::compiler {
 
 inline constexpr char kEntrySymbol[] = "bpftime_program";
+inline constexpr char kTailEntrySymbol[] = "bpftime_tail_entry";  // tail_call.h
 // Constants that helpers read (src/helpers/runtime/runtime.h).
 inline constexpr char kContextSymbol[] = "bpftime_context_address";
 inline constexpr char kTraceRingSymbol[] = "bpftime_trace_ring";
@@ -28,6 +29,7 @@ struct TranslationFacts {
   bool repairs_faults = false;
   bool calls_host = false;
   bool ends_function = false;
+  bool may_tail_call = false;
 };
 
 // Fills `module` with kEntrySymbol (wire/invocation.h) and what it needs; helpers stay declared.

@@ -129,6 +129,14 @@ Result<void> Attacher::detach(pid_t pid) {
   return done;
 }
 
+Result<void> Attacher::reconcile(pid_t pid) {
+  auto known = targets_.find(pid);
+  if (known == targets_.end()) return Error{ESRCH, "process " + std::to_string(pid) + ": not a target"};
+  auto done = reconcile(known->second, /*create=*/false);
+  known->second.unfinished = !done;
+  return done;
+}
+
 void Attacher::reconcile_all() {
   find_targets();
   drop_dead();
@@ -185,6 +193,7 @@ bool Attacher::up_to_date(const Target& target, const Registry& registry,
   const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), is_guard);
   if (guard_needed && !guard_there) return false;
   if (wanted == 0 && guard_there && guard_may_go(target)) return false;
+  if (!watch_right(target, registry) || !semaphores_right(registry, sites)) return false;
   const auto probes = std::count_if(
       registry.patches.begin(), registry.patches.end(),
       [](const PatchRecord& r) { return r.kind == wire::PatchKind::kProbe && target::is_live(r); });
@@ -208,6 +217,7 @@ Result<void> Attacher::reconcile(Target& target, bool create) {
 }
 
 Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
+  files_looked_at_.clear();
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -216,7 +226,12 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   std::string why;
   auto registry = target::read_registry(target.process, config_.window, &why);
   if (!registry && !create) return Error{ENODATA, "no longer a target: " + why};
+  if (registry && target.libraries_changed) {
+    if (auto forgotten = forget_unloaded(target, *registry); !forgotten) return forgotten;
+    target.libraries_changed = false;
+  }
   auto sites = wanted_sites(target, *regions, *status);
+  target.watch_wanted = watch_wanted(target, *regions, *status);
   const bool flags_right = registry && is_detached(*registry) == target.detached;
   // Sites that failed before are tried again only when something else must change, or on attach.
   if (registry && !create && flags_right && up_to_date(target, *registry, sites)) {
@@ -299,7 +314,10 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     if (!site.report.skipped.empty()) continue;
     auto plan = plan_site(target, entry, registry, regions, site, guarded);
     Result<void> ready;
-    if (plan && *plan && registry.active_at(site.address) == nullptr)
+    // Where every boundary traps nobody needs to be moved; and must not be, for a trap met before the stop may still be on its
+    // way to the guard, with the place where it was met.
+    if (plan && *plan && (!guarded || (*plan)->method == rewrite::PatchMethod::kJump) &&
+        registry.active_at(site.address) == nullptr)
       ready = move_threads(stopped, (*plan)->patch.record, (*plan)->fixups);
     if (try_again(ready)) return ready;
     if (plan && ready) {
@@ -320,7 +338,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
                                   target::Threads::kStopped);
   }
-  if (auto now = target.process.regions()) retire_maps(stopped, *now, sites);
+  change_watch(target, stopped, registry, regions);
+  if (auto changed = change_semaphores(stopped, registry, regions, sites); !changed) return changed;
+  if (auto now = target.process.regions()) retire_maps(target, stopped, *now, sites);
   publish(target, sites);
   if (any) {
     target.guard_idle_since.reset();

@@ -72,6 +72,10 @@ class Attacher {
   void reconcile_all();
   // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
+  // The same for targets whose libraries have changed since last asked (wire::TargetContext::loads).
+  void reconcile_loaded();
+  // Brings one target up to date. Error ESRCH: it is none.
+  Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
   void find_targets();
@@ -85,6 +89,7 @@ class Attacher {
   struct ChangeTimes {
     uint64_t held_ns = 0, whole_ns = 0;
   };
+  uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -103,6 +108,11 @@ class Attacher {
     bool unfinished = false;                // the last reconcile failed
     std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
     target::CallCode call_code{};
+    // Libraries loaded later (loaded_libraries.cc).
+    bool watch_wanted = false;
+    std::string no_watch;            // why it cannot be
+    uint64_t loads_seen = 0;         // of its context's `loads`
+    bool libraries_changed = false;  // since the last reconcile
     // Why this process has no signal guard, and so is patched with all threads stopped and never with traps.
     std::string no_guard;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
@@ -119,11 +129,14 @@ class Attacher {
   std::map<pid_t, Target> targets_;
   std::vector<uint32_t> dead_;
   std::map<InodeId, std::shared_ptr<FileInfo>> files_;
+  // Those already compared with the files themselves in the reconciliation at hand: a thousand probes are in few files.
+  std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
+  uint64_t running_changes_ = 0;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
@@ -192,6 +205,24 @@ class Attacher {
                           const Site& site, const kernel::HostClass& host);
   Result<std::vector<uint8_t>> original_text(const target::Process& process, const target::Registry& registry,
                                              const Site& site);
+  static uint64_t semaphore_of(const std::vector<target::MappedRegion>& regions,
+                               const target::MappedRegion& text, const kernel::PerfEvent& event);
+  // Libraries that come and go, and semaphores (loaded_libraries.cc).
+  bool watch_wanted(const Target& target, const std::vector<target::MappedRegion>& regions,
+                    const target::Status& status) const;
+  static bool watch_right(const Target& target, const target::Registry& registry);
+  // Installs or removes the patch that tells of libraries. What cannot be is said in the log and not tried again.
+  void change_watch(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                    const std::vector<target::MappedRegion>& regions);
+  Result<void> install_watch(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
+                             const std::vector<target::MappedRegion>& regions);
+  // Forgets patches of libraries that are gone.
+  Result<void> forget_unloaded(Target& target, target::Registry& registry);
+  static std::map<uint64_t, uint32_t> wanted_semaphores(const std::vector<Site>& sites);
+  static bool semaphores_right(const target::Registry& registry, const std::vector<Site>& sites);
+  Result<void> change_semaphores(target::StoppedProcess& stopped, target::Registry& registry,
+                                 const std::vector<target::MappedRegion>& regions,
+                                 const std::vector<Site>& sites);
   // Maps and context (target_memory.cc).
   std::vector<kernel::TargetMemory> memory_of(const std::vector<Site>& sites) const;
   // What of `memory` is not in place yet.
@@ -199,8 +230,8 @@ class Attacher {
       const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
-  void retire_maps(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
-                   const std::vector<Site>& sites);
+  void retire_maps(const Target& target, target::StoppedProcess& stopped,
+                   const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
   // Has it loaded when a program needs it or the signal guard can be had. 0: it is not there.
   uint64_t load_agent(Target& target, const std::vector<target::MappedRegion>& regions,

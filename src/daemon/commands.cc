@@ -229,14 +229,17 @@ json program_json(const kernel::Prog& prog) {
 }
 
 json link_json(const kernel::Link& link) {
-  return {{"id", link.id},
-          {"program_id", link.program->id},
-          {"path", link.event->path},
-          {"offset", link.event->offset},
-          {"retprobe", link.event->return_probe},
-          {"pid", link.event->pid},
-          {"cookie", link.cookie},
-          {"enabled", link.event->enabled}};
+  const kernel::PerfEvent& event = link.event ? *link.event : *link.places[0];
+  json out{{"id", link.id},
+           {"program_id", link.program->id},
+           {"path", event.path},
+           {"offset", event.offset},
+           {"retprobe", event.return_probe},
+           {"pid", event.pid},
+           {"cookie", link.event ? link.cookie : event.by_link[0].cookie},
+           {"enabled", event.enabled}};
+  if (!link.event) out["places"] = link.places.size();  // the rest is of the first
+  return out;
 }
 
 template <typename T>

@@ -1,5 +1,6 @@
 // The worker's requests: from message to kernel call to reply.
 #include <linux/bpf.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,6 +28,19 @@ std::string owner_of(pid_t pid) {
   const auto text = target::read_proc_file(target::proc_path(pid, "/stat"));
   const auto stat = text ? target::parse_stat(*text) : std::nullopt;
   return stat ? std::to_string(pid) + "@" + std::to_string(stat->start_time) : "";
+}
+
+// A file of this text, positioned at its start.
+Result<Fd> file_of(const char* name, const std::string& text) {
+  Fd file(::memfd_create(name, MFD_CLOEXEC));
+  if (!file) return Error::from_errno("trace: file");
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t wrote = ::write(file.get(), text.data() + done, text.size() - done);
+    if (wrote <= 0) return Error::from_errno("trace: write");
+    done += static_cast<size_t>(wrote);
+  }
+  if (::lseek(file.get(), 0, SEEK_SET) != 0) return Error::from_errno("trace: seek");
+  return file;
 }
 
 // Nameless programs are libraries' questions about the kernel.
@@ -101,6 +115,7 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
   request.attr = &attr;
   request.kernel_verifier = kernel_verifier_of(client.hello->flags);
   request.uid = client.peer().uid;
+  request.pid = static_cast<uint32_t>(client.peer().pid);
   request.policy = client.policy.get();
   request.policy_class = client.policy_class;
   request.in = [&](uint32_t offset) {
@@ -201,9 +216,31 @@ bool Worker::handle_command(Connection& client, const wire::Message& message) {
   return client.reply(message.sequence, builder.body());
 }
 
+BpfReply Worker::open_trace(uint32_t flags) {
+  flush_trace();  // what was printed before this request is there when it is answered
+  BpfReply reply;
+  if (flags & wire::kTraceClear) {
+    pipes_.clear(trace_);
+    return reply;
+  }
+  Result<Fd> file = Error{};
+  if (flags & wire::kTracePipe) {
+    int ours = -1;
+    file = pipes_.open(trace_, &ours);
+    if (file) watch_pipe(ours);
+  } else {
+    file = file_of("trace", trace_.snapshot(pipes_.consumed()));
+  }
+  if (!file) return BpfReply::fail(file.error().code, file.error().message);
+  reply.fd = std::move(*file);
+  return reply;
+}
+
 bool Worker::handle_trace_subscribe(Connection& client, const wire::Message& message) {
   const auto wanted = read_at<wire::TraceSubscribe>(message.body, 0);
   if (!wanted) return false;
+  if (wanted->flags & (wire::kTracePipe | wire::kTraceSnapshot | wire::kTraceClear))
+    return send_reply(client, message.sequence, open_trace(wanted->flags));
   if (!send_reply(client, message.sequence, {})) return false;
   client.trace = *wanted;
   // What is buffered first; `send_trace` sends what is newer than it sent last.

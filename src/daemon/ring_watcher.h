@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -15,17 +16,28 @@ class RingWatcher {
  public:
   // Writes 1 to `eventfd` (its own duplicate) whenever `map` gets data for which Linux would wake a reader.
   RingWatcher(std::shared_ptr<kernel::Map> map, Fd eventfd);
+  // Not a ring but wire::Announcements: whenever somebody has announced something.
+  static std::unique_ptr<RingWatcher> of_announcements(std::shared_ptr<kernel::Map> map, Fd eventfd);
   ~RingWatcher();  // stops and joins
   RingWatcher(const RingWatcher&) = delete;
   RingWatcher& operator=(const RingWatcher&) = delete;
 
  private:
+  // What to sleep on, and what is to be read of it first.
+  struct Word {
+    uint32_t* futex;
+    std::function<uint32_t()> look;
+  };
+
   std::shared_ptr<kernel::Map> map_;
+  Word word_;
   Fd eventfd_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> stopped_{false};
   std::thread thread_;
 
+  RingWatcher(std::shared_ptr<kernel::Map> map, Word word, Fd eventfd);
+  static Word ring_word(const kernel::Map& map);
   void run();
 };
 

@@ -90,6 +90,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) != 2 ||
       (registry.header.flags & wire::kNoSystemCalls) != 0)
     return Changed::kNeedsStop;
+  if (!watch_right(target, registry)) return Changed::kNeedsStop;
   const bool any =
       std::any_of(sites.begin(), sites.end(), [](const Site& site) { return site.report.skipped.empty(); });
   if (!any && guard_may_go(target) && target.guard_idle_since) return Changed::kNeedsStop;
@@ -136,8 +137,9 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
       target.guard_idle_since = Clock::now();
     }
   };
-  if (unwanted.empty() && planned.empty() && !held) {
+  if (unwanted.empty() && planned.empty() && !held && semaphores_right(registry, sites)) {
     note_use();
+    ++running_changes_;
     publish(target, sites);
     return Changed::kDone;
   }
@@ -155,16 +157,18 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   auto changed = target::restore_patches(*held, config_.window, registry, unwanted, target::Threads::kRun);
   if (changed)
     changed = target::apply_patches(*held, config_.window, registry, patches, target::Threads::kRun);
+  if (changed) changed = change_semaphores(*held, registry, regions, sites);
   if (!changed) {
     log_warning("process " + std::to_string(target.process.pid()) +
                 ": changing it while it runs: " + changed.error().message + "; stopping it instead");
     return Changed::kNeedsStop;
   }
-  if (!unwanted.empty() || !planned.empty()) retire_maps(*held, regions, sites);
+  if (!unwanted.empty() || !planned.empty()) retire_maps(target, *held, regions, sites);
   held.reset();
   refresh_task_facts(target, sites);
   last_running_change_ = {ns_since(held_since), ns_since(start)};
   note_use();
+  ++running_changes_;
   publish(target, sites);
   return Changed::kDone;
 }

@@ -62,6 +62,7 @@ struct Attacher::Site {
   uint64_t function_size = 0;  // of all of it; 0: unknown
   uint64_t into_function = 0;  // where in it the site is
   bool interior = false;       // not known to be a function's entry
+  uint64_t semaphore = 0;      // address of the USDT semaphore to be raised while the site is probed; 0: none
   uint32_t room = 0;           // bytes up to the next site, if that is near; 0: enough
   ProbeReport report;
   std::vector<Want> wants;

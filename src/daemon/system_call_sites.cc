@@ -212,7 +212,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   const uint64_t low = site.region.start, high = site.region.end;
   uint64_t more = kPageSize;  // programs
   for (const auto& want : site.wants) more += round_up(want.program->code->image.size(), 16) + 256;
-  const uint64_t size_max = 2 * kPageSize + 512 * site.wants.size();
+  const uint64_t size_max = 3 * kPageSize + 512 * site.wants.size();
   const rewrite::TrampolineRule anywhere{site.address, 0};
   auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, anywhere, size_max, more);
   if (!arena) return arena.error();
@@ -234,6 +234,10 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     if (machine_code.ends_function) program.call.ends = rewrite::ProgramCall::Ends::kResultInRax;
     program.call.use = code_use(*want.program);
     program.call.context_slots_read = machine_code.context_slots_read;
+    if (Site::may_tail_call(*want.program)) {  // to programs nobody has looked at here
+      program.call.use = {};
+      program.call.context_slots_read = rewrite::kAllContextSlots;
+    }
     program.context = want.program->source.program.type == BPF_PROG_TYPE_RAW_TRACEPOINT
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;

@@ -109,10 +109,12 @@ Result<void> Attacher::reach(const Map& map, const std::vector<TargetMemory>& me
 
 // Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
 // private zeroes take the map's place, and what that thread writes is lost with the probe.
-void Attacher::retire_maps(StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
-                           const std::vector<Site>& sites) {
+void Attacher::retire_maps(const Target& target, StoppedProcess& stopped,
+                           const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
   std::set<uint64_t> used;
   for (const auto& memory : memory_of(sites)) used.insert(memory.address);
+  if (const auto& announcements = kernel_.announcements_made(); announcements && target.watch_wanted)
+    used.insert(announcements->address);
   const uint64_t first = config_.window + wire::kMapsOffset;
   for (const auto& region : regions) {
     if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
@@ -192,11 +194,13 @@ uint64_t Attacher::load_agent(Target& target, const std::vector<MappedRegion>& r
   const bool needed = std::any_of(sites.begin(), sites.end(),
                                   [&](const Site& site) { return active(site) && site.needs_agent(); });
   const bool useful = target.no_guard.empty() && std::any_of(sites.begin(), sites.end(), active);
-  if (!needed && !useful) return 0;
+  const bool watch = target.watch_wanted && target.no_watch.empty();
+  if (!needed && !useful && !watch) return 0;
   auto loaded = ensure_agent(target, regions);
   if (loaded) return *loaded;
   const std::string why = "the agent could not be loaded: " + loaded.error().message;
   if (target.no_guard.empty()) target.no_guard = why;
+  if (watch) target.no_watch = why;
   for (auto& site : sites)
     if (active(site) && site.needs_agent()) site.report.skipped = why;
   return 0;

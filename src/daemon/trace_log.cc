@@ -41,15 +41,31 @@ void TraceLog::drain(kernel::Map& ring) {
     std::memcpy(&record, bytes.data(), helpers::kTraceTextOffset);
     const Bytes text = bytes.subspan(helpers::kTraceTextOffset);
     if (record.text_length > text.size()) continue;
-    entries_.push_back(
-        {++last_number_, record.lineage,
-         format_line(record, {reinterpret_cast<const char*>(text.data()), record.text_length})});
-    bytes_ += entries_.back().text.size();
-    while (bytes_ > kTraceBytesMax) {
-      bytes_ -= entries_.front().text.size();
-      entries_.pop_front();
-    }
+    append(record.lineage,
+           format_line(record, {reinterpret_cast<const char*>(text.data()), record.text_length}));
   }
+}
+
+void TraceLog::append(uint32_t lineage, std::string text) {
+  entries_.push_back({++last_number_, lineage, std::move(text)});
+  bytes_ += entries_.back().text.size();
+  while (bytes_ > kTraceBytesMax) {
+    bytes_ -= entries_.front().text.size();
+    entries_.pop_front();
+  }
+}
+
+std::string TraceLog::snapshot(uint64_t after) const {
+  std::string lines;
+  size_t count = 0;
+  for (const TraceEntry& entry : entries_) {
+    if (entry.number <= after) continue;
+    lines += entry.text;
+    ++count;
+  }
+  return "# tracer: nop\n#\n# entries-in-buffer/entries-written: " + std::to_string(count) + "/" +
+         std::to_string(last_number_) + "\n#\n#           TASK-PID     CPU#  FLAGS  TIMESTAMP  FUNCTION\n" +
+         lines;
 }
 
 }  // namespace bpftime::daemon

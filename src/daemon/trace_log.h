@@ -21,6 +21,10 @@ class TraceLog {
  public:
   // Moves what the ring holds into the log. Records are the targets' to forge: a malformed one is dropped.
   void drain(kernel::Map& ring);
+  // One line, with its newline.
+  void append(uint32_t lineage, std::string text);
+  // The file `trace`: what is in the log behind line `after`, with the kernel's heading.
+  std::string snapshot(uint64_t after) const;
   const std::deque<TraceEntry>& entries() const { return entries_; }
   uint64_t last_number() const { return last_number_; }
 

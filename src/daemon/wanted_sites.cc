@@ -33,13 +33,14 @@ bool return_is_special(std::string name) {
 std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process,
                                                         const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
+  if (auto seen = files_looked_at_.find(id); seen != files_looked_at_.end()) return seen->second;
   auto fd = process.open_mapped_file(region);
   // An inode's number may name another file later, or the file be written anew.
   struct stat now {};
   const bool stated = fd && ::fstat(fd->get(), &now) == 0;
   const FileInfo::Version version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
   if (auto known = files_.find(id); known != files_.end() && (!stated || known->second->version == version))
-    return known->second;
+    return files_looked_at_[id] = known->second;
   auto info = std::make_shared<FileInfo>();
   info->version = version;
   if (fd) {
@@ -51,7 +52,7 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
   }
   constexpr size_t kFilesMax = 512;
   if (files_.size() >= kFilesMax) files_.clear();
-  files_[id] = info;
+  files_[id] = files_looked_at_[id] = info;
   return info;
 }
 
@@ -59,6 +60,22 @@ bool Attacher::same_file(const target::Process& process, const MappedRegion& reg
                          const kernel::PerfEvent& event) {
   if (InodeId{region.device, region.inode} == event.file) return true;
   return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
+}
+
+// As Linux: in a writable private mapping of the probed file; anything else is no semaphore, and no error either.
+uint64_t Attacher::semaphore_of(const std::vector<MappedRegion>& regions, const MappedRegion& text,
+                                const kernel::PerfEvent& event) {
+  if (event.counter == 0) return 0;
+  for (const auto& region : regions) {
+    if (region.inode != text.inode || region.device != text.device || !region.writable || region.shared)
+      continue;
+    if (event.counter < region.offset || event.counter - region.offset >= region.end - region.start) continue;
+    // The same file may be mapped by several libraries' worth of namespaces: the one that belongs to this text is near it.
+    const uint64_t address = region.start + (event.counter - region.offset);
+    constexpr uint64_t kFileSpanMax = uint64_t{1} << 31;
+    if (region.start > text.start && region.start - text.start < kFileSpanMax) return address;
+  }
+  return 0;
 }
 
 // Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
@@ -84,6 +101,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       site.report.path = event.path;
       site.report.offset = event.offset;
       site.report.address = address;
+      if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;

@@ -1,11 +1,13 @@
 #include "daemon/worker.h"
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,7 +15,9 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "compiler/compiler.h"
 #include "maps/map.h"
+#include "wire/target_context.h"
 
 namespace bpftime::daemon {
 
@@ -22,6 +26,7 @@ namespace {
 constexpr uint64_t kScanSeconds = 1;  // how late an unknown fork of a target may be noticed
 
 constexpr int kTickMs = 1000;
+constexpr int kIdleMs = 20;    // nobody came for so long after the start
 constexpr int kSuspectMs = 5;  // while an object may just have been let go
 
 uint64_t now_s() {
@@ -37,9 +42,9 @@ uint64_t instance_of(const RuntimeDirectory& directory) {
   return hash;
 }
 
-std::string agent_path() {
+std::string beside_us(const char* name) {
   std::error_code ignored;
-  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / "libbpftime-agent.so";
+  return std::filesystem::read_symlink("/proc/self/exe", ignored).parent_path() / name;
 }
 
 wire::MessageType type_of(KeeperMessage message) { return static_cast<wire::MessageType>(message); }
@@ -52,6 +57,8 @@ Worker::Worker(RuntimeDirectory directory, uint64_t idle_seconds)
       channel_(kKeeperChannelFd),
       listener_(kListenFd),
       kernel_(*this, wire::window_address(::geteuid())),
+      runner_(beside_us("bpftime-runner"), wire::window_address(::geteuid())),
+      clocks_(kernel_, runner_),
       audit_(directory_),
       started_s_(now_s()),
       last_busy_s_(now_s()),
@@ -68,7 +75,7 @@ int Worker::run() {
   config.window = wire::window_address(::geteuid());
   config.instance = instance_of(directory_);
   config.uid = ::geteuid();
-  config.agent_path = agent_path();
+  config.agent_path = beside_us("libbpftime-agent.so");
   attacher_ = std::make_unique<Attacher>(kernel_, std::move(config));
   if (auto started = kernel_.start(); !started) {
     log_error("start: " + started.error().message);
@@ -83,13 +90,19 @@ int Worker::run() {
   kernel_.collect();
   attacher_->reconcile_all();
   follow_targets();
+  update_clocks();
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
   (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {},
                            wire::Deadline::after_ms(1000));
+  bool warm = false;
   while (!stop_asked_) {
     epoll_event events[64];
-    const int count =
-        ::epoll_wait(epoll_.get(), events, 64, kernel_.objects().suspects() ? kSuspectMs : kTickMs);
+    const int patience = kernel_.objects().suspects() ? kSuspectMs : kTickMs;
+    const int count = ::epoll_wait(epoll_.get(), events, 64, warm ? patience : std::min(patience, kIdleMs));
+    if (count == 0 && !warm) {  // nobody waits: make the first program that comes compile faster
+      compiler::warm_up();
+      warm = true;
+    }
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == channel_.get()) return 0;  // the keeper is gone
       on_event(events[i].data.fd);
@@ -124,6 +137,14 @@ void Worker::watch(int fd) {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event);
 }
 
+// Edge-triggered: a pipe with room is writable all the time; only that there is room again is news, or that nobody reads.
+void Worker::watch_pipe(int writer) {
+  epoll_event event{};
+  event.events = EPOLLOUT | EPOLLET;
+  event.data.fd = writer;
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, writer, &event);
+}
+
 // ---- what changed ----
 
 void Worker::object_changed(const kernel::Object& object) {
@@ -143,7 +164,20 @@ void Worker::object_gone(const kernel::Object& object) {
   const uint64_t key = kernel::Kernel::record_key(object);
   (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kErase), 0, as_bytes(key), {},
                            wire::Deadline::after_ms(5000));
+  if (object.kind == kernel::ObjectKind::kProgram) {
+    runner_.retire(static_cast<const kernel::Prog&>(object).code_address);
+    // The last one that could need it: no process is left behind.
+    const auto programs = kernel_.objects().all<kernel::Prog>(kernel::ObjectKind::kProgram);
+    const bool needed = std::any_of(programs.begin(), programs.end(), [&](const auto& program) {
+      const uint32_t type = program->source.program.type;
+      return program->id != object.id &&
+             (type == BPF_PROG_TYPE_RAW_TRACEPOINT || type == BPF_PROG_TYPE_PERF_EVENT);
+    });
+    if (!needed) runner_.stop();
+    follow_runner();
+  }
   if (object.kind != kernel::ObjectKind::kMap) return;
+  runner_.retire(static_cast<const kernel::Map&>(object).address);
   auto watched = watched_.find(object.id);
   if (watched == watched_.end()) return;
   drained_.erase(watched->second.eventfd.get());
@@ -175,17 +209,42 @@ void Worker::probes_changed() {
   }
   attacher_->reconcile_all();
   follow_targets();
+  update_clocks();
 }
 
 Result<void> Worker::reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) {
+  if (auto there = runner_.reach(map.address, memory); !there) return there;
   return attacher_->reach(map, memory);
+}
+
+// ---- programs that run in no target ----
+
+Result<uint64_t> Worker::run(const kernel::ProgramRun& run) {
+  auto program = kernel_.objects().find(kernel::ObjectKind::kProgram, run.program->id);
+  if (!program) return Error{EBADF, "no such program"};
+  auto result = runner_.run(run, kernel_.memory_of({std::static_pointer_cast<kernel::Prog>(program)}));
+  follow_runner();
+  return result;
+}
+
+void Worker::update_clocks() {
+  clocks_.update();
+  for (const int fd : clocks_.take_new()) watch(fd);
+}
+
+// The kernel drops a closed socket from the set by itself.
+void Worker::follow_runner() {
+  if (runner_watched_ == runner_.pid()) return;
+  runner_watched_ = runner_.pid();
+  if (runner_.fd() >= 0) watch(runner_.fd());
 }
 
 void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
   if (recovering_ || object->kind != kernel::ObjectKind::kMap) return;
   auto map = std::static_pointer_cast<kernel::Map>(object);
   if (watched_.contains(map->id)) return;
-  const bool ours = map == kernel_.trace_ring() || !map->perf_slots.empty();
+  const bool announcements = map == kernel_.announcements_made();
+  const bool ours = announcements || map == kernel_.trace_ring() || !map->perf_slots.empty();
   if (!ours && !map->readiness) return;
   Watched watched;
   Result<Fd> told = Error{};
@@ -200,7 +259,8 @@ void Worker::readiness_wanted(const std::shared_ptr<kernel::Object>& object) {
     drained_[watched.eventfd.get()] = map->id;
     watch(watched.eventfd.get());
   }
-  watched.watcher = std::make_unique<RingWatcher>(map, std::move(*told));
+  watched.watcher = announcements ? RingWatcher::of_announcements(map, std::move(*told))
+                                  : std::make_unique<RingWatcher>(map, std::move(*told));
   watched_[map->id] = std::move(watched);
 }
 
@@ -210,7 +270,16 @@ void Worker::on_event(int fd) {
   if (fd == listener_.get()) return accept_clients();
   if (fd == kernel_.objects().notification_fd()) return kernel_.collect();
   if (drained_.contains(fd)) return drain(fd);
+  if (clocks_.owns(fd)) {
+    clocks_.fire(fd);
+    return follow_runner();
+  }
+  if (fd == runner_.fd()) {
+    runner_.on_readable();
+    return follow_runner();
+  }
   if (connections_.contains(fd)) return on_client(fd);
+  if (pipes_.owns(fd)) return pipes_.on_event(fd, trace_);
   if (followed_.contains(fd)) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
     followed_.erase(fd);
@@ -265,12 +334,27 @@ void Worker::drain(int fd) {
   auto object = kernel_.objects().find(kernel::ObjectKind::kMap, drained_.at(fd));
   if (!object) return;
   auto& map = static_cast<kernel::Map&>(*object);
+  if (object == kernel_.announcements_made()) return libraries_changed(map);
   if (!map.internal) {
     kernel_.drain_perf_array(map);
     return;
   }
   trace_.drain(map);
   send_trace();
+}
+
+// Some target has loaded or unloaded a library, and waits for a moment.
+void Worker::libraries_changed(kernel::Map& map) {
+  auto* words = reinterpret_cast<wire::Announcements*>(map.memory.data());
+  const uint32_t asked = __atomic_load_n(&words->asked, __ATOMIC_ACQUIRE);
+  if (probes_held()) {
+    probes_held_back_ = true;
+  } else {
+    attacher_->reconcile_loaded();
+    follow_targets();
+  }
+  __atomic_store_n(&words->answered, asked, __ATOMIC_RELEASE);
+  ::syscall(SYS_futex, &words->answered, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
 }
 
 void Worker::follow_targets() {
@@ -289,7 +373,7 @@ void Worker::follow_targets() {
 void Worker::housekeeping() {
   const uint64_t now = now_s();
   kernel_.collect();
-  const auto dead = attacher_->take_dead();
+  auto dead = attacher_->take_dead();
   // A target that has just ended may have left forks that no scan has seen.
   if (!dead.empty() || (attacher_->target_count() != 0 && now - last_scan_s_ >= kScanSeconds)) {
     last_scan_s_ = now;
@@ -297,6 +381,8 @@ void Worker::housekeeping() {
     if (attacher_->unfinished()) attacher_->reconcile_all();
     follow_targets();
   }
+  const auto runs_ended = runner_.take_dead();
+  dead.insert(dead.end(), runs_ended.begin(), runs_ended.end());
   for (uint32_t owner : dead)
     for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap))
       maps::repair({map->memory.data(), &map->spec}, owner);
@@ -305,7 +391,9 @@ void Worker::housekeeping() {
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.
-bool Worker::idle() const { return connections_.empty() && kernel_.idle() && !attacher_->unfinished(); }
+bool Worker::idle() const {
+  return connections_.empty() && pipes_.empty() && kernel_.idle() && !attacher_->unfinished();
+}
 
 void Worker::flush_trace() {
   trace_.drain(*kernel_.trace_ring());
@@ -326,6 +414,7 @@ void Worker::send_trace() {
     }
   }
   trace_sent_ = trace_.last_number();
+  pipes_.fill(trace_);
   for (int fd : failed) drop(fd);
 }
 

@@ -11,11 +11,14 @@
 #include "base/runtime_dir.h"
 #include "daemon/attacher.h"
 #include "daemon/audit.h"
+#include "daemon/clocks.h"
 #include "daemon/connection.h"
 #include "daemon/keeper_protocol.h"
 #include "daemon/policies.h"
 #include "daemon/ring_watcher.h"
+#include "daemon/runner.h"
 #include "daemon/trace_log.h"
+#include "daemon/trace_pipes.h"
 #include "kernel/kernel.h"
 
 namespace bpftime::daemon {
@@ -61,8 +64,12 @@ class Worker : public kernel::Observer {
     pid_t pid;
     Fd pidfd;
   };
+  Runner runner_;
+  Clocks clocks_;
+  pid_t runner_watched_ = -1;         // whose socket is in epoll_
   std::map<int, Followed> followed_;  // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
+  TracePipes pipes_;
   AuditLog audit_;
   bool probes_held_back_ = false;  // they changed while somebody held them
   uint64_t trace_sent_ = 0;
@@ -80,15 +87,20 @@ class Worker : public kernel::Observer {
   void probes_changed() override;
   void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) override;
+  Result<uint64_t> run(const kernel::ProgramRun& run) override;
 
   bool recover();
   void watch(int fd);
+  void watch_pipe(int writer);
   void accept_clients();
   void on_event(int fd);
   void on_client(int fd);
   void drop(int fd);
   void drain(int fd);
+  void libraries_changed(kernel::Map& announcements);
   void housekeeping();
+  void update_clocks();
+  void follow_runner();
   bool idle() const;
   bool probes_held() const;
   void send_trace();
@@ -102,6 +114,8 @@ class Worker : public kernel::Observer {
   bool handle_command(Connection& client, const wire::Message& message);
   bool handle_target_hello(Connection& client, const wire::Message& message);
   bool handle_trace_subscribe(Connection& client, const wire::Message& message);
+  // The reply to a request for one of the files trace_pipe and trace.
+  kernel::BpfReply open_trace(uint32_t flags);
   bool send_reply(Connection& client, uint32_t sequence, kernel::BpfReply reply);
 };
 

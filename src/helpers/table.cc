@@ -62,6 +62,7 @@ bool needs_task_facts(uint32_t id) {
     case kGetCurrentTaskBtf:
     case BPF_FUNC_get_current_cgroup_id:
     case BPF_FUNC_get_current_ancestor_cgroup_id:
+    case BPF_FUNC_current_task_under_cgroup:
     case BPF_FUNC_get_ns_current_pid_tgid:
     case BPF_FUNC_jiffies64:
       return true;

@@ -6,6 +6,7 @@
 
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
+#include "kernel/map_btf.h"
 #include "kernel/map_slots.h"
 #include "maps/map.h"
 #include "program/btf.h"
@@ -95,13 +96,9 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
     map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
     if (!map->btf)
       return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
-    // Linux refuses BTF for these types: ring buffers, queues and stacks have no key whose size could agree, perf event arrays have no
-    // types (ENOTSUPP). libbpf then retries without.
-    if (map->spec.type == BPF_MAP_TYPE_RINGBUF || map->spec.type == BPF_MAP_TYPE_QUEUE ||
-        map->spec.type == BPF_MAP_TYPE_STACK)
-      return BpfReply::fail(EINVAL, "create map " + map->name + ": this type has no BTF");
-    if (map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY)
-      return BpfReply::fail(524, "create map " + map->name + ": BTF not supported for this type");
+    if (auto fits = check_map_types(map->spec, map->btf->blob, attr.btf_key_type_id, attr.btf_value_type_id);
+        !fits)
+      return BpfReply::fail(fits.error().code, "create map " + map->name + ": " + fits.error().message);
     map->btf_key_type_id = attr.btf_key_type_id;
     map->btf_value_type_id = attr.btf_value_type_id;
   }

@@ -18,6 +18,7 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint32_t kTraceRingBytes = 1u << 20;
+constexpr char kAnnouncements[] = "announcements";
 
 }  // namespace
 
@@ -50,6 +51,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return prog_load(request);
     case BPF_PROG_BIND_MAP:
       return prog_bind_map(request);
+    case BPF_PROG_TEST_RUN:
+      return prog_test_run(request);
     case BPF_LINK_CREATE:
       return link_create(request);
     case BPF_RAW_TRACEPOINT_OPEN:
@@ -112,13 +115,30 @@ Result<void> Kernel::enter(const std::shared_ptr<Object>& object, uint64_t conte
 
 Result<void> Kernel::start() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
-    if (map->internal) (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_ : references_) = map;
+    if (map->internal)
+      (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_
+       : map->name == kAnnouncements          ? announcements_
+                                              : references_) = map;
   recover_slots();
   if (trace_ring_) return {};
   auto ring = make_own_map("trace", {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1}, /*internal=*/true);
   if (!ring) return ring.error();
   trace_ring_ = *ring;
   return {};
+}
+
+std::shared_ptr<Map> Kernel::announcements() {
+  if (announcements_) return announcements_;
+  auto made = make_own_map(kAnnouncements, {BPF_MAP_TYPE_ARRAY, 4, sizeof(wire::Announcements), 1, 0, 1},
+                           /*internal=*/true);
+  if (!made) return nullptr;
+  announcements_ = *made;
+  observer_.readiness_wanted(announcements_);
+  return announcements_;
+}
+
+TargetMemory Kernel::memory_of_map(const Map& map) {
+  return {map.address, maps::memory_size(map.spec), map.fd.get(), /*writable=*/true, /*executable=*/false};
 }
 
 // A map no client made. `internal`: nor does any see it.
@@ -173,9 +193,18 @@ std::vector<Probe> Kernel::system_call_probes() const {
   });
 }
 
+std::vector<Probe> Kernel::clocks() const {
+  return probes_of([](const PerfEvent& event) {
+    return event.perf_kind == PerfKind::kClock && event.enabled && event.period_ns != 0;
+  });
+}
+
 std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
-  for (const auto& event : objects_.all<PerfEvent>(ObjectKind::kPerfEvent)) {
+  auto events = objects_.all<PerfEvent>(ObjectKind::kPerfEvent);
+  for (const auto& link : objects_.all<Link>(ObjectKind::kLink))
+    events.insert(events.end(), link->places.begin(), link->places.end());
+  for (const auto& event : events) {
     if (!wanted(*event)) continue;
     Probe probe{event, event->by_ioctl};
     probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());

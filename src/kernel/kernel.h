@@ -20,6 +20,7 @@ struct BpfRequest {
   const bpf_attr* attr = nullptr;
   verifier::KernelVerifier kernel_verifier = verifier::KernelVerifier::kAdvise;
   uint32_t uid = 0;
+  uint32_t pid = 0;                               // of the caller; 0: not known
   const HostPolicy* policy = nullptr;             // of the connection, if it has one
   std::string policy_class;                       // the class it has asked for
   std::function<Bytes(uint32_t attr_offset)> in;  // bytes the caller sent behind that pointer; empty: none
@@ -53,6 +54,15 @@ struct TargetMemory {
   bool writable = false, executable = false;
 };
 
+// One run of a program outside of any target: BPF_PROG_TEST_RUN, or a clock's tick.
+struct ProgramRun {
+  Prog* program = nullptr;  // placed (Kernel::place_code)
+  Bytes context;            // copied; at most runner::kContextMax bytes
+  uint64_t cookie = 0;
+  int32_t cpu = -1;  // -1: any
+  uint32_t pid = 0;  // whom the program sees as current; 0: the process it runs in
+};
+
 // What the daemon does when the world changes. Called during a request, before its reply.
 class Observer {
  public:
@@ -66,6 +76,11 @@ class Observer {
   virtual Result<void> reach(const Map& map, const std::vector<TargetMemory>& memory) {
     (void)map, (void)memory;
     return {};
+  }
+  // Runs a program and waits for its result. Errors: ENXIO, no such CPU; EIO, the run has failed and cost only itself.
+  virtual Result<uint64_t> run(const ProgramRun& run) {
+    (void)run;
+    return Error{EOPNOTSUPP, "run program: nowhere to run it"};
   }
 };
 
@@ -91,11 +106,17 @@ class Kernel {
   const ObjectTable& objects() const { return objects_; }
   std::vector<Probe> probes() const;              // uprobes
   std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
+  std::vector<Probe> clocks() const;              // enabled clock events with programs, which are placed
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
+  // Memory holding wire::Announcements, mapped into targets that are to tell when their libraries change. Made when first
+  // asked for; null: it could not be, or (announcements_made) was not asked for yet.
+  std::shared_ptr<Map> announcements();
+  const std::shared_ptr<Map>& announcements_made() const { return announcements_; }
+  static TargetMemory memory_of_map(const Map& map);
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
-  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr); }
+  bool idle() const { return objects_.size() <= 1u + (references_ != nullptr) + (announcements_ != nullptr); }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
   std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
 
@@ -112,6 +133,8 @@ class Kernel {
   static Result<void> ensure_facts(Prog& program);
   // Compiles `program` unless done. Errors name the program.
   Result<void> ensure_code(Prog& program);
+  // The same, and gives the code an address of its own in the window, where memory_of() has it mapped.
+  Result<void> place_code(Prog& program);
 
   // ---- recovery: objects as bytes and descriptors, for a worker that starts after another died ----
   static std::vector<uint8_t> serialize(const Object& object);
@@ -129,6 +152,7 @@ class Kernel {
   uint64_t attach_order_ = 0;
   std::string pin_root_;
   std::shared_ptr<Map> trace_ring_;
+  std::shared_ptr<Map> announcements_;
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
@@ -151,7 +175,6 @@ class Kernel {
                     const std::shared_ptr<Object>& value);
   Result<void> set_inner(const BpfRequest& request, Map& map);
   Result<void> make_private(Map& map);
-  Result<void> place_code(Prog& program);
   Result<void> ensure_reference(Map& map);
   void write_slot(Map& map, const std::vector<uint8_t>& key, const Object* value);
   void recover_slots();
@@ -159,7 +182,9 @@ class Kernel {
   BpfReply btf_load(const BpfRequest&);
   BpfReply prog_load(const BpfRequest&);
   BpfReply prog_bind_map(const BpfRequest&);
+  BpfReply prog_test_run(const BpfRequest&);
   BpfReply link_create(const BpfRequest&);
+  BpfReply uprobe_multi_link(const BpfRequest& request, const std::shared_ptr<Prog>& prog);
   BpfReply link_detach(const BpfRequest&);
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;

@@ -9,6 +9,7 @@
 
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
 
@@ -290,10 +291,14 @@ BpfReply Kernel::slot_update(const BpfRequest& request, const std::shared_ptr<Ma
 }
 
 BpfReply Kernel::cgroup_update(const BpfRequest& request, Map& map, uint32_t index) {
-  auto path = cgroup_path(request.fd(wire::FdPlace::kValue, 0));
+  const int fd = request.fd(wire::FdPlace::kValue, 0);
+  auto path = cgroup_path(fd);
   if (!path) return BpfReply::fail(path.error().code, path.error().message);
+  struct stat status {};
+  if (::fstat(fd, &status) != 0) return BpfReply::fail(EBADF, "map update: value is no control group");
   auto* slot = const_cast<maps::CgroupSlot*>(maps::cgroup_array_slot(view_of(map), index));
   maps::store_release(&slot->length, 0u);
+  slot->id = status.st_ino;  // cgroup2's inode numbers are its groups' ids
   std::copy(path->begin(), path->end(), slot->path);
   maps::store_release(&slot->length, static_cast<uint32_t>(path->size()));
   return {};

@@ -148,7 +148,14 @@ struct AttachedProgram {
 };
 
 // kRawTracepoint: made by BPF_RAW_TRACEPOINT_OPEN, held by its link alone.
-enum class PerfKind : uint32_t { kUprobe = 1, kBpfOutput = 2, kTracepoint = 3, kRawTracepoint = 4 };
+// kClock: PERF_COUNT_SW_CPU_CLOCK with a period; its programs run in the runner (daemon/runner.h).
+enum class PerfKind : uint32_t {
+  kUprobe = 1,
+  kBpfOutput = 2,
+  kTracepoint = 3,
+  kRawTracepoint = 4,
+  kClock = 8,
+};
 
 struct PerfEvent : Object {
   PerfKind perf_kind = PerfKind::kUprobe;
@@ -159,11 +166,15 @@ struct PerfEvent : Object {
   // Uprobes.
   bool return_probe = false;
   std::string path;
-  uint64_t offset = 0;  // file offset
+  uint64_t offset = 0;   // file offset
+  uint64_t counter = 0;  // file offset of a 16-bit word that says how many watch (USDT semaphore); 0: none
   InodeId file;
   std::string build_id;  // hex, may be empty
   program::Tracepoint
       tracepoint;  // of tracepoints and raw tracepoints; `path` is then "syscalls:sys_enter_openat"
+  // Clocks.
+  uint64_t period_ns = 0;
+  bool by_frequency = false;  // the tool asked for samples a second: a profile
   std::vector<AttachedProgram> by_ioctl;
   std::vector<AttachedProgram> by_link;  // not references: the link refers to us
   // BPF output.
@@ -177,10 +188,19 @@ struct PerfEvent : Object {
 
 struct Link : Object {
   std::shared_ptr<Prog> program;
-  std::shared_ptr<PerfEvent> event;
+  std::shared_ptr<PerfEvent> event;  // null: a link of many places
   uint64_t cookie = 0;
+  // BPF_TRACE_UPROBE_MULTI: one uprobe per place, in the order the client gave them; all of one file, process and direction.
+  // They are ours alone: in no table, with no descriptor. `by_link` of each has the program with the place's cookie.
+  std::vector<std::shared_ptr<PerfEvent>> places;
 
   std::vector<std::shared_ptr<Object>> references() const override;
 };
+
+// A uprobe like `common` (path, file, process, direction) for Link::places.
+std::shared_ptr<PerfEvent> make_place(const PerfEvent& common);
+
+// enum bpf_link_type.
+uint32_t link_type(const Link& link);
 
 }  // namespace bpftime::kernel

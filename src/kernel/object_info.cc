@@ -181,23 +181,79 @@ BpfReply btf_info(const BpfRequest& request, const Btf& btf) {
   return reply;
 }
 
+// struct bpf_link_info of Linux 6.18; linux/bpf.h may be older.
+struct LinkInfo {
+  uint32_t type, id, prog_id, reserved;
+  union {
+    struct {
+      uint64_t tp_name;
+      uint32_t tp_name_len;
+    } raw_tracepoint;
+    struct {
+      uint64_t path, offsets, ref_ctr_offsets, cookies;
+      uint32_t path_size, count, flags, pid;
+    } uprobe_multi;
+  };
+};
+static_assert(sizeof(LinkInfo) == 64 && offsetof(LinkInfo, uprobe_multi.count) == 52);
+
+BpfReply places_info(const BpfRequest& request, const Link& link, LinkInfo info) {
+  const auto asked = caller_info<LinkInfo>(request).uprobe_multi;
+  const PerfEvent& any = *link.places[0];
+  const bool wants_places = asked.offsets != 0 || asked.ref_ctr_offsets != 0 || asked.cookies != 0;
+  if ((asked.path == 0) != (asked.path_size == 0) || (wants_places && asked.count == 0))
+    return BpfReply::fail(EINVAL, "link info: pointers and their sizes go together");
+  const uint32_t path_size = static_cast<uint32_t>(any.path.size() + 1);
+  if (asked.path_size != 0 && asked.path_size < path_size)
+    return BpfReply::fail(ENAMETOOLONG, "link info: no room for the path");
+  info.uprobe_multi = asked;
+  info.uprobe_multi.path_size = path_size;
+  info.uprobe_multi.count = static_cast<uint32_t>(link.places.size());
+  info.uprobe_multi.flags = any.return_probe ? 1 : 0;
+  info.uprobe_multi.pid = any.pid > 0 ? static_cast<uint32_t>(any.pid) : 0;
+  const bool cut = wants_places && asked.count < link.places.size();
+  // As Linux: with too little room, what fits is stored all the same, and the structure itself is not.
+  BpfReply reply =
+      cut ? BpfReply::fail(ENOSPC, "link info: no room for all places") : info_reply(request, info);
+  const auto nested = [&](size_t field, std::vector<uint8_t> bytes) {
+    const auto at = static_cast<uint32_t>(kNestedBase + field);
+    bytes.resize(std::min<size_t>(bytes.size(), request.out_size(at)));
+    if (!bytes.empty()) reply.out.push_back({at, std::move(bytes)});
+  };
+  const auto words = [&](auto&& of) {
+    std::vector<uint8_t> out;
+    for (const auto& place : link.places) {
+      const uint64_t word = of(*place);
+      const Bytes bytes = as_bytes(word);
+      out.insert(out.end(), bytes.begin(), bytes.end());
+    }
+    return out;
+  };
+  nested(offsetof(LinkInfo, uprobe_multi.path), {any.path.c_str(), any.path.c_str() + path_size});
+  nested(offsetof(LinkInfo, uprobe_multi.offsets), words([](const PerfEvent& p) { return p.offset; }));
+  nested(offsetof(LinkInfo, uprobe_multi.ref_ctr_offsets),
+         words([](const PerfEvent& p) { return p.counter; }));
+  nested(offsetof(LinkInfo, uprobe_multi.cookies),
+         words([](const PerfEvent& p) { return p.by_link[0].cookie; }));
+  return reply;
+}
+
 BpfReply link_info(const BpfRequest& request, const Link& link) {
-  bpf_link_info info{};
-  info.type = BPF_LINK_TYPE_PERF_EVENT;
+  LinkInfo info{};
+  info.type = link_type(link);
   info.id = link.id;
   info.prog_id = link.program->id;
-  const bool raw = link.event->perf_kind == PerfKind::kRawTracepoint;
-  if (!raw) return info_reply(request, info);
+  if (!link.event) return places_info(request, link, info);
+  if (info.type != BPF_LINK_TYPE_RAW_TRACEPOINT) return info_reply(request, info);
   // The name goes where the caller has room for it, cut if need be; how long it is, NUL included, is told in any case.
-  const auto asked = caller_info<bpf_link_info>(request);
+  const auto asked = caller_info<LinkInfo>(request);
   const std::string& name = link.event->path;
   if ((asked.raw_tracepoint.tp_name == 0) != (asked.raw_tracepoint.tp_name_len == 0))
     return BpfReply::fail(EINVAL, "link info: name and its length go together");
-  info.type = BPF_LINK_TYPE_RAW_TRACEPOINT;
   info.raw_tracepoint.tp_name = asked.raw_tracepoint.tp_name;
   info.raw_tracepoint.tp_name_len = static_cast<uint32_t>(name.size() + 1);
   BpfReply reply = info_reply(request, info);
-  constexpr uint32_t kName = kNestedBase + offsetof(bpf_link_info, raw_tracepoint.tp_name);
+  constexpr uint32_t kName = kNestedBase + offsetof(LinkInfo, raw_tracepoint.tp_name);
   if (const uint32_t room = request.out_size(kName); room != 0) {
     const std::string cut = name.substr(0, room - 1);
     reply.out.push_back({kName, {cut.c_str(), cut.c_str() + cut.size() + 1}});
@@ -216,7 +272,7 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
   const bool known = object->kind == ObjectKind::kMap       ? info_tail_zero<bpf_map_info>(request)
                      : object->kind == ObjectKind::kProgram ? info_tail_zero<bpf_prog_info>(request)
                      : object->kind == ObjectKind::kBtf     ? info_tail_zero<bpf_btf_info>(request)
-                                                            : info_tail_zero<bpf_link_info>(request);
+                                                            : info_tail_zero<LinkInfo>(request);
   if (!known) return BpfReply::fail(E2BIG, "object info: structure has bytes set beyond what is known here");
   switch (object->kind) {
     case ObjectKind::kMap:

@@ -1,6 +1,7 @@
 #include "kernel/object_table.h"
 
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -80,6 +81,13 @@ std::vector<std::shared_ptr<Object>> Link::references() const {
   return out;
 }
 
+uint32_t link_type(const Link& link) {
+  constexpr uint32_t kUprobeMulti = 12;  // BPF_LINK_TYPE_UPROBE_MULTI, not in every linux/bpf.h
+  if (!link.event) return kUprobeMulti;
+  return link.event->perf_kind == PerfKind::kRawTracepoint ? BPF_LINK_TYPE_RAW_TRACEPOINT
+                                                           : BPF_LINK_TYPE_PERF_EVENT;
+}
+
 ObjectTable::ObjectTable() : inotify_(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) {
   // A lease that is being broken (somebody opens the file while we ask) would raise SIGIO: ours to ignore.
   ::signal(SIGIO, SIG_IGN);
@@ -117,6 +125,7 @@ Result<void> ObjectTable::write_trailer(const Object& object) {
     trailer.frozen = map.frozen;
     trailer.address = map.address;
   }
+  if (object.kind == ObjectKind::kLink) trailer.map.type = link_type(static_cast<const Link&>(object));
   if (::pwrite(object.fd.get(), &trailer, sizeof trailer, *size - wire::kTrailerSize) != sizeof trailer)
     return Error::from_errno("write trailer");
   return {};

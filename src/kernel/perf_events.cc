@@ -15,6 +15,7 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint64_t kUprobeReturnBit = 1;  // perf_event_attr::config, as sysfs' format/retprobe says: config:0
+constexpr int kCounterShift = 32;         // and format/ref_ctr_offset: config:32-63
 
 bool alive(int32_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
@@ -39,6 +40,38 @@ Result<void> identify_file(PerfEvent& event) {
 
 namespace {
 
+// Whether the program can tell what was running when the clock ticked: nobody samples that here.
+bool looks_at_the_interrupted(const Prog& prog) {
+  static constexpr uint32_t kTellers[] = {BPF_FUNC_get_current_pid_tgid,
+                                          BPF_FUNC_get_current_uid_gid,
+                                          BPF_FUNC_get_current_comm,
+                                          BPF_FUNC_get_current_task,
+                                          BPF_FUNC_get_current_task_btf,
+                                          BPF_FUNC_get_ns_current_pid_tgid,
+                                          BPF_FUNC_get_stackid,
+                                          BPF_FUNC_get_stack,
+                                          BPF_FUNC_get_task_stack,
+                                          BPF_FUNC_get_current_cgroup_id,
+                                          BPF_FUNC_get_current_ancestor_cgroup_id};
+  const auto& called = prog.facts->helpers_called;
+  return prog.facts->context_end != 0 || std::any_of(called.begin(), called.end(), [](uint32_t id) {
+           return std::find(std::begin(kTellers), std::end(kTellers), id) != std::end(kTellers);
+         });
+}
+
+// One clock on the first CPU is a timer, whoever its program thinks to have interrupted (bpftrace's interval). A clock with a
+// frequency, or on another CPU, is a profile: its program would count the same idle moment over and over.
+Result<void> fits_clock(const PerfEvent& event, const Prog& prog) {
+  if (prog.source.program.type != BPF_PROG_TYPE_PERF_EVENT)
+    return Error{EINVAL, "attach program " + prog.name + ": only perf_event programs run at clock events"};
+  const bool profile = event.by_frequency || event.cpu > 0;
+  if (!profile || !prog.facts || !looks_at_the_interrupted(prog)) return {};
+  return Error{EOPNOTSUPP,
+               "attach program " + prog.name +
+                   ": it looks at what a CPU was running: profiles are not supported, only programs "
+                   "that do not look, and timers on CPU 0 (docs/support-matrix.md)"};
+}
+
 // Whether programs of this type run at events of this kind, and read no more than their record has.
 Result<void> fits_event(const PerfEvent& event, const Prog& prog) {
   const auto refuse = [&](int error, const std::string& why) {
@@ -60,12 +93,40 @@ Result<void> fits_event(const PerfEvent& event, const Prog& prog) {
         return refuse(EINVAL, "only raw_tracepoint programs run at raw tracepoints");
       readable = 2 * sizeof(uint64_t);
       break;
+    case PerfKind::kClock:
+      return fits_clock(event, prog);
     case PerfKind::kBpfOutput:
       return refuse(EINVAL, "a program cannot run at this kind of event");
   }
   if (prog.facts && prog.facts->context_end > readable)
     return refuse(event.perf_kind == PerfKind::kTracepoint ? EACCES : EINVAL,
                   "it reads its context beyond the " + std::to_string(readable) + " bytes of " + event.path);
+  return {};
+}
+
+}  // namespace
+
+namespace {
+
+constexpr uint64_t kSecond = 1'000'000'000;
+constexpr uint64_t kSampleRateMax = 100'000;  // kernel.perf_event_max_sample_rate as Linux sets it
+constexpr uint64_t kPeriodMin = 100'000;      // ns
+
+Result<void> make_clock(const perf_event_attr& attr, PerfEvent& event) {
+  if (attr.freq && attr.sample_freq > kSampleRateMax)
+    return Error{EINVAL, "clock event: more than " + std::to_string(kSampleRateMax) + " samples a second"};
+  if (attr.sample_period >> 63 != 0) return Error{EINVAL, "clock event: the period is negative"};
+  if (attr.sample_period == 0)
+    return Error{EOPNOTSUPP, "clock event: without a period it only counts: not supported here"};
+  if (event.pid != -1)
+    return Error{EOPNOTSUPP,
+                 "clock event of process " + std::to_string(event.pid) +
+                     ": clocks that run while a process runs are not supported (docs/support-matrix.md)"};
+  event.perf_kind = PerfKind::kClock;
+  event.name = "cpu_clock";
+  event.by_frequency = attr.freq;
+  event.period_ns =
+      std::max<uint64_t>(attr.freq ? kSecond / attr.sample_freq : attr.sample_period, kPeriodMin);
   return {};
 }
 
@@ -99,8 +160,8 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   } else if (attr.type == wire::kUprobePmuType) {
     event->perf_kind = PerfKind::kUprobe;
     event->return_probe = (attr.config & kUprobeReturnBit) != 0;
-    // The upper half may hold a reference counter offset, or garbage from old clients: Linux ignores a counter that
-    // lies in no writable mapping, and so do we (semaphores: docs/support-matrix.md).
+    // May be garbage from old clients: Linux ignores a counter that lies in no writable private mapping, and so do we.
+    event->counter = attr.config >> kCounterShift;
     event->offset = attr.config2;
     event->path = path;
     event->name = event->return_probe ? "uretprobe" : "uprobe";
@@ -116,6 +177,9 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
     event->tracepoint = *tracepoint;
     event->path = tracepoint->category() + ":" + tracepoint->name();
     event->name = "tracepoint";
+  } else if (attr.type == PERF_TYPE_SOFTWARE && attr.config == PERF_COUNT_SW_CPU_CLOCK) {
+    if (auto made = make_clock(attr, *event); !made)
+      return BpfReply::fail(made.error().code, made.error().message);
   } else {
     return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) +
                                       ": not supported yet (docs/support-matrix.md)");
@@ -134,8 +198,9 @@ BpfReply Kernel::attach(const std::shared_ptr<PerfEvent>& event, AttachedProgram
   if (!event->by_ioctl.empty() || !event->by_link.empty())
     return BpfReply::fail(EEXIST,
                           "attach program " + attached.program->name + ": the event has a program already");
-  if (auto compiled = ensure_code(*attached.program); !compiled)
-    return BpfReply::fail(compiled.error().code, compiled.error().message);
+  auto compiled =
+      event->perf_kind == PerfKind::kClock ? place_code(*attached.program) : ensure_code(*attached.program);
+  if (!compiled) return BpfReply::fail(compiled.error().code, compiled.error().message);
   attached.order = ++attach_order_;
   (by_link ? event->by_link : event->by_ioctl).push_back(std::move(attached));
   return {};
@@ -179,8 +244,13 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
       if (!object_of<PerfEvent>(argument_fd, ObjectKind::kPerfEvent))
         return BpfReply::fail(EBADF, "perf ioctl SET_OUTPUT: no such event");
       return BpfReply::fail(EINVAL, "perf ioctl SET_OUTPUT: not supported yet");
-    case PERF_EVENT_IOC_QUERY_BPF:
     case PERF_EVENT_IOC_PERIOD:
+      if (event->perf_kind != PerfKind::kClock || argument == 0 || argument >> 63 != 0 ||
+          (event->by_frequency && argument > kSampleRateMax))
+        return BpfReply::fail(EINVAL, "perf ioctl PERIOD: no such period for this event");
+      event->period_ns = std::max<uint64_t>(event->by_frequency ? kSecond / argument : argument, kPeriodMin);
+      break;
+    case PERF_EVENT_IOC_QUERY_BPF:
     case PERF_EVENT_IOC_SET_FILTER:
       return BpfReply::fail(EINVAL,
                             "perf ioctl " + std::to_string(command) + ": not for events of this kind");
@@ -204,11 +274,23 @@ BpfReply Kernel::perf_mmap(int event_fd, uint64_t size) {
   return {};
 }
 
+namespace {
+
+// Of Linux 6.18; linux/bpf.h may be older.
+constexpr uint32_t kTraceUprobeMulti = 48;
+constexpr size_t kLinkCreateEnd = 60;
+
+}  // namespace
+
 BpfReply Kernel::link_create(const BpfRequest& request) {
   const bpf_attr& attr = *request.attr;
   const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd));
   auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
   if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "create link: no such program");
+  if (auto bad = check_attr_tail(request, kLinkCreateEnd)) return *std::move(bad);
+  if (attr.link_create.attach_type == kTraceUprobeMulti) return uprobe_multi_link(request, prog);
+  if (prog->source.expected_attach_type == kTraceUprobeMulti)
+    return BpfReply::fail(EINVAL, "create link: program " + prog->name + " is for uprobe_multi links");
   if (attr.link_create.attach_type != BPF_PERF_EVENT)
     return BpfReply::fail(EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
                                       ": not supported yet (docs/support-matrix.md)");
@@ -309,9 +391,15 @@ BpfReply Kernel::link_update(const BpfRequest& request) {
   const int fd = request.fd(wire::FdPlace::kAttr, kLinkFd);
   auto link = object_of<Link>(fd, ObjectKind::kLink);
   if (!link) return BpfReply::fail(wrong_fd(fd), "update link: no such link");
+  constexpr size_t kOldProgram = offsetof(bpf_attr, link_update.old_prog_fd);
+  if (attr.link_update.flags == 0 && attr.link_update.old_prog_fd != 0)
+    return BpfReply::fail(EINVAL, "update link: an old program, but no BPF_F_REPLACE");
   const int prog_fd = request.fd(wire::FdPlace::kAttr, offsetof(bpf_attr, link_update.new_prog_fd));
   auto prog = object_of<Prog>(prog_fd, ObjectKind::kProgram);
   if (!prog) return BpfReply::fail(wrong_fd(prog_fd), "update link: no such program");
+  const int old_fd = request.fd(wire::FdPlace::kAttr, kOldProgram);
+  if (attr.link_update.flags != 0 && !object_of<Prog>(old_fd, ObjectKind::kProgram))
+    return BpfReply::fail(wrong_fd(old_fd), "update link: no such old program");
   // As Linux: the program of a perf event link stays.
   return BpfReply::fail(EINVAL, "update link " + std::to_string(link->id) +
                                     ": the program of a perf event link cannot be replaced");

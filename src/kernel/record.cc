@@ -67,9 +67,18 @@ void put_prog(Writer& out, const Prog& prog) {
 void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
   out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
-  out.put(event.path).put(event.offset).put(event.file).put(event.build_id);
+  out.put(event.path).put(event.offset).put(event.counter).put(event.file).put(event.build_id);
+  out.put(event.period_ns).put(event.by_frequency);
   out.put(event.lost).put(event.ring.size()).put(event.readiness.valid()).put(event.sample_type);
   put_attached(out, event.by_ioctl);
+}
+
+void put_places(Writer& out, const Link& link) {
+  const PerfEvent& any = *link.places[0];
+  out.put(any.path).put(any.file).put(any.build_id).put(any.pid).put(any.return_probe);
+  out.put(static_cast<uint32_t>(link.places.size()));
+  for (const auto& place : link.places)
+    out.put(place->offset).put(place->counter).put(place->by_link[0].cookie);
 }
 
 }  // namespace
@@ -93,9 +102,11 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
     case ObjectKind::kLink: {
       const auto& link = static_cast<const Link&>(object);
       uint64_t order = 0;
-      for (const auto& attached : link.event->by_link)
+      const PerfEvent& any = link.event ? *link.event : *link.places[0];
+      for (const auto& attached : any.by_link)
         if (attached.link_id == link.id) order = attached.order;
-      out.put(link.program->id).put(link.event->id).put(link.cookie).put(order);
+      out.put(link.program->id).put(id_of(link.event)).put(link.cookie).put(order);
+      if (!link.event) put_places(out, link);
       break;
     }
     case ObjectKind::kNone:
@@ -234,8 +245,11 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->tracepoint.number = in.get<int32_t>();
   event->path = in.text();
   event->offset = in.get<uint64_t>();
+  event->counter = in.get<uint64_t>();
   event->file = in.get<InodeId>();
   event->build_id = in.text();
+  event->period_ns = in.get<uint64_t>();
+  event->by_frequency = in.get<bool>();
   event->lost = in.get<uint64_t>();
   const uint64_t ring_size = in.get<uint64_t>();
   if (in.get<bool>() && fds.size() > 1) event->readiness = std::move(fds[1]);
@@ -256,16 +270,36 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   return std::shared_ptr<Object>(event);
 }
 
+void recover_places(Reader& in, Link& link, uint64_t order) {
+  PerfEvent common;
+  common.path = in.text();
+  common.file = in.get<InodeId>();
+  common.build_id = in.text();
+  common.pid = in.get<int32_t>();
+  common.return_probe = in.get<bool>();
+  const auto count = in.get<uint32_t>();
+  for (uint32_t i = 0; in.ok && i < count; ++i) {
+    auto place = make_place(common);
+    place->offset = in.get<uint64_t>();
+    place->counter = in.get<uint64_t>();
+    place->by_link.push_back({link.program, in.get<uint64_t>(), link.id, order});
+    link.places.push_back(std::move(place));
+  }
+}
+
 Result<std::shared_ptr<Object>> recover_link(Reader& in, const ObjectTable& objects, uint64_t* last_order) {
   auto link = std::make_shared<Link>();
   get_common(in, *link);
   link->program = std::static_pointer_cast<Prog>(objects.find(ObjectKind::kProgram, in.get<uint32_t>()));
-  link->event = std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, in.get<uint32_t>()));
+  const auto event_id = in.get<uint32_t>();
+  link->event = std::static_pointer_cast<PerfEvent>(objects.find(ObjectKind::kPerfEvent, event_id));
   link->cookie = in.get<uint64_t>();
   const auto order = in.get<uint64_t>();
   *last_order = std::max(*last_order, order);
-  if (!link->program || !link->event) return Error{ENOENT, "recover link: its program or event is missing"};
-  link->event->by_link.push_back({link->program, link->cookie, link->id, order});
+  if (link->program && event_id == 0) recover_places(in, *link, order);
+  if (!link->program || (!link->event && link->places.empty()))
+    return Error{ENOENT, "recover link: its program or event is missing"};
+  if (link->event) link->event->by_link.push_back({link->program, link->cookie, link->id, order});
   return std::shared_ptr<Object>(link);
 }
 

@@ -98,18 +98,50 @@ FdFacts facts_of(int fd) {
   return facts;
 }
 
-void explain(uint32_t command, int64_t result, std::string_view text) {
-  if (!logging()) return;
-  log_line("bpf(" + std::to_string(command) + ") = " + std::to_string(result) +
-           (text.empty() ? "" : ": " + std::string(text)));
+// As in enum bpf_cmd.
+constexpr const char* kCommandNames[] = {
+    "MAP_CREATE",        "MAP_LOOKUP_ELEM",
+    "MAP_UPDATE_ELEM",   "MAP_DELETE_ELEM",
+    "MAP_GET_NEXT_KEY",  "PROG_LOAD",
+    "OBJ_PIN",           "OBJ_GET",
+    "PROG_ATTACH",       "PROG_DETACH",
+    "PROG_TEST_RUN",     "PROG_GET_NEXT_ID",
+    "MAP_GET_NEXT_ID",   "PROG_GET_FD_BY_ID",
+    "MAP_GET_FD_BY_ID",  "OBJ_GET_INFO_BY_FD",
+    "PROG_QUERY",        "RAW_TRACEPOINT_OPEN",
+    "BTF_LOAD",          "BTF_GET_FD_BY_ID",
+    "TASK_FD_QUERY",     "MAP_LOOKUP_AND_DELETE_ELEM",
+    "MAP_FREEZE",        "BTF_GET_NEXT_ID",
+    "MAP_LOOKUP_BATCH",  "MAP_LOOKUP_AND_DELETE_BATCH",
+    "MAP_UPDATE_BATCH",  "MAP_DELETE_BATCH",
+    "LINK_CREATE",       "LINK_UPDATE",
+    "LINK_GET_FD_BY_ID", "LINK_GET_NEXT_ID",
+    "ENABLE_STATS",      "ITER_CREATE",
+    "LINK_DETACH",       "PROG_BIND_MAP",
+    "TOKEN_CREATE",      "PROG_STREAM_READ_BY_FD",
+};
+static_assert(BPF_PROG_BIND_MAP == 35);
+
+int64_t explain(uint32_t command, int64_t result, std::string_view text) {
+  if (logs(result)) {
+    const bool named = command < sizeof kCommandNames / sizeof *kCommandNames;
+    log_call("bpf(" + (named ? std::string(kCommandNames[command]) : std::to_string(command)) + ")", result,
+             text);
+  }
+  return result;
 }
 
 }  // namespace
 
 int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
   if (is_element_command(command))
-    if (const auto result = element_call(command, address, size)) return *result;
-  if (is_batch_command(command)) return batch_call(command, address, size);
+    // No entry (or no more) is an answer, not a failure.
+    if (const auto result = element_call(command, address, size))
+      return *result == -ENOENT ? *result : explain(command, *result, "");
+  if (is_batch_command(command)) {
+    const int64_t result = batch_call(command, address, size);
+    return result == -ENOENT ? result : explain(command, result, "");
+  }
 
   auto call = MarshalledCall::make(command, address, size, facts_of);
   if (!call) {
@@ -119,7 +151,8 @@ int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
   // Freezing fails while writable mappings exist. Ours, made for updates, is no user's.
   if (command == BPF_MAP_FREEZE && !call->fds().empty()) {
     const ObjectPtr map = find_object(call->fds()[0]);
-    if (map != nullptr && map->kind == wire::ObjectKind::kMap && host_maps_writable(map)) return -EBUSY;
+    if (map != nullptr && map->kind == wire::ObjectKind::kMap && host_maps_writable(map))
+      return explain(command, -EBUSY, "the map has writable mappings");
     forget_descriptor(call->fds()[0]);
   }
 

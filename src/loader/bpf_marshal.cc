@@ -137,13 +137,18 @@ constexpr Nested kBtfInfo[] = {{0, 8, 1}, {16, 24, 1}};
 constexpr Nested kLinkInfo[] = {{16, 24, 1},
                                 {24, 32, 1}};  // raw tracepoint or iterator name; perf event's file name
 
-std::span<const Nested> nested_of(wire::ObjectKind kind) {
-  switch (kind) {
+// Paths, then offsets, counters and cookies.
+constexpr Nested kUprobeMultiInfo[] = {{16, 48, 1}, {24, 52, 8}, {32, 52, 8}, {40, 52, 8}};
+constexpr uint32_t kUprobeMultiLink = 12;  // BPF_LINK_TYPE_UPROBE_MULTI
+
+std::span<const Nested> nested_of(const FdFacts& facts) {
+  switch (facts.kind) {
     case wire::ObjectKind::kProgram:
       return kProgramInfo;
     case wire::ObjectKind::kBtf:
       return kBtfInfo;
     case wire::ObjectKind::kLink:
+      if (facts.spec.type == kUprobeMultiLink) return kUprobeMultiInfo;
       return kLinkInfo;
     default:
       return {};
@@ -350,7 +355,7 @@ class Marshaller {
 
   Result<void> nested_info() {
     const auto facts = lookup_(field<int32_t>(0));
-    for (const Nested& nested : nested_of(facts.kind)) {
+    for (const Nested& nested : nested_of(facts)) {
       const auto address = read_at<uint64_t>(info_, nested.pointer).value_or(0);
       const auto count = read_at<uint32_t>(info_, nested.count).value_or(0);
       const uint32_t size =
@@ -364,7 +369,13 @@ class Marshaller {
   Result<void> link_extras() {
     const auto type = field<uint32_t>(8);
     std::span<const Pointer> pointers;
-    if (type == kTraceUprobeMulti) pointers = kUprobeMultiPointers;
+    // What Linux refuses before it follows a pointer is the daemon's to refuse without following any.
+    constexpr uint32_t kPlacesMax = 1u << 20;
+    const auto count = field<uint32_t>(48);
+    const bool refused = field<uint32_t>(12) != 0 || field<uint64_t>(16) == 0 || field<uint64_t>(24) == 0 ||
+                         count == 0 || count > kPlacesMax || field<uint32_t>(52) > 1 ||
+                         field<int32_t>(56) < 0;
+    if (type == kTraceUprobeMulti && !refused) pointers = kUprobeMultiPointers;
     if (type == kTraceIter) pointers = kIterPointers;
     for (const Pointer& pointer : pointers)
       if (auto done = add(pointer); !done) return done;

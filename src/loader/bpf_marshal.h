@@ -16,7 +16,7 @@ namespace bpftime::loader {
 struct FdFacts {
   bool open = false;
   wire::ObjectKind kind = wire::ObjectKind::kNone;  // kNone: not one of ours
-  wire::MapSpec spec{};                             // kMap
+  wire::MapSpec spec{};                             // kMap; kLink: its type
 };
 using FdLookup = std::function<FdFacts(int fd)>;
 

@@ -25,4 +25,7 @@ bool is_virtual_file(const char* path);
 // The file that stands for a path below /sys/fs/bpf, or nullopt: not such a path.
 std::optional<std::string> pinned_path(const char* path);
 
+// Whether geteuid() is answered 0; see privileges.cc.
+bool pretends_root();
+
 }  // namespace bpftime::loader

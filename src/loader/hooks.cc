@@ -108,6 +108,13 @@ int forgive_memlock(int resource, int result) {
   return result;
 }
 
+// Costs nothing where it is 0 anyhow.
+std::optional<int64_t> try_geteuid() {
+  if (inside() || raw_syscall(SYS_geteuid) == 0) return std::nullopt;
+  return guarded(
+      []() -> std::optional<int64_t> { return pretends_root() ? std::optional<int64_t>(0) : std::nullopt; });
+}
+
 void before_fork() {
   const Inside mark;
   readiness_before_fork();
@@ -214,6 +221,9 @@ long hook_syscall(long number, long a, long b, long c, long d, long e, long f) {
     case SYS_ppoll:
       answer = try_poll(reinterpret_cast<struct pollfd*>(a), static_cast<nfds_t>(b),
                         reinterpret_cast<const struct timespec*>(c), reinterpret_cast<const sigset_t*>(d));
+      break;
+    case SYS_geteuid:
+      answer = try_geteuid();
       break;
     case SYS_setrlimit:
     case SYS_prlimit64: {
@@ -493,7 +503,13 @@ int hook_faccessat(int directory, const char* path, int mode, int flags) {
   return REAL(faccessat, int(int, const char*, int, int), -1, directory, path, mode, flags);
 }
 
-// ---- limits ----
+// ---- rights and limits ----
+
+DECLARE(uid_t, geteuid, void);
+uid_t hook_geteuid(void) {
+  if (const auto answer = try_geteuid()) return static_cast<uid_t>(*answer);
+  return static_cast<uid_t>(raw_syscall(SYS_geteuid));
+}
 
 #define SETRLIMIT_HOOK(name)                                                                               \
   DECLARE(int, name, int resource, const struct rlimit* limit);                                            \

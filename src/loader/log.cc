@@ -4,11 +4,14 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 
 #include "loader/real.h"
 
 namespace bpftime::loader {
 namespace {
+
+constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which libc does not name
 
 std::atomic<bool> complained{false};
 
@@ -19,16 +22,28 @@ void write_line(const std::string& message) {
 
 }  // namespace
 
-bool logging() {
-  static const bool on = [] {
+bool logs(int64_t result) {
+  enum class Mode { kNothing, kFailures, kEverything };
+  static const Mode mode = [] {
     const char* value = std::getenv("BPFTIME_LOADER_LOG");
-    return value != nullptr && value[0] == '1';
+    const std::string_view text = value == nullptr ? "" : value;
+    if (text == "failures") return Mode::kFailures;
+    return text == "1" ? Mode::kEverything : Mode::kNothing;
   }();
-  return on;
+  return mode == Mode::kEverything || (mode == Mode::kFailures && result < 0);
 }
 
-void log_line(const std::string& message) {
-  if (logging()) write_line(message);
+void log_call(const std::string& call, int64_t result, std::string_view why) {
+  if (!logs(result)) return;
+  std::string line = call + ": ";
+  if (result >= 0) {
+    line += std::to_string(result);
+  } else {
+    const char* name = result == -kNotSupported ? "ENOTSUPP" : ::strerrorname_np(static_cast<int>(-result));
+    line += name != nullptr ? name : std::to_string(result);
+  }
+  if (!why.empty()) line.append(": ").append(why);
+  write_line(line);
 }
 
 void complain_once(const std::string& message) {

@@ -58,6 +58,7 @@ ObjectPtr make_object(int fd, const struct stat& st) {
     object->spec = trailer->map;
     object->checked = maps::check_spec(object->spec) == 0 && maps::memory_size(object->spec) == object->size;
   }
+  if (object->kind == wire::ObjectKind::kLink) object->spec.type = trailer->map.type;
   return object;
 }
 

@@ -25,7 +25,8 @@ namespace bpftime::loader {
 namespace {
 
 constexpr uint32_t kAttrSizeVer0 = 64;
-constexpr uint32_t kTypeOffset = 0, kSizeOffset = 4, kConfigOffset = 8, kConfig1Offset = 56;
+constexpr uint32_t kTypeOffset = 0, kSizeOffset = 4, kConfigOffset = 8, kPeriodOffset = 16,
+                   kConfig1Offset = 56;
 constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which user space has no name for
 
 // The number the kernel gave its own uprobe PMU: tools that read it before they met our virtual file use it.
@@ -84,9 +85,11 @@ bool is_uprobe(uint32_t type) {
   return type == wire::kUprobePmuType || (type > PERF_TYPE_BREAKPOINT && type == kernel_uprobe_type());
 }
 
-bool is_ours(uint32_t type, uint64_t config) {
+// A clock without a period only counts: the kernel's business.
+bool is_ours(uint32_t type, uint64_t config, uint64_t period) {
   return is_uprobe(type) || type == PERF_TYPE_TRACEPOINT ||
-         (type == PERF_TYPE_SOFTWARE && config == PERF_COUNT_SW_BPF_OUTPUT);
+         (type == PERF_TYPE_SOFTWARE &&
+          (config == PERF_COUNT_SW_BPF_OUTPUT || (config == PERF_COUNT_SW_CPU_CLOCK && period != 0)));
 }
 
 ObjectPtr find_perf_event(int fd) {
@@ -160,7 +163,8 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   // What cannot be read or understood is the kernel's to refuse.
   if (copy_attr(attr, event) != 0) return std::nullopt;
   const auto type = event.field<uint32_t>(kTypeOffset);
-  if (!is_ours(type, event.field<uint64_t>(kConfigOffset))) return std::nullopt;
+  if (!is_ours(type, event.field<uint64_t>(kConfigOffset), event.field<uint64_t>(kPeriodOffset)))
+    return std::nullopt;
   if (group_fd != -1 && find_perf_event(group_fd) == nullptr) return -EBADF;
   if (is_uprobe(type)) {
     if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
@@ -185,8 +189,10 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;
-  log_line("perf_event_open(type " + std::to_string(type) + " " + event.path +
-           ") = " + std::to_string(reply->result) + " " + std::string(reply->text));
+  if (logs(reply->result))
+    log_call(
+        "perf_event_open(type " + std::to_string(type) + (event.path.empty() ? "" : ", " + event.path) + ")",
+        reply->result, reply->text);
   if (reply->result < 0 || answer->fds.empty()) return reply->result;
   note_object_seen();
   if ((flags & PERF_FLAG_FD_CLOEXEC) == 0) (void)::fcntl(answer->fds[0].get(), F_SETFD, 0);
@@ -221,8 +227,8 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
   if (!answer) return -answer.error().code;
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return -EIO;
-  log_line("ioctl(perf event, " + std::to_string(request) + ") = " + std::to_string(reply->result) + " " +
-           std::string(reply->text));
+  if (logs(reply->result))
+    log_call("ioctl(perf event, " + std::to_string(request) + ")", reply->result, reply->text);
   return store_ioctl_answer(request, argument, *reply);
 }
 

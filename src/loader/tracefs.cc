@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "loader/connection.h"
 #include "loader/real.h"
 #include "program/tracepoints.h"
 
@@ -69,6 +70,8 @@ std::optional<std::string> tracefs_file(std::string_view path) {
   std::optional<std::string> out;
   if (*inside == "available_events") {
     out = available_events();
+  } else if (*inside == "uprobe_events" || *inside == "kprobe_events") {
+    out = "";  // probes made by writing there: libbcc looks for its own among them when it detaches
   } else if (inside->starts_with(kEvents)) {
     std::string_view event = inside->substr(kEvents.size());
     const std::string_view ending = event.ends_with(kId) ? kId : kFormat;
@@ -98,6 +101,37 @@ std::optional<std::vector<std::string>> tracefs_directory(std::string_view path)
   }
   if (out.empty() || kernel_serves(std::string(path) + "/.")) return std::nullopt;
   return out;
+}
+
+TraceFile trace_file(std::string_view path) {
+  const auto inside = inside_tracefs(path);
+  if (!inside || path.ends_with('/')) return TraceFile::kNone;
+  if (*inside == "trace_pipe") return TraceFile::kTracePipe;
+  return *inside == "trace" ? TraceFile::kTrace : TraceFile::kNone;
+}
+
+int64_t open_trace_file(TraceFile file, int flags) {
+  const bool writes = (flags & O_ACCMODE) != O_RDONLY;
+  if (file == TraceFile::kTracePipe && writes) return -EACCES;  // mode 0444
+  wire::TraceSubscribe request = {0, file == TraceFile::kTracePipe ? wire::kTracePipe : wire::kTraceSnapshot};
+  // Emptying is what writers of `trace` want; what they write is taken and dropped, as by the kernel.
+  if (writes) request.flags = wire::kTraceClear;
+  if (!writes || (flags & O_TRUNC) != 0) {
+    auto answer = ask_daemon(wire::MessageType::kTraceSubscribe, as_bytes(request), {});
+    if (!answer) return -answer.error().code;
+    auto reply = wire::parse_reply(answer->body);
+    if (!reply || reply->result < 0) return reply ? reply->result : -EIO;
+    if (!writes && answer->fds.empty()) return -EIO;
+    if (!writes) {
+      Fd fd = std::move(answer->fds[0]);
+      const long status = raw_syscall(SYS_fcntl, fd.get(), F_GETFL);
+      if ((flags & O_NONBLOCK) != 0) raw_syscall(SYS_fcntl, fd.get(), F_SETFL, status | O_NONBLOCK);
+      if ((flags & O_CLOEXEC) == 0) raw_syscall(SYS_fcntl, fd.get(), F_SETFD, 0);
+      return fd.release();
+    }
+  }
+  return raw_syscall(SYS_openat, AT_FDCWD, reinterpret_cast<long>("/dev/null"),
+                     flags & (O_ACCMODE | O_CLOEXEC));
 }
 
 uint64_t daemon_tracepoint_id(uint64_t id) {

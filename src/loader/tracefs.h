@@ -15,6 +15,12 @@ std::optional<std::string> tracefs_file(std::string_view path);
 // Names in a virtual directory, likewise.
 std::optional<std::vector<std::string>> tracefs_directory(std::string_view path);
 
+// The files of what programs print. They are always ours: under `bpftime load` the kernel's show other programs' lines.
+enum class TraceFile { kNone, kTrace, kTracePipe };
+TraceFile trace_file(std::string_view path);
+// open(2) of one: a descriptor or -errno.
+int64_t open_trace_file(TraceFile file, int flags);
+
 // What the daemon calls the tracepoint that this process knows as `id`; other numbers stay as they are.
 uint64_t daemon_tracepoint_id(uint64_t id);
 

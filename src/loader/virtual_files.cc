@@ -46,10 +46,19 @@ std::optional<std::string> find_file(const char* path) {
 
 }  // namespace
 
+namespace {
+
+TraceFile trace_file_at(const char* path) {
+  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
+  return name && name->compare(0, 5, "/sys/") == 0 ? trace_file(*name) : TraceFile::kNone;
+}
+
+}  // namespace
+
 bool is_virtual_file(const char* path) {
   if (const auto pinned = pinned_path(path))
     return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
-  return find_file(path).has_value();
+  return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value();
 }
 
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {
@@ -57,6 +66,8 @@ std::optional<int64_t> open_virtual_file(const char* path, int flags) {
     if ((flags & O_CREAT) != 0) return -EPERM;  // a bpf file system has no plain files
     return raw_syscall(SYS_open, reinterpret_cast<long>(pinned->c_str()), flags);
   }
+  if (const TraceFile trace = trace_file_at(path); trace != TraceFile::kNone)
+    return open_trace_file(trace, flags);
   const auto file = find_file(path);
   if (!file || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),

@@ -6,13 +6,14 @@
 
 namespace bpftime::maps {
 
-inline constexpr uint32_t kCgroupPathMax = 1016;  // longer ones are refused
+inline constexpr uint32_t kCgroupPathMax = 1008;  // longer ones are refused
 
 // Written while `length` is 0, then said by it: a reader that finds a length finds the whole path, or, when the slot is
 // set anew under his eyes, one that is neither; he takes the wrong turn once.
 struct CgroupSlot {
   uint32_t length;  // of `path`; 0: empty slot
   uint32_t reserved;
+  uint64_t id;                // of the group, by which a process's own ancestors are compared
   char path[kCgroupPathMax];  // "/" or "/user.slice/session.scope", no NUL
 };
 static_assert(sizeof(CgroupSlot) == 1024);

@@ -395,8 +395,6 @@ Result<Displaced> displaced_before(const SystemCallRequest& request) {
 Result<void> check_request(const SystemCallRequest& request) {
   const std::string& why = request.on_exit ? request.site.no_exit : request.site.no_enter;
   if (!why.empty()) return Error{EOPNOTSUPP, "plan patch: " + why};
-  if (request.trampoline_address % 16 != 0)
-    return Error{EINVAL, "plan patch: trampoline is not 16-byte aligned"};
   const uint64_t at = request.site.offset;
   if (request.function_size <= at + kSystemCallSize && request.on_exit)
     return refuse("the function ends with it");

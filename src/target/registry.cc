@@ -211,6 +211,16 @@ bool is_ours(const Registry& registry, uint64_t address, Bytes text) {
   return true;
 }
 
+bool has_patch(const Process& process, const Registry& registry, const PatchRecord& record) {
+  const auto now = process.read(record.address, record.length);
+  if (!now || !is_ours(registry, record.address, *now)) return false;
+  return record.state != PatchState::kActive || std::equal(now->begin(), now->end(), record.patched);
+}
+
+uint16_t word_of(const uint8_t (&bytes)[wire::kPatchBytesMax]) {
+  return read_at<uint16_t>(Bytes(bytes), 0).value_or(0);
+}
+
 uint8_t boundaries_of(const uint64_t (&go_on)[wire::kTrapPlaces]) {
   uint8_t bits = 0;
   for (uint32_t at = 1; at < wire::kTrapPlaces; ++at)
@@ -299,6 +309,54 @@ Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry&
   for (const size_t index : indices)
     if (auto written = retire(process, window, registry, index); !written) return written;
   return {};
+}
+
+std::vector<uint64_t> stale_patches(const Process& process, const Registry& registry) {
+  std::vector<uint64_t> out;
+  for (const PatchRecord& record : registry.patches)
+    if (record.kind == wire::PatchKind::kProbe && is_live(record) && !has_patch(process, registry, record))
+      out.push_back(record.address);
+  return out;
+}
+
+Result<void> set_semaphore(StoppedProcess& process, uint64_t window, Registry& registry, uint64_t address,
+                           uint64_t inode, uint32_t count, bool gone) {
+  const PatchRecord* before = registry.active_at(address);
+  auto index =
+      before != nullptr ? Result<size_t>(before - registry.patches.data()) : choose_record(registry, address);
+  if (!index) return index.error();
+  PatchRecord record{};
+  record.address = address;
+  record.trampoline = inode;
+  record.kind = wire::PatchKind::kSemaphore;
+  record.length = sizeof(uint16_t);
+  record.content_hash = count;
+  record.state = PatchState::kPending;
+  if (!gone) {
+    const auto bytes = process.read(address, sizeof(uint16_t));
+    if (!bytes) return bytes.error();
+    const uint16_t now = read_at<uint16_t>(*bytes, 0).value_or(0);
+    uint64_t share = before != nullptr ? before->content_hash : 0;
+    // A change was broken off: `trampoline_size` is the share before it.
+    if (before != nullptr && before->state == PatchState::kPending && now != word_of(before->patched))
+      share = before->trampoline_size;
+    const auto next = static_cast<uint16_t>(std::max<int64_t>(
+        static_cast<int64_t>(now) + static_cast<int64_t>(count) - static_cast<int64_t>(share), 0));
+    record.trampoline_size = static_cast<uint32_t>(share);
+    std::memcpy(record.original, &now, sizeof now);
+    std::memcpy(record.patched, &next, sizeof next);
+    registry.patches[*index] = record;
+    if (auto written = write_record(process, window, registry, *index); !written) return written;
+    registry.header.patch_count = static_cast<uint32_t>(registry.patches.size());
+    if (auto written =
+            write_context(process, window, offsetof(TargetContext, patch_count), registry.header.patch_count);
+        !written)
+      return written;
+    if (auto written = process.write(address, as_bytes(next)); !written) return written;
+  }
+  record.state = count != 0 ? PatchState::kActive : PatchState::kRestored;
+  registry.patches[*index] = record;
+  return write_record(process, window, registry, *index);
 }
 
 }  // namespace bpftime::target

@@ -62,4 +62,12 @@ Result<void> apply_patches(StoppedProcess& process, uint64_t window, Registry& r
 Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry& registry,
                              std::span<const uint64_t> addresses, Threads threads);
 
+// Brings our share of the USDT semaphore at `address`, a 16-bit word of the file `inode`, to `count`. A daemon that dies in
+// between leaves a record that says how far it came. Count 0 of a word that is `gone` (no longer mapped): only the record goes.
+Result<void> set_semaphore(StoppedProcess& process, uint64_t window, Registry& registry, uint64_t address,
+                           uint64_t inode, uint32_t count, bool gone = false);
+
+// Live probes whose text is not as we left it, nor as it was: their library was unmapped, and perhaps mapped anew.
+std::vector<uint64_t> stale_patches(const Process& process, const Registry& registry);
+
 }  // namespace bpftime::target

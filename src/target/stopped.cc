@@ -154,6 +154,7 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
     return process_error(process.pid(), EINVAL, "a process cannot stop itself");
   auto state = std::make_unique<State>();
   state->pid = process.pid();
+  if (process.pidfd() >= 0) state->pidfd = Fd(::fcntl(process.pidfd(), F_DUPFD_CLOEXEC, 0));
   // All that takes long comes before anything stands still.
   state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
   if (!state->memory) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");

@@ -146,6 +146,9 @@ struct TraceSubscribe {
   uint32_t flags;
 };
 inline constexpr uint32_t kTraceFollow = 1;  // else: what is buffered, then end
+// Instead of a stream the reply carries a descriptor: a pipe of all lines not read yet (the kernel's trace_pipe), or a file of
+// them that reads nothing away (its `trace`). kTraceClear: neither; nothing printed until now is to be read any more.
+inline constexpr uint32_t kTracePipe = 2, kTraceSnapshot = 4, kTraceClear = 8;
 
 struct TraceLine {
   uint32_t lineage;

@@ -29,6 +29,11 @@ enum class PatchState : uint32_t {
 enum class PatchKind : uint32_t {
   kProbe = 0,
   kGuard = 1,  // signal guard: sigaction and pthread_sigmask lead into the agent
+  // No text: a USDT semaphore, a 16-bit word at `address` that we have raised by `content_hash`. `trampoline` is the inode of
+  // its file; in state kPending the word is about to go from what `original` starts with to what `patched` starts with.
+  kSemaphore = 2,
+  kLoaderWatch =
+      3,  // where the dynamic loader tells debuggers of a change (r_debug.r_brk): leads into the agent
 };
 
 // One patched site. Written before the text is touched.
@@ -82,6 +87,16 @@ struct ArenaRecord {
 };
 static_assert(sizeof(ArenaRecord) == 32);
 
+// Shared memory of the daemon and its targets: how a target says that its libraries have changed. Anybody may write anything
+// here; the worst is a daemon that looks in vain, and a target that waits for its time-out.
+struct Announcements {
+  uint32_t asked;  // raised by who announces; the daemon waits for it (futex)
+  uint32_t reserved[15];
+  uint32_t answered;  // the `asked` before the daemon's last look; who announced waits for it (futex)
+  uint32_t reserved2[15];
+};
+static_assert(sizeof(Announcements) == 128);
+
 inline constexpr uint32_t kNoSystemCalls =
     1;  // the target has a seccomp filter: programs must not make system calls
 inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here until it is attached again
@@ -110,7 +125,11 @@ struct TargetContext {
   uint64_t guard_installed;     // 1 once the signal guard is in place
   uint64_t host_call;           // agent: see src/agent/arch/x86_64/host_call.S
   uint64_t host_calls_aborted;  // by an exception; statistics
-  uint64_t reserved[6];
+  // Libraries that come and go (src/agent/loaded.cc). The addresses are 0 while nobody wants to know.
+  uint64_t announcements;  // wire::Announcements, shared by all targets and the daemon
+  uint64_t loader_state;   // the dynamic loader's r_debug.r_state, an int
+  uint64_t loads;          // raised by the agent at each change
+  uint64_t reserved[3];
   // The registry.
   uint32_t patch_count;  // records in use, <= kPatchesMax
   uint32_t arena_count;

@@ -32,7 +32,7 @@ movsxb (%rsi), %eax
 jmp 0x0000000000401007
 # the program
 push %rbx
-mov $0x2000000B1040, %rbx
+mov $0x200000131040, %rbx
 mov (%rbx), %r9
 mov 0x08(%rbx), %r8
 mov 0x10(%rbx), %rcx
@@ -71,7 +71,7 @@ cmp $0x04, %ecx
 cmovnb %esi, %edx
 add %rdx, %rbx
 and $0x0F, %eax
-inc 0x4EFC0(%rbx,%rax,8)
+inc -0x31040(%rbx,%rax,8)
 xor %eax, %eax
 pop %rbx
 ret

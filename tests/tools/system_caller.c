@@ -102,6 +102,7 @@ static void start_processes(void) {
   child = vfork();
   if (child == 0) _exit(7);
   CHECK(status_of(child) == 7);
+  arguments[1] = "system_caller_spawns";
   CHECK(posix_spawn(&child, "/bin/true", NULL, NULL, arguments, environ) == 0);
   CHECK(status_of(child) == 0);
 }
@@ -118,11 +119,15 @@ static void use_threads(void) {
 }
 
 int main(int argc, char** argv) {
-  if (argc > 1) {  // wait for a line, to be attached to meanwhile
-    char line[16];
+  if (argc > 1 && strcmp(argv[1], "wait") == 0) {  // to be attached to meanwhile
+    sigset_t wake;
+    int number;
+    sigemptyset(&wake);
+    sigaddset(&wake, SIGUSR2);
+    sigprocmask(SIG_BLOCK, &wake, NULL);
     printf("waiting\n");
     fflush(stdout);
-    CHECK(fgets(line, sizeof line, stdin) != NULL || strcmp(argv[1], "wait") != 0);
+    CHECK(sigwait(&wake, &number) == 0);
   }
   open_files();
   call_by_number();

@@ -6,6 +6,9 @@ namespace {
 struct __attribute__((packed)) Word {
   uint64_t value;
 };
+struct __attribute__((packed)) FourWords {
+  uint64_t values[4];
+};
 
 }  // namespace
 
@@ -14,6 +17,13 @@ extern "C" {
 void* bpftime_memcpy(void* destination, const void* source, uint64_t size) {
   auto* to = static_cast<uint8_t*>(destination);
   const auto* from = static_cast<const uint8_t*>(source);
+  // Each word is stored before the next is loaded: right also where the source overlaps from above.
+  for (; size >= sizeof(FourWords);
+       size -= sizeof(FourWords), to += sizeof(FourWords), from += sizeof(FourWords)) {
+    for (int i = 0; i < 4; i++) {
+      reinterpret_cast<FourWords*>(to)->values[i] = reinterpret_cast<const FourWords*>(from)->values[i];
+    }
+  }
   for (; size >= sizeof(Word); size -= sizeof(Word), to += sizeof(Word), from += sizeof(Word)) {
     reinterpret_cast<Word*>(to)->value = reinterpret_cast<const Word*>(from)->value;
   }

@@ -1,5 +1,6 @@
 // Who is running, and where.
 #include "helpers/runtime/runtime.h"
+#include "maps/cgroup_array.h"
 
 namespace bpftime::runtime {
 namespace {
@@ -123,6 +124,18 @@ BPFTIME_HELPER_FUNCTION(get_current_ancestor_cgroup_id) {
   const wire::TaskFacts& facts = context()->task;
   const uint32_t level = static_cast<uint32_t>(r1);
   return level < wire::kCgroupLevelsMax && level <= facts.cgroup_level ? facts.cgroup_ids[level] : 0;
+}
+
+// r1: a CGROUP_ARRAY, r2: index, 32 bits.
+BPFTIME_HELPER_FUNCTION(current_task_under_cgroup) {
+  const auto* map = pointer<const MapRef>(r1);
+  const auto* slot = maps::cgroup_array_slot({map->base, &map->spec}, static_cast<uint32_t>(r2));
+  if (slot == nullptr) return static_cast<uint64_t>(-kE2big);
+  if (maps::load_acquire(&slot->length) == 0) return static_cast<uint64_t>(-kEagain);
+  const wire::TaskFacts& facts = context()->task;
+  for (uint32_t level = 0; level < wire::kCgroupLevelsMax && level <= facts.cgroup_level; level++)
+    if (facts.cgroup_ids[level] == slot->id) return 1;
+  return 0;
 }
 
 // The class of net_cls: nobody sets one here.

@@ -47,7 +47,8 @@ const MapRef* bpftime_ring_of(
                                             [[maybe_unused]] uint64_t r5,                               \
                                             [[maybe_unused]] const bpftime::wire::Invocation* invocation)
 
-inline constexpr int64_t kEperm = 1, kEnoent = 2, kE2big = 7, kEfault = 14, kEinval = 22, kEopnotsupp = 95;
+inline constexpr int64_t kEperm = 1, kEnoent = 2, kE2big = 7, kEagain = 11, kEfault = 14, kEinval = 22,
+                         kEopnotsupp = 95;
 
 inline wire::TargetContext* context() {
   return reinterpret_cast<wire::TargetContext*>(bpftime_context_address);

@@ -1,0 +1,81 @@
+// The worker's side of the runner (src/runner): one process of its own in which programs run that no application calls.
+// Started when first needed, killed when nothing is left to run, replaced when a program has brought it down.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/memfd.h"
+#include "base/result.h"
+#include "kernel/kernel.h"
+#include "runner/protocol.h"
+
+namespace bpftime::daemon {
+
+class Runner {
+ public:
+  // `program`: path of bpftime-runner. `window`: wire::window_address of our user.
+  Runner(std::string program, uint64_t window);
+  ~Runner();
+  Runner(const Runner&) = delete;
+
+  // Runs it and waits for its result, ten seconds at most. `memory`: Kernel::memory_of the program. Errors: ENXIO, no such CPU;
+  // EIO, the run ended the runner, or had to be ended.
+  Result<uint64_t> run(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory);
+  // The same without waiting. False: the run before it, for the same `key`, has not ended yet, or nothing can be run now.
+  bool start(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory, uint64_t key);
+  // Whether a run for `key` brought a runner down: it would do so again.
+  bool failed(uint64_t key) const { return failed_.contains(key); }
+  void forget(uint64_t key) { failed_.erase(key); }
+
+  // Maps `memory` if it has mapped `map`; unmaps what lies at an address, whose object is gone.
+  Result<void> reach(uint64_t map_address, const std::vector<kernel::TargetMemory>& memory);
+  void retire(uint64_t address);
+  void stop();
+
+  // To wait on for answers and its end; -1: there is no runner.
+  int fd() const { return socket_.get(); }
+  pid_t pid() const { return pid_; }  // -1: as above
+  void on_readable();
+  // Processes whose unfinished map work is to be repaired, as Attacher::take_dead.
+  std::vector<uint32_t> take_dead();
+
+ private:
+  struct Mapped {
+    uint64_t size;
+    InodeId inode;
+  };
+  struct Pending {
+    std::optional<uint64_t> key;  // nullopt: somebody waits for it
+    uint32_t pid;                 // whom the program takes itself for
+    uint64_t deadline_ns;
+  };
+
+  const std::string program_;
+  const uint64_t window_;
+  Fd socket_;
+  pid_t pid_ = -1;
+  uint32_t last_number_ = 0;
+  std::map<uint64_t, Mapped> mapped_;
+  std::map<uint32_t, Pending> pending_;
+  std::map<uint32_t, runner::Reply> answers_;  // that somebody waits for
+  std::set<uint64_t> failed_;
+  std::vector<uint32_t> dead_;
+
+  Result<void> ensure_process();
+  Result<void> ensure_memory(const std::vector<kernel::TargetMemory>& memory);
+  Result<void> map(const kernel::TargetMemory& memory);
+  // Its number; the answer comes by await(), or with a key by itself.
+  Result<uint32_t> send(runner::Request& request, int fd, std::optional<uint64_t> key);
+  Result<runner::Reply> await(uint32_t number);
+  bool receive(int timeout_ms);
+  void buried(const std::string& why);
+  static runner::Request request_of(const kernel::ProgramRun& run);
+};
+
+}  // namespace bpftime::daemon

@@ -1,0 +1,85 @@
+#include "kernel/map_btf.h"
+
+#include <linux/bpf.h>
+
+#include "program/btf_types.h"
+#include "program/type_table.h"
+
+namespace bpftime::kernel {
+namespace {
+
+constexpr int kNotSupported = 524;  // ENOTSUPP
+
+// map_check_no_btf.
+bool takes_no_types(uint32_t type) {
+  switch (type) {
+    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+    case BPF_MAP_TYPE_STACK_TRACE:
+    case BPF_MAP_TYPE_CGROUP_ARRAY:
+    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
+    case BPF_MAP_TYPE_HASH_OF_MAPS:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_array(uint32_t type) { return type == BPF_MAP_TYPE_ARRAY || type == BPF_MAP_TYPE_PERCPU_ARRAY; }
+
+// Types that decide for themselves whether they need the key's type.
+bool has_check(uint32_t type) {
+  return is_array(type) || type == BPF_MAP_TYPE_LPM_TRIE || type == BPF_MAP_TYPE_BLOOM_FILTER ||
+         takes_no_types(type);
+}
+
+class Types {
+ public:
+  Types(const program::btf::Types& records, const program::TypeTable& table)
+      : records_(records), table_(table) {}
+
+  // Past typedefs and qualifiers.
+  uint32_t kind(uint32_t id) const { return records_.records[table_.resolve(id)].kind(); }
+  // 0: has none.
+  uint64_t size(uint32_t id) const {
+    if (!records_.exists(id)) return 0;
+    const auto& record = records_.records[id];
+    return record.kind() == BTF_KIND_DATASEC ? record.fixed.size : table_.size_of(id);
+  }
+
+ private:
+  const program::btf::Types& records_;
+  const program::TypeTable& table_;
+};
+
+Error refuse(const char* why, int code = EINVAL) { return Error{code, std::string("map types: ") + why}; }
+
+}  // namespace
+
+Result<void> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id) {
+  auto contents = program::read_btf(btf);
+  if (!contents) return contents.error();
+  const auto header = *read_at<btf_header>(btf, 0);
+  program::btf::Types records;
+  const Bytes rest = btf.subspan(header.hdr_len);
+  records.strings = rest.subspan(header.str_off);
+  if (auto read = program::btf::read_types(rest.first(header.type_len), records); !read) return read.error();
+  const Types types(records, contents->table);
+
+  if (key_id != 0 && types.size(key_id) != spec.key_size) return refuse("key: of another size");
+  if (key_id == 0 && !has_check(spec.type)) return refuse("key: none given, but this type of map needs it");
+  if (types.size(value_id) == 0 || types.size(value_id) != spec.value_size)
+    return refuse("value: of another size");
+  if (takes_no_types(spec.type)) return refuse("this type of map has none", kNotSupported);
+  // What a compiler makes of global variables: one value, and no key.
+  const bool section = types.kind(value_id) == BTF_KIND_DATASEC;
+  if (is_array(spec.type) && key_id == 0 &&
+      (spec.type != BPF_MAP_TYPE_ARRAY || spec.max_entries != 1 || !section))
+    return refuse("key: none given, but this is no section of variables");
+  if (is_array(spec.type) && key_id != 0 && types.kind(key_id) != BTF_KIND_INT)
+    return refuse("key: an array's is a 32-bit integer");
+  if (spec.type == BPF_MAP_TYPE_LPM_TRIE && (key_id == 0 || types.kind(key_id) != BTF_KIND_STRUCT))
+    return refuse("key: a trie's is a structure");
+  return {};
+}
+
+}  // namespace bpftime::kernel

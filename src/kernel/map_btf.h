@@ -1,0 +1,14 @@
+// What the types a map is created with must be (Linux: map_check_btf).
+#pragma once
+
+#include "base/bytes.h"
+#include "base/result.h"
+#include "wire/object.h"
+
+namespace bpftime::kernel {
+
+// Checks the types `key_id` (0: none) and `value_id` of a validated BTF blob against the map. EINVAL as Linux, ENOTSUPP (524)
+// for map types that take no types: libbpf and bcc then try again without.
+Result<void> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id);
+
+}  // namespace bpftime::kernel

@@ -1,0 +1,178 @@
+// System calls as events: Debian's tools (libbpf-tools) on the kernel and under `bpftime load` print the same of the same
+// program, and the program notices nothing.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <regex>
+#include <sstream>
+
+#include "harness.h"
+
+namespace bpftime::e2e {
+namespace {
+
+struct Tool {
+  const char* name;
+  Arguments arguments;                                        // the program and its options
+  const char* ready;                                          // what it prints when it traces
+  const char* line;                                           // of its lines, those that must be equal
+  std::vector<std::pair<const char*, const char*>> variable;  // what differs from run to run
+};
+
+// What a posix_spawn executes is not compared: docs/support-matrix.md, tracepoints.
+const Tool kTools[] = {
+    {"opensnoop",
+     {"/usr/sbin/opensnoop"},
+     "PATH",
+     "system_caller .*(/nowhere/|/dev/null)",
+     {{"^[0-9]+ +", ""}}},
+    {"execsnoop",
+     {"/usr/sbin/execsnoop"},
+     "ARGS",
+     "system_caller_execs",
+     {{" +[0-9]+ +[0-9]+ ", " PID PPID "}}},
+    // The kernel cannot read strings of pages that are not in memory yet, we can: arguments are not compared.
+    {"execsnoop_failed",
+     {"/usr/sbin/execsnoop", "-x"},
+     "ARGS",
+     "system_caller .* -2 ",
+     {{" +[0-9]+ +[0-9]+ ", " PID PPID "}, {"-2 .*", "-2"}}},
+    {"sigsnoop",
+     {"/usr/sbin/sigsnoop", "-k"},
+     "RESULT",
+     "system_caller",
+     {{"^[0-9:]+ +[0-9]+ ", ""}, {" [0-9]{3,} ", " TPID "}}},
+    {"statsnoop", {"/usr/sbin/statsnoop"}, "PATH", ".", {}},
+};
+
+std::vector<std::string> comparable(const Tool& tool, const std::string& output) {
+  std::vector<std::string> out;
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);) {
+    if (!std::regex_search(line, std::regex(tool.line))) continue;
+    for (const auto& [pattern, instead] : tool.variable)
+      line = std::regex_replace(line, std::regex(pattern), instead);
+    out.push_back(line);
+  }
+  std::sort(out.begin(), out.end());  // threads, and buffers of several CPUs
+  return out;
+}
+
+class SystemCalls : public EndToEnd {
+ protected:
+  void SetUp() override {
+    EndToEnd::SetUp();
+    if (::access("/usr/sbin/opensnoop", X_OK) != 0) GTEST_SKIP() << "libbpf-tools is not installed";
+  }
+  // Output goes through no buffer of libc's, so that "ready" is seen.
+  static Arguments unbuffered(Arguments command) {
+    command.insert(command.begin(), {"stdbuf", "-oL"});
+    return command;
+  }
+  // On the kernel, whose tracefs need not be mounted here: in a mount namespace of the tool's own.
+  static Arguments on_kernel(const Arguments& tool) {
+    Arguments out = {"unshare", "-m", "sh", "-c",
+                     "mount -t tracefs none /sys/kernel/tracing; mount -t debugfs none /sys/kernel/debug; "
+                     "ls /sys/kernel/debug/tracing/events >/dev/null; exec stdbuf -oL \"$0\" \"$@\""};
+    out.insert(out.end(), tool.begin(), tool.end());
+    return out;
+  }
+  std::string end_of(Child& tool) {
+    tool.signal(SIGINT);
+    EXPECT_TRUE(tool.wait(std::chrono::seconds(30)));
+    return tool.output();
+  }
+};
+
+class Tools : public SystemCalls, public ::testing::WithParamInterface<Tool> {};
+INSTANTIATE_TEST_SUITE_P(LibbpfTools, Tools, ::testing::ValuesIn(kTools),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(Tools, PrintWhatTheyPrintOnTheKernel) {
+  const Tool& tool = GetParam();
+  if (::geteuid() != 0) GTEST_SKIP() << "comparing with the kernel needs root";
+  // Every line this program causes has passed through the buffers when a later one has: so it is run twice.
+  const auto lines_of = [&](Child& child, const Arguments& start) {
+    EXPECT_TRUE(child.wait_for_output(tool.ready)) << child.error();
+    const Finished done = run(start, options());
+    EXPECT_EQ(done.code, 0) << done.output << done.error;
+    size_t before = 0;
+    (void)eventually(
+        [&] {
+          const size_t now = comparable(tool, child.output()).size();
+          const bool settled = now > 1 && now == before;
+          before = now;
+          ::usleep(200000);
+          return settled;
+        },
+        std::chrono::seconds(3));
+    return comparable(tool, end_of(child));
+  };
+  std::vector<std::string> kernel, ours;
+  {
+    Child child(on_kernel(tool.arguments), options());
+    kernel = lines_of(child, {program("system_caller"), "few"});
+  }
+  {
+    Child child = bpftime_child(load(unbuffered(tool.arguments)));
+    ours = lines_of(child, {program("bpftime"), "start", program("system_caller"), "few"});
+  }
+  EXPECT_FALSE(kernel.empty());
+  EXPECT_EQ(kernel, ours);
+}
+
+TEST_F(SystemCalls, AreCounted) {
+  Child tool = bpftime_child(load({"/usr/sbin/syscount"}));
+  ASSERT_TRUE(eventually([&] {
+    return bpftime_json({"link", "show"}).dump().find("sys_exit") != std::string::npos;
+  }));
+  const Finished done = run({program("bpftime"), "start", program("system_caller")}, options());
+  EXPECT_EQ(done.code, 0) << done.output << done.error;
+  const std::string counts = end_of(tool);
+  std::smatch found;
+  // Four threads × 200 × 4 files, and what libc opens.
+  ASSERT_TRUE(std::regex_search(counts, found, std::regex("openat +([0-9]+)"))) << counts;
+  EXPECT_GE(std::stoul(found[1]), 3200u);
+  EXPECT_LE(std::stoul(found[1]), 3400u);
+}
+
+// Into a process that runs, that goes on with its calls.
+TEST_F(SystemCalls, OfARunningProcessStayRight) {
+  Child target({program("system_caller"), "wait"}, options());
+  ASSERT_TRUE(target.wait_for_output("waiting\n"));
+  Child tool = bpftime_child(load({"/usr/sbin/syscount"}));
+  ASSERT_TRUE(eventually([&] {
+    return bpftime_json({"link", "show"}).dump().find("sys_exit") != std::string::npos;
+  }));
+  const Finished attached = bpftime({"attach", std::to_string(target.pid())});
+  ASSERT_EQ(attached.code, 0) << attached.error;
+  target.signal(SIGUSR2);
+  EXPECT_EQ(target.wait(), 0) << target.output();
+  EXPECT_NE(end_of(tool).find("openat"), std::string::npos);
+}
+
+// Into a process that runs, and out again.
+TEST_F(SystemCalls, OfARunningProcessAreSeenAndItsTextRestored) {
+  Child target({"sh", "-c", "exec " + program("system_caller") + " wait"}, options());
+  ASSERT_TRUE(target.wait_for_output("waiting\n"));
+  {
+    Child tool = bpftime_child(load({"/usr/sbin/syscount"}));
+    ASSERT_TRUE(eventually([&] {
+      return bpftime_json({"link", "show"}).dump().find("sys_exit") != std::string::npos;
+    }));
+    const Finished attached = bpftime({"attach", std::to_string(target.pid())});
+    ASSERT_EQ(attached.code, 0) << attached.error;
+    const auto list = bpftime_json({"list"});
+    EXPECT_GT(list["targets"][0]["probes"][0]["sites"], 400);
+    EXPECT_FALSE(text_differences(target.pid()).empty());
+    tool.signal(SIGINT);
+    tool.wait();
+  }
+  EXPECT_TRUE(eventually([&] { return text_differences(target.pid()).empty(); }));
+  target.signal(SIGUSR2);
+  EXPECT_EQ(target.wait(), 0) << target.output();
+}
+
+}  // namespace
+}  // namespace bpftime::e2e
