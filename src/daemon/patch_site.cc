@@ -22,6 +22,10 @@ uint32_t invocation_flags(Bytes text, bool on_return) {
   return begins_function && !on_return ? wire::kAtFunctionEntry : 0;
 }
 
+Bytes text_of(const compiler::MachineCode& code) {
+  return Bytes(code.image).first(std::min<size_t>(code.text_size, code.image.size()));
+}
+
 constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
 
 }  // namespace
@@ -104,7 +108,9 @@ Result<void> Attacher::place_programs(Arena& arena, Site& site, rewrite::SiteReq
                       : rewrite::ProgramCall::Ends::kResultInRax;
     call.use = code_use(*want.program);
     call.context_slots_read = want.program->code->context_slots_read;
+    call.inlined = rewrite::inlinable_code(text_of(*want.program->code), want.program->code->entry_offset);
     if (Site::may_tail_call(*want.program)) {
+      call.inlined = {};
       call.use = {};
       call.context_slots_read = rewrite::kAllContextSlots;
     }
@@ -137,7 +143,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   uint64_t more = 4 * kPageSize;  // programs and tables
   for (const auto& want : site.wants)
     more += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
-  const uint64_t size_max = 512 + 192 * site.wants.size();
+  const uint64_t size_max = 512 + (192 + rewrite::kInlinedMax) * site.wants.size();
 
   rewrite::SiteRequest request;
   request.address = site.address;
@@ -212,9 +218,7 @@ rewrite::CodeUse Attacher::code_use(const kernel::Prog& program) {
   const std::pair<uint32_t, uint64_t> key{program.id, program.created_ns};
   if (const auto known = code_uses_.find(key); known != code_uses_.end()) return known->second;
   if (code_uses_.size() >= kRememberedMax) code_uses_.clear();
-  const auto& code = *program.code;
-  return code_uses_[key] = rewrite::code_use(
-             Bytes(code.image).first(std::min<size_t>(code.text_size, code.image.size())), code.entry_offset);
+  return code_uses_[key] = rewrite::code_use(text_of(*program.code), program.code->entry_offset);
 }
 
 PatchRecord Attacher::make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,

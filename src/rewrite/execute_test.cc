@@ -117,6 +117,14 @@ execute_word: .quad 0x1234567
     ret
     done \name
     .endm
+    function count_anywhere           # can be inlined: takes the counter's address from the invocation's cookie
+    mov (%rsi), %rcx
+    test %rcx, %rcx
+    jz 1f
+    incq (%rcx)
+1:  mov $-0x77, %rsi
+    ret
+    done count_anywhere
     program_clobbering clobber_rax, rax
     program_clobbering clobber_arguments, rdi, rsi
     program_clobbering clobber_r10_r11, r10, r11
@@ -162,6 +170,7 @@ FUNCTION(clobber_rax)
 FUNCTION(clobber_arguments)
 FUNCTION(clobber_r10_r11)
 FUNCTION(clobber_rcx_rdx_r8_r9)
+FUNCTION(count_anywhere)
 FUNCTION(program_inert)
 #undef FUNCTION
 
@@ -334,6 +343,27 @@ ProgramCall specialised(uint64_t (*program)(...), const char* end, ContextSlots 
   call.use = code_use(Bytes(start, reinterpret_cast<const uint8_t*>(end) - start), 0);
   call.context_slots_read = slots;
   return call;
+}
+
+TEST_P(Execute, InlinedProgramsRunAsCalledOnes) {
+  ProgramCall program = specialised(count_anywhere, count_anywhere_end, 0);
+  const auto* start = reinterpret_cast<const uint8_t*>(count_anywhere);
+  program.inlined =
+      inlinable_code(Bytes(start, reinterpret_cast<const uint8_t*>(count_anywhere_end) - start), 0);
+  ASSERT_FALSE(program.inlined.empty());
+  program.code_address = 0;  // not called: out of reach
+  program.invocation.cookie = reinterpret_cast<uint64_t>(&execute_runs);
+  execute_runs = 0;
+  compare({program});
+  EXPECT_GE(execute_runs, 200u);
+  execute_runs = 0;
+  compare({program, specialised(clobber_r10_r11, clobber_r10_r11_end, 0), program});
+  EXPECT_GE(execute_runs, 600u);
+  // The jump over another process's program leads behind the copy.
+  program.only_tgid = identity_.tgid + 1;
+  execute_runs = 0;
+  compare({program});
+  EXPECT_EQ(execute_runs, 0u);
 }
 
 TEST_P(Execute, OnlyWhatIsClobberedIsSavedAndNothingIsLost) {

@@ -1,6 +1,7 @@
 // Looking at code without moving it: text for people, and the rule programs must keep.
 #include <Zydis/Zydis.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "rewrite/rewrite.h"
@@ -222,6 +223,44 @@ CodeUse code_use(Bytes text, uint32_t entry) {
   use.clobbered &= kCallerSavedRegisters;
   use.inert = is_inert(decoder, text.subspan(entry));
   return use;
+}
+
+Bytes inlinable_code(Bytes text, uint32_t entry) {
+  if (entry >= text.size()) return {};
+  const Bytes code = text.subspan(entry);
+  ZydisDecoder decoder;
+  ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+  int64_t furthest = 0;  // that a jump leads to
+  for (size_t at = 0; at <= kInlinedMax && at < code.size();) {
+    ZydisDecodedInstruction raw;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code.data() + at, code.size() - at, &raw, operands)))
+      return {};
+    if (raw.mnemonic == ZYDIS_MNEMONIC_RET) {
+      // A later target: this return is not the only one.
+      return furthest <= static_cast<int64_t>(at) ? code.first(at) : Bytes{};
+    }
+    switch (raw.meta.category) {
+      case ZYDIS_CATEGORY_CALL:
+      case ZYDIS_CATEGORY_INTERRUPT:
+      case ZYDIS_CATEGORY_SYSCALL:
+        return {};
+      case ZYDIS_CATEGORY_UNCOND_BR:
+      case ZYDIS_CATEGORY_COND_BR: {
+        if (raw.raw.imm[0].size == 0 || !raw.raw.imm[0].is_relative) return {};
+        const int64_t target = static_cast<int64_t>(at) + raw.length + raw.raw.imm[0].value.s;
+        if (target < 0) return {};
+        furthest = std::max(furthest, target);
+        break;
+      }
+      default:
+        for (int i = 0; i < raw.operand_count; ++i)
+          if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && operands[i].mem.base == ZYDIS_REGISTER_RIP)
+            return {};
+    }
+    at += raw.length;
+  }
+  return {};
 }
 
 Result<void> check_general_registers_only(Bytes code) {

@@ -78,6 +78,32 @@ TEST(CodeUse, TakesTheWorstForWhatItCannotFollow) {
   EXPECT_EQ(use_of({0xe8, 0, 0, 0, 0, 0xc3}).clobbered, 0) << "a call within the code is no riddle";
 }
 
+size_t inlined_bytes(const std::vector<uint8_t>& code) { return inlinable_code(code, 0).size(); }
+
+TEST(InlinableCode, IsWhatCanStandAnywhereElse) {
+  EXPECT_EQ(inlined_bytes({0x48, 0x8b, 0x07, 0xc3}), 3u);  // mov (%rdi),%rax; ret
+  EXPECT_EQ(inlined_bytes({0x74, 0x03, 0x48, 0xff, 0x07, 0xc3}), 5u) << "je to the return: behind the copy";
+  EXPECT_EQ(inlined_bytes({0xff, 0xcf, 0x75, 0xfc, 0xc3}), 4u) << "a loop";
+  EXPECT_EQ(inlinable_code(std::vector<uint8_t>{0xcc, 0x31, 0xc0, 0xc3}, 1).size(), 2u) << "from the entry";
+  std::vector<uint8_t> longest(kInlinedMax, 0x90);
+  longest.push_back(0xc3);
+  EXPECT_EQ(inlined_bytes(longest), kInlinedMax);
+  longest.insert(longest.begin(), 0x90);
+  EXPECT_EQ(inlined_bytes(longest), 0u) << "too long";
+  for (const std::vector<uint8_t>& code : {std::vector<uint8_t>{0x74, 0x01, 0xc3, 0x90, 0xc3},  // two returns
+                                           {0xe8, 0, 0, 0, 0, 0xc3},                            // call
+                                           {0xff, 0xe0},                                        // jmp *%rax
+                                           {0xeb, 0x10, 0xc3},                    // jmp behind it
+                                           {0xeb, 0xf0, 0xc3},                    // jmp in front of it
+                                           {0x48, 0xff, 0x05, 0, 0, 0, 0, 0xc3},  // incq 0(%rip)
+                                           {0x48, 0x8d, 0x05, 0, 0, 0, 0, 0xc3},  // lea 0(%rip),%rax
+                                           {0x0f, 0x05, 0xc3},                    // syscall
+                                           {0x31, 0xc0},                          // no return
+                                           {0x06, 0xc3},                          // no instruction
+                                           {}})
+    EXPECT_EQ(inlined_bytes(code), 0u) << (code.empty() ? 0 : code[0]);
+}
+
 TEST(CodeUse, InertMeansReturningAtOnce) {
   EXPECT_TRUE(use_of({0x31, 0xc0, 0xc3}).inert);         // xor %eax,%eax; ret
   EXPECT_TRUE(use_of({0xb8, 1, 0, 0, 0, 0xc3}).inert);   // mov $1,%eax; ret

@@ -37,6 +37,8 @@ struct ProgramCall {
   // Entry programs: whether this one may end the function (wire::kFunctionEnds), and where its result goes.
   enum class Ends : uint8_t { kNever, kResultInRax, kResultInXmm0 } ends = Ends::kNever;
   CodeUse use{};  // of its code: what need not be saved, and whether it need not run at all
+  Bytes
+      inlined;  // its instructions, to stand in the trampoline instead of a call (inlinable_code); empty: called
   ContextSlots context_slots_read = kAllContextSlots;  // the others may hold anything when it runs
 };
 
@@ -125,6 +127,10 @@ std::string listing(Bytes code);
 // of its first one. Calls and jumps out of it, through registers or of the kernel, are taken to do their worst. Never
 // fails: what cannot be decoded may do anything.
 CodeUse code_use(Bytes text, uint32_t entry);
+// The instructions from `entry` on, without the return, when they can stand anywhere else: at most kInlinedMax bytes, one
+// return at their end, no calls, nothing relative to where they are but jumps among themselves. Else empty.
+inline constexpr size_t kInlinedMax = 160;
+Bytes inlinable_code(Bytes text, uint32_t entry);
 // The part of it that must be saved.
 inline RegisterSet clobbered_registers(Bytes text) { return code_use(text, 0).clobbered; }
 

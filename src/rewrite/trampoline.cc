@@ -355,7 +355,11 @@ class Writer {
         invocations_.push_back({invocation, call->invocation});
         a_.lea(rsi, ptr(invocation));
       }
-      call_near(call->code_address);
+      if (call->inlined.empty()) {
+        call_near(call->code_address);
+      } else {
+        a_.embed(call->inlined.data(), call->inlined.size());
+      }
       a_.bind(skip);
     }
   }

@@ -143,13 +143,16 @@ std::string render(const Probe& probe) {
   request.return_enter = kReturnEnter;
   rewrite::ProgramCall call{kCode + code->entry_offset, {}, 0};
   call.use = rewrite::code_use(text, code->entry_offset);
+  call.inlined = rewrite::inlinable_code(text, code->entry_offset);
   call.context_slots_read = code->context_slots_read;
   (probe.on_return ? request.on_return : request.on_entry) = {call};
   auto plan = rewrite::plan_probe(request);
   if (!plan) return plan.error().message;
   return "# the site\n" + rewrite::disassemble(plan->patched, kFunction) + "# the trampoline\n" +
          render_trampoline(plan->trampoline, probe.on_return) + "# the program" +
-         (call.use.inert ? ", which nobody calls\n" : "\n") +
+         (call.use.inert          ? ", which nobody calls\n"
+          : !call.inlined.empty() ? ", which stands in the trampoline\n"
+                                  : "\n") +
          first_function(rewrite::disassemble(text.subspan(code->entry_offset), kCode + code->entry_offset));
 }
 

@@ -4,12 +4,8 @@
 namespace bpftime::runtime {
 
 // Loads through pointers that came out of host memory: zero where nothing is mapped.
-#define BPFTIME_CHECKED_LOAD(bytes, type)                              \
-  extern "C" uint64_t bpftime_checked_load_##bytes(uint64_t address) { \
-    type value;                                                        \
-    load_checked(address, value);                                      \
-    return value;                                                      \
-  }
+#define BPFTIME_CHECKED_LOAD(bytes, type) \
+  extern "C" uint64_t bpftime_checked_load_##bytes(uint64_t address) { return load_or_zero<type>(address); }
 BPFTIME_CHECKED_LOAD(1, uint8_t)
 BPFTIME_CHECKED_LOAD(2, uint16_t)
 BPFTIME_CHECKED_LOAD(4, uint32_t)
