@@ -250,6 +250,8 @@ void Worker::drop(int fd) {
 }
 
 void Worker::on_client(int fd) {
+  // Whoever asks, sees the events that were there before: what epoll reports first is chance.
+  drain_perf_arrays();
   Connection& client = connections_.at(fd);
   std::string why;
   bool open = client.receive(&why);
@@ -278,6 +280,15 @@ void Worker::drain(int fd) {
   }
   trace_.drain(map);
   send_trace();
+}
+
+void Worker::drain_perf_arrays() {
+  for (const auto& [fd, id] : drained_) {
+    auto object = kernel_.objects().find(kernel::ObjectKind::kMap, id);
+    if (!object) continue;
+    auto& map = static_cast<kernel::Map&>(*object);
+    if (!map.internal && maps::ring_has_data({map.memory.data(), &map.spec})) kernel_.drain_perf_array(map);
+  }
 }
 
 void Worker::follow_targets() {

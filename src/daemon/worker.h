@@ -88,6 +88,7 @@ class Worker : public kernel::Observer {
   void on_client(int fd);
   void drop(int fd);
   void drain(int fd);
+  void drain_perf_arrays();  // into their readers' buffers
   void housekeeping();
   bool idle() const;
   bool probes_held() const;
