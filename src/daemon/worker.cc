@@ -312,6 +312,8 @@ void Worker::drop(int fd) {
 }
 
 void Worker::on_client(int fd) {
+  // Whoever asks, sees the events that were there before: what epoll reports first is chance.
+  drain_perf_arrays();
   Connection& client = connections_.at(fd);
   std::string why;
   bool open = client.receive(&why);
@@ -355,6 +357,15 @@ void Worker::libraries_changed(kernel::Map& map) {
   }
   __atomic_store_n(&words->answered, asked, __ATOMIC_RELEASE);
   ::syscall(SYS_futex, &words->answered, FUTEX_WAKE, INT32_MAX, nullptr, nullptr, 0);
+}
+
+void Worker::drain_perf_arrays() {
+  for (const auto& [fd, id] : drained_) {
+    auto object = kernel_.objects().find(kernel::ObjectKind::kMap, id);
+    if (!object) continue;
+    auto& map = static_cast<kernel::Map&>(*object);
+    if (!map.internal && maps::ring_has_data({map.memory.data(), &map.spec})) kernel_.drain_perf_array(map);
+  }
 }
 
 void Worker::follow_targets() {

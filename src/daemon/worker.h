@@ -98,6 +98,7 @@ class Worker : public kernel::Observer {
   void drop(int fd);
   void drain(int fd);
   void libraries_changed(kernel::Map& announcements);
+  void drain_perf_arrays();  // into their readers' buffers
   void housekeeping();
   void update_clocks();
   void follow_runner();

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "kernel/attr.h"
 #include "kernel/kernel.h"
 #include "kernel/map_btf.h"
@@ -140,7 +141,10 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
   if (event->perf_kind != PerfKind::kBpfOutput)
     return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
   map->perf_slots[*key] = event;
-  maps::perf_set_slot({map->memory.data(), &map->spec}, *key, true);
+  const uint64_t early = maps::perf_set_slot({map->memory.data(), &map->spec}, *key, true);
+  if (early != 0)
+    log_info("map " + map->name + ": " + std::to_string(early) + " events came before slot " +
+             std::to_string(*key) + " had a buffer, and are gone, as on Linux");
   observer_.object_changed(*map);
   observer_.readiness_wanted(map);
   return {};
@@ -157,7 +161,7 @@ BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
   if (!key) return BpfReply::fail(EFAULT, "map delete: no key");
   if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map delete: index out of range");
   if (map->perf_slots.erase(*key) == 0) return BpfReply::fail(ENOENT, "map delete: slot is empty");
-  maps::perf_set_slot({map->memory.data(), &map->spec}, *key, false);
+  (void)maps::perf_set_slot({map->memory.data(), &map->spec}, *key, false);
   observer_.object_changed(*map);
   return {};
 }

@@ -280,7 +280,9 @@ int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size
                     uint32_t owner, bool* wake) {
   return program_side::perf_output(map, flags, data, size, cpu, owner, wake);
 }
-void perf_set_slot(MapView map, uint32_t slot, bool present) { perf_event_set_slot(map, slot, present); }
+uint64_t perf_set_slot(MapView map, uint32_t slot, bool present) {
+  return perf_event_set_slot(map, slot, present);
+}
 uint64_t perf_take_lost(MapView map, uint32_t slot) { return perf_event_take_lost(map, slot); }
 
 void repair(MapView map, uint32_t owner) {

@@ -96,7 +96,8 @@ struct PerfRecordHeader {
 // counted).
 int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
                     uint32_t owner, bool* wake);
-void perf_set_slot(MapView map, uint32_t slot, bool present);
+// Returns how many records came while the slot was empty, when it no longer is.
+uint64_t perf_set_slot(MapView map, uint32_t slot, bool present);
 uint64_t perf_take_lost(MapView map, uint32_t slot);  // records dropped since last asked
 
 // ---- repair ----

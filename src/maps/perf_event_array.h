@@ -16,7 +16,7 @@ inline constexpr uint32_t kStagingMax = 16 << 20;
 
 struct PerfSlot {
   uint32_t present;
-  uint32_t lost;
+  uint32_t lost;  // records that found the ring full, or the slot empty
 };
 
 inline int64_t perf_event_array_check(const MapSpec& spec) {
@@ -46,7 +46,10 @@ BPFTIME_MAPS_FOLD int64_t perf_event_output(MapView map, uint64_t flags, const v
   uint32_t slot = static_cast<uint32_t>(flags);
   if (slot == kPerfIndexMask) slot = cpu;
   if (slot >= map.spec->max_entries) return -kErrTooBig;
-  if (load_acquire(&perf_slot(map, slot)->present) == 0) return -kErrNoEntry;
+  if (load_acquire(&perf_slot(map, slot)->present) == 0) {
+    __atomic_fetch_add(&perf_slot(map, slot)->lost, 1u, __ATOMIC_RELAXED);
+    return -kErrNoEntry;
+  }
   Ring ring = perf_ring(map);
   // `size` is bounded before the sum, which could wrap.
   void* record = size > ring.size ? nullptr : ring_reserve_at(ring, 8 + size, 0, owner);
@@ -60,9 +63,12 @@ BPFTIME_MAPS_FOLD int64_t perf_event_output(MapView map, uint64_t flags, const v
   return 0;
 }
 
-inline void perf_event_set_slot(MapView map, uint32_t slot, bool present) {
-  if (slot >= map.spec->max_entries) return;
-  store_release(&perf_slot(map, slot)->present, uint32_t{present});
+// Returns the records that found the slot empty: Linux tells no reader of those, so they are not to be counted as lost.
+inline uint64_t perf_event_set_slot(MapView map, uint32_t slot, bool present) {
+  if (slot >= map.spec->max_entries) return 0;
+  PerfSlot* at = perf_slot(map, slot);
+  const bool before = __atomic_exchange_n(&at->present, uint32_t{present}, __ATOMIC_ACQ_REL) != 0;
+  return present && !before ? __atomic_exchange_n(&at->lost, 0u, __ATOMIC_RELAXED) : 0;
 }
 inline uint64_t perf_event_take_lost(MapView map, uint32_t slot) {
   if (slot >= map.spec->max_entries) return 0;

@@ -187,6 +187,9 @@ TEST_P(EveryBuffer, DropsWhatDoesNotFitAndGoesOn) {
   tool.signal(SIGSTOP);
   ASSERT_TRUE(eventually([&] { return status_field(tool.pid(), "State").find("T (") != std::string::npos; }));
   round(target, 1);
+  bpftime_json(
+      {"daemon",
+       "status"});  // after which the daemon has moved all there was: the tool must not make room meanwhile
   tool.signal(SIGCONT);
   // Ring: 1 MiB of records of 8 + 104 bytes, the last position stays free. Perf: 64 pages of records of 8 + 4 + 108.
   const size_t fit = ring ? ((1u << 20) - 1) / 112 : (64u << 12) / 120;

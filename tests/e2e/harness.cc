@@ -244,7 +244,7 @@ void EndToEnd::TearDown() {
 
 Child::Options EndToEnd::options() const {
   Child::Options out;
-  out.environment = {{"BPFTIME_RUNTIME_DIR", directory_ + "/run"}};
+  out.environment = {{"BPFTIME_RUNTIME_DIR", directory_ + "/run"}, {"BPFTIME_LOG", "info"}};
   out.directory = directory_;
   return out;
 }
