@@ -16,7 +16,7 @@ TEST(Table, FindsEveryRowByItsId) {
 }
 
 TEST(Table, DoesNotFindWhatIsNotThere) {
-  for (uint32_t id : {0u, 12u /* tail_call */, 211u, 195896080u /* CO-RE poison */, 2001000000u, ~0u}) {
+  for (uint32_t id : {0u, 13u /* clone_redirect */, 211u, 195896080u /* CO-RE poison */, 2001000000u, ~0u}) {
     EXPECT_EQ(find(id), nullptr) << id;
   }
 }

@@ -70,7 +70,7 @@ class BadInput : public EndToEnd {
     const auto list = bpftime_json({"list"});
     EXPECT_EQ(list["targets"].size(), 0u) << list.dump();
     EXPECT_EQ(list["loaders"].size(), 0u) << list.dump();
-    EXPECT_EQ(bpftime_json({"link", "show"})["links"].size(), 0u);
+    EXPECT_EQ(bpftime_json({"link", "show"}).size(), 0u);
   }
 };
 
@@ -251,8 +251,8 @@ TEST_F(BadInput, HostileCallsAreAnsweredAsByTheKernel) {
   EXPECT_NE(ours.output.find("array larger than memory: ENOMEM\n"), std::string::npos) << ours.output;
   EXPECT_EQ(ours.output.find(": ok"), std::string::npos) << ours.output;
   EXPECT_GT(worker_pid(), 0);
-  EXPECT_EQ(bpftime_json({"map", "show"})["maps"].size(), 0u);
-  EXPECT_EQ(bpftime_json({"prog", "show"})["programs"].size(), 0u);
+  EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
+  EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
   expect_nothing_attached();
   const Finished kernel = run({program("hostile_calls"), program("hostile_calls")});
   if (kernel.output.find(": EPERM") != std::string::npos)
