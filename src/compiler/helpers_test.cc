@@ -192,24 +192,18 @@ TEST_F(Helpers, ClocksAgreeWithTheKernels) {
   EXPECT_EQ(call_only(BPF_FUNC_ktime_get_ns), 0u);
 }
 
-// How far a clock drawn as a line may be from the kernel's (docs/decisions/0040-clock-lines.md). Where a hypervisor takes the
-// processor away while a line is drawn it can be further off, by some microseconds seen: never by more than a line is long,
-// and rarely.
-constexpr uint64_t kClockBoundNs = 2000, kLineNs = 1'000'000;
-constexpr int kReadingsPerOff = 200;  // of so many one may be
+// How far a clock drawn as a line may be from the kernel's (docs/decisions/0040-clock-lines.md).
+constexpr uint64_t kClockBoundNs = 10'000;
 
 // Readings of `code`, each between two of the kernel's; the first disagreement, or "".
 std::string compare_clocks(const Code& code, clockid_t clock, int readings) {
   uint64_t previous = 0;
-  int off = 0;
   for (int i = 0; i < readings; i++) {
     const uint64_t before = now(clock), inside = code.run(0, 0), after = now(clock);
     const std::string what = "reading " + std::to_string(i) + ": " + std::to_string(before) + " " +
                              std::to_string(inside) + " " + std::to_string(after);
     if (inside < previous) return what + " went back from " + std::to_string(previous);
-    if (inside + kLineNs < before || inside > after + kLineNs) return what + " is far off";
-    off += inside + kClockBoundNs < before || inside > after + kClockBoundNs;
-    if (off > readings / kReadingsPerOff) return what + " is off, as many were before";
+    if (inside + kClockBoundNs < before || inside > after + kClockBoundNs) return what + " is off";
     previous = inside;
   }
   return "";

@@ -17,8 +17,9 @@ constexpr uint64_t kFirstBaseNsMin = kLineNs, kBaseNsMin = 16 * kLineNs, kBaseNs
                    kBaseNsMax = 0xffffffff;
 // One part in 2^14, 61 ns per line: more than a reading of the slope is off by.
 constexpr uint32_t kSteeper = 14;
-// Who is further ahead did not run ahead: the clock was set back (another time namespace, another machine). It steps.
-constexpr uint64_t kAheadNsMax = kLineNs / 2;
+// A line ends less than this above the clock (kSteeper, and what kSlopeChangeMax lets pass). Who is further ahead did not run
+// ahead: the clock was set back (another time namespace, another machine), and steps; or ns_end is of a line that began just now.
+constexpr uint64_t kAheadNsMax = kLineNs / 100;
 // NTP changes the slope by less. More: the counter stood still or was reset, and the base with it.
 constexpr uint32_t kSlopeChangeMax = 9;  // one part in 2^9
 
@@ -79,7 +80,17 @@ uint64_t bpftime_slow_clock(int clock) {
   if ((context()->flags & wire::kTscClock) == 0) return bpftime_clock(clock);
   wire::ClockLine& line = *clock_line(clock);
   uint64_t sequence = __atomic_load_n(&line.sequence, __ATOMIC_ACQUIRE);
-  const uint64_t before = read_ticks(), ns = bpftime_clock(clock);
+  asm volatile("lfence" : : : "memory");  // the counter must not be read before the sequence is
+  const uint64_t before = read_ticks();
+  // Somebody else may have drawn a line since the caller looked. It must be used to its end: the next one starts there.
+  const uint64_t start = __atomic_load_n(&line.ticks, __ATOMIC_RELAXED);
+  const uint64_t start_ns = __atomic_load_n(&line.ns, __ATOMIC_RELAXED);
+  const uint64_t slope = __atomic_load_n(&line.slope, __ATOMIC_RELAXED);
+  const uint64_t passed = before - start;
+  const bool good = passed < __atomic_load_n(&line.ticks_max, __ATOMIC_RELAXED);
+  const uint64_t now_sequence = __atomic_load_n(&line.sequence, __ATOMIC_ACQUIRE);
+  if (good && (sequence & 1) == 0 && sequence == now_sequence) return start_ns + (passed * slope >> 32);
+  const uint64_t ns = bpftime_clock(clock);
   const bool disturbed = read_ticks() - before > kReadingTicksMax;
   const uint64_t result = not_before(ns, __atomic_load_n(&line.ns_end, __ATOMIC_RELAXED));
   if (ns == 0 || disturbed || (sequence & 1) != 0) return result;
