@@ -156,7 +156,7 @@ std::string symbol_of(const bpf_prog_info& info) {
 }
 
 Result<std::string> machine_text(const bpf_prog_info& info) {
-  auto answer = ask_daemon(Json{{"command", "dump"}, {"object", "prog"}, {"what", "jited"}, {"id", info.id}});
+  auto answer = ask_daemon(Json{{"command", "dump"}, {"id", info.id}});
   if (!answer) return answer.error();
   return answer->value("text", "");
 }

@@ -50,6 +50,7 @@ RunResult run_in_kernel(const MakeProgram& body, const std::vector<uint8_t>& inp
   program.insns = Sequence() << load_value(6, output) << load_value(7, inputs) << body();
   const auto answer = program::testing::kernel_load(program);
   if (answer.error != 0) {
+    out.loaded = false;
     out.refused = answer.log.empty() ? strerror(answer.error) : answer.log;
     return out;
   }

@@ -13,6 +13,7 @@ namespace bpftime::compiler::testing {
 inline constexpr uint32_t kOutputSize = 4096;
 
 struct RunResult {
+  bool loaded = true;           // false: the kernel's verifier refused it
   uint32_t result = 0;          // r0's low half: all that BPF_PROG_TEST_RUN tells
   std::vector<uint8_t> output;  // kOutputSize bytes, zero at first
   std::string refused;          // not empty: the kernel's verifier log, or what else went wrong

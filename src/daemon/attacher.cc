@@ -33,10 +33,6 @@ uint64_t vdso_offset(const char* symbol) {
 }
 
 bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
-bool is_guard(const PatchRecord& record) {
-  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
-}
-
 }  // namespace
 
 Attacher::Attacher(kernel::Kernel& kernel, AttacherConfig config)
@@ -309,6 +305,12 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (!restored) return restored;
 
   const auto entry = [&]() -> Result<StoppedProcess*> { return &stopped; };
+  const auto give_up = [&](Site& site, const Error& why) {
+    site.report.skipped = why.message;
+    const uint64_t address = site.address;
+    (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
+                                  target::Threads::kStopped);
+  };
   std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
@@ -324,19 +326,12 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
       if (*plan) planned.push_back(std::move(**plan));
       continue;
     }
-    site.report.skipped = plan ? ready.error().message : plan.error().message;
-    const uint64_t address = site.address;
-    (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
-                                  target::Threads::kStopped);
+    give_up(site, plan ? ready.error() : plan.error());
   }
   for (const PlannedSite& plan : planned) {
     auto patched = target::apply_patches(stopped, config_.window, registry, std::span(&plan.patch, 1),
                                          target::Threads::kStopped);
-    if (patched) continue;
-    plan.site->report.skipped = patched.error().message;
-    const uint64_t address = plan.site->address;
-    (void)target::restore_patches(stopped, config_.window, registry, std::span(&address, 1),
-                                  target::Threads::kStopped);
+    if (!patched) give_up(*plan.site, patched.error());
   }
   change_watch(target, stopped, registry, regions);
   if (auto changed = change_semaphores(stopped, registry, regions, sites); !changed) return changed;

@@ -240,6 +240,7 @@ class Attacher {
   Result<uint64_t> ensure_agent(Target& target, const std::vector<target::MappedRegion>& regions);
   Result<void> record_agent(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, uint64_t base);
+  static bool guard_complete(const target::Registry& registry);
   Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                              const std::vector<target::MappedRegion>& regions);
   // Whether a mapping is of the agent we would load; another version's may be loaded already.

@@ -30,17 +30,6 @@ std::string comm_of(pid_t pid) {
   return name;
 }
 
-std::string hex(const uint8_t* bytes, size_t size) {
-  static const char kDigits[] = "0123456789abcdef";
-  std::string out;
-  for (size_t i = 0; i < size; ++i) {
-    if (i != 0) out.push_back(' ');
-    out.push_back(kDigits[bytes[i] >> 4]);
-    out.push_back(kDigits[bytes[i] & 15]);
-  }
-  return out;
-}
-
 json probe_json(const ProbeReport& probe) {
   json programs = json::array();
   for (const auto& program : probe.programs)
@@ -153,37 +142,6 @@ Answer flush_trace(Worker& worker, const json&) {
   return json::object();
 }
 
-const char* map_type_name(uint32_t type) {
-  switch (type) {
-    case BPF_MAP_TYPE_HASH:
-      return "hash";
-    case BPF_MAP_TYPE_ARRAY:
-      return "array";
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-      return "percpu_array";
-    case BPF_MAP_TYPE_RINGBUF:
-      return "ringbuf";
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-      return "perf_event_array";
-    case BPF_MAP_TYPE_PERCPU_HASH:
-      return "percpu_hash";
-    case BPF_MAP_TYPE_LRU_HASH:
-      return "lru_hash";
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-      return "lru_percpu_hash";
-    case BPF_MAP_TYPE_LPM_TRIE:
-      return "lpm_trie";
-    case BPF_MAP_TYPE_QUEUE:
-      return "queue";
-    case BPF_MAP_TYPE_STACK:
-      return "stack";
-    case BPF_MAP_TYPE_BLOOM_FILTER:
-      return "bloom_filter";
-    default:
-      return "unknown";
-  }
-}
-
 const char* program_type_name(uint32_t type) {
   switch (type) {
     case BPF_PROG_TYPE_SOCKET_FILTER:
@@ -199,18 +157,6 @@ const char* program_type_name(uint32_t type) {
     default:
       return "unknown";
   }
-}
-
-json map_json(const kernel::Map& map) {
-  return {{"id", map.id},
-          {"type", map_type_name(map.spec.type)},
-          {"name", map.name},
-          {"flags", map.spec.flags},
-          {"key_size", map.spec.key_size},
-          {"value_size", map.spec.value_size},
-          {"max_entries", map.spec.max_entries},
-          {"bytes_memlock", map.memory.size()},
-          {"frozen", map.frozen}};
 }
 
 json program_json(const kernel::Prog& prog) {
@@ -247,28 +193,24 @@ json show_all(Worker& worker, ObjectKind kind, const json& request, json (*print
   json out = json::array();
   for (const auto& object : worker.kernel().objects().all<T>(kind)) {
     if (request.contains("id") && request["id"] != object->id) continue;
-    if constexpr (std::is_same_v<T, kernel::Map>)
-      if (object->internal) continue;
     out.push_back(print(*object));
   }
   return out;
 }
 
+// Of programs and links, what bpf(2) does not tell.
 Answer show(Worker& worker, const json& request) {
   const std::string what = request.value("object", "");
   json found;
   std::string key;
-  if (what == "map") {
-    key = "maps";
-    found = show_all<kernel::Map>(worker, ObjectKind::kMap, request, map_json);
-  } else if (what == "prog") {
+  if (what == "prog") {
     key = "programs";
     found = show_all<kernel::Prog>(worker, ObjectKind::kProgram, request, program_json);
   } else if (what == "link") {
     key = "links";
     found = show_all<kernel::Link>(worker, ObjectKind::kLink, request, link_json);
   } else {
-    return Error{EINVAL, "show: " + what + ": not a kind of object; try map, prog or link"};
+    return Error{EINVAL, "show: " + what + ": not a kind of object; try prog or link"};
   }
   if (request.contains("id") && found.empty())
     return Error{ENOENT,
@@ -276,67 +218,17 @@ Answer show(Worker& worker, const json& request) {
   return json{{key, found}};
 }
 
-Answer dump_map(const kernel::Map& map) {
-  const maps::MapView view{map.memory.data(), &map.spec};
-  std::vector<uint8_t> key(map.spec.key_size), value(maps::user_value_size(map.spec));
-  json entries = json::array();
-  const void* from = nullptr;
-  // A map that changes while we walk may give keys twice or never end: at most its capacity.
-  for (uint64_t i = 0; i < map.spec.max_entries; ++i) {
-    std::vector<uint8_t> next(map.spec.key_size);
-    if (maps::user_next_key(view, from, next.data()) != 0) break;
-    key = std::move(next);
-    from = key.data();
-    if (maps::user_lookup(view, key.data(), value.data(), 0) != 0) continue;
-    json entry{{"key", hex(key.data(), key.size())}};
-    if (value.size() > map.spec.value_size && map.spec.cpu_count != 0) {  // per CPU
-      const size_t stride = value.size() / map.spec.cpu_count;
-      for (uint32_t cpu = 0; cpu < map.spec.cpu_count; ++cpu)
-        entry["values"].push_back(
-            {{"cpu", cpu}, {"value", hex(value.data() + cpu * stride, map.spec.value_size)}});
-    } else {
-      entry["value"] = hex(value.data(), map.spec.value_size);
-    }
-    entries.push_back(std::move(entry));
-  }
-  return json{{"entries", entries}};
-}
-
-Answer dump_program(Worker& worker, kernel::Prog& prog, const std::string& what) {
-  if (what == "xlated") return json{{"text", program::disassemble(prog.source.program)}};
-  if (what != "jited") return Error{EINVAL, "dump: " + what + ": try xlated or jited"};
-  if (auto compiled = worker.kernel().ensure_code(prog); !compiled) return compiled.error();
-  return json{{"text", rewrite::listing(prog.code->image)}};
-}
-
+// A program's machine code as text. It is compiled now if it never was attached.
 Answer dump(Worker& worker, const json& request) {
-  const std::string what = request.value("object", "");
   if (!request.contains("id") || !request["id"].is_number_unsigned())
     return Error{EINVAL, "dump: id missing"};
   const auto id = request["id"].get<uint32_t>();
-  const auto missing =
-      Error{ENOENT, what + " " + std::to_string(id) + ": no such id; `bpftime " + what + " show` lists them"};
-  const auto& objects = worker.kernel().objects();
-  if (what == "map") {
-    auto object = objects.find(ObjectKind::kMap, id);
-    if (!object || static_cast<kernel::Map&>(*object).internal) return missing;
-    const auto& map = static_cast<const kernel::Map&>(*object);
-    if (map.spec.key_size == 0)
-      return Error{EOPNOTSUPP, "map " + std::to_string(id) + ": a " + map_type_name(map.spec.type) +
-                                   " has no entries to dump"};
-    return dump_map(map);
-  }
-  if (what == "prog") {
-    auto object = objects.find(ObjectKind::kProgram, id);
-    if (!object) return missing;
-    return dump_program(worker, static_cast<kernel::Prog&>(*object), request.value("what", "xlated"));
-  }
-  if (what == "link") {
-    auto object = objects.find(ObjectKind::kLink, id);
-    if (!object) return missing;
-    return json{{"link", link_json(static_cast<const kernel::Link&>(*object))}};
-  }
-  return Error{EINVAL, "dump: " + what + ": not a kind of object; try map, prog or link"};
+  auto object = worker.kernel().objects().find(ObjectKind::kProgram, id);
+  if (!object)
+    return Error{ENOENT, "prog " + std::to_string(id) + ": no such id; `bpftime prog show` lists them"};
+  auto& program = static_cast<kernel::Prog&>(*object);
+  if (auto compiled = worker.kernel().ensure_code(program); !compiled) return compiled.error();
+  return json{{"text", rewrite::listing(program.code->image)}};
 }
 
 Answer doctor(Worker&, const json&) {

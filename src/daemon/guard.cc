@@ -28,10 +28,6 @@ constexpr Redirect kRedirects[] = {
     {"pthread_sigmask", "bpftime_agent_sigmask", "bpftime_agent_original_sigmask"},
 };
 
-bool is_guard(const wire::PatchRecord& record) {
-  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
-}
-
 constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1) |
                                      uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 // glibc's own two real-time signals: no program can block them, so a thread that has both blocked is inside libc, which
@@ -74,10 +70,13 @@ Result<uint64_t> Attacher::agent_symbol(Target& target, const std::vector<Mapped
   return registry.header.agent_base + symbol->address;
 }
 
+bool Attacher::guard_complete(const Registry& registry) {
+  return std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::ssize(kRedirects);
+}
+
 Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Registry& registry,
                                      const std::vector<MappedRegion>& regions) {
-  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) == std::ssize(kRedirects))
-    return {};
+  if (guard_complete(registry)) return {};
   auto libc = std::find_if(regions.begin(), regions.end(), [](const MappedRegion& r) {
     return r.offset == 0 && r.path.ends_with("/libc.so.6");
   });
@@ -94,10 +93,8 @@ Result<void> Attacher::install_guard(Target& target, StoppedProcess& stopped, Re
     site.file_address = function->address;
     site.function_size = function->size;
     site.address = libc->start + function->address;
-    auto region = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& r) {
-      return site.address >= r.start && site.address < r.end;
-    });
-    if (region == regions.end()) return Error{EOPNOTSUPP, "signal guard: libc is not mapped whole"};
+    const MappedRegion* region = region_at(regions, site.address);
+    if (region == nullptr) return Error{EOPNOTSUPP, "signal guard: libc is not mapped whole"};
     site.region = *region;
     auto replacement = agent_symbol(target, regions, registry, redirect.replacement);
     auto original = agent_symbol(target, regions, registry, redirect.original);

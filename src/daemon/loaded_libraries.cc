@@ -26,13 +26,6 @@ bool is_semaphore(const PatchRecord& record) {
   return record.kind == wire::PatchKind::kSemaphore && target::is_live(record);
 }
 
-const MappedRegion* region_at(const std::vector<MappedRegion>& regions, uint64_t address) {
-  const auto found = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& region) {
-    return address >= region.start && address < region.end;
-  });
-  return found == regions.end() ? nullptr : &*found;
-}
-
 const MappedRegion* dynamic_loader(const std::vector<MappedRegion>& regions) {
   const auto found = std::find_if(regions.begin(), regions.end(), [](const MappedRegion& region) {
     return region.offset == 0 && region.path.find("/ld-linux-x86-64.so") != std::string::npos;

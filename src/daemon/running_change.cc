@@ -24,10 +24,6 @@ uint64_t ns_since(Clock::time_point start) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
 
-bool is_guard(const PatchRecord& record) {
-  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
-}
-
 // libc and the dynamic loader run some of their functions with every signal blocked, past any redirect of ours: around clone,
 // in new threads, in posix_spawn's child. A trapping byte would kill there. These are never called so, and they are what
 // people probe while others hammer on it.
@@ -62,10 +58,8 @@ constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << 
 
 bool Attacher::may_change_running(Target& target, const std::vector<MappedRegion>& regions,
                                   uint64_t address) {
-  const auto region = std::find_if(regions.begin(), regions.end(), [&](const MappedRegion& r) {
-    return address >= r.start && address < r.end;
-  });
-  if (region == regions.end()) return true;  // no longer mapped: nothing will be written
+  const MappedRegion* region = region_at(regions, address);
+  if (region == nullptr) return true;  // no longer mapped: nothing will be written
   if (!is_libc(region->path)) return true;
   const auto file = file_info(target.process, *region);
   if (!file->elf) return false;
@@ -87,8 +81,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
                                                    const std::vector<MappedRegion>& regions,
                                                    std::vector<Site>& sites) {
   const auto start = Clock::now();
-  if (std::count_if(registry.patches.begin(), registry.patches.end(), is_guard) != 2 ||
-      (registry.header.flags & wire::kNoSystemCalls) != 0)
+  if (!guard_complete(registry) || (registry.header.flags & wire::kNoSystemCalls) != 0)
     return Changed::kNeedsStop;
   if (!watch_right(target, registry)) return Changed::kNeedsStop;
   const bool any =

@@ -18,6 +18,19 @@ inline uint64_t mix_hash(uint64_t hash, uint64_t word) {
   return hash ^ hash >> 29;
 }
 
+inline bool is_guard(const wire::PatchRecord& record) {
+  return record.kind == wire::PatchKind::kGuard && target::is_live(record);
+}
+
+// The mapping that `address` lies in; nullptr: none.
+inline const target::MappedRegion* region_at(const std::vector<target::MappedRegion>& regions,
+                                             uint64_t address) {
+  const auto found = std::find_if(regions.begin(), regions.end(), [&](const target::MappedRegion& region) {
+    return address >= region.start && address < region.end;
+  });
+  return found == regions.end() ? nullptr : &*found;
+}
+
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
   struct Version {

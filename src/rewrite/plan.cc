@@ -10,8 +10,6 @@ namespace {
 
 constexpr uint8_t kBreakpoint = 0xcc;  // int3
 
-Error refuse(const std::string& why) { return Error{EOPNOTSUPP, "plan patch: " + why}; }
-
 Result<void> check_request(const SiteRequest& request) {
   if (!request.on_return.empty() && request.return_enter == 0) {
     return Error{EOPNOTSUPP, "plan patch: return probes need the agent in the target"};

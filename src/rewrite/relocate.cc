@@ -8,8 +8,6 @@ namespace {
 
 constexpr size_t kInstructionBytesMax = 15;
 
-Error refuse(const std::string& why) { return Error{EOPNOTSUPP, "plan patch: " + why}; }
-
 std::string hex(uint64_t value) {
   char text[24];
   std::snprintf(text, sizeof text, "+0x%llx", static_cast<unsigned long long>(value));

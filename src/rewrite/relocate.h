@@ -9,8 +9,10 @@
 //  3. Refuse rather than guess; the refusal names the offset.
 #pragma once
 
+#include <cerrno>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/bytes.h"
@@ -20,6 +22,8 @@
 namespace bpftime::rewrite {
 
 inline constexpr uint32_t kJumpSize = 5;  // e9 rel32
+
+inline Error refuse(const std::string& why) { return Error{EOPNOTSUPP, "plan patch: " + why}; }
 
 struct DisplacedInstruction {
   uint32_t offset;  // from the site

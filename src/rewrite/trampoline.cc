@@ -15,8 +15,6 @@ using namespace asmjit::x86;  // register names
 using asmjit::Label;
 using wire::PtRegs;
 
-Error refuse(const char* why) { return Error{EOPNOTSUPP, std::string("plan patch: ") + why}; }
-
 constexpr RegisterSet bit(uint32_t number) { return static_cast<RegisterSet>(1u << number); }
 constexpr uint32_t kRdi = 7, kRsi = 6;
 

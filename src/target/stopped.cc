@@ -44,6 +44,18 @@ StopEvent wait_for_held(pid_t pid, pid_t tid, Deadline deadline, bool& stuck) {
 
 // --- stopping and releasing ---------------------------------------------------------------------------------------
 
+// Notes a thread that has stopped; false: it has exited since.
+Result<bool> StoppedProcess::State::take(pid_t tid, const StopEvent& event) {
+  HeldThread held{tid, {}, event.signal != SIGTRAP};
+  if (!get_registers(tid, held.registers)) {
+    if (!thread_state(pid, tid)) return false;
+    return process_error(pid, ENOTSUP, "it is a 32-bit process");
+  }
+  if (undo_spurious_eintr(held.registers)) set_registers(tid, held.registers);
+  threads.push_back(held);
+  return true;
+}
+
 // One attempt. Threads that are created meanwhile are found by looking again: a stopped thread creates none.
 Result<void> StoppedProcess::State::stop_all(Deadline deadline, bool& try_again) {
   try_again = false;
@@ -76,13 +88,7 @@ Result<void> StoppedProcess::State::stop_all(Deadline deadline, bool& try_again)
                        : " did not stop in time") +
                 "; try again");
       }
-      HeldThread held{tid, {}, event.signal != SIGTRAP};
-      if (!get_registers(tid, held.registers)) {
-        if (!thread_state(pid, tid)) continue;
-        return process_error(pid, ENOTSUP, "it is a 32-bit process");
-      }
-      if (undo_spurious_eintr(held.registers)) set_registers(tid, held.registers);
-      threads.push_back(held);
+      if (auto taken = take(tid, event); !taken) return taken.error();
     }
   }
   if (threads.empty()) return process_error(pid, ESRCH, "it has exited");
@@ -137,14 +143,9 @@ Result<void> StoppedProcess::State::stop_any(Deadline deadline) {
       return process_error(pid, EAGAIN, "it is replacing its program by exec; try again");
     // One that could not be stopped stays seized until the tracer thread ends, which detaches it.
     if (event.kind != StopEvent::Kind::kTrap) continue;
-    HeldThread held{tid, {}, event.signal != SIGTRAP};
-    if (!get_registers(tid, held.registers)) {
-      if (!thread_state(pid, tid)) continue;
-      return process_error(pid, ENOTSUP, "it is a 32-bit process");
-    }
-    if (undo_spurious_eintr(held.registers)) set_registers(tid, held.registers);
-    threads.push_back(held);
-    return {};
+    auto taken = take(tid, event);
+    if (!taken) return taken.error();
+    if (*taken) return {};
   }
   return why;
 }

@@ -37,6 +37,7 @@ struct StoppedProcess::State {
   // On the tracer thread:
   Result<void> stop_all(Deadline deadline, bool& try_again);
   Result<void> stop_any(Deadline deadline);
+  Result<bool> take(pid_t tid, const StopEvent& event);
   void release();
   Result<BorrowedThread*> borrow();
   Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);

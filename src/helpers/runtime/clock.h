@@ -26,8 +26,8 @@ inline wire::ClockLine* clock_line(int clock) {
   return clock == kClockMonotonic ? &identity()->monotonic : &identity()->boottime;
 }
 
-inline uint64_t fast_clock(int clock) {
-  const wire::ClockLine* line = clock_line(clock);
+// The time on the line. False: there is none, it has come to its end, or is being drawn.
+inline bool read_line(const wire::ClockLine* line, uint64_t* time) {
   const uint64_t sequence = __atomic_load_n(&line->sequence, __ATOMIC_ACQUIRE);
   const uint64_t start = __atomic_load_n(&line->ticks, __ATOMIC_RELAXED);
   const uint64_t ns = __atomic_load_n(&line->ns, __ATOMIC_RELAXED);
@@ -35,8 +35,13 @@ inline uint64_t fast_clock(int clock) {
   const uint64_t ticks_max = __atomic_load_n(&line->ticks_max, __ATOMIC_RELAXED);
   const uint64_t passed = read_ticks() - start;  // huge when the counter was reset meanwhile
   const uint64_t torn = (sequence & 1) | (sequence ^ __atomic_load_n(&line->sequence, __ATOMIC_ACQUIRE));
-  if (__builtin_expect((passed < ticks_max) & (torn == 0), 1)) return ns + (passed * slope >> 32);
-  return bpftime_slow_clock(clock);
+  *time = ns + (passed * slope >> 32);
+  return (passed < ticks_max) & (torn == 0);
+}
+
+inline uint64_t fast_clock(int clock) {
+  uint64_t time;
+  return __builtin_expect(read_line(clock_line(clock), &time), 1) ? time : bpftime_slow_clock(clock);
 }
 
 }  // namespace bpftime::runtime

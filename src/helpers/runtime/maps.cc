@@ -1,19 +1,7 @@
 // Maps and rings: the map core (src/maps) with this process's CPU and owner filled in.
-#include "helpers/runtime/runtime.h"
-#include "maps/program_side.h"
+#include "helpers/runtime/map_access.h"
 
 namespace bpftime::runtime {
-namespace {
-
-namespace core = maps::program_side;
-
-inline maps::MapView view(const MapRef* map) { return {map->base, &map->spec}; }
-inline maps::MapView view(uint64_t map) { return view(pointer<const MapRef>(map)); }
-
-// Asked for only by the type that needs it: with a constant map the test is gone.
-inline uint32_t cpu_for(maps::MapView map) { return core::is_percpu(map.spec->type) ? current_cpu() : 0; }
-
-}  // namespace
 
 BPFTIME_HELPER_FUNCTION(map_lookup_elem) {
   const maps::MapView map = view(r1);

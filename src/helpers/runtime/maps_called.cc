@@ -1,15 +1,7 @@
 // The large map operations; see called.cc.
-#include "helpers/runtime/runtime.h"
-#include "maps/program_side.h"
+#include "helpers/runtime/map_access.h"
 
 namespace bpftime::runtime {
-namespace {
-
-namespace core = maps::program_side;
-
-inline maps::MapView view(const MapRef* map) { return {map->base, &map->spec}; }
-
-}  // namespace
 
 extern "C" {
 
@@ -22,12 +14,11 @@ int64_t bpftime_hash_remove(const MapRef* map, const void* key) {
 }
 
 void* bpftime_map_lookup(const MapRef* map, const void* key) {
-  return core::lookup_percpu(view(map), key, core::is_percpu(map->spec.type) ? current_cpu() : 0);
+  return core::lookup_percpu(view(map), key, cpu_for(view(map)));
 }
 
 int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags) {
-  return core::update(view(map), key, value, flags, core::is_percpu(map->spec.type) ? current_cpu() : 0,
-                      current_tgid());
+  return core::update(view(map), key, value, flags, cpu_for(view(map)), current_tgid());
 }
 
 int64_t bpftime_map_remove(const MapRef* map, const void* key) {
@@ -41,15 +32,13 @@ void bpftime_wake(uint32_t* word) {
 
 }  // extern "C"
 
-BPFTIME_HELPER_FUNCTION(map_push_elem) {
-  return core::push(view(pointer<const MapRef>(r1)), pointer(r2), r3, current_tgid());
-}
-BPFTIME_HELPER_FUNCTION(map_pop_elem) { return core::pop(view(pointer<const MapRef>(r1)), pointer(r2)); }
-BPFTIME_HELPER_FUNCTION(map_peek_elem) { return core::peek(view(pointer<const MapRef>(r1)), pointer(r2)); }
+BPFTIME_HELPER_FUNCTION(map_push_elem) { return core::push(view(r1), pointer(r2), r3, current_tgid()); }
+BPFTIME_HELPER_FUNCTION(map_pop_elem) { return core::pop(view(r1), pointer(r2)); }
+BPFTIME_HELPER_FUNCTION(map_peek_elem) { return core::peek(view(r1), pointer(r2)); }
 
 // r1 context, r2 map, r3 flags, r4 data, r5 size.
 BPFTIME_HELPER_FUNCTION(perf_event_output) {
-  const maps::MapView map = view(pointer<const MapRef>(r2));
+  const maps::MapView map = view(r2);
   bool must_wake = false;
   const int64_t result =
       core::perf_output(map, r3, pointer(r4), r5, current_cpu(), current_tgid(), &must_wake);
@@ -58,7 +47,7 @@ BPFTIME_HELPER_FUNCTION(perf_event_output) {
 }
 
 BPFTIME_HELPER_FUNCTION(ringbuf_output) {
-  const maps::MapView map = view(pointer<const MapRef>(r1));
+  const maps::MapView map = view(r1);
   bool must_wake = false;
   const int64_t result = core::ring_output(map, pointer(r2), r3, r4, current_tgid(), &must_wake);
   if (__builtin_expect(must_wake, 0)) bpftime_wake(core::ring_wake_word(map));

@@ -1,6 +1,6 @@
 // Dynptrs: 16 bytes on the program's stack that only these functions touch (the verifier sees to that), laid out as the
 // kernel's struct bpf_dynptr_kern. Included behind maps.cc, whose rings they stand on.
-#include "helpers/runtime/runtime.h"
+#include "helpers/runtime/map_access.h"
 
 namespace bpftime::runtime {
 namespace {

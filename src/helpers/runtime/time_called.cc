@@ -81,15 +81,10 @@ uint64_t bpftime_slow_clock(int clock) {
   wire::ClockLine& line = *clock_line(clock);
   uint64_t sequence = __atomic_load_n(&line.sequence, __ATOMIC_ACQUIRE);
   asm volatile("lfence" : : : "memory");  // the counter must not be read before the sequence is
-  const uint64_t before = read_ticks();
   // Somebody else may have drawn a line since the caller looked. It must be used to its end: the next one starts there.
-  const uint64_t start = __atomic_load_n(&line.ticks, __ATOMIC_RELAXED);
-  const uint64_t start_ns = __atomic_load_n(&line.ns, __ATOMIC_RELAXED);
-  const uint64_t slope = __atomic_load_n(&line.slope, __ATOMIC_RELAXED);
-  const uint64_t passed = before - start;
-  const bool good = passed < __atomic_load_n(&line.ticks_max, __ATOMIC_RELAXED);
-  const uint64_t now_sequence = __atomic_load_n(&line.sequence, __ATOMIC_ACQUIRE);
-  if (good && (sequence & 1) == 0 && sequence == now_sequence) return start_ns + (passed * slope >> 32);
+  uint64_t time;
+  if (read_line(&line, &time)) return time;
+  const uint64_t before = read_ticks();
   const uint64_t ns = bpftime_clock(clock);
   const bool disturbed = read_ticks() - before > kReadingTicksMax;
   const uint64_t result = not_before(ns, __atomic_load_n(&line.ns_end, __ATOMIC_RELAXED));
