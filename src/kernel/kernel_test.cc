@@ -24,7 +24,7 @@ class KernelTest : public ::testing::Test {
     ASSERT_TRUE(started.ok()) << started.error().message;
   }
   size_t objects() {
-    kernel_.collect();
+    settle(kernel_);
     return kernel_.objects().size() - 1;  // without the trace ring
   }
 

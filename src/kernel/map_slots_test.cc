@@ -217,10 +217,10 @@ TEST_F(MapSlots, OuterMapKeepsInnerAndTellsItsId) {
     ASSERT_EQ(element(kernel_, BPF_MAP_UPDATE_ELEM, outer.fd.get(), key, inner.fd.get()), 0);
     if (type == BPF_MAP_TYPE_ARRAY_OF_MAPS) continue;
     inner.fd.reset();
-    kernel_.collect();
+    settle(kernel_);
     EXPECT_NE(kernel_.objects().find(ObjectKind::kMap, inner_id), nullptr) << "the outer map holds it";
     outer.fd.reset();
-    kernel_.collect();
+    settle(kernel_);
     EXPECT_EQ(kernel_.objects().find(ObjectKind::kMap, inner_id), nullptr);
   }
 }
@@ -270,14 +270,14 @@ TEST_F(MapSlots, ProgramArraysHoldProgramsUntilNoClientHasThem) {
   ASSERT_EQ(link.result, 0) << link.text;
   user.fd.reset();
   event.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_NE(slot->code, 0u);
   array.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_EQ(slot->code, 0u);
   EXPECT_NE(kernel_.objects().find(ObjectKind::kMap, map->id), nullptr);
   link.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_EQ(kernel_.objects().find(ObjectKind::kProgram, id), nullptr);
 }
 
@@ -287,11 +287,11 @@ TEST_F(MapSlots, ArrayAndProgramThatHoldEachOtherDie) {
   const uint32_t key = 1;
   ASSERT_EQ(element(kernel_, BPF_MAP_UPDATE_ELEM, array.fd.get(), key, user.fd.get()), 0);
   user.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_EQ(kernel_.objects().all<Prog>(ObjectKind::kProgram).size(), 1u);
   const std::weak_ptr<Map> map = map_of(array);
   array.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_TRUE(kernel_.objects().all<Prog>(ObjectKind::kProgram).empty());
   EXPECT_TRUE(map.expired());
 }

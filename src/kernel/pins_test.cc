@@ -52,7 +52,7 @@ class Pins : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(directory_); }
   size_t maps() {
-    kernel_.collect();
+    settle(kernel_);
     return kernel_.objects().all<Map>(ObjectKind::kMap).size() - 1;  // without the trace ring
   }
 
@@ -133,10 +133,10 @@ TEST_F(Pins, LinksProgramsAndMapsButNothingElse) {
   prog.fd.reset();
   event.fd.reset();
   link.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_EQ(kernel_.probes().size(), 1u) << "a pinned link keeps its probe";
   ASSERT_EQ(::unlink((root_ + "/link").c_str()), 0);
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_TRUE(kernel_.probes().empty());
 }
 
@@ -158,7 +158,7 @@ TEST_F(Pins, SurviveAWorkerAndEndWithTheKeeper) {
     ASSERT_TRUE(next.start().ok());
     ASSERT_TRUE(next.set_pin_root(root_).ok());
     next.objects().suspect_all();
-    next.collect();
+    settle(next);
     EXPECT_EQ(get(next, "/sys/fs/bpf/dir/kept").result, 0);
     EXPECT_EQ(get(next, "/sys/fs/bpf/second").result, 0);
   }

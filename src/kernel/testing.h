@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
 #include <linux/perf_event.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <map>
@@ -35,6 +36,12 @@ struct Remembering : Observer {
   void probes_changed() override { ++probe_changes; }
   void readiness_wanted(const std::shared_ptr<Object>&) override {}
 };
+
+// Collects until nothing is owed, as the worker's loop does: one pass may rest after a long one, and the kernel reports a
+// close a moment before it counts it.
+inline void settle(Kernel& kernel) {
+  for (kernel.collect(); kernel.objects().suspects(); kernel.collect()) ::usleep(100);
+}
 
 // One bpf(2) call. Pointers and descriptors are given beside attr, as the protocol carries them.
 struct Call {

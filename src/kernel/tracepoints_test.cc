@@ -67,7 +67,7 @@ TEST_F(TracepointTest, RunWhateverTheirEventSays) {
   EXPECT_TRUE(kernel_.probes().empty());
   event.fd.reset();
   link.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_TRUE(kernel_.system_call_probes().empty());
 }
 
@@ -110,11 +110,11 @@ TEST_F(TracepointTest, RawOnesLiveAsLongAsTheirLink) {
   BpfReply link = open_raw("sys_exit", prog.fd.get());
   ASSERT_EQ(link.result, 0) << link.text;
   prog.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   ASSERT_EQ(kernel_.system_call_probes().size(), 1u);
   EXPECT_EQ(kernel_.system_call_probes()[0].event->tracepoint, (program::Tracepoint{true, -1}));
   link.fd.reset();
-  kernel_.collect();
+  settle(kernel_);
   EXPECT_TRUE(kernel_.system_call_probes().empty());
   EXPECT_EQ(kernel_.objects().size(), 1u);  // the trace ring
 }
