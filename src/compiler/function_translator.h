@@ -34,6 +34,8 @@ constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
 constexpr uint32_t kInvocationArgument = 5;
 constexpr uint32_t kRegsArgument = 6;  // of local functions: wire::PtRegs, whatever the context is
+// Of the call of the bridge, which reads no more of wire::PtRegs than its unwind table names (context_use.cc).
+constexpr char kHostCallAttribute[] = "bpftime-host-call";
 constexpr uint32_t kStateArgument =
     5;  // of local functions of programs that make tail calls, in place of both
 constexpr uint32_t kArgumentRegisters = 6;

@@ -31,7 +31,8 @@ Result<void> FunctionTranslator::host_call(uint32_t index, const Insn& insn) {
   for (uint32_t i = 0; i < 5; i++) arguments[i] = get(i + 1);
   arguments[kInvocationArgument] = builder_.CreateIntToPtr(host_address(id), scope_.pointer());
   arguments[kRegsArgument] = regs_;
-  Value* result = builder_.CreateCall(scope_.bridge_type(), bridge, arguments);
+  llvm::CallInst* result = builder_.CreateCall(scope_.bridge_type(), bridge, arguments);
+  result->addFnAttr(llvm::Attribute::get(scope_.context(), kHostCallAttribute));
   set(BPF_REG_0, extend_argument(builder_, result, function.result));
   return {};
 }
