@@ -66,6 +66,7 @@ struct Attacher::Site {
     bool on_exit;
     uint64_t function, function_size;  // address in the target
     rewrite::SystemCallSite site;
+    bool keeps_memory_shared = false;  // also without programs: rewrite::SystemCallRequest
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
@@ -115,11 +116,11 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 3;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 4;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
-    mix(system_call ? 1 + system_call->on_exit : 0);
+    mix(system_call ? 1 + system_call->on_exit + 2 * system_call->keeps_memory_shared : 0);
     mix(interior);
     mix(room);
     for (const Want& want : wants) {

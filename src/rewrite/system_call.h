@@ -28,6 +28,9 @@ struct SystemCallSite {
   std::string no_exit;
 };
 
+// clone, vfork, clone3: the child may run in the parent's memory under ids of its own.
+bool starts_process(int32_t number);
+
 // Those of one function. `code`: its bytes and the padding behind it, `size` those that belong to it.
 std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size);
 
@@ -62,6 +65,9 @@ struct SystemCallRequest {
   uint64_t trampoline_address = 0;
   uint64_t identity_address = 0;            // wire::TargetIdentity
   std::vector<SystemCallProgram> programs;  // in order
+  // The call may make a process that runs in this one's memory (starts_process): TargetIdentity::memory_shared is kept. On both
+  // its patches, or on neither.
+  bool keeps_memory_shared = false;
   // Enter patches of calls whose number is not known when they return: those of which the end is wanted are made beside the
   // trampoline, by a `syscall` of each number's own, and come back through these.
   std::vector<SystemCallProgram> exit_programs;

@@ -6,6 +6,8 @@
 //     the call may return on another stack, in another process, twice or never.
 //  3. Same request, same bytes.
 #include <asmjit/x86.h>
+#include <linux/sched.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -122,6 +124,10 @@ class Writer {
   // To the host's own instruction, or to one of ours that knows its number when it returns.
   void call(const Label& go) {
     a_.bind(go);
+    if (request_.keeps_memory_shared) {
+      a_.mov(rcx, memory_shared());
+      a_.lock().inc(dword_ptr(rcx));
+    }
     for (const SystemCallProgram& program : request_.exit_programs) exit_numbers_.insert(program.only_number);
     if (exit_numbers_.contains(-1)) {
       const Label plain = a_.newLabel();
@@ -175,9 +181,38 @@ class Writer {
     }
     const Gp number =
         request_.site.number < 0 ? gpq(static_cast<uint32_t>(request_.site.number_register)) : rax;
-    run_exit_programs(number);
+    if (request_.keeps_memory_shared) memory_is_ours_again();
+    if (!programs_->empty()) run_exit_programs(number);
     a_.bind(go);
     move_displaced();
+  }
+
+  // In the parent only, which the call returns to when the child has gone (executed, ended) or could not be made. Not where both
+  // go on in the same memory, as no C library makes them: nobody tells when that is over.
+  void memory_is_ours_again() {
+    const Label done = a_.newLabel(), lower = a_.newLabel();
+    a_.test(rax, rax);
+    a_.jz(done);
+    if (request_.site.number != SYS_vfork) {
+      a_.js(lower);
+      if (request_.site.number == SYS_clone3) {
+        static_assert(offsetof(clone_args, flags) == 0);
+        a_.mov(ecx, dword_ptr(rdi));  // the kernel has just read it
+      } else {
+        a_.mov(ecx, edi);
+      }
+      a_.and_(ecx, CLONE_VM | CLONE_VFORK | CLONE_THREAD);
+      a_.cmp(ecx, CLONE_VM);
+      a_.je(done);
+    }
+    a_.bind(lower);
+    a_.mov(rcx, memory_shared());
+    a_.mov(r11d, -1);
+    a_.lock().xadd(dword_ptr(rcx), r11d);
+    a_.test(r11d, r11d);
+    a_.jg(done);
+    a_.lock().inc(dword_ptr(rcx));  // patched while the call was under way: nobody had raised it
+    a_.bind(done);
   }
 
   // `number`: holds it, unless it is known anyway.
@@ -216,6 +251,9 @@ class Writer {
   }
 
  private:
+  uint64_t memory_shared() const {
+    return request_.identity_address + offsetof(wire::TargetIdentity, memory_shared);
+  }
   uint64_t call_address() const { return request_.function + request_.site.offset; }
   bool clobbers(const Gp& reg) const { return (clobbered_ & bit(reg.id())) != 0; }
   bool reads(int32_t offset) const { return (slots_ & 1u << offset / 8) != 0; }

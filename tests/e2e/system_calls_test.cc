@@ -20,9 +20,9 @@ struct Tool {
   const char* ready;                                          // what it prints when it traces
   const char* line;                                           // of its lines, those that must be equal
   std::vector<std::pair<const char*, const char*>> variable;  // what differs from run to run
+  Arguments traced = {"system_caller", "few"};
 };
 
-// What a posix_spawn executes is not compared: docs/support-matrix.md, tracepoints.
 const Tool kTools[] = {
     {"opensnoop",
      {"/usr/sbin/opensnoop"},
@@ -34,12 +34,20 @@ const Tool kTools[] = {
      "ARGS",
      "system_caller_execs",
      {{" +[0-9]+ +[0-9]+ ", " PID PPID "}}},
-    // The kernel cannot read strings of pages that are not in memory yet, we can: arguments are not compared.
     {"execsnoop_failed",
      {"/usr/sbin/execsnoop", "-x"},
      "ARGS",
      "system_caller .* -2 ",
-     {{" +[0-9]+ +[0-9]+ ", " PID PPID "}, {"-2 .*", "-2"}}},
+     {{" +[0-9]+ +[0-9]+ ", " PID PPID "}}},
+    {"execsnoop_of_python",
+     {"/usr/sbin/execsnoop"},
+     "ARGS",
+     "^(true|sh) .*python_execs",
+     {{" +[0-9]+ +[0-9]+ ", " PID PPID "}},
+     {"/usr/bin/python3", "-c",
+      "import os, subprocess; subprocess.run(['/bin/true', 'python_execs_by_subprocess'], check=True); "
+      "subprocess.run('exec /bin/true python_execs_by_shell', shell=True, check=True); "
+      "os.waitpid(os.posix_spawn('/bin/true', ['true', 'python_execs_by_spawn'], os.environ), 0)"}},
     // libc sends a thread that is cancelled a signal (32) only when it finds it inside a call that blocks: chance.
     {"sigsnoop",
      {"/usr/sbin/sigsnoop", "-k"},
@@ -124,6 +132,8 @@ TEST_P(Tools, PrintWhatTheyPrintOnTheKernel) {
     (void)eventually([&] { return complete(comparable(tool, program.pid(), child.output())); });
     return comparable(tool, program.pid(), end_of(child));
   };
+  Arguments traced = tool.traced;
+  if (traced[0].find('/') == std::string::npos) traced[0] = program(traced[0]);
   std::vector<std::string> kernel, ours;
   {
     Child child(on_kernel(tool.arguments), options());
@@ -131,7 +141,7 @@ TEST_P(Tools, PrintWhatTheyPrintOnTheKernel) {
     // for more.
     size_t before = 0;
     int looks = 0;
-    kernel = trace(child, {program("system_caller"), "few"}, [&](const auto& lines) {
+    kernel = trace(child, traced, [&](const auto& lines) {
       looks = lines.size() != before ? 0 : looks + waits_for_events(child.pid());
       before = lines.size();
       ::usleep(10000);
@@ -140,8 +150,8 @@ TEST_P(Tools, PrintWhatTheyPrintOnTheKernel) {
   }
   {
     Child child = bpftime_child(load(unbuffered(tool.arguments)));
-    ours = trace(child, {program("bpftime"), "start", program("system_caller"), "few"},
-                 [&](const auto& lines) { return lines.size() >= kernel.size(); });
+    traced.insert(traced.begin(), {program("bpftime"), "start"});
+    ours = trace(child, traced, [&](const auto& lines) { return lines.size() >= kernel.size(); });
   }
   EXPECT_FALSE(kernel.empty());
   EXPECT_EQ(kernel, ours);

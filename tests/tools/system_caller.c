@@ -94,6 +94,10 @@ static void start_processes(void) {
   char* arguments[] = {"/bin/true", "system_caller_execs", NULL};
   pid_t child = fork();
   if (child == 0) {
+    // The kernel can print only what is in this process's memory already.
+    volatile size_t touched =
+        strlen("/bin/nowhere/system_caller") + strlen(arguments[0]) + strlen(arguments[1]);
+    (void)touched;
     execve("/bin/nowhere/system_caller", arguments, environ);
     execve(arguments[0], arguments, environ);
     _exit(99);
@@ -102,9 +106,19 @@ static void start_processes(void) {
   child = vfork();
   if (child == 0) _exit(7);
   CHECK(status_of(child) == 7);
-  arguments[1] = "system_caller_spawns";
+  arguments[1] = "system_caller_execs_after_vfork";
+  child = vfork();
+  if (child == 0) {
+    execve("/bin/nowhere/system_caller", arguments, environ);
+    execve(arguments[0], arguments, environ);
+    _exit(99);
+  }
+  CHECK(status_of(child) == 0);
+  arguments[1] = "system_caller_execs_by_spawn";
   CHECK(posix_spawn(&child, "/bin/true", NULL, NULL, arguments, environ) == 0);
   CHECK(status_of(child) == 0);
+  CHECK(posix_spawn(&child, "/bin/nowhere/system_caller", NULL, NULL, arguments, environ) == ENOENT);
+  CHECK(system("exec /bin/true system_caller_execs_by_system") == 0);
 }
 
 static void* run(void* argument) {
