@@ -60,6 +60,7 @@ struct Attacher::Site {
     std::vector<uint64_t> host_table;  // kernel::HostClass::symbols, as they lie in this target
     std::string event;                 // "syscalls:sys_enter_openat"; of system calls only, as the next
     int32_t only_number = -1;          // -1: every system call
+    bool signal = false;               // signal:signal_generate
   };
   // Instead of a function: before or after one of its `syscall` instructions.
   struct SystemCall {
@@ -99,6 +100,7 @@ struct Attacher::Site {
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+      if (want.signal) return true;  // whether it can be sent is asked
       const auto& insns = want.program->source.program.insns;
       return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
         return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 &&
@@ -130,6 +132,7 @@ struct Attacher::Site {
       mix(want.on_return);
       mix(want.only_tgid);
       mix(static_cast<uint64_t>(want.only_number));
+      mix(want.signal);
       mix(want.program->code
               ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);

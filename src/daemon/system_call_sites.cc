@@ -78,6 +78,12 @@ bool is_anonymous_code(const MappedRegion& region) {
          region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
 }
 
+// Where an event is seen: the numbers of system calls, -1 for all.
+std::vector<int32_t> numbers_of(const program::Tracepoint& point) {
+  if (!point.signal()) return {point.number};
+  return {std::begin(rewrite::kSignalCalls), std::end(rewrite::kSignalCalls)};
+}
+
 bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
   return first < second_end && second < first_end;
 }
@@ -184,16 +190,19 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
         if (point.on_exit != on_exit && !both) continue;
-        if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
-        for (const auto& attached : probe.programs)
-          site.wants.push_back({attached.program,
-                                attached.cookie,
-                                point.on_exit,
-                                0,
-                                attached.order,
-                                {},
-                                probe.event->path,
-                                point.number});
+        for (const int32_t number : numbers_of(point)) {
+          if (number >= 0 && call.site.number >= 0 && call.site.number != number) continue;
+          for (const auto& attached : probe.programs)
+            site.wants.push_back({attached.program,
+                                  attached.cookie,
+                                  point.on_exit,
+                                  0,
+                                  attached.order,
+                                  {},
+                                  probe.event->path,
+                                  number,
+                                  point.signal()});
+        }
       }
       const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
       if ((site.wants.empty() && !starts) || (call.site.stands_for_call && !on_exit)) continue;
@@ -256,6 +265,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     program.context = want.program->source.program.type == BPF_PROG_TYPE_RAW_TRACEPOINT
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
+    if (want.signal) program.context = rewrite::SystemCallContext::kSignal;
     program.only_number = want.only_number;
     const bool end_of_enter = want.on_return && !request.on_exit;
     (end_of_enter ? request.exit_programs : request.programs).push_back(program);

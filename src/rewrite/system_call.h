@@ -48,7 +48,12 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
 enum class SystemCallContext : uint8_t {
   kRecord,     // the record of the event: number at 8, arguments from 16 or result at 16
   kRegisters,  // two words: address of pt_regs, number or result (raw tracepoints)
+  // When a call of kSignalCalls begins (only_number says which) that will send a signal to one process or thread, as far as the kernel can
+  // say before: what signal:signal_generate tells, with sig at 8, errno at 12 and the receiver's pid at 36; the rest is zero.
+  kSignal,
 };
+// kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+inline constexpr int32_t kSignalCalls[] = {62, 200, 234, 129, 297};
 
 struct SystemCallProgram {
   ProgramCall call;  // ends: kResultInRax: the kernel is not entered, the result is what the program says

@@ -570,6 +570,71 @@ TEST_F(SystemCalls, AreInterruptedAnywhere) {
   std::cerr << calls << " calls, " << g_alarms << " signals\n";
 }
 
+struct SeenSignal {
+  uint64_t runs;
+  int32_t signal, error, code, pid;
+};
+volatile SeenSignal g_signal;
+GENERAL uint64_t on_signal(void* context, const wire::Invocation*) {
+  const auto* words = static_cast<const int32_t*>(context);
+  g_signal.runs = g_signal.runs + 1;
+  g_signal.signal = words[2];
+  g_signal.error = words[3];
+  g_signal.code = words[4];
+  g_signal.pid = words[9];
+  return 0;
+}
+
+// calls_any is asked for any number, so all five are told apart here.
+TEST_F(SystemCalls, ThatSendSignalsTellWhich) {
+  const pid_t pid = ::getpid(), tid = ::gettid();
+  std::vector<SystemCallProgram> programs;
+  for (const int32_t number : kSignalCalls) {
+    programs.push_back(program(on_signal, number));
+    programs.back().context = SystemCallContext::kSignal;
+  }
+  const auto patched = patch(request(AT(calls_any), false, programs));
+  struct sigaction action {};
+  action.sa_handler = SIG_IGN;
+  struct sigaction old {};
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &old), 0);
+  uint64_t runs = 0;
+  const auto sent = [&](int32_t to) {
+    EXPECT_EQ(g_signal.runs, ++runs);
+    EXPECT_EQ(g_signal.signal, SIGUSR1);
+    EXPECT_EQ(g_signal.pid, to);
+  };
+  const auto number = [](long value) { return value; };
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(SIGUSR1)), 0);
+  sent(pid);
+  EXPECT_EQ(call(calls_any, number(SYS_tkill), number(tid), number(SIGUSR1)), 0);
+  sent(tid);
+  EXPECT_EQ(call(calls_any, number(SYS_tgkill), number(pid), number(tid), number(SIGUSR1)), 0);
+  sent(tid);
+  siginfo_t info{};
+  info.si_signo = SIGUSR1;
+  info.si_code = SI_QUEUE;
+  info.si_errno = 77;
+  EXPECT_EQ(call(calls_any, number(SYS_rt_sigqueueinfo), number(pid), number(SIGUSR1), &info), 0);
+  sent(pid);
+  EXPECT_EQ(g_signal.error, 77);
+  EXPECT_EQ(call(calls_any, number(SYS_rt_tgsigqueueinfo), number(pid), number(tid), number(SIGUSR1), &info),
+            0);
+  sent(tid);
+  EXPECT_EQ(g_signal.error, 77);
+
+  // Sent to nobody, to several, or not at all.
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(0)), 0);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(65)), -EINVAL);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(-1)), -EINVAL);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(0x7fffffff), number(SIGUSR1)), -ESRCH);
+  EXPECT_EQ(call(calls_any, number(SYS_tgkill), number(1), number(tid), number(SIGUSR1)), -ESRCH);
+  EXPECT_EQ(call(calls_any, number(SYS_rt_sigqueueinfo), number(pid), number(SIGUSR1), number(8)), -EFAULT);
+  EXPECT_EQ(call(calls_any, number(SYS_getpid)), pid);
+  EXPECT_EQ(g_signal.runs, runs);
+  ASSERT_EQ(::sigaction(SIGUSR1, &old, nullptr), 0);
+}
+
 // Its unwind table ends before the call, and no symbol names it.
 TEST_F(SystemCalls, OfClone3AreFoundByTheirCode) {
   const std::vector<uint8_t> text = {0x48, 0x89, 0xc8,                          // mov %rcx,%rax

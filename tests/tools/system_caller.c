@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +34,19 @@ static void open_files(void) {
   const int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
   CHECK(fd >= 0);
   CHECK(close(fd) == 0);
+}
+
+static void look_at_files(void) {
+  const char* path = "/nowhere/system_caller_stat";
+  struct stat file;
+  struct statx more;
+  struct statfs system;
+  CHECK(stat(path, &file) == -1 && errno == ENOENT);
+  CHECK(lstat("/dev/null", &file) == 0 && S_ISCHR(file.st_mode));
+  CHECK(statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, &more) == -1 && errno == ENOENT);
+  CHECK(statfs(path, &system) == -1 && errno == ENOENT);
+  CHECK(syscall(SYS_stat, path, &file) == -1 && errno == ENOENT);
+  CHECK(syscall(SYS_lstat, "/dev/null", &file) == 0);
 }
 
 // Number known to nobody but the caller.
@@ -144,6 +159,7 @@ int main(int argc, char** argv) {
     CHECK(sigwait(&wake, &number) == 0);
   }
   open_files();
+  look_at_files();
   call_by_number();
   send_signals();
   cancel_and_restart();
