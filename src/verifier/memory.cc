@@ -567,6 +567,9 @@ std::string linux_type_name(const Value& value) {
     case Kind::kFunction:
       name = "func";
       break;
+    case Kind::kDynptr:
+      name = "dynptr_ptr";
+      break;
     case Kind::kKernelObject:
       name = "ptr_";
       break;
