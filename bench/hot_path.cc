@@ -31,7 +31,8 @@ constexpr uint64_t kSpinMs = 700;  // the tool needs less to start and to attach
 
 // libbpf looks up tracepoints in tracefs, which need not be mounted: for the tool alone it is.
 const char* const kWithTracefs[] = {
-    "unshare", "--mount", "sh", "-c", R"(mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec "$@")", "sh"};
+    "unshare", "--mount", "sh", "-c", R"(mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec "$@")",
+    "sh"};
 
 using SiteBytes = std::array<unsigned char, kSiteBytes>;
 
@@ -67,8 +68,8 @@ class Bench {
   // One measurement with a probe of the kernel's or ours; `label` for reports.
   double probed(const Mode& mode, bool ours, int round, Variant& into) {
     const SiteBytes before = site(mode);
-    Arguments tool = {options_.bin + "/probes", mode.granted && ours ? "write_granted" : mode.name, std::to_string(victim_.pid()),
-                      options_.bin + "/bench_victim", mode.function};
+    Arguments tool = {options_.bin + "/probes", mode.granted && ours ? "write_granted" : mode.name,
+                      std::to_string(victim_.pid()), options_.bin + "/bench_victim", mode.function};
     if (mode.attach_only) tool.push_back("again");
     if (ours) {
       Arguments load = {options_.bin + "/bpftime", "load"};
@@ -191,8 +192,8 @@ const std::vector<Mode>& modes() {
     Mode& ring = add("ringbuf", "ringbuf", "ring buffer reserve and submit", 1, 10);
     ring.calls_kernel = ring.calls_ours = kRingPass;
     ring.warm_passes = kRingWarmPasses;
-    const auto add_call = [&](const char* id, const char* name, const char* way, const char* title, int events,
-                              double aim) {
+    const auto add_call = [&](const char* id, const char* name, const char* way, const char* title,
+                              int events, double aim) {
       Mode& mode = add(id, name, title, events, aim);
       mode.way = way;
       mode.system_call = true;

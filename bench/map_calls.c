@@ -55,17 +55,28 @@ static void once(const struct type* type, int map, enum operation operation, uns
   void* at = type->key_size ? &key : NULL;
   int error = 0;
   switch (operation) {
-    case UPDATE: error = bpf_map_update_elem(map, at, values, BPF_ANY); break;
-    case LOOKUP: error = bpf_map_lookup_elem(map, at, values); break;
-    case NEXT_KEY: bpf_map_get_next_key(map, at, &next); break;  // of the last key: no other
-    case DELETE: error = bpf_map_delete_elem(map, at); break;
-    case TAKE: error = bpf_map_lookup_and_delete_elem(map, at, values); break;
+    case UPDATE:
+      error = bpf_map_update_elem(map, at, values, BPF_ANY);
+      break;
+    case LOOKUP:
+      error = bpf_map_lookup_elem(map, at, values);
+      break;
+    case NEXT_KEY:
+      bpf_map_get_next_key(map, at, &next);
+      break;  // of the last key: no other
+    case DELETE:
+      error = bpf_map_delete_elem(map, at);
+      break;
+    case TAKE:
+      error = bpf_map_lookup_and_delete_elem(map, at, values);
+      break;
   }
   failed += error != 0;
 }
 
 // A line each time; `refill`: the operation takes elements away.
-static void measure(const struct type* type, int map, const char* name, enum operation operation, int refill) {
+static void measure(const struct type* type, int map, const char* name, enum operation operation,
+                    int refill) {
   double total = 0;
   for (int pass = 0; pass <= PASSES; ++pass) {  // the first one warms up
     if (refill)
