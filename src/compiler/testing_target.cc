@@ -115,7 +115,7 @@ maps::MapView Target::map(uint32_t index) const {
   return {reinterpret_cast<uint8_t*>(bindings_[index]->address), &bindings_[index]->spec};
 }
 
-Result<Code> Target::compile(std::vector<program::Insn> insns) {
+Result<Code> Target::compile(std::vector<program::Insn> insns, const verifier::Facts* facts) {
   program::Program program;
   program.name = "test";
   program.type = program_type_;
@@ -124,6 +124,7 @@ Result<Code> Target::compile(std::vector<program::Insn> insns) {
   std::vector<MapBinding> bindings;
   for (const auto& binding : bindings_) bindings.push_back(*binding);
   CompileOptions options;
+  options.facts = facts;
   options.context_address = address();
   if (trace_ring_ >= 0) options.trace_ring = bindings_[static_cast<size_t>(trace_ring_)].get();
   return Code::compile(program, bindings, options);

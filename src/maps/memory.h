@@ -8,6 +8,8 @@
 // On what programs call and a constant MapSpec folds to a few instructions: must be inlined into each
 // program.
 #define BPFTIME_MAPS_FOLD inline __attribute__((always_inline))
+// What they seldom come to: kept out of their way.
+#define BPFTIME_MAPS_COLD inline __attribute__((noinline, cold))
 
 namespace bpftime::maps {
 
