@@ -3,7 +3,7 @@ on a logarithmic scale, CPU time on a linear one that goes below zero, because r
 import math
 from html import escape
 
-ROW, LEFT, PANEL, GAP, TOP, RIGHT = 38, 190, 400, 96, 104, 84
+ROW, LEFT, PANEL, GAP, TOP, RIGHT = 38, 190, 400, 124, 104, 84
 INK, QUIET, GRID, BAR, OURS, AIM = "#1f2933", "#7b8794", "#e4e7eb", "#b8c4ce", "#d64545", "#1f2933"
 
 
@@ -26,7 +26,7 @@ def instructions_panel(x, rows, bare):
     lowest, highest = 10.0, 10 ** math.ceil(math.log10(max(max(value for value, _ in rows), 1000) * 1.2))
     place = lambda value: x + PANEL * (math.log10(max(value, lowest)) - 1) / (math.log10(highest) - 1)
     bottom = TOP + ROW * len(rows)
-    out = [text(x, TOP - 34, "instructions added", 14, weight="bold"), text(x + 142, TOP - 34, "logarithmic", 12, QUIET)]
+    out = [text(x, TOP - 34, "instructions added", 14, weight="bold"), text(x + PANEL, TOP - 34, "logarithmic", 12, QUIET, "end")]
     tick = lowest
     while tick <= highest:
         out += [line(place(tick), TOP - 4, place(tick), bottom, GRID), text(place(tick), bottom + 18, f"{tick:,.0f}", 12, QUIET, "middle")]
@@ -48,7 +48,7 @@ def cpu_panel(x, rows):
     place = lambda value: x + PANEL * (value - lowest) / (highest - lowest)
     bottom = TOP + ROW * len(rows)
     out = [text(x, TOP - 34, "CPU time added, %", 14, weight="bold"),
-           text(x + 140, TOP - 34, "median and quartiles of rounds", 12, QUIET)]
+           text(x + PANEL, TOP - 34, "median and quartiles of rounds", 12, QUIET, "end")]
     step = 10 if highest - lowest <= 80 else 20
     for tick in range(math.ceil(lowest / step) * step, highest + 1, step):
         out += [line(place(tick), TOP - 4, place(tick), bottom, QUIET if tick == 0 else GRID),
