@@ -266,6 +266,7 @@ class FunctionTranslator {
 
   // Through the agent's bridge (src/agent/arch/x86_64/host_call.S).
   Result<void> host_call(uint32_t index, const Insn& insn);
+  void check_promise(Value* result, const verifier::Argument& promised);
   // Of this function, whose callers pass them in one of two ways.
   void take_environment();
   bool is_main() const { return start_ == 0; }

@@ -34,8 +34,46 @@ Result<void> FunctionTranslator::host_call(uint32_t index, const Insn& insn) {
   arguments[kRegsArgument] = regs_;
   llvm::CallInst* result = builder_.CreateCall(scope_.bridge_type(), bridge, arguments);
   result->addFnAttr(llvm::Attribute::get(scope_.context(), kHostCallAttribute));
-  set(BPF_REG_0, extend_argument(builder_, result, function.result));
+  Value* extended = extend_argument(builder_, result, function.result);
+  if (scope_.options.check_promises && scope_.options.run_counters != 0)
+    check_promise(extended, function.result);
+  set(BPF_REG_0, extended);
   return {};
+}
+
+// What the verifier took on trust (host_result in verifier/host_calls.cc).
+void FunctionTranslator::check_promise(Value* result, const verifier::Argument& promised) {
+  Value* kept = nullptr;
+  if (promised.kind != verifier::Argument::Kind::kNumber) {
+    if (!promised.may_be_null) kept = builder_.CreateIsNotNull(result);
+  } else if (promised.bytes != 0) {
+    const verifier::Scalar& range = promised.number;
+    const auto both = [&](Value* least, Value* most) { return builder_.CreateAnd(least, most); };
+    kept = both(both(builder_.CreateICmpSGE(result, word_of(static_cast<uint64_t>(range.smin))),
+                     builder_.CreateICmpSLE(result, word_of(static_cast<uint64_t>(range.smax)))),
+                both(builder_.CreateICmpUGE(result, word_of(range.umin)),
+                     builder_.CreateICmpULE(result, word_of(range.umax))));
+  }
+  if (kept == nullptr) return;
+  auto* broken = new_block("promise_broken");
+  auto* on = new_block("promise_kept");
+  builder_.CreateCondBr(kept, on, broken);
+  builder_.SetInsertPoint(broken);
+  Value* place = word_of(scope_.options.run_counter_address + kBrokenPromisesOffset);
+  builder_.CreateAtomicRMW(llvm::AtomicRMWInst::Add, builder_.CreateIntToPtr(place, scope_.pointer()),
+                           word_of(1), llvm::MaybeAlign(8), llvm::AtomicOrdering::Monotonic);
+  // As an exception ends a program (.Lcaught in src/agent/arch/x86_64/host_call.S): back to where the trampoline called it, from
+  // whatever depth. The offsets are of wire::PtRegs.
+  static_assert(offsetof(wire::PtRegs, r15) == 0 && offsetof(wire::PtRegs, rbx) == 40);
+  auto* type = llvm::FunctionType::get(builder_.getVoidTy(), {scope_.pointer()}, false);
+  builder_.CreateCall(llvm::InlineAsm::get(type,
+                                           "movq 0(%rdi), %r15\n movq 8(%rdi), %r14\n movq 16(%rdi), %r13\n"
+                                           "movq 24(%rdi), %r12\n movq 32(%rdi), %rbp\n movq 40(%rdi), %rbx\n"
+                                           "leaq -8(%rdi), %rsp\n xorl %eax, %eax\n ret",
+                                           "{rdi},~{memory}", /*hasSideEffects=*/true),
+                      {regs_});
+  builder_.CreateUnreachable();
+  builder_.SetInsertPoint(on);
 }
 
 void FunctionTranslator::take_environment() {

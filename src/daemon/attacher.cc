@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/auxv.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "base/log.h"
 #include "daemon/site.h"
+#include "target/proc_files.h"
 
 namespace bpftime::daemon {
 
@@ -70,9 +72,10 @@ void Attacher::find_targets() {
     if (!process) continue;
     auto registry = target::read_registry(*process, config_.window);
     if (!registry || registry->header.daemon_instance != config_.instance) continue;
-    Target target{std::move(*process), {}, is_detached(*registry)};
+    Target target{std::move(*process), {}, is_detached(*registry), {}};
     target.report.pid = pid;
     target.report.lineage = registry->header.lineage;
+    std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
     targets_.insert_or_assign(pid, std::move(target));
   }
 }
@@ -103,15 +106,79 @@ std::vector<uint32_t> Attacher::take_dead() {
   return std::exchange(dead_, {});
 }
 
-Result<TargetReport> Attacher::attach(pid_t pid) {
+Result<TargetReport> Attacher::attach(pid_t pid, uint64_t session) {
   auto process = target::Process::open(pid);
   if (!process) return process.error();
-  Target target{std::move(*process), {}};
+  Target target{std::move(*process), {}, false, inherited_sessions(pid)};
   target.report.pid = pid;
+  if (session != 0) {
+    if (!target::read_registry(target.process, config_.window)) {
+      target.sessions.back() = session;  // a new target's context is made with them
+    } else if (auto joined = join_session(target.process, session); !joined) {
+      return joined.error();
+    }
+  }
   if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
   TargetReport report = target.report;
   targets_.insert_or_assign(pid, std::move(target));
+  if (session != 0)
+    if (auto joined = join_children(pid, session); !joined) return joined.error();
   return report;
+}
+
+// What began with a session belongs to it, and so does what a process of it started without saying so (execve with a new
+// environment).
+Sessions Attacher::inherited_sessions(pid_t pid) const {
+  Sessions out = sessions_of(pid);
+  for (const auto& [other, target] : targets_) {
+    if (target.sessions == Sessions{} || !descends_from(pid, other)) continue;
+    for (const uint64_t each : target.sessions)
+      if (each != 0 && !contains(out, each))
+        if (const auto free = std::find(out.begin(), out.end(), 0u); free != out.end()) *free = each;
+  }
+  return out;
+}
+
+bool Attacher::session_lives(uint64_t session) const {
+  const auto programs = kernel_.objects().all<kernel::Prog>(kernel::ObjectKind::kProgram);
+  return std::any_of(programs.begin(), programs.end(),
+                     [&](const auto& program) { return program->host && program->host->session == session; });
+}
+
+Result<void> Attacher::join_session(const target::Process& process, uint64_t session) const {
+  const auto registry = target::read_registry(process, config_.window);
+  if (!registry) return target::process_error(process.pid(), EIO, "its context cannot be read");
+  for (size_t i = 0; i < wire::kSessionsMax; ++i)
+    if (registry->header.sessions[i] == session) return {};
+  for (size_t i = 0; i < wire::kSessionsMax; ++i) {
+    const uint64_t present = registry->header.sessions[i];
+    if (present != 0 && session_lives(present)) continue;
+    // Only the daemon writes here.
+    const iovec local{&session, sizeof session};
+    const iovec remote{
+        reinterpret_cast<void*>(config_.window + offsetof(TargetContext, sessions) + i * sizeof session),
+        sizeof session};
+    if (::process_vm_writev(process.pid(), &local, 1, &remote, 1, 0) != sizeof session)
+      return target::process_error(process.pid(), errno, "its context cannot be written");
+    return {};
+  }
+  return target::process_error(process.pid(), EUSERS,
+                       "it is in " + std::to_string(wire::kSessionsMax) +
+                           " sessions of `bpftime extend` already; try ending one of them");
+}
+
+Result<void> Attacher::join_children(pid_t pid, uint64_t session) {
+  find_targets();
+  for (auto& [other, target] : targets_) {
+    if (other == pid || contains(target.sessions, session) || !descends_from(other, pid)) continue;
+    if (auto joined = join_session(target.process, session); !joined) {
+      if (target.process.alive()) return joined;
+      continue;
+    }
+    if (auto done = reconcile(target, /*create=*/false); !done && target.process.alive())
+      target.unfinished = true;  // tried again with the next look
+  }
+  return {};
 }
 
 Result<void> Attacher::detach(pid_t pid) {
@@ -237,6 +304,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     if (auto forgotten = forget_unloaded(target, *registry); !forgotten) return forgotten;
     target.libraries_changed = false;
   }
+  if (registry) std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
   auto sites = wanted_sites(target, *regions, *status);
   target.watch_wanted = watch_wanted(target, *regions, *status);
   const bool flags_right = registry && is_detached(*registry) == target.detached;

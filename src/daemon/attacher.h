@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "daemon/code_memory.h"
+#include "daemon/sessions.h"
 #include "kernel/kernel.h"
 #include "rewrite/rewrite.h"
 #include "symbols/symbols.h"
@@ -65,7 +66,8 @@ class Attacher {
   ~Attacher();
 
   // Makes `pid` a target and puts the present probes in place. Errors name the process and why it cannot be one.
-  Result<TargetReport> attach(pid_t pid);
+  // `session` (kernel::HostClass::session; 0: none): it is about this process, and those of its children that are targets.
+  Result<TargetReport> attach(pid_t pid, uint64_t session = 0);
   // Takes every patch out of `pid`; later probes leave it alone until it is attached again.
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
@@ -106,6 +108,7 @@ class Attacher {
     target::Process process;
     TargetReport report;
     bool detached = false;
+    Sessions sessions{};
     bool unfinished = false;                // the last reconcile failed
     std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
     target::CallCode call_code{};
@@ -146,6 +149,14 @@ class Attacher {
   uint64_t running_changes_ = 0, outside_changes_ = 0;
 
   void drop_dead();
+  Sessions inherited_sessions(pid_t pid) const;
+  bool session_lives(uint64_t session) const;
+  // Has a process that carries a context belong to a session. EUSERS: to too many others.
+  Result<void> join_session(const target::Process& process, uint64_t session) const;
+  Result<void> join_children(pid_t pid, uint64_t session);
+  static bool may_run(const Target& target, const kernel::Prog& program);
+  bool may_run_here(const Target& target, const std::vector<target::MappedRegion>& regions,
+                    const kernel::Prog& program);
   Result<void> reconcile(Target& target, bool create);
   Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,

@@ -1,5 +1,6 @@
 // Events of system calls: which instructions of a process they are seen at, and the patches there.
 #include <dirent.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -90,27 +91,53 @@ bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t secon
 
 }  // namespace
 
+// An extension is for one host: in others its event does not exist.
+bool Attacher::may_run_here(const Target& target, const std::vector<MappedRegion>& regions,
+                            const kernel::Prog& program) {
+  if (!may_run(target, program)) return false;
+  if (!program.host) return true;
+  struct stat host {};
+  const bool by_file = program.host->build_id.empty();
+  if (by_file && ::stat(program.host->host.c_str(), &host) != 0) return false;
+  const InodeId file{host.st_dev, host.st_ino};
+  return std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& region) {
+    if (!region.executable || region.inode == 0) return false;
+    if (by_file) return InodeId{region.device, region.inode} == file;
+    return file_info(target.process, region)->build_id == program.host->build_id;
+  });
+}
+
 void Attacher::add_system_call_sites(Target& target, const std::vector<MappedRegion>& regions,
                                      std::vector<Site>& sites) {
   target.system_calls.clear();
   target.report.not_seen.clear();
   auto probes = kernel_.system_call_probes();
+  for (auto& probe : probes)
+    std::erase_if(probe.programs,
+                  [&](const auto& attached) { return !may_run_here(target, regions, *attached.program); });
+  std::erase_if(probes, [](const auto& probe) { return probe.programs.empty(); });
   if (probes.empty()) return;
   std::sort(probes.begin(), probes.end(),
             [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
-  for (const auto& probe : probes) {
+  for (auto& probe : probes) {
     ProbeReport report;
     report.system_call = true;
     report.path = probe.event->path;
-    for (const auto& attached : probe.programs) {
+    std::erase_if(probe.programs, [&](const auto& attached) {
       report.programs.push_back(
           {attached.program->id, attached.program->name, probe.event->tracepoint.on_exit});
-      if (auto compiled = kernel_.ensure_code(*attached.program); !compiled)
-        report.skipped = compiled.error().message;
-    }
+      const auto compiled = kernel_.ensure_code(*attached.program);
+      if (!compiled) report.skipped = compiled.error().message;
+      const auto& host = attached.program->host;
+      const bool is_elsewhere = host && host->entry.name != report.path;
+      if (is_elsewhere)
+        report.skipped = "class \"" + host->constraints.class_name + "\" (" + host->policy_place +
+                         ") is for " + host->entry.name + ", not for " + report.path;
+      return !compiled || is_elsewhere;
+    });
     target.system_calls.push_back(std::move(report));
   }
-  std::erase_if(probes, [](const auto& probe) { return !probe.programs[0].program->code; });
+  std::erase_if(probes, [](const auto& probe) { return probe.programs.empty(); });
 
   size_t anonymous = 0;
   const size_t first = sites.size();

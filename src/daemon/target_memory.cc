@@ -153,6 +153,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
   context.daemon_instance = config_.instance;
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
+  std::copy(target.sessions.begin(), target.sessions.end(), context.sessions);
   context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
   if (counter_is_the_clock()) context.flags |= wire::kTscClock;
   const auto threads = stopped.threads();

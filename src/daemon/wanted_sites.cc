@@ -78,6 +78,11 @@ uint64_t Attacher::semaphore_of(const std::vector<MappedRegion>& regions, const 
   return 0;
 }
 
+// An extension of a session that is not about this process does not exist for it.
+bool Attacher::may_run(const Target& target, const kernel::Prog& program) {
+  return !program.host || program.host->session == 0 || contains(target.sessions, program.host->session);
+}
+
 // Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
 std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
                                                    const target::Status& status) {
@@ -86,6 +91,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   for (const auto& probe : kernel_.probes()) {
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
+    if (std::none_of(probe.programs.begin(), probe.programs.end(),
+                     [&](const auto& attached) { return may_run(target, *attached.program); }))
+      continue;
     for (const auto& region : regions) {
       if (!region.executable || region.inode == 0) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
@@ -103,6 +111,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       site.report.address = address;
       if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
+        if (!may_run(target, *attached.program)) continue;
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;
           continue;

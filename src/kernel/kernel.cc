@@ -233,6 +233,7 @@ Result<void> Kernel::ensure_code(Prog& prog) {
   if (prog.runs) {
     options.run_counter_address = prog.runs->address;
     options.run_counters = prog.runs->spec.max_entries;
+    options.check_promises = prog.host && prog.host->check_promises;
   }
   auto code = compiler::compile(prog.source.program, bindings, options);
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};

@@ -372,7 +372,15 @@ TEST(HostObject, ArraysWithinOneElement) {
 
 TEST(HostObject, WalkedPointers) {
   expect_rules({
-      {"not tested", "ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END, Rule::kNUL001},
+      {"not tested", "ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END},
+      {"known to be null", "ldxdw %r2, [%r6+16]\njne %r2, 0, out\nldxh %r3, [%r2]" OUT, Rule::kNUL001},
+      {"moved, not tested", "ldxdw %r2, [%r6+16]\nadd %r2, 4\nldxh %r3, [%r2-4]" END},
+      {"moved, tested before it was",
+       "ldxdw %r2, [%r6+16]\nmov %r3, %r2\nadd %r3, 4\njeq %r2, 0, out\nldxh %r4, [%r3-4]" OUT},
+      {"moved, tested, not a number then",
+       "ldxdw %r2, [%r6+16]\nadd %r2, 4\njne %r2, 0, out\nmov %r0, %r2\nexit" OUT, Rule::kTYP006},
+      {"not granted, not tested", "ldxdw %r2, [%r6+16]\nldxw %r3, [%r2]" END, Rule::kEIM001},
+      {"never written, not tested", "ldxdw %r2, [%r6+16]\nsth [%r2], 80" END, Rule::kEIM003},
       {"read", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nldxh %r3, [%r2]" OUT},
       {"not granted behind it", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nldxw %r3, [%r2]" OUT, Rule::kEIM001},
       {"never written", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nsth [%r2], 80" OUT, Rule::kEIM003},
@@ -381,6 +389,9 @@ TEST(HostObject, WalkedPointers) {
   ASSERT_EQ(verdict.error, 0);
   EXPECT_FALSE(verdict.facts.insns[2].needs_fault_table);  // through the argument itself
   EXPECT_TRUE(verdict.facts.insns[4].needs_fault_table);
+  const Verdict untested = verify_host("ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END);
+  ASSERT_EQ(untested.error, 0);
+  EXPECT_TRUE(untested.facts.insns[3].needs_fault_table) << "null, too, is repaired";
 }
 
 TEST(HostBuffer, BelowItsLength) {

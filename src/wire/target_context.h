@@ -103,6 +103,8 @@ inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here un
 inline constexpr uint32_t kTscClock =
     4;  // the kernel's own clock is the time stamp counter: programs may read it too
 
+inline constexpr uint32_t kSessionsMax = 3;
+
 struct TargetContext {
   SharedHeader header;
   uint64_t daemon_instance;  // the runtime directory's identity: a daemon touches only its own targets
@@ -129,7 +131,9 @@ struct TargetContext {
   uint64_t announcements;  // wire::Announcements, shared by all targets and the daemon
   uint64_t loader_state;   // the dynamic loader's r_debug.r_state, an int
   uint64_t loads;          // raised by the agent at each change
-  uint64_t reserved[3];
+  // Whose extensions may run here, besides those for any process of their host: sessions of `bpftime extend`, by their token
+  // (kernel::HostClass::session); 0: free. Forks have them, too.
+  uint64_t sessions[kSessionsMax];
   // The registry.
   uint32_t patch_count;  // records in use, <= kPatchesMax
   uint32_t arena_count;
