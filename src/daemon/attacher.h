@@ -250,7 +250,8 @@ class Attacher {
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
   // Maps no program here uses any more, and are still there.
-  std::vector<target::MappedRegion> idle_maps(const Target& target, const std::vector<target::MappedRegion>& regions,
+  std::vector<target::MappedRegion> idle_maps(const Target& target,
+                                              const std::vector<target::MappedRegion>& regions,
                                               const std::vector<Site>& sites) const;
   void retire_maps(Target& target, target::StoppedProcess& stopped,
                    const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);

@@ -22,7 +22,7 @@ using target::StoppedProcess;
 
 namespace {
 
-using Arenas = std::map<uint64_t, Arena*>;               // by inode
+using Arenas = std::map<uint64_t, Arena*>;                // by inode
 using Used = std::map<const Arena*, std::set<uint64_t>>;  // starts of blocks
 
 // A process stands still while it is read: what would take longer than some tens of milliseconds is left alone.
@@ -74,7 +74,8 @@ Result<std::vector<std::pair<uint64_t, uint64_t>>> filled(int pagemap, const Map
   for (uint64_t at = region.start; at < region.end;) {
     const uint64_t count = std::min<uint64_t>(pages.size(), (region.end - at) / kPageSize);
     const auto size = static_cast<ssize_t>(count * sizeof(uint64_t));
-    if (::pread(pagemap, pages.data(), static_cast<size_t>(size), static_cast<off_t>(at / kPageSize * 8)) != size)
+    if (::pread(pagemap, pages.data(), static_cast<size_t>(size), static_cast<off_t>(at / kPageSize * 8)) !=
+        size)
       return Error::from_errno("read pagemap");
     for (uint64_t i = 0; i < count; ++i, at += kPageSize) {
       if ((pages[i] & kThere) == 0) continue;
@@ -105,7 +106,8 @@ Result<void> Attacher::find_used_code(Target& target, const Arenas& arenas, Used
   }
   const auto regions = target.process.regions();
   if (!regions) return regions.error();
-  const Fd pagemap(::open(("/proc/" + std::to_string(target.process.pid()) + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
+  const Fd pagemap(
+      ::open(("/proc/" + std::to_string(target.process.pid()) + "/pagemap").c_str(), O_RDONLY | O_CLOEXEC));
   if (!pagemap) return Error::from_errno("open pagemap");
   uint64_t span = 0, size = 0;
   for (const MappedRegion& region : *regions) {
@@ -128,7 +130,8 @@ Result<void> Attacher::find_used_code(Target& target, const Arenas& arenas, Used
 
 Result<void> Attacher::release_unused_code() {
   Arenas arenas = code_.arenas();
-  std::erase_if(arenas, [&](const auto& entry) { return !entry.second->release_due(config_.code_growth_max); });
+  std::erase_if(arenas,
+                [&](const auto& entry) { return !entry.second->release_due(config_.code_growth_max); });
   if (arenas.empty()) return {};
   Used used;
   std::set<pid_t> seen;
@@ -144,8 +147,9 @@ Result<void> Attacher::release_unused_code() {
       auto found = find_used_code(target, arenas, used);
       if (found || !target.process.alive() || found.error().code == ENODATA) continue;
       for (auto& [inode, arena] : arenas) arena->release_failed();
-      return Error{found.error().code, "process " + std::to_string(pid) +
-                                           ": code memory is not used again for now: " + found.error().message};
+      return Error{found.error().code,
+                   "process " + std::to_string(pid) +
+                       ": code memory is not used again for now: " + found.error().message};
     }
   }
   for (auto& [inode, arena] : arenas) {

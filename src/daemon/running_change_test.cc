@@ -253,7 +253,9 @@ class RunningChange : public ::testing::Test {
   // It goes on: what is patched is hit `hits` times more at least, and all threads get on.
   void expect_progress(uint64_t hits) {
     const uint64_t rounds_before = rounds(), hits_before = counted_->load();
-    const auto there = [&] { return rounds() >= rounds_before + 100 && counted_->load() >= hits_before + hits; };
+    const auto there = [&] {
+      return rounds() >= rounds_before + 100 && counted_->load() >= hits_before + hits;
+    };
     for (int i = 0; i < 30000 && !there(); ++i) usleep(1000);
     EXPECT_GE(rounds(), rounds_before + 100);
     EXPECT_GE(counted_->load(), hits_before + hits);
@@ -344,10 +346,11 @@ TEST_F(RunningChange, ComesAndGoesUnderLoad) {
   EXPECT_GT(progress->signals.load(), 0u);
   // Most changes are of a running process; the first after the guard went are not.
   EXPECT_LT(stops, changes / 10 + 2);
-  std::printf("%lu pairs in %lu changes, %lu by stopping, %lu without holding a thread; else one was held %lu us; "
-              "changes took %lu us, %lu us with the look at the process (medians)\n",
-              pairs, changes, stops, attacher_->outside_changes(), median(held) / 1000, median(whole) / 1000,
-              median(reconciled) / 1000);
+  std::printf(
+      "%lu pairs in %lu changes, %lu by stopping, %lu without holding a thread; else one was held %lu us; "
+      "changes took %lu us, %lu us with the look at the process (medians)\n",
+      pairs, changes, stops, attacher_->outside_changes(), median(held) / 1000, median(whole) / 1000,
+      median(reconciled) / 1000);
   std::printf("hits %lu, hammer rounds %lu, signals %lu\n", counted_->load(), rounds(),
               progress->signals.load());
 }
@@ -380,7 +383,8 @@ TEST_F(RunningChange, CodeMemoryIsUsedAgain) {
   EXPECT_LE(mappings(), mappings_then);
   // What was handed out and is not back is little more than what stands between two looks.
   EXPECT_GT(attacher_->code_blocks_released(), kPairs / 2);
-  std::printf("%lu blocks of code memory given back in %lu pairs\n", attacher_->code_blocks_released(), kPairs);
+  std::printf("%lu blocks of code memory given back in %lu pairs\n", attacher_->code_blocks_released(),
+              kPairs);
 }
 
 // The daemon dies before each write of a change of a running target: the target stays right, the next daemon goes on.
@@ -395,7 +399,8 @@ TEST_F(RunningChange, DiesAtEveryWrite) {
   // All of them take minutes: some now, beginning anywhere; the rest with label long.
   const bool all = std::getenv("BPFTIME_TEST_PAIRS") != nullptr;
   const int64_t step = all ? 1 : 9;
-  for (int64_t allowed = all ? 0 : std::random_device{}() % step; !completed && !HasFailure(); allowed += step) {
+  for (int64_t allowed = all ? 0 : std::random_device{}() % step; !completed && !HasFailure();
+       allowed += step) {
     SCOPED_TRACE("after " + std::to_string(allowed) + " writes");
     if (victim_ == 0) begin_victim(2);
     std::vector<Probe> probes;
@@ -409,7 +414,8 @@ TEST_F(RunningChange, DiesAtEveryWrite) {
       writes_made = 0;
       for (const bool on : {false, true}) {
         for (Probe& each : probes)
-          if (kernel_.perf_ioctl(each.event.fd.get(), on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0, -1)
+          if (kernel_
+                  .perf_ioctl(each.event.fd.get(), on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0, -1)
                   .result != 0)
             _exit(3);
         if (!attacher.reconcile(victim_)) _exit(4);

@@ -34,8 +34,8 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
                                                         const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
   if (auto seen = files_looked_at_.find(id); seen != files_looked_at_.end()) return seen->second;
-  if (auto known = files_.find(id); known != files_.end() && region.version.size >= 0 &&
-                                    known->second->version == region.version)
+  if (auto known = files_.find(id);
+      known != files_.end() && region.version.size >= 0 && known->second->version == region.version)
     return files_looked_at_[id] = known->second;
   auto fd = process.open_mapped_file(region);
   // An inode's number may name another file later, or the file be written anew.

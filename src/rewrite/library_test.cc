@@ -208,7 +208,7 @@ class PatchedLibrary {
   std::map<uint64_t, uint64_t> free_, led_on_;
   std::vector<std::pair<uint64_t, SitePlan>> plans_;
   bool patched_ = false;
-  struct sigaction before_[2] {};
+  struct sigaction before_[2]{};
 };
 
 class Answers {
@@ -218,7 +218,9 @@ class Answers {
     const auto* bytes = reinterpret_cast<const char*>(&value);
     all_.append(bytes, bytes + sizeof value);
   }
-  void add(long double value) { all_.append(reinterpret_cast<const char*>(&value), 10); }  // the rest is padding
+  void add(long double value) {
+    all_.append(reinterpret_cast<const char*>(&value), 10);
+  }  // the rest is padding
   void add(const std::string& value) { all_ += value; }
   const std::string& all() const { return all_; }
 
@@ -247,7 +249,8 @@ void compare(PatchedLibrary& library, const std::map<uint64_t, uint64_t>& functi
 }
 
 std::vector<double> numbers() {
-  std::vector<double> out = {0.0, -0.0, 0.5, 1.0, -1.0, 1.5, 2.0, 3.75, -7.25, 1e-310, 1e300, -1e300, INFINITY, -INFINITY, NAN};
+  std::vector<double> out = {0.0,   -0.0,   0.5,   1.0,    -1.0,     1.5,       2.0, 3.75,
+                             -7.25, 1e-310, 1e300, -1e300, INFINITY, -INFINITY, NAN};
   std::mt19937_64 random(11);
   std::uniform_real_distribution<double> some(-30, 30);
   for (int i = 0; i < 100; ++i) out.push_back(some(random));
@@ -257,12 +260,14 @@ std::vector<double> numbers() {
 TEST(Library, Mathematics) {
   PatchedLibrary library("libm.so.6");
   if (!library.loaded()) GTEST_SKIP() << "no libm.so.6";
-  const std::string unary[] = {"acos", "acosh", "asin", "asinh", "atan", "atanh", "cbrt", "ceil", "cos",
-      "cosh", "erf", "erfc", "exp", "exp10", "exp2", "expm1", "fabs", "floor", "j0", "j1", "lgamma", "log",
-      "log10", "log1p", "log2", "logb", "nearbyint", "rint", "round", "roundeven", "significand", "sin",
-      "sinh", "sqrt", "tan", "tanh", "tgamma", "trunc", "y0", "y1", "nextup", "nextdown"};
-  const std::string binary[] = {"atan2", "copysign", "drem", "fdim", "fmax", "fmin", "fmod", "hypot",
-      "nextafter", "pow", "remainder", "scalb", "fmaxmag", "fminmag"};
+  const std::string unary[] = {"acos",  "acosh",     "asin",        "asinh", "atan", "atanh",     "cbrt",
+                               "ceil",  "cos",       "cosh",        "erf",   "erfc", "exp",       "exp10",
+                               "exp2",  "expm1",     "fabs",        "floor", "j0",   "j1",        "lgamma",
+                               "log",   "log10",     "log1p",       "log2",  "logb", "nearbyint", "rint",
+                               "round", "roundeven", "significand", "sin",   "sinh", "sqrt",      "tan",
+                               "tanh",  "tgamma",    "trunc",       "y0",    "y1",   "nextup",    "nextdown"};
+  const std::string binary[] = {"atan2", "copysign",  "drem", "fdim",      "fmax",  "fmin",    "fmod",
+                                "hypot", "nextafter", "pow",  "remainder", "scalb", "fmaxmag", "fminmag"};
   const auto inputs = numbers();
   compare(library, library.exported(), 150, [&](Answers& answers) {
     for (const auto& name : unary) {
@@ -317,12 +322,16 @@ TEST(Library, Cryptography) {
   PatchedLibrary library("libcrypto.so.3");
   if (!library.loaded()) GTEST_SKIP() << "no libcrypto.so.3";
   auto* digest_by_name = library.pointer<const void*(const char*)>("EVP_get_digestbyname");
-  auto* digest = library.pointer<int(const void*, size_t, uint8_t*, unsigned*, const void*, void*)>("EVP_Digest");
-  auto* hmac = library.pointer<uint8_t*(const void*, const void*, int, const uint8_t*, size_t, uint8_t*, unsigned*)>("HMAC");
+  auto* digest =
+      library.pointer<int(const void*, size_t, uint8_t*, unsigned*, const void*, void*)>("EVP_Digest");
+  auto* hmac =
+      library.pointer<uint8_t*(const void*, const void*, int, const uint8_t*, size_t, uint8_t*, unsigned*)>(
+          "HMAC");
   auto* cipher_by_name = library.pointer<const void*(const char*)>("EVP_get_cipherbyname");
   auto* new_context = library.pointer<void*()>("EVP_CIPHER_CTX_new");
   auto* free_context = library.pointer<void(void*)>("EVP_CIPHER_CTX_free");
-  auto* start = library.pointer<int(void*, const void*, void*, const uint8_t*, const uint8_t*, int)>("EVP_CipherInit_ex");
+  auto* start = library.pointer<int(void*, const void*, void*, const uint8_t*, const uint8_t*, int)>(
+      "EVP_CipherInit_ex");
   auto* update = library.pointer<int(void*, uint8_t*, int*, const uint8_t*, int)>("EVP_CipherUpdate");
   auto* finish = library.pointer<int(void*, uint8_t*, int*)>("EVP_CipherFinal_ex");
   auto* number = library.pointer<int(void**, const char*)>("BN_hex2bn");
@@ -347,8 +356,8 @@ TEST(Library, Cryptography) {
           answers.add(out);
         }
       }
-    for (const char* name : {"aes-128-cbc", "aes-256-ctr", "aes-128-gcm", "aes-256-ecb", "chacha20", "camellia-128-cbc",
-                             "aria-128-cbc", "des-ede3-cbc", "sm4-cbc"}) {
+    for (const char* name : {"aes-128-cbc", "aes-256-ctr", "aes-128-gcm", "aes-256-ecb", "chacha20",
+                             "camellia-128-cbc", "aria-128-cbc", "des-ede3-cbc", "sm4-cbc"}) {
       void* context = new_context();
       std::vector<uint8_t> out(data.size() + 64);
       int size = 0, rest = 0;
@@ -382,9 +391,11 @@ TEST(Library, StringsAndCharacters) {
     const auto known = all.find(at);
     functions[at] = known == all.end() ? 0 : known->second;
   };
-  const char* characters[] = {"isalnum", "isalpha", "isascii", "isblank", "iscntrl", "isdigit", "isgraph", "islower",
-      "isprint", "ispunct", "isspace", "isupper", "isxdigit", "toascii", "tolower", "toupper", "abs", "ffs"};
-  const char* of_one[] = {"strlen", "atoi", "atol", "atoll", "a64l", "inet_addr", "inet_network", "gnu_get_libc_version"};
+  const char* characters[] = {"isalnum",  "isalpha", "isascii", "isblank", "iscntrl", "isdigit",
+                              "isgraph",  "islower", "isprint", "ispunct", "isspace", "isupper",
+                              "isxdigit", "toascii", "tolower", "toupper", "abs",     "ffs"};
+  const char* of_one[] = {"strlen", "atoi",      "atol",         "atoll",
+                          "a64l",   "inet_addr", "inet_network", "gnu_get_libc_version"};
   const char* of_two[] = {"strcmp", "strcasecmp", "strspn", "strcspn", "strcoll", "strverscmp"};
   const char* finding[] = {"strstr", "strpbrk", "strcasestr"};
   const char* of_two_and_size[] = {"strncmp", "strncasecmp", "memcmp", "bcmp"};
@@ -393,22 +404,27 @@ TEST(Library, StringsAndCharacters) {
   const char* copying[] = {"memcpy", "memmove", "mempcpy", "memccpy", "strncpy", "stpncpy"};
   const char* converting[] = {"strtol", "strtoul", "strtoll", "strtoull"};
   const char* reals[] = {"strtod", "atof"};
-  const char* others[] = {"memset", "qsort", "qsort_r", "bsearch", "memmem", "memfrob", "swab", "strnlen", "lfind", "l64a",
-      "inet_ntop", "inet_pton", "inet_aton", "gmtime_r", "timegm", "strftime", "strtok_r", "strsep", "rand_r",
-      "jrand48", "erand48", "nrand48", "wcslen", "wcscmp", "wcschr", "wmemcmp", "wcstol", "wcsspn", "div", "ldiv",
-      "snprintf", "vsnprintf", "sscanf", "vsscanf", "fnmatch", "regcomp", "regexec", "regfree", "strsignal",
-      "basename", "dirname", "htonl", "htons", "ntohl", "ecvt_r", "fcvt_r", "insque", "towupper", "iswalpha",
-      "mbstowcs", "wcstombs", "btowc", "strerror_r", "getopt", "strdup", "strndup", "strcat", "strncat", "strcpy",
-      "stpcpy", "strtoimax", "iswctype", "wctype"};
-  for (const auto& list : {std::span<const char* const>(characters), std::span<const char* const>(of_one),
-                           std::span<const char* const>(of_two), std::span<const char* const>(finding),
-                           std::span<const char* const>(of_two_and_size), std::span<const char* const>(finding_character),
-                           std::span<const char* const>(finding_in), std::span<const char* const>(copying),
-                           std::span<const char* const>(converting), std::span<const char* const>(reals),
-                           std::span<const char* const>(others)})
+  const char* others[] = {
+      "memset",   "qsort",    "qsort_r",   "bsearch",   "memmem",     "memfrob",  "swab",      "strnlen",
+      "lfind",    "l64a",     "inet_ntop", "inet_pton", "inet_aton",  "gmtime_r", "timegm",    "strftime",
+      "strtok_r", "strsep",   "rand_r",    "jrand48",   "erand48",    "nrand48",  "wcslen",    "wcscmp",
+      "wcschr",   "wmemcmp",  "wcstol",    "wcsspn",    "div",        "ldiv",     "snprintf",  "vsnprintf",
+      "sscanf",   "vsscanf",  "fnmatch",   "regcomp",   "regexec",    "regfree",  "strsignal", "basename",
+      "dirname",  "htonl",    "htons",     "ntohl",     "ecvt_r",     "fcvt_r",   "insque",    "towupper",
+      "iswalpha", "mbstowcs", "wcstombs",  "btowc",     "strerror_r", "getopt",   "strdup",    "strndup",
+      "strcat",   "strncat",  "strcpy",    "stpcpy",    "strtoimax",  "iswctype", "wctype"};
+  for (const auto& list :
+       {std::span<const char* const>(characters), std::span<const char* const>(of_one),
+        std::span<const char* const>(of_two), std::span<const char* const>(finding),
+        std::span<const char* const>(of_two_and_size), std::span<const char* const>(finding_character),
+        std::span<const char* const>(finding_in), std::span<const char* const>(copying),
+        std::span<const char* const>(converting), std::span<const char* const>(reals),
+        std::span<const char* const>(others)})
     for (const char* name : list) take(name);
-  const Text texts[] = {"", "a", "ab", "12345", "-77", "0x1fz", "3.25e7", "The quick brown fox jumps over the lazy dog",
-                        "the Quick", "192.168.7.9", "fox", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"};
+  const Text texts[] = {
+      "",          "a",           "ab",     "12345",
+      "-77",       "0x1fz",       "3.25e7", "The quick brown fox jumps over the lazy dog",
+      "the Quick", "192.168.7.9", "fox",    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"};
   const auto call = [&]<typename Signature>(const char* name, Signature*) {
     return reinterpret_cast<Signature*>(dlsym(RTLD_DEFAULT, name));
   };
@@ -437,9 +453,12 @@ TEST(Library, StringsAndCharacters) {
       for (const char* name : copying) {
         char to[128] = {};
         if (std::string_view(name) == "memccpy") {
-          answers.add(in(call(name, static_cast<Text (*)(char*, Text, int, size_t)>(nullptr))(to, a, 'x', strlen(a)), to));
+          answers.add(
+              in(call(name, static_cast<Text (*)(char*, Text, int, size_t)>(nullptr))(to, a, 'x', strlen(a)),
+                 to));
         } else {
-          answers.add(in(call(name, static_cast<Text (*)(char*, Text, size_t)>(nullptr))(to, a, strlen(a)), to));
+          answers.add(
+              in(call(name, static_cast<Text (*)(char*, Text, size_t)>(nullptr))(to, a, strlen(a)), to));
         }
         answers.add(to);
       }
@@ -448,7 +467,8 @@ TEST(Library, StringsAndCharacters) {
           const int found = call(name, static_cast<int (*)(Text, Text)>(nullptr))(a, b);
           answers.add(std::string_view(name).ends_with("spn") ? found : (found > 0) - (found < 0));
         }
-        for (const char* name : finding) answers.add(in(call(name, static_cast<Text (*)(Text, Text)>(nullptr))(a, b), a));
+        for (const char* name : finding)
+          answers.add(in(call(name, static_cast<Text (*)(Text, Text)>(nullptr))(a, b), a));
         for (const char* name : of_two_and_size)
           answers.add(call(name, static_cast<int (*)(Text, Text, size_t)>(nullptr))(a, b, 1) > 0);
         answers.add(call("fnmatch", static_cast<int (*)(Text, Text, int)>(nullptr))("*o*", a, 0));
@@ -479,20 +499,25 @@ TEST(Library, StringsAndCharacters) {
       tm parts{};
       char text[64] = {};
       call("gmtime_r", static_cast<tm* (*)(const long*, tm*)>(nullptr))(&when, &parts);
-      call("strftime", static_cast<size_t (*)(char*, size_t, Text, const tm*)>(nullptr))(text, sizeof text, "%F %T %j", &parts);
+      call("strftime", static_cast<size_t (*)(char*, size_t, Text, const tm*)>(nullptr))(text, sizeof text,
+                                                                                         "%F %T %j", &parts);
       answers.add(text);
       answers.add(call("timegm", static_cast<long (*)(tm*)>(nullptr))(&parts));
     }
     char memory[4096];
     for (size_t size = 0; size < sizeof memory; size += 61) {
-      call("memset", static_cast<void* (*)(void*, int, size_t)>(nullptr))(memory, static_cast<int>(size), sizeof memory - size);
-      call("memmove", static_cast<void* (*)(void*, const void*, size_t)>(nullptr))(memory + size / 2, memory, size / 2);
+      call("memset", static_cast<void* (*)(void*, int, size_t)>(nullptr))(memory, static_cast<int>(size),
+                                                                          sizeof memory - size);
+      call("memmove", static_cast<void* (*)(void*, const void*, size_t)>(nullptr))(memory + size / 2, memory,
+                                                                                   size / 2);
     }
     answers.add(memory);
     for (const wchar_t* text : {L"", L"wide", L"7777", L"wider and wider"}) {
       answers.add(call("wcslen", static_cast<size_t (*)(const wchar_t*)>(nullptr))(text));
-      answers.add(call("wcscmp", static_cast<int (*)(const wchar_t*, const wchar_t*)>(nullptr))(text, L"wide") > 0);
-      answers.add(call("wcstol", static_cast<long (*)(const wchar_t*, wchar_t**, int)>(nullptr))(text, nullptr, 10));
+      answers.add(
+          call("wcscmp", static_cast<int (*)(const wchar_t*, const wchar_t*)>(nullptr))(text, L"wide") > 0);
+      answers.add(
+          call("wcstol", static_cast<long (*)(const wchar_t*, wchar_t**, int)>(nullptr))(text, nullptr, 10));
     }
   });
 }

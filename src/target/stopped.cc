@@ -192,7 +192,8 @@ constexpr uint64_t kRegisterGlobalExpedited = 1 << 2, kSyncCore = 1 << 5, kRegis
 bool interrupts_serialize() {
   static const bool result = [] {
     auto text = read_proc_file("/proc/cpuinfo");
-    return text.ok() && text->find(" fred ") == std::string::npos && text->find(" fred\n") == std::string::npos;
+    return text.ok() && text->find(" fred ") == std::string::npos &&
+           text->find(" fred\n") == std::string::npos;
   }();
   return result;
 }
