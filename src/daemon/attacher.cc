@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "base/log.h"
@@ -34,6 +35,14 @@ uint64_t vdso_offset(const char* symbol) {
   return found ? found->address : 0;
 }
 
+// The number (of our pid namespace) that a thread or process got last; empty: not known.
+std::string last_process_number() {
+  std::string number;
+  std::ifstream loads("/proc/loadavg");
+  for (int field = 0; field < 5; ++field) loads >> number;
+  return loads ? number : "";
+}
+
 bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
 }  // namespace
 
@@ -54,7 +63,12 @@ std::map<pid_t, int> Attacher::pidfds() const {
   return out;
 }
 
-void Attacher::find_targets() {
+void Attacher::find_targets(Look look) {
+  // Only a new process can be a target that was none, and each takes a number: as long as the last one given is the same, there
+  // is nothing to look for.
+  const std::string last = last_process_number();
+  if (look == Look::kIfAnyBegan && !last.empty() && last == last_number_) return;
+  last_number_ = last;
   auto pids = target::find_processes_mapping(wire::kTargetMemfdName, config_.window);
   if (!pids) {
     log_warning("look for targets: " + pids.error().message);
@@ -194,6 +208,7 @@ Result<void> Attacher::detach(pid_t pid) {
 }
 
 Result<void> Attacher::reconcile(pid_t pid) {
+  release_code();
   auto known = targets_.find(pid);
   if (known == targets_.end()) return Error{ESRCH, "process " + std::to_string(pid) + ": not a target"};
   auto done = reconcile(known->second, /*create=*/false);
@@ -202,7 +217,8 @@ Result<void> Attacher::reconcile(pid_t pid) {
 }
 
 void Attacher::reconcile_all() {
-  find_targets();
+  find_targets(Look::kIfAnyBegan);
+  release_code();
   drop_dead();
   for (auto it = targets_.begin(); it != targets_.end();) {
     auto done = reconcile(it->second, /*create=*/false);
@@ -214,11 +230,11 @@ void Attacher::reconcile_all() {
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
   }
-  reconcile_new();  // forked meanwhile, from parents that were still as before
+  reconcile_new(Look::kIfAnyBegan);  // forked meanwhile, from parents that were still as before
 }
 
-void Attacher::reconcile_new() {
-  find_targets();
+void Attacher::reconcile_new(Look look) {
+  find_targets(look);
   drop_dead();
   for (auto& [pid, target] : targets_) {
     if (!target.report.name.empty()) continue;  // set by the first look
@@ -278,6 +294,11 @@ bool Attacher::maps_may_go(const Target& target) const {
 bool Attacher::guard_may_go(const Target& target) const {
   return withdrawn_ || target.detached || !target.guard_idle_since ||
          std::chrono::steady_clock::now() - *target.guard_idle_since >= kLinger;
+}
+
+// Before anything is planned: a plan puts blocks there that no patch leads to yet.
+void Attacher::release_code() {
+  if (auto released = release_unused_code(); !released) log_warning(released.error().message);
 }
 
 // A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.

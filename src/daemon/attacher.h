@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,6 +59,8 @@ struct AttacherConfig {
   uint64_t instance = 0;  // identity of the runtime directory
   uint32_t uid = 0;
   std::string agent_path;  // libbpftime-agent.so
+  // Blocks of code memory handed out before it is looked which can be handed out again.
+  size_t code_growth_max = 512;
 };
 
 class Attacher {
@@ -80,9 +83,10 @@ class Attacher {
   Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
-  void find_targets();
+  enum class Look { kAlways, kIfAnyBegan };
+  void find_targets(Look look = Look::kAlways);
   // The same, and brings those up to date that were not known before.
-  void reconcile_new();
+  void reconcile_new(Look look = Look::kAlways);
   // Some target is not as it should be, because it could not be stopped for one: reconcile_all() tries again.
   bool unfinished() const;
   // Takes every patch out of all targets, which stay targets: the daemon is about to end.
@@ -92,6 +96,7 @@ class Attacher {
     uint64_t held_ns = 0, whole_ns = 0;
   };
   uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
+  uint64_t code_blocks_released() const { return code_blocks_released_; }
   uint64_t outside_changes() const { return outside_changes_; }  // of these, without holding even one
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
@@ -143,10 +148,11 @@ class Attacher {
   std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
+  std::string last_number_;  // of a process, when find_targets() looked
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
-  uint64_t running_changes_ = 0, outside_changes_ = 0;
+  uint64_t running_changes_ = 0, outside_changes_ = 0, code_blocks_released_ = 0;
 
   void drop_dead();
   Sessions inherited_sessions(pid_t pid) const;
@@ -188,6 +194,11 @@ class Attacher {
   // Where sites are patched that should not be, or whose patch was broken off.
   static std::vector<uint64_t> unwanted_sites(const target::Registry& registry,
                                               const std::vector<Site>& sites);
+  // Code memory (code_reclaim.cc). Stops the processes that share it, one after the other.
+  void release_code();
+  Result<void> release_unused_code();
+  Result<void> find_used_code(Target& target, const std::map<uint64_t, Arena*>& arenas,
+                              std::map<const Arena*, std::set<uint64_t>>& used) const;
   bool guard_may_go(const Target& target) const;
   bool maps_may_go(const Target& target) const;
   rewrite::CodeUse code_use(const kernel::Prog& program);
@@ -250,7 +261,8 @@ class Attacher {
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
   // Maps no program here uses any more, and are still there.
-  std::vector<target::MappedRegion> idle_maps(const Target& target, const std::vector<target::MappedRegion>& regions,
+  std::vector<target::MappedRegion> idle_maps(const Target& target,
+                                              const std::vector<target::MappedRegion>& regions,
                                               const std::vector<Site>& sites) const;
   void retire_maps(Target& target, target::StoppedProcess& stopped,
                    const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);

@@ -22,6 +22,9 @@ inline bool is_guard(const wire::PatchRecord& record) {
   return record.kind == wire::PatchKind::kGuard && target::is_live(record);
 }
 
+// No file of the host: an arena (code_memory.h), the context.
+inline bool is_ours(const target::MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
+
 // The mapping that `address` lies in; nullptr: none.
 inline const target::MappedRegion* region_at(const std::vector<target::MappedRegion>& regions,
                                              uint64_t address) {
@@ -33,11 +36,7 @@ inline const target::MappedRegion* region_at(const std::vector<target::MappedReg
 
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
-  struct Version {
-    int64_t size, seconds, nanoseconds;  // of the last change
-    bool operator==(const Version&) const = default;
-  };
-  Version version{};
+  target::FileVersion version;
   std::string build_id;
   std::optional<symbols::ElfFile> elf;
   // Its system calls, once somebody has asked (system_call_sites.cc).

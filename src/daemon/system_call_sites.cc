@@ -71,8 +71,6 @@ bool uses_io_uring(pid_t pid) {
   return found;
 }
 
-bool is_ours(const MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
-
 // Executable, and of no file: what a just-in-time compiler makes.
 bool is_anonymous_code(const MappedRegion& region) {
   return region.executable && (region.inode == 0 || region.path.starts_with("/memfd:")) &&

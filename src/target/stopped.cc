@@ -34,6 +34,8 @@ StopEvent wait_for_held(pid_t pid, pid_t tid, Deadline deadline, bool& stuck) {
   for (;;) {
     const Deadline step = std::min(deadline, Clock::now() + kUninterruptiblePatience);
     const StopEvent event = bring_to_trap(pid, tid, step);
+    if (event.kind == StopEvent::Kind::kTrap && event.signal == SIGTRAP)
+      return enter_fault_handlers(pid, tid, deadline);
     if (event.kind != StopEvent::Kind::kTimeout) return event;
     stuck = thread_state(pid, tid).value_or('X') == 'D';
     if (stuck || Clock::now() >= deadline) return event;
@@ -190,7 +192,8 @@ constexpr uint64_t kRegisterGlobalExpedited = 1 << 2, kSyncCore = 1 << 5, kRegis
 bool interrupts_serialize() {
   static const bool result = [] {
     auto text = read_proc_file("/proc/cpuinfo");
-    return text.ok() && text->find(" fred ") == std::string::npos && text->find(" fred\n") == std::string::npos;
+    return text.ok() && text->find(" fred ") == std::string::npos &&
+           text->find(" fred\n") == std::string::npos;
   }();
   return result;
 }
@@ -254,6 +257,12 @@ std::vector<StoppedProcess::Thread> StoppedProcess::threads() const {
     threads.push_back({held.tid, held.registers.rip, held.registers.rsp, held.registers.fs_base});
   }
   return threads;
+}
+
+std::vector<user_regs_struct> StoppedProcess::registers() const {
+  std::vector<user_regs_struct> out;
+  for (const HeldThread& held : state_->threads) out.push_back(held.registers);
+  return out;
 }
 
 Result<void> StoppedProcess::set_pc(pid_t tid, uint64_t pc) {

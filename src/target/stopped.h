@@ -60,6 +60,8 @@ class StoppedProcess {
     uint64_t pc, stack_pointer, thread_pointer;  // rip, rsp, fs base
   };
   std::vector<Thread> threads() const;
+  // All general registers of all held threads, as they were when they stopped.
+  std::vector<user_regs_struct> registers() const;
   // `pc` is where the thread is as threads() says. Of a thread in an interrupted system call that is just after the `syscall`
   // instruction, and the kernel will go back those two bytes to restart it.
   Result<void> set_pc(pid_t tid, uint64_t pc);

@@ -17,7 +17,7 @@ struct StoppedProcess::State {
   TracerThread tracer;  // its end detaches what is still attached
   pid_t pid = 0;
   Fd pidfd;
-  Fd memory;             // /proc/PID/mem
+  Fd memory;            // /proc/PID/mem
   bool nobody = false;  // from_outside(): no thread is held, none will be
   std::vector<HeldThread> threads;
   std::unique_ptr<BorrowedThread> borrowed;
