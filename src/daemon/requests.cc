@@ -134,6 +134,13 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
     return index ? message.fds[*index].get() : -1;
   };
   BpfReply reply = kernel_.bpf(request);
+  if (const auto run = std::exchange(run_begun_, std::nullopt)) {
+    AwaitedRun& awaited = runs_[*run];
+    awaited.client = client.descriptor();
+    awaited.sequence = message.sequence;
+    awaited.attr = attr;
+    return true;
+  }
   if (request.command == BPF_PROG_LOAD) audit_load(audit_, kernel_, request, client.peer(), reply);
   return send_reply(client, message.sequence, std::move(reply));
 }

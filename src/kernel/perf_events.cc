@@ -68,8 +68,9 @@ Result<void> fits_clock(const PerfEvent& event, const Prog& prog) {
   if (!profile || !prog.facts || !looks_at_the_interrupted(prog)) return {};
   return Error{EOPNOTSUPP,
                "attach program " + prog.name +
-                   ": it looks at what a CPU was running: profiles are not supported, only programs "
-                   "that do not look, and timers on CPU 0 (docs/support-matrix.md)"};
+                   ": it looks at what a CPU was running, which nobody can tell here without stopping "
+                   "processes: only programs that do not look, and timers on CPU 0, run at clocks "
+                   "(docs/support-matrix.md)"};
 }
 
 // Whether programs of this type run at events of this kind, and read no more than their record has.
