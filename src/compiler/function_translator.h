@@ -34,6 +34,8 @@ constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
 constexpr uint32_t kInvocationArgument = 5;
 constexpr uint32_t kRegsArgument = 6;  // of local functions: wire::PtRegs, whatever the context is
+// Of the call of the bridge, which reads no more of wire::PtRegs than its unwind table names (context_use.cc).
+constexpr char kHostCallAttribute[] = "bpftime-host-call";
 constexpr uint32_t kStateArgument =
     5;  // of local functions of programs that make tail calls, in place of both
 constexpr uint32_t kArgumentRegisters = 6;
@@ -282,13 +284,14 @@ class FunctionTranslator {
   Result<void> tail_call(uint32_t index);
   void loop_call();
   void for_each_call();
+  void drain_call();
   // `body(n)` makes round n, and says whether it was the last; the value is how many were made. `more` says whether there is
   // a round n.
   template <typename More, typename Body>
   Value* count_rounds(More more, Body body);
   // What `make` makes, or `answer`, without having made it, where `wrong` holds.
   template <typename Make>
-  Value* unless(Value* wrong, uint64_t answer, Make make);
+  Value* unless(Value* wrong, Value* answer, Make make);
   BasicBlock* new_block(const char* name) { return BasicBlock::Create(scope_.context(), name, function_); }
 
   // r1–r5 keep their values: who may run cannot read them, and keeping costs nothing when nobody does.

@@ -103,6 +103,20 @@ TEST_F(Host, NarrowResultsAreWidenedAsTheirTypeSays) {
   }
 }
 
+// What the trampoline need not fill in for the bridge is most of wire::PtRegs.
+TEST_F(Host, ACallNeedsTheRegistersThatFunctionsPreserve) {
+  const auto code = compile(Sequence() << mov(1, 0) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
+                                       << call_host(kFunction) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  uint32_t expected = 0;
+  for (const size_t offset :
+       {offsetof(wire::PtRegs, r15), offsetof(wire::PtRegs, r14), offsetof(wire::PtRegs, r13),
+        offsetof(wire::PtRegs, r12), offsetof(wire::PtRegs, rbp), offsetof(wire::PtRegs, rbx),
+        offsetof(wire::PtRegs, rsp)})
+    expected |= 1u << offset / 8;
+  EXPECT_EQ(code->machine_code().context_slots_read, expected);
+}
+
 TEST_F(Host, ReadsAndWritesAVariableOfTheHost) {
   const std::vector<Insn> address = {raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_BTF_ID, 0, kGlobal),
                                      raw(0)};

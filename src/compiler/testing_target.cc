@@ -33,13 +33,8 @@ long safe_copy_string(char* destination, const void* source, uint64_t size) {
 
 // The agent's part for loads in the code itself. Anything else that faults is the test's own end.
 void repair_checked_load(int signal, siginfo_t*, void* context) {
-  auto& pc = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
-  const uint64_t length = wire::checked_load_length(reinterpret_cast<const uint8_t*>(pc));
-  if (length == 0) {
-    ::signal(signal, SIG_DFL);
-    return;
-  }
-  pc += static_cast<greg_t>(length);
+  auto* registers = reinterpret_cast<uint64_t*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs);
+  if (!wire::repair_checked_load(registers)) ::signal(signal, SIG_DFL);
 }
 
 int32_t find_tid_offset() {

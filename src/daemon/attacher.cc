@@ -80,7 +80,8 @@ void Attacher::find_targets() {
 bool Attacher::unfinished() const {
   return std::any_of(targets_.begin(), targets_.end(), [this](const auto& entry) {
     const Target& target = entry.second;
-    return target.unfinished || (target.guard_idle_since && guard_may_go(target));
+    return target.unfinished || (target.guard_idle_since && guard_may_go(target)) ||
+           (target.maps_idle_since && maps_may_go(target));
   });
 }
 
@@ -189,6 +190,7 @@ bool Attacher::up_to_date(const Target& target, const Registry& registry,
   const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), is_guard);
   if (guard_needed && !guard_there) return false;
   if (wanted == 0 && guard_there && guard_may_go(target)) return false;
+  if (target.maps_idle_since && maps_may_go(target)) return false;
   if (!watch_right(target, registry) || !semaphores_right(registry, sites)) return false;
   const auto probes = std::count_if(
       registry.patches.begin(), registry.patches.end(),
@@ -196,8 +198,17 @@ bool Attacher::up_to_date(const Target& target, const Registry& registry,
   return wanted == static_cast<size_t>(probes);
 }
 
+namespace {
+// What a target keeps for the next probe, when the last has gone.
+constexpr auto kLinger = std::chrono::seconds(2);
+}  // namespace
+
+bool Attacher::maps_may_go(const Target& target) const {
+  return withdrawn_ || target.detached || !target.maps_idle_since ||
+         std::chrono::steady_clock::now() - *target.maps_idle_since >= kLinger;
+}
+
 bool Attacher::guard_may_go(const Target& target) const {
-  constexpr auto kLinger = std::chrono::seconds(2);
   return withdrawn_ || target.detached || !target.guard_idle_since ||
          std::chrono::steady_clock::now() - *target.guard_idle_since >= kLinger;
 }
@@ -292,6 +303,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     auto installed = install_guard(target, stopped, registry, regions);
     if (try_again(installed)) return installed;
     guarded = installed.ok();
+    if (guarded) target.guard_seen = std::chrono::steady_clock::now();
     if (!installed && installed.error().code != EAGAIN) target.no_guard = installed.error().message;
     if (!installed) guard_why = installed.error().message;
   }

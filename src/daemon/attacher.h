@@ -90,6 +90,7 @@ class Attacher {
     uint64_t held_ns = 0, whole_ns = 0;
   };
   uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
+  uint64_t outside_changes() const { return outside_changes_; }  // of these, without holding even one
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -115,6 +116,12 @@ class Attacher {
     bool libraries_changed = false;  // since the last reconcile
     // Why this process has no signal guard, and so is patched with all threads stopped and never with traps.
     std::string no_guard;
+    // It can be changed without holding a thread of it (StoppedProcess::allow_outside_barriers); no value: not asked yet.
+    std::optional<bool> outside_barriers;
+    // When SIGTRAP was last seen to come to the guard.
+    std::chrono::steady_clock::time_point guard_seen{};
+    // Since when maps are in it that no program here uses: they go a little later, the next probe may want them again.
+    std::optional<std::chrono::steady_clock::time_point> maps_idle_since;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
     std::optional<std::chrono::steady_clock::time_point> guard_idle_since;
   };
@@ -136,7 +143,7 @@ class Attacher {
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
-  uint64_t running_changes_ = 0;
+  uint64_t running_changes_ = 0, outside_changes_ = 0;
 
   void drop_dead();
   Result<void> reconcile(Target& target, bool create);
@@ -171,6 +178,7 @@ class Attacher {
   static std::vector<uint64_t> unwanted_sites(const target::Registry& registry,
                                               const std::vector<Site>& sites);
   bool guard_may_go(const Target& target) const;
+  bool maps_may_go(const Target& target) const;
   rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
@@ -230,7 +238,10 @@ class Attacher {
       const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
-  void retire_maps(const Target& target, target::StoppedProcess& stopped,
+  // Maps no program here uses any more, and are still there.
+  std::vector<target::MappedRegion> idle_maps(const Target& target, const std::vector<target::MappedRegion>& regions,
+                                              const std::vector<Site>& sites) const;
+  void retire_maps(Target& target, target::StoppedProcess& stopped,
                    const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
   // Has it loaded when a program needs it or the signal guard can be had. 0: it is not there.

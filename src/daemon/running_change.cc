@@ -52,6 +52,9 @@ bool is_libc(const std::string& path) {
   return false;
 }
 
+// A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
+constexpr auto kGuardTrusted = std::chrono::seconds(1);
+
 constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 
 }  // namespace
@@ -130,36 +133,69 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
       target.guard_idle_since = Clock::now();
     }
   };
-  if (unwanted.empty() && planned.empty() && !held && semaphores_right(registry, sites)) {
+  const auto memory = memory_of(sites);
+  const auto missing = missing_memory(regions, memory);
+  if (!missing) return Changed::kNeedsStop;
+  const bool idle = !idle_maps(target, regions, sites).empty();
+  if (!idle) target.maps_idle_since.reset();
+  const bool retire = idle && target.maps_idle_since && maps_may_go(target);
+  const bool change = !unwanted.empty() || !planned.empty() || !semaphores_right(registry, sites);
+  if (!change && !held && !retire && missing->empty()) {
     note_use();
     ++running_changes_;
     publish(target, sites);
     return Changed::kDone;
   }
-  auto thread = entry();
-  if (!thread) return Changed::kNeedsStop;
   for (const PlannedSite& plan : planned)
     if (const auto& record = plan.patch.record;
         target.call_code.touches(record.address, record.address + record.length))
       return Changed::kNeedsStop;
-  if (auto ours = guard_answers(*held, regions); !ours || !*ours) return Changed::kNeedsStop;
-  if (auto mapped = map_memory(*held, regions, memory_of(sites)); !mapped) return Changed::kNeedsStop;
+
+  // A thread is needed for system calls only: to map, to register for barriers, and to ask whose handler there is.
+  const bool ask = !target.outside_barriers || !*target.outside_barriers ||
+                   Clock::now() - target.guard_seen >= kGuardTrusted;
+  if (ask || retire || !missing->empty())
+    if (auto thread = entry(); !thread) return Changed::kNeedsStop;
+  if (held) {
+    if (auto ours = guard_answers(*held, regions); !ours || !*ours) return Changed::kNeedsStop;
+    target.guard_seen = Clock::now();
+    if (auto mapped = map_memory(*held, regions, memory); !mapped) return Changed::kNeedsStop;
+    if (!target.outside_barriers)
+      if (auto allowed = held->allow_outside_barriers()) target.outside_barriers = *allowed;
+    if (retire) retire_maps(target, *held, regions, sites);
+  }
+  uint64_t held_ns = 0;
+  if (target.outside_barriers.value_or(false) && held) {
+    held.reset();
+    held_ns = ns_since(held_since);
+  }
+  std::optional<StoppedProcess> outside;
+  if (!held) {
+    auto process = StoppedProcess::from_outside(target.process);
+    if (!process) return Changed::kNeedsStop;
+    outside.emplace(std::move(*process));
+    if (held_ns == 0) ++outside_changes_;
+  }
+  StoppedProcess& process = held ? *held : *outside;
 
   std::vector<target::Patch> patches;
   for (const PlannedSite& plan : planned) patches.push_back(plan.patch);
-  auto changed = target::restore_patches(*held, config_.window, registry, unwanted, target::Threads::kRun);
+  auto changed = target::restore_patches(process, config_.window, registry, unwanted, target::Threads::kRun);
   if (changed)
-    changed = target::apply_patches(*held, config_.window, registry, patches, target::Threads::kRun);
-  if (changed) changed = change_semaphores(*held, registry, regions, sites);
+    changed = target::apply_patches(process, config_.window, registry, patches, target::Threads::kRun);
+  if (changed) changed = change_semaphores(process, registry, regions, sites);
   if (!changed) {
     log_warning("process " + std::to_string(target.process.pid()) +
                 ": changing it while it runs: " + changed.error().message + "; stopping it instead");
     return Changed::kNeedsStop;
   }
-  if (!unwanted.empty() || !planned.empty()) retire_maps(target, *held, regions, sites);
-  held.reset();
+  if (idle && !retire && !target.maps_idle_since) target.maps_idle_since = Clock::now();
+  if (held) {
+    held.reset();
+    held_ns = ns_since(held_since);
+  }
   refresh_task_facts(target, sites);
-  last_running_change_ = {ns_since(held_since), ns_since(start)};
+  last_running_change_ = {held_ns, ns_since(start)};
   note_use();
   ++running_changes_;
   publish(target, sites);

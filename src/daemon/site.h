@@ -60,12 +60,14 @@ struct Attacher::Site {
     std::vector<uint64_t> host_table;  // kernel::HostClass::symbols, as they lie in this target
     std::string event;                 // "syscalls:sys_enter_openat"; of system calls only, as the next
     int32_t only_number = -1;          // -1: every system call
+    bool signal = false;               // signal:signal_generate
   };
   // Instead of a function: before or after one of its `syscall` instructions.
   struct SystemCall {
     bool on_exit;
     uint64_t function, function_size;  // address in the target
     rewrite::SystemCallSite site;
+    bool keeps_memory_shared = false;  // also without programs: rewrite::SystemCallRequest
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
@@ -98,6 +100,7 @@ struct Attacher::Site {
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+      if (want.signal) return true;  // whether it can be sent is asked
       const auto& insns = want.program->source.program.insns;
       return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
         return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 &&
@@ -115,11 +118,11 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 3;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 4;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
-    mix(system_call ? 1 + system_call->on_exit : 0);
+    mix(system_call ? 1 + system_call->on_exit + 2 * system_call->keeps_memory_shared : 0);
     mix(interior);
     mix(room);
     for (const Want& want : wants) {
@@ -129,6 +132,7 @@ struct Attacher::Site {
       mix(want.on_return);
       mix(want.only_tgid);
       mix(static_cast<uint64_t>(want.only_number));
+      mix(want.signal);
       mix(want.program->code
               ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);

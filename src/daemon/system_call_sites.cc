@@ -78,6 +78,12 @@ bool is_anonymous_code(const MappedRegion& region) {
          region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
 }
 
+// Where an event is seen: the numbers of system calls, -1 for all.
+std::vector<int32_t> numbers_of(const program::Tracepoint& point) {
+  if (!point.signal()) return {point.number};
+  return {std::begin(rewrite::kSignalCalls), std::end(rewrite::kSignalCalls)};
+}
+
 bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
   return first < second_end && second < first_end;
 }
@@ -152,6 +158,18 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
     if (site.report.skipped.empty()) end = site_end;
   }
   for (size_t i = first; i < sites.size(); ++i) sites[i].function_size = sites[i].system_call->function_size;
+
+  // What is raised must be lowered.
+  std::map<uint64_t, size_t> patched;  // by call
+  const auto counts = [](const Site& site) {
+    return site.system_call && site.system_call->keeps_memory_shared && site.report.skipped.empty();
+  };
+  for (const Site& site : sites) patched[site.report.address] += counts(site);
+  for (Site& site : sites)
+    if (counts(site) && patched[site.report.address] != 2) site.system_call->keeps_memory_shared = false;
+  std::erase_if(sites, [](const Site& site) {
+    return site.system_call && site.wants.empty() && !site.system_call->keeps_memory_shared;
+  });
 }
 
 void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared_ptr<FileInfo>& file,
@@ -172,25 +190,30 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
         if (point.on_exit != on_exit && !both) continue;
-        if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
-        for (const auto& attached : probe.programs)
-          site.wants.push_back({attached.program,
-                                attached.cookie,
-                                point.on_exit,
-                                0,
-                                attached.order,
-                                {},
-                                probe.event->path,
-                                point.number});
+        for (const int32_t number : numbers_of(point)) {
+          if (number >= 0 && call.site.number >= 0 && call.site.number != number) continue;
+          for (const auto& attached : probe.programs)
+            site.wants.push_back({attached.program,
+                                  attached.cookie,
+                                  point.on_exit,
+                                  0,
+                                  attached.order,
+                                  {},
+                                  probe.event->path,
+                                  number,
+                                  point.signal()});
+        }
       }
-      if (site.wants.empty() || (call.site.stands_for_call && !on_exit)) continue;
+      const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
+      if ((site.wants.empty() && !starts) || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),
                 [](const auto& a, const auto& b) { return a.order < b.order; });
       site.region = region;
       site.file = file;
       site.file_address = call.function;
       site.function_size = length;  // until add_system_call_sites has compared the patches
-      site.system_call = Site::SystemCall{on_exit, base + call.function, call.function_size, call.site};
+      site.system_call =
+          Site::SystemCall{on_exit, base + call.function, call.function_size, call.site, starts};
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
@@ -212,7 +235,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   const uint64_t low = site.region.start, high = site.region.end;
   uint64_t more = kPageSize;  // programs
   for (const auto& want : site.wants) more += round_up(want.program->code->image.size(), 16) + 256;
-  const uint64_t size_max = 3 * kPageSize + 512 * site.wants.size();
+  const uint64_t size_max = 3 * kPageSize + 512 * (site.wants.size() + 1);
   const rewrite::TrampolineRule anywhere{site.address, 0};
   auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, anywhere, size_max, more);
   if (!arena) return arena.error();
@@ -224,6 +247,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   request.function_size = site.function_size;
   request.site = site.system_call->site;
   request.identity_address = config_.window + wire::kIdentityOffset;
+  request.keeps_memory_shared = site.system_call->keeps_memory_shared;
   for (const auto& want : site.wants) {
     const auto& machine_code = *want.program->code;
     auto copy = place_code(**arena, *want.program);
@@ -241,6 +265,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     program.context = want.program->source.program.type == BPF_PROG_TYPE_RAW_TRACEPOINT
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
+    if (want.signal) program.context = rewrite::SystemCallContext::kSignal;
     program.only_number = want.only_number;
     const bool end_of_enter = want.on_return && !request.on_exit;
     (end_of_enter ? request.exit_programs : request.programs).push_back(program);

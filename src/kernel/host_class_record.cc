@@ -53,7 +53,7 @@ void member(Io& io, T& m) {
   io(m.name), io(m.offset), io(m.size), io(m.element_size), io(m.read), io(m.write), io(m.bit_field),
       io(m.gives);
   scalar(io, m.number);
-  io(m.view), io(m.buffer_length_member);
+  io(m.view), io(m.buffer_length_member), io(m.bits);
 }
 
 template <typename Io, typename T>

@@ -274,7 +274,8 @@ BpfReply Kernel::readiness(int fd) {
   if (object->kind == ObjectKind::kPerfEvent) where = &static_cast<PerfEvent&>(*object).readiness;
   if (object->kind == ObjectKind::kMap) {
     auto& map = static_cast<Map&>(*object);
-    if (map.spec.type == BPF_MAP_TYPE_RINGBUF) where = &map.readiness;
+    if (map.spec.type == BPF_MAP_TYPE_RINGBUF || map.spec.type == BPF_MAP_TYPE_USER_RINGBUF)
+      where = &map.readiness;
   }
   if (where == nullptr) return BpfReply::fail(EPERM, "readiness: this object cannot be polled");
   if (!*where) {

@@ -87,6 +87,9 @@ Result<void> fits_event(const PerfEvent& event, const Prog& prog) {
       if (type != BPF_PROG_TYPE_TRACEPOINT)
         return refuse(EINVAL, "only tracepoint programs run at tracepoints");
       readable = event.tracepoint.record_size();
+      if (prog.facts && (prog.facts->context_slots_read & event.tracepoint.unknown_slots()) != 0)
+        return refuse(EOPNOTSUPP, "of " + event.path +
+                                      " only sig, errno and pid are known here (docs/support-matrix.md)");
       break;
     case PerfKind::kRawTracepoint:
       if (type != BPF_PROG_TYPE_RAW_TRACEPOINT)
@@ -171,8 +174,10 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   } else if (attr.type == PERF_TYPE_TRACEPOINT) {
     const auto tracepoint = program::tracepoint_of_id(attr.config);
     if (!tracepoint)
-      return BpfReply::fail(EINVAL, "tracepoint " + std::to_string(attr.config) +
-                                        ": only those of system calls exist (docs/support-matrix.md)");
+      return BpfReply::fail(
+          EINVAL,
+          "tracepoint " + std::to_string(attr.config) +
+              ": only those of system calls and signal:signal_generate exist (docs/support-matrix.md)");
     event->perf_kind = PerfKind::kTracepoint;
     event->tracepoint = *tracepoint;
     event->path = tracepoint->category() + ":" + tracepoint->name();

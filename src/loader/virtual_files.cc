@@ -58,7 +58,8 @@ TraceFile trace_file_at(const char* path) {
 bool is_virtual_file(const char* path) {
   if (const auto pinned = pinned_path(path))
     return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
-  return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value();
+  return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value() ||
+         trace_directory(path).has_value();
 }
 
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {

@@ -244,8 +244,10 @@ bool call_back(Engine& engine, const Call& call) {
       arguments[2] = engine.state.reg(BPF_REG_4);
       break;
     case BPF_FUNC_user_ringbuf_drain:
-      return engine.refuse(Rule::kFUN008, "user ring buffers are not supported yet",
-                           "bpf_user_ringbuf_drain is not supported");
+      arguments[0] = Value::pointer(Kind::kDynptr);
+      arguments[0].instance = engine.new_id();
+      arguments[1] = engine.state.reg(BPF_REG_3);
+      break;
     default:
       return true;
   }

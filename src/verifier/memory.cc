@@ -465,6 +465,17 @@ bool check_atomic_operand(Engine& engine, uint32_t reg) {
                                 reg_name(reg) + " leaks addr into mem");
 }
 
+// `lock *(u32 *)(r1 + 8) |= r2`, which changes the bits that may be set in r2, and `&=`, those that may be clear.
+std::optional<bool> step_change_of_bits(Engine& engine, const Value& base, const Touch& touch) {
+  const Insn& insn = engine.insn();
+  const Value& operand = engine.state.reg(insn.src_reg);
+  if (base.kind != Kind::kHostObject || base.may_be_null || !operand.is_number()) return std::nullopt;
+  const Tnum& bits = operand.scalar.bits;
+  if (insn.imm != BPF_OR && insn.imm != BPF_AND) return std::nullopt;
+  const uint64_t changed = insn.imm == BPF_OR ? bits.value | bits.mask : ~bits.value;
+  return change_bits(engine, base, touch, changed & size_bits(touch.size));
+}
+
 bool step_atomic_update(Engine& engine) {
   const Insn& insn = engine.insn();
   const bool fetches = insn.imm & BPF_FETCH;
@@ -484,6 +495,8 @@ bool step_atomic_update(Engine& engine) {
     return false;
   Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kRead};
   touch.atomic = true;
+  if (const auto answer = step_change_of_bits(engine, base, touch))
+    return *answer && check_alignment(engine, base, touch) && remember_kind(engine, base);
   if (!access_memory(engine, touch)) return false;
   Value loaded;
   if (fetches) {
@@ -553,6 +566,9 @@ std::string linux_type_name(const Value& value) {
       break;
     case Kind::kFunction:
       name = "func";
+      break;
+    case Kind::kDynptr:
+      name = "dynptr_ptr";
       break;
     case Kind::kKernelObject:
       name = "ptr_";

@@ -167,11 +167,15 @@ static_assert(sizeof(ClockLine) == 128);
 // another time namespace.
 struct TargetIdentity {
   uint32_t tgid;
-  uint32_t reserved;
+  // Children there may be just now that run in this memory under ids of their own (vfork, posix_spawn): while it is not zero, who
+  // wants to know its ids asks the kernel. Raised before such a call, lowered when it has returned to the parent, which by then
+  // has its memory to itself again. Too high costs time only. Read together with tgid.
+  uint32_t memory_shared;
   // When the process began, by CLOCK_MONOTONIC and CLOCK_BOOTTIME; 0: not known (a child the daemon has not met yet).
   uint64_t start_time_ns, start_boottime_ns;
   ClockLine monotonic, boottime;
 };
+static_assert(offsetof(TargetIdentity, memory_shared) == 4);
 static_assert(offsetof(TargetIdentity, monotonic) == 64 && sizeof(TargetIdentity) == 320);
 
 inline constexpr uint64_t kContextSize = (sizeof(TargetContext) + 4095) / 4096 * 4096;

@@ -46,7 +46,7 @@ class Bench:
         source = folder / "cell.bpf.c"
         source.write_text('#include "../host.ext.h"\n' + cells.VALUE + cell.extra + "host__" + cell.entry + "(cell) { " + cell.body +
                           ' }\nchar LICENSE[] SEC("license") = "GPL";\n')
-        compiled = run(self.clang, "-target", "bpf", "-O2", "-g", "-Wall", "-Wno-unused-value", "-Wno-array-bounds", "-Werror",
+        compiled = run(self.clang, "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wno-unused-value", "-Wno-array-bounds", "-Werror",
                        "-I/usr/include/%s-linux-gnu" % platform.machine(), "-c", str(source), "-o", str(folder / "cell.bpf.o"))
         if compiled.returncode != 0:
             return "the compiler refuses", compiled.stderr
