@@ -203,8 +203,7 @@ const std::vector<Mode>& modes() {
     add_call("call_both", "call_both", "call_max", "system call, traced at both ends", 2, 10);
     add_call("call_untraced", "call_entry", "call_min", "untraced, while another is traced", 0, 1);
     add_call("call_by_number", "call_entry", "call_by_number", "the same, through syscall(2)", 0, 1);
-    Mode& attach =
-        add("attach_busy", "argument_percpu", "attach, compiled, victim busy (µs)", 0, std::nullopt);
+    Mode& attach = add("attach_busy", "argument_percpu", "attach, compiled, victim busy (µs)", 0, 150);
     attach.attach_only = true;
     return list;
   }();
