@@ -12,6 +12,7 @@
 #include <map>
 #include <set>
 
+#include "rewrite/counting.h"
 #include "rewrite/relocate.h"
 #include "rewrite/system_call.h"
 #include "wire/target_context.h"
@@ -72,6 +73,7 @@ class Writer {
     numbers_.clear();
     for (const SystemCallProgram& program : programs) {
       clobbered_ |= program.call.use.clobbered | (program.call.use.read & (bit(kRdi) | bit(kRsi)));
+      if (program.call.counter != 0) clobbered_ |= kCountingRegisters;
       ends_ |= program.call.ends != ProgramCall::Ends::kNever;
       const bool reads_first = (program.call.context_slots_read & 1) != 0;
       if (program.context == SystemCallContext::kRecord) slots_ |= program.call.context_slots_read;
@@ -324,6 +326,7 @@ class Writer {
         a_.cmp(dword_ptr(r11), static_cast<int32_t>(call.only_tgid));
         a_.jne(skip);
       }
+      if (call.counter != 0) count_run(a_, call.counter, /*begins=*/true);
       if ((call.use.read & bit(kRdi)) != 0) {
         if (program.context == SystemCallContext::kRegisters) {
           a_.lea(rdi, at(kWords));
@@ -341,6 +344,7 @@ class Writer {
         fail(refuse("program out of reach"));
       bytes.resize(kJumpSize);
       a_.embed(bytes.data(), bytes.size());
+      if (call.counter != 0) count_run(a_, call.counter, /*begins=*/false);
       a_.bind(skip);
     }
   }
