@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -313,6 +315,46 @@ TEST_F(CliTest, ShellsCompleteWithTheScripts) {
   EXPECT_HAS(zsh.out, "lookup:Print one entry\n") << zsh.err;
 }
 
+TEST_F(CliTest, WhatIsInstalledIsFoundByTheShells) {
+  const std::string prefix = base_ + "/prefix", share = prefix + "/share";
+  const auto command_of = [&](std::vector<std::string> arguments) {
+    CommandRun run = command({});
+    run.arguments = std::move(arguments);
+    run.environment["HOME"] = base_;
+    run.environment["PATH"] = base_ + ":" + std::getenv("PATH");
+    return run_command(run);
+  };
+  if (command_of({"sh", "-c", "command -v cmake"}).exit_code() != 0) GTEST_SKIP() << "cmake is not on PATH";
+  const Outcome installed =
+      command_of({"cmake", "--install", std::string(std::getenv("BPFTIME_BIN_DIR")) + "/..", "--component",
+                  "shell", "--prefix", prefix});
+  ASSERT_EQ(installed.exit_code(), 0) << installed.err << installed.out;
+  EXPECT_TRUE(fs::exists(share + "/man/man1/bpftime-list.1"));
+  EXPECT_HAS(command_of({"bash", "-c",
+                         "source " + share +
+                             "/bash-completion/completions/bpftime; COMP_WORDS=(bpftime ma); "
+                             "COMP_CWORD=1; _bpftime; echo \"found: ${COMPREPLY[*]}\""})
+                 .out,
+             "found: map\n");
+  if (::access("/usr/bin/zsh", X_OK) == 0) {
+    EXPECT_HAS(command_of({"zsh", "-f", "-c",
+                           "fpath=(" + share +
+                               "/zsh/site-functions $fpath); autoload -U compinit; "
+                               "compinit -u -D; print \"for: $_comps[bpftime]\""})
+                   .out,
+               "for: _bpftime\n");
+  } else {
+    std::cerr << "note: zsh is not installed\n";
+  }
+  if (::access("/usr/bin/fish", X_OK) != 0) GTEST_SKIP() << "fish is not installed";
+  EXPECT_HAS(command_of({"fish", "-c",
+                         "set fish_complete_path " + share +
+                             "/fish/vendor_completions.d; "
+                             "complete -C 'bpftime map loo'"})
+                 .out,
+             "lookup\t");
+}
+
 TEST_F(CliTest, ManPagesAreMadeOfTheHelpAndRenderWithoutWarnings) {
   const std::string pages = base_ + "/man";
   fs::create_directory(pages);
@@ -354,6 +396,107 @@ TEST_F(CliTest, DoctorNamesEachThing) {
   EXPECT_EQ(without.exit_code(), 1);
   EXPECT_HAS(without.out, "missing  agent");
   EXPECT_HAS(without.out, "start and attach cannot place probes");
+}
+
+// Things are taken away from the command, one at a time: what it says of each, and that it says the rest as before.
+class Doctor : public CliTest {
+ protected:
+  // What it finds when it runs at the end of `wrapper` ("env", "X=1").
+  std::map<std::string, Json> examined(std::vector<std::string> wrapper) {
+    CommandRun run = command({"doctor", "--json"});
+    run.arguments.insert(run.arguments.begin(), wrapper.begin(), wrapper.end());
+    const Outcome outcome = run_command(run);
+    std::map<std::string, Json> out;
+    const Json report = Json::parse(outcome.out, nullptr, false);
+    EXPECT_FALSE(report.is_discarded()) << ::testing::PrintToString(wrapper) << outcome.out << outcome.err;
+    if (report.is_discarded()) return out;
+    for (const Json& check : report["checks"]) out[check["name"]] = check;
+    return out;
+  }
+  // A command's prefix under which these system calls answer EPERM.
+  static std::vector<std::string> without_calls(const std::string& numbers) {
+    static const char kPython[] = R"(
+import ctypes, os, struct, sys
+calls = [int(n) for n in sys.argv[1].split(',')]
+code = [(0x20, 0, 0, 0)]                                  # the number
+for i, n in enumerate(calls): code.append((0x15, len(calls) - i, 0, n))
+code += [(6, 0, 0, 0x7fff0000), (6, 0, 0, 0x00050001)]    # allow; EPERM
+text = b''.join(struct.pack('HBBI', *each) for each in code)
+buffer = ctypes.create_string_buffer(text)
+class Filter(ctypes.Structure): _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_void_p)]
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(Filter(len(code), ctypes.addressof(buffer)))):
+    sys.exit('no filter: ' + os.strerror(ctypes.get_errno()))
+os.execvp(sys.argv[2], sys.argv[2:])
+)";
+    return {"python3", "-c", kPython, numbers};
+  }
+  static std::string number(long call) { return std::to_string(call); }
+};
+
+TEST_F(Doctor, NamesWhatASandboxForbids) {
+  const auto whole = examined({"env"});
+  ASSERT_TRUE(whole.contains("memfd"));
+  const std::map<std::string, std::pair<std::string, long>> forbidden = {
+      {"ptrace", {"neither start nor attach can place probes", SYS_ptrace}},
+      {"bpf(2)", {"verified by bpftime alone", SYS_bpf}},
+      {"memfd", {"maps cannot be created", SYS_memfd_create}},
+      {"membarrier", {"patching relies on ptrace stops", SYS_membarrier}},
+  };
+  for (const auto& [name, what] : forbidden) {
+    auto found = examined(without_calls(number(what.second)));
+    ASSERT_TRUE(found.contains(name)) << "doctor did not get to its end without " << name;
+    EXPECT_NE(found[name]["state"], "ok") << name;
+    EXPECT_HAS(found[name]["consequence"].get<std::string>(), what.first);
+    EXPECT_EQ(found["seccomp"]["state"], "limited");
+    for (const auto& [other, finding] : whole)
+      if (other != name && other != "seccomp") {
+        EXPECT_EQ(found[other]["state"], finding["state"]) << other << " without " << name;
+      }
+  }
+}
+
+TEST_F(Doctor, NamesAMissingDirectory) {
+  CommandRun run = command({"doctor"});
+  run.environment["BPFTIME_RUNTIME_DIR"] = "/proc/none/here";
+  const Outcome outcome = run_command(run);
+  EXPECT_EQ(outcome.exit_code(), 1);
+  EXPECT_HAS(outcome.out, "missing  runtime directory");
+  EXPECT_HAS(outcome.out, "no daemon can be started or reached");
+  EXPECT_HAS(outcome.out, "ok       system") << "the rest is told all the same";
+}
+
+TEST_F(Doctor, NamesWhatIsMissingWithoutTheKernelsTypes) {
+  const std::vector<std::string> hidden = {
+      "unshare", "-rm", "sh", "-c", "mount -t tmpfs none /sys/kernel && exec \"$@\"", "sh"};
+  CommandRun trial = command({});
+  trial.arguments = hidden;
+  trial.arguments.push_back("true");
+  if (run_command(trial).exit_code() != 0) GTEST_SKIP() << "no mount namespaces here";
+  auto found = examined(hidden);
+  EXPECT_EQ(found["kernel BTF"]["state"], "limited");
+  EXPECT_HAS(found["kernel BTF"]["consequence"].get<std::string>(), "CO-RE");
+  EXPECT_EQ(found["tracefs"]["state"], "ok") << "tools see ours";
+  EXPECT_HAS(found["tracefs"]["found"].get<std::string>(), "not readable");
+}
+
+TEST_F(Doctor, NamesWhatAUserLacks) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to become somebody else";
+  ASSERT_EQ(::chmod(base_.c_str(), 0755), 0);
+  CommandRun run = command({"doctor", "--json"});
+  const std::vector<std::string> wrapper = {"setpriv", "--reuid", "65534",
+                                            "--regid", "65534",   "--clear-groups"};
+  run.arguments.insert(run.arguments.begin(), wrapper.begin(), wrapper.end());
+  run.environment["BPFTIME_RUNTIME_DIR"] = "";  // the user's own
+  const Outcome outcome = run_command(run);
+  const Json report = Json::parse(outcome.out, nullptr, false);
+  ASSERT_FALSE(report.is_discarded()) << outcome.out << outcome.err;
+  std::map<std::string, Json> found;
+  for (const Json& check : report["checks"]) found[check["name"]] = check;
+  EXPECT_HAS(found["user"]["found"].get<std::string>(), "65534: this user's processes");
+  EXPECT_EQ(found["bpf(2)"]["state"], "limited");
+  EXPECT_HAS(found["bpf(2)"]["consequence"].get<std::string>(), "everything works");
+  EXPECT_HAS(found["runtime directory"]["found"].get<std::string>(), "65534");
 }
 
 TEST_F(CliTest, AttachGoesOnAfterAnError) {

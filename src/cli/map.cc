@@ -87,6 +87,43 @@ bpf_attr element(const OpenMap& map, const std::vector<uint8_t>* key, const std:
   return attr;
 }
 
+// What the kernel said by a number: which map it was, why, and what to try. `what`: "map update".
+Error explained(const Error& error, const OpenMap& map, const std::string& what) {
+  const bpf_map_info& info = map.info;
+  const std::string id = std::to_string(info.id), entries = std::to_string(info.max_entries);
+  const std::string type = map_type_word(info.type);
+  const bool array = info.type == BPF_MAP_TYPE_ARRAY || info.type == BPF_MAP_TYPE_PERCPU_ARRAY;
+  std::string why = error.message.substr(std::min(error.message.size(), what.size() + 2));  // "what: why"
+  switch (error.code) {
+    case E2BIG:
+      why = array ? "there are " + entries + " entries, from 0 on; this index lies behind them"
+                  : "full, it has " + entries + " entries; try `bpftime map delete`, or a map made with more";
+      break;
+    case ENOENT:
+      why = array ? "there are " + entries + " entries, from 0 on; this index lies behind them"
+                  : "no such key; try `bpftime map dump id " + id + "`";
+      break;
+    case EEXIST:
+      why = "the key is there already; try `any` or `exist` instead of `noexist`";
+      break;
+    case EPERM:
+      why = "frozen, or opened without the right to change it: only programs change it";
+      break;
+    case EINVAL:
+      why = type + " takes no such key, value or flag, or has no such operation";
+      break;
+    case EBUSY:
+    case EAGAIN:
+      why += "; try again";
+      break;
+    default:
+      break;
+  }
+  const std::string name = name_text(info.name);
+  return Error{error.code, what + ": map " + id + " (" + (name.empty() ? "" : printable(name) + ", ") + type +
+                               "): " + why};
+}
+
 // ---- dump ----
 
 struct DumpFormat {
@@ -102,13 +139,13 @@ Result<void> dump_entries(const OpenMap& map, DumpFormat format, OrderedJson& li
     attr.next_key = address_of(next.data());
     auto more = bpf(BPF_MAP_GET_NEXT_KEY, attr, "map dump");
     if (!more && more.error().code == ENOENT) return {};
-    if (!more) return more.error();
+    if (!more) return explained(more.error(), map, "map dump");
     key = next;
     first = false;
     auto found = bpf(BPF_MAP_LOOKUP_ELEM, element(map, &key, &value), "map dump");
     // Slots of arrays of objects that hold nothing are passed over; so are entries deleted meanwhile.
     if (!found && found.error().code == ENOENT) continue;
-    if (!found) return found.error();
+    if (!found) return explained(found.error(), map, "map dump");
     ++count;
     if (format.json) {
       list.push_back(entry_json(map, key, Bytes(value)));
@@ -195,7 +232,7 @@ Result<void> take_value(Words& words, bool json, int command) {
     print_entry(*map, *key, value, json);
     return {};
   }
-  if (found.error().code != ENOENT) return found.error();
+  if (found.error().code != ENOENT) return explained(found.error(), *map, words.what());
   if (json) {
     print_json_line(nullptr);
   } else if (key->empty()) {
@@ -224,7 +261,7 @@ Result<void> getnext(Words& words, bool json) {
   bpf_attr attr = element(*map, &key, nullptr);
   attr.next_key = address_of(next.data());
   if (auto found = bpf(BPF_MAP_GET_NEXT_KEY, attr, words.what()); !found) {
-    if (found.error().code != ENOENT) return found.error();
+    if (found.error().code != ENOENT) return explained(found.error(), *map, words.what());
     return Error{ENOENT, words.what() + ": no key follows"};
   }
   if (json) {
@@ -275,7 +312,8 @@ Result<void> update(Words& words, bool json) {
   attr.flags = words.take("noexist") ? BPF_NOEXIST : words.take("exist") ? BPF_EXIST : BPF_ANY;
   if (attr.flags == BPF_ANY) words.take("any");
   if (auto end = words.end(); !end) return end;
-  if (auto done = bpf(BPF_MAP_UPDATE_ELEM, attr, words.what()); !done) return done.error();
+  if (auto done = bpf(BPF_MAP_UPDATE_ELEM, attr, words.what()); !done)
+    return explained(done.error(), *map, words.what());
   print_done(json);
   return {};
 }
@@ -287,7 +325,7 @@ Result<void> erase(Words& words, bool json) {
   if (!key) return key.error();
   if (auto end = words.end(); !end) return end;
   if (auto done = bpf(BPF_MAP_DELETE_ELEM, element(*map, &*key, nullptr), words.what()); !done)
-    return done.error();
+    return explained(done.error(), *map, words.what());
   print_done(json);
   return {};
 }

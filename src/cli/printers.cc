@@ -36,7 +36,7 @@ std::string hex_field(const Json& object, const char* name) {
 
 std::string or_else(const std::string& text, const char* instead) { return text.empty() ? instead : text; }
 
-// Runs in all processes, where they are counted; a program nobody could notice is not even called.
+// Where they are counted; a program nobody could notice is not even called.
 std::string hits_text(const Json& program) {
   std::string out = field(program, "hits").empty() ? "" : "  hits " + field(program, "hits");
   if (field(program, "elided") == "true") out += "  not called: it has no effect";

@@ -3,7 +3,9 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <map>
 #include <sstream>
 
 #include "cli/btf_values.h"
@@ -61,15 +63,26 @@ class SourceTable {
     const auto found = std::find_if(text_.lines.begin(), text_.lines.end(),
                                     [&](const bpf_line_info& each) { return each.insn_off == insn; });
     if (found == text_.lines.end()) return std::nullopt;
-    std::string line = types_->text(found->line_off);
+    return source_of(*found);
+  }
+  // The line that an instruction in its middle belongs to: the instruction it begins with.
+  std::optional<uint32_t> begin_of(uint32_t insn) const {
+    std::optional<uint32_t> out;
+    for (const bpf_line_info& each : text_.lines)
+      if (each.insn_off <= insn && (!out || each.insn_off > *out)) out = each.insn_off;
+    return out;
+  }
+
+ private:
+  std::optional<Source> source_of(const bpf_line_info& info) const {
+    std::string line = types_->text(info.line_off);
     const size_t begin = line.find_first_not_of(" \t");
     if (begin == std::string::npos) return std::nullopt;
     line.erase(0, begin);
     while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
-    return Source{line, types_->text(found->file_name_off), found->line_col >> 10, found->line_col & 0x3ff};
+    return Source{line, types_->text(info.file_name_off), info.line_col >> 10, info.line_col & 0x3ff};
   }
 
- private:
   const ProgramText& text_;
   const BtfTypes* types_;
 };
@@ -88,19 +101,27 @@ OrderedJson opcodes_json(const bpf_insn& insn, Bytes bytes) {
                      {"imm", hex_json(bytes.subspan(4))}};
 }
 
+void add_source(OrderedJson& out, const Source& source, const DumpOptions& options) {
+  out["src"] = source.text;
+  if (!options.line_numbers) return;
+  if (!source.file.empty()) out["file"] = source.file;
+  if (source.line != 0) out["line_num"] = source.line;
+  if (source.column != 0) out["line_col"] = source.column;
+}
+
+void print_source(const Source& source, const DumpOptions& options) {
+  fmt::print("; {}", printable(source.text));
+  if (options.line_numbers)
+    fmt::print(" [file:{} line_num:{} line_col:{}]", printable(source.file), source.line, source.column);
+  fmt::print("\n");
+}
+
 OrderedJson line_json(const Line& line, const SourceTable& sources, const ProgramText& text,
                       const DumpOptions& options) {
   OrderedJson out = OrderedJson::object();
   if (const std::string prototype = sources.prototype(line.insn); !prototype.empty())
     out["proto"] = prototype;
-  if (const auto source = sources.at(line.insn)) {
-    out["src"] = source->text;
-    if (options.line_numbers) {
-      if (!source->file.empty()) out["file"] = source->file;
-      if (source->line != 0) out["line_num"] = source->line;
-      if (source->column != 0) out["line_col"] = source->column;
-    }
-  }
+  if (const auto source = sources.at(line.insn)) add_source(out, *source, options);
   out["disasm"] = line.text;
   if (options.opcodes) out["opcodes"] = opcodes_json(text.insns[line.insn], bytes_of(text, line.insn));
   return out;
@@ -110,12 +131,7 @@ void print_line(const Line& line, const SourceTable& sources, const ProgramText&
                 const DumpOptions& options) {
   if (const std::string prototype = sources.prototype(line.insn); !prototype.empty())
     fmt::print("{}:\n", printable(prototype));
-  if (const auto source = sources.at(line.insn)) {
-    fmt::print("; {}", printable(source->text));
-    if (options.line_numbers)
-      fmt::print(" [file:{} line_num:{} line_col:{}]", printable(source->file), source->line, source->column);
-    fmt::print("\n");
-  }
+  if (const auto source = sources.at(line.insn)) print_source(*source, options);
   fmt::print("{:4}: {}\n", line.insn, line.text);
   if (options.opcodes) {
     fmt::print("      ");
@@ -155,10 +171,47 @@ std::string symbol_of(const bpf_prog_info& info) {
   return name + (info.name[0] != 0 ? "_" + name_text(info.name) : "");
 }
 
-Result<std::string> machine_text(const bpf_prog_info& info) {
+// Machine code as the daemon tells it: text, bytes, and which instructions its parts come from.
+struct Machine {
+  std::string text;
+  std::vector<uint8_t> bytes;
+  std::map<uint32_t, uint32_t> insn_at;  // by offset; holds until the next
+};
+
+Result<Machine> machine_of(const bpf_prog_info& info) {
   auto answer = ask_daemon(Json{{"command", "dump"}, {"id", info.id}});
   if (!answer) return answer.error();
-  return answer->value("text", "");
+  try {
+    Machine out{answer->value("text", ""), answer->value("bytes", std::vector<uint8_t>()), {}};
+    for (const auto& [offset, insn] : answer->value("lines", std::vector<std::pair<uint32_t, uint32_t>>()))
+      out.insn_at[offset] = insn;
+    return out;
+  } catch (const Json::exception& error) {
+    return Error{EPROTO, std::string("prog dump: the daemon's answer: ") + error.what()};
+  }
+}
+
+struct MachineLine {
+  std::string text;
+  uint32_t offset = 0, end = 0;  // bytes
+};
+
+std::vector<MachineLine> lines_of(const Machine& machine) {
+  std::vector<MachineLine> out;
+  std::istringstream lines(machine.text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty()) continue;
+    const auto offset = static_cast<uint32_t>(std::strtoul(line.c_str(), nullptr, 16));
+    if (!out.empty()) out.back().end = offset;
+    out.push_back({line, offset, static_cast<uint32_t>(machine.bytes.size())});
+  }
+  return out;
+}
+
+Bytes bytes_of(const Machine& machine, const MachineLine& line) {
+  const size_t begin = std::min<size_t>(line.offset, machine.bytes.size());
+  const size_t end = std::min<size_t>(line.end, machine.bytes.size());
+  return Bytes(machine.bytes).subspan(begin, end > begin ? end - begin : 0);
 }
 
 }  // namespace
@@ -183,29 +236,51 @@ Result<void> dump_xlated(const Fd& fd, const bpf_prog_info& info, const DumpOpti
   return {};
 }
 
+// Our compiler moves and merges code, so a line of source is told wherever code of another one begins, not once.
 Result<void> dump_jited(const Fd& fd, const bpf_prog_info& info, const DumpOptions& options) {
-  auto text = machine_text(info);
-  if (!text) return text.error();
-  std::string header = symbol_of(info) + ":";
+  auto machine = machine_of(info);
+  if (!machine) return machine.error();
   auto source = program_text(fd);
-  if (info.btf_id != 0 && source) {
-    auto types = BtfTypes::fetch(info.btf_id);
-    const std::string prototype = types ? SourceTable(*source, &*types).prototype(0) : "";
-    if (!prototype.empty()) header = prototype + ":\n" + header;
-  }
-  std::istringstream lines(*text);
+  std::optional<BtfTypes> types;
+  if (info.btf_id != 0 && source)
+    if (auto fetched = BtfTypes::fetch(info.btf_id)) types = std::move(*fetched);
+  const ProgramText nothing;
+  const SourceTable sources(source ? *source : nothing, types ? &*types : nullptr);
+  const std::string prototype = sources.prototype(0);
   OrderedJson list = OrderedJson::array();
-  if (!options.json) fmt::print("{}\n", printable(header));
-  for (std::string line; std::getline(lines, line);) {
-    if (line.empty()) continue;
+  if (!options.json && !prototype.empty()) fmt::print("{}:\n", printable(prototype));
+  if (!options.json) fmt::print("{}:\n", printable(symbol_of(info)));
+  std::optional<uint32_t> told;
+  for (const MachineLine& line : lines_of(*machine)) {
+    std::optional<Source> begins;
+    if (const auto insn = machine->insn_at.find(line.offset); insn != machine->insn_at.end()) {
+      const auto begin = sources.begin_of(insn->second);
+      if (begin && begin != told) begins = sources.at(*begin);
+      if (begins) told = begin;
+    }
+    const Bytes bytes = bytes_of(*machine, line);
     if (options.json) {
-      list.push_back(machine_json(line));
-    } else {
-      fmt::print("{}\n", line);
+      OrderedJson one = OrderedJson::object();
+      if (begins) add_source(one, *begins, options);
+      one.update(machine_json(line.text));
+      if (options.opcodes) one["opcodes"] = hex_json(bytes);
+      list.push_back(std::move(one));
+      continue;
+    }
+    if (begins) print_source(*begins, options);
+    fmt::print("{}\n", line.text);
+    if (options.opcodes) {
+      fmt::print("\t");
+      for (const uint8_t byte : bytes) fmt::print("{:02x} ", byte);
+      fmt::print("\n");
     }
   }
-  if (options.json)
-    print_json_line(OrderedJson::array({OrderedJson{{"name", symbol_of(info)}, {"insns", list}}}));
+  if (!options.json) return {};
+  OrderedJson out = OrderedJson::object();
+  if (!prototype.empty()) out["proto"] = prototype;
+  out["name"] = symbol_of(info);
+  out["insns"] = list;
+  print_json_line(OrderedJson::array({out}));
   return {};
 }
 
@@ -218,7 +293,7 @@ Result<std::vector<uint8_t>> xlated_bytes(const Fd& fd) {
 
 Result<std::vector<uint8_t>> jited_bytes(const Fd& fd, const bpf_prog_info& info) {
   // Compiles it, if that has not been done.
-  if (auto text = machine_text(info); !text) return text.error();
+  if (auto machine = machine_of(info); !machine) return machine.error();
   return machine_code(fd);
 }
 

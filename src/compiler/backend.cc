@@ -110,6 +110,11 @@ Result<void> verify(const llvm::Module& module, const char* when) {
 
 }  // namespace
 
+std::mutex& compile_turn() {
+  static std::mutex turn;
+  return turn;
+}
+
 Diagnostics::Diagnostics(llvm::LLVMContext& context) {
   context.setDiagnosticHandlerCallBack(
       [](const llvm::DiagnosticInfo* info, void* self) {

@@ -7,6 +7,7 @@
 #include <llvm/IR/Module.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/result.h"
@@ -31,6 +32,9 @@ struct EmittedObject {
   llvm::SmallVector<char, 0> bytes;  // ELF, relocatable
   uint32_t context_slots_read = 0;   // see MachineCode
 };
+// Held by whoever compiles: the target machine is shared.
+std::mutex& compile_turn();
+
 // Errors: EINVAL with LLVM's words. `module` is consumed in place.
 Result<EmittedObject> emit_object(llvm::Module& module, Diagnostics& diagnostics);
 

@@ -85,8 +85,7 @@ class CodeCache {
 
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options) {
-  static std::mutex one_at_a_time;  // the target machine is shared
-  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const std::lock_guard<std::mutex> lock(compile_turn());
   static CodeCache cache;
   std::string key = content_key(program, maps, options);
   if (const MachineCode* known = cache.find(key)) return *known;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "compiler/insn_lines.h"
 #include "compiler/translator.h"
 #include "helpers/table.h"
 #include "wire/invocation.h"
@@ -74,7 +75,13 @@ struct ProgramScope {
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
   std::map<std::pair<uint32_t, uint32_t>, llvm::Function*> map_helpers = {};  // by helper id and map index
 
+  InsnLines* lines = nullptr;  // null: nobody wants to know
+
   bool tail_calls() const { return facts.may_tail_call; }
+  // What `builder` makes from here on belongs to that instruction.
+  void at_insn(llvm::IRBuilder<>& builder, const llvm::Function& function, uint32_t insn) const {
+    if (lines != nullptr) builder.SetCurrentDebugLocation(InsnLines::at(function, insn));
+  }
 
   llvm::LLVMContext& context() const { return module.getContext(); }
   llvm::IntegerType* word() const { return llvm::Type::getInt64Ty(context()); }

@@ -11,7 +11,6 @@
 namespace bpftime::compiler {
 namespace {
 
-constexpr uint64_t kNotPlaced = ~uint64_t{0};
 constexpr uint64_t kReturnAddressSize = 8;
 
 struct Section {
@@ -19,9 +18,9 @@ struct Section {
   std::string_view name;
   Bytes contents;
   std::vector<Elf64_Rela> relocations;
-  uint64_t offset = kNotPlaced;  // in the image
-  uint64_t stack_bytes = 0;      // of the function in it
-  uint64_t chain_bytes = 0;      // of it and what it calls; 0: not yet known
+  uint64_t offset = kNotInImage;  // in the image
+  uint64_t stack_bytes = 0;       // of the function in it
+  uint64_t chain_bytes = 0;       // of it and what it calls; 0: not yet known
   bool live = false;
   bool visiting = false;
 
@@ -53,11 +52,13 @@ class Linker {
                               &Linker::read_stack_sizes}) {
         if (Result<void> done = (this->*step)(); !done) return done.error();
       }
+      if (first_section_ == 0) sections_of_first_ = sections_.size();
     }
     for (const auto step : {&Linker::resolve_symbols, &Linker::find_entries, &Linker::mark_live,
                             &Linker::place, &Linker::relocate, &Linker::measure_stack}) {
       if (Result<void> done = (this->*step)(); !done) return done.error();
     }
+    for (size_t i = 0; i < sections_of_first_; i++) result_.section_offsets.push_back(sections_[i].offset);
     return std::move(result_);
   }
 
@@ -300,7 +301,7 @@ class Linker {
   std::vector<Section> sections_;  // of all objects, one after the other
   std::vector<Symbol> symbols_;
   Bytes object_;  // being read, and where its sections and symbols start
-  size_t first_section_ = 0, first_symbol_ = 0;
+  size_t first_section_ = 0, first_symbol_ = 0, sections_of_first_ = 0;
   LinkedImage result_;
 };
 

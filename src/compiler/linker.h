@@ -12,11 +12,15 @@
 
 namespace bpftime::compiler {
 
+inline constexpr uint64_t kNotInImage = ~uint64_t{0};
+
 struct LinkedImage {
   std::vector<uint8_t> image;  // text first, then read-only data; valid at any 16-byte aligned address
   std::vector<uint32_t> entry_offsets;  // one per entry asked for
   uint32_t text_size = 0;               // bytes of instructions at the image's start
-  uint64_t stack_bytes = 0;             // deepest chain of calls inside the image, return addresses included
+  std::vector<uint64_t>
+      section_offsets;       // in the image, of the first object's sections; kNotInImage: left out
+  uint64_t stack_bytes = 0;  // deepest chain of calls inside the image, return addresses included
 };
 
 inline constexpr uint64_t kImageSizeMax = 64u << 20;

@@ -10,6 +10,7 @@ namespace bpftime::compiler {
 
 Result<void> FunctionTranslator::run() {
   if (Result<void> found = make_blocks(); !found) return found;
+  scope_.at_insn(builder_, *function_, start_);
   make_prologue();
   for (uint32_t index = start_; index < end_; index++) {
     if (const auto block = blocks_.find(index); block != blocks_.end()) enter_block(block->second);
@@ -17,6 +18,7 @@ Result<void> FunctionTranslator::run() {
       builder_.CreateRet(word_of(0));
       leave_block();
     }
+    scope_.at_insn(builder_, *function_, index);
     if (!open_) continue;  // after a jump without a label, or proved dead
     if (Result<void> done = translate(index, insn(index)); !done) return done;
     if (is_wide(insn(index))) index++;
@@ -182,6 +184,7 @@ Value* call_main(llvm::IRBuilder<>& builder, ProgramScope& scope, std::array<Val
 llvm::Function* make_function(ProgramScope& scope, const char* name, llvm::FunctionType* type) {
   auto* function = llvm::Function::Create(type, llvm::GlobalValue::ExternalLinkage, name, scope.module);
   function->setVisibility(llvm::GlobalValue::HiddenVisibility);
+  if (scope.lines != nullptr) scope.lines->begin(*function);
   return function;
 }
 
@@ -206,6 +209,7 @@ void make_entry(ProgramScope& scope) {
   auto* entry = make_function(scope, kEntrySymbol,
                               llvm::FunctionType::get(scope.word(), {scope.word(), second}, false));
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
+  scope.at_insn(builder, *entry, 0);
   Value* zero = builder.getInt64(0);
   Value* invocation =
       bare ? llvm::ConstantPointerNull::get(scope.pointer()) : static_cast<Value*>(entry->getArg(1));
@@ -226,6 +230,7 @@ void make_tail_entry(ProgramScope& scope) {
                               llvm::FunctionType::get(scope.word(), {scope.word(), scope.pointer()}, false));
   entry->setCallingConv(llvm::CallingConv::Tail);
   llvm::IRBuilder<> builder(BasicBlock::Create(scope.context(), "entry", entry));
+  scope.at_insn(builder, *entry, 0);
   Value* state = entry->getArg(1);
   const std::array<Value*, 2> first{entry->getArg(0), builder.getInt64(0)};
   std::vector<Value*> environment{state};
@@ -268,7 +273,7 @@ void make_environment(ProgramScope& scope) {
 }  // namespace
 
 Result<TranslationFacts> translate(const program::Program& program, std::span<const MapBinding> maps,
-                                   const CompileOptions& options, llvm::Module& module) {
+                                   const CompileOptions& options, llvm::Module& module, InsnLines* lines) {
   if (program.insns.empty()) return Error{EINVAL, "compile: program " + program.name + ": no instructions"};
   if (program.insns.size() > program::kInsnsMax)
     return Error{E2BIG, "compile: program " + program.name + ": too long"};
@@ -276,6 +281,7 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
   if (!starts) return starts.error();
 
   ProgramScope scope{program, maps, options, module, {}, {}, std::vector<llvm::GlobalVariable*>(maps.size())};
+  scope.lines = lines;
   scope.facts.may_tail_call = std::any_of(program.insns.begin(), program.insns.end(), is_tail_call);
   if ((scope.facts.may_tail_call || options.tail_entry) && options.constraints != nullptr)
     return Error{EOPNOTSUPP, "compile: program " + program.name + ": extensions make and take no tail calls"};
@@ -285,6 +291,7 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
     function->setCallingConv(scope.function_convention());
     // Inlined, a jump out of it would become a call.
     if (scope.facts.may_tail_call) function->addFnAttr(llvm::Attribute::NoInline);
+    if (lines != nullptr) lines->begin(*function);
     scope.subprograms[start] = function;
   }
   for (size_t i = 0; i < starts->size(); i++) {
@@ -298,6 +305,7 @@ Result<TranslationFacts> translate(const program::Program& program, std::span<co
   if (options.tail_entry) make_tail_entry(scope);
   make_environment(scope);
   make_ring_of(scope);
+  if (lines != nullptr) lines->finish();
   return scope.facts;
 }
 

@@ -32,8 +32,11 @@ struct TranslationFacts {
   bool may_tail_call = false;
 };
 
-// Fills `module` with kEntrySymbol (wire/invocation.h) and what it needs; helpers stay declared.
+class InsnLines;
+
+// `lines`: has the instructions remembered. Fills `module` with kEntrySymbol (wire/invocation.h) and what it needs; helpers stay declared.
 Result<TranslationFacts> translate(const program::Program& program, std::span<const MapBinding> maps,
-                                   const CompileOptions& options, llvm::Module& module);
+                                   const CompileOptions& options, llvm::Module& module,
+                                   InsnLines* lines = nullptr);
 
 }  // namespace bpftime::compiler

@@ -27,7 +27,8 @@ struct ProgramReport {
   uint32_t id;
   std::string name;
   bool on_return;
-  bool elided = false;  // does nothing anybody could notice, so the site does not call it
+  bool elided = false;               // does nothing anybody could notice, so the site does not call it
+  std::vector<uint64_t> counters{};  // of its runs here, when they are counted (kernel::Hits)
 };
 
 // One probe in one target: in place, or why not.
@@ -167,6 +168,8 @@ class Attacher {
   Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
                                  const target::Status& status);
+  // Gives every site that will be patched its counters.
+  void count_hits(Target& target, std::vector<Site>& sites);
   bool up_to_date(const Target& target, const target::Registry& registry,
                   const std::vector<Site>& sites) const;
   Result<void> create_context(Target& target, target::StoppedProcess& stopped,

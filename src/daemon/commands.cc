@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "base/version.h"
 #include "daemon/worker.h"
 #include "maps/map.h"
@@ -30,13 +31,26 @@ std::string comm_of(pid_t pid) {
   return name;
 }
 
-json probe_json(const ProbeReport& probe) {
+// Runs here, while they are counted (BPF_ENABLE_STATS); of extensions else those in all processes (Prog::runs).
+std::optional<uint64_t> hits_of(const kernel::Kernel& kernel, const ProgramReport& program) {
+  if (!program.counters.empty()) {
+    uint64_t sum = 0;
+    for (const uint64_t counter : program.counters) sum += kernel.hits_at(counter).runs;
+    return sum;
+  }
+  const auto object = kernel.objects().find(ObjectKind::kProgram, program.id);
+  return object ? kernel::run_count(static_cast<const kernel::Prog&>(*object)) : std::nullopt;
+}
+
+json probe_json(const kernel::Kernel& kernel, const ProbeReport& probe) {
   json programs = json::array();
-  for (const auto& program : probe.programs)
+  for (const auto& program : probe.programs) {
     programs.push_back({{"id", program.id},
                         {"name", program.name},
                         {"kind", program.on_return ? "uretprobe" : "uprobe"},
                         {"elided", program.elided}});
+    if (const auto hits = hits_of(kernel, program)) programs.back()["hits"] = *hits;
+  }
   if (probe.system_call) {
     for (auto& program : programs) program["kind"] = "tracepoint";
     return {{"path", probe.path},
@@ -52,9 +66,9 @@ json probe_json(const ProbeReport& probe) {
           {"reason", probe.skipped}};
 }
 
-json target_json(const TargetReport& target) {
+json target_json(const kernel::Kernel& kernel, const TargetReport& target) {
   json probes = json::array();
-  for (const auto& probe : target.probes) probes.push_back(probe_json(probe));
+  for (const auto& probe : target.probes) probes.push_back(probe_json(kernel, probe));
   return {{"pid", target.pid},       {"name", target.name},         {"lineage", target.lineage},
           {"faults", target.faults}, {"not_seen", target.not_seen}, {"probes", probes}};
 }
@@ -75,7 +89,7 @@ Answer attach(Worker& worker, const json& request) {
   auto report = worker.attacher().attach(*pid, session.is_number_unsigned() ? session.get<uint64_t>() : 0);
   worker.follow_targets();
   if (!report) return report.error();
-  return target_json(*report);
+  return target_json(worker.kernel(), *report);
 }
 
 Answer detach(Worker& worker, const json& request) {
@@ -85,27 +99,14 @@ Answer detach(Worker& worker, const json& request) {
   return json{{"pid", *pid}};
 }
 
-// How often each program ran, in all processes, where that is counted (extensions, see Prog::runs).
-void add_hits(Worker& worker, json& target) {
-  for (json& probe : target["probes"])
-    for (json& program : probe["programs"]) {
-      const auto object = worker.kernel().objects().find(ObjectKind::kProgram, program["id"].get<uint32_t>());
-      if (!object) continue;
-      if (const auto hits = kernel::run_count(static_cast<const kernel::Prog&>(*object)))
-        program["hits"] = *hits;
-    }
-}
-
 Answer list(Worker& worker, const json&) {
   json targets = json::array(), loaders = json::array();
-  for (const auto& target : worker.attacher().reports()) {
-    targets.push_back(target_json(target));
-    add_hits(worker, targets.back());
-  }
+  for (const auto& target : worker.attacher().reports())
+    targets.push_back(target_json(worker.kernel(), target));
   for (const auto& [fd, client] : worker.connections())
     if (client.hello && client.hello->kind == wire::ClientKind::kLoader)
       loaders.push_back({{"pid", client.peer().pid}, {"name", comm_of(client.peer().pid)}});
-  return json{{"targets", targets}, {"loaders", loaders}};
+  return json{{"targets", targets}, {"loaders", loaders}, {"counting", worker.kernel().counting()}};
 }
 
 Answer status(Worker& worker, const json&) {
@@ -231,7 +232,17 @@ Answer dump(Worker& worker, const json& request) {
     return Error{ENOENT, "prog " + std::to_string(id) + ": no such id; `bpftime prog show` lists them"};
   auto& program = static_cast<kernel::Prog&>(*object);
   if (auto compiled = worker.kernel().ensure_code(program); !compiled) return compiled.error();
-  return json{{"text", rewrite::listing(program.code->image)}};
+  // Of instructions only: what follows them is data.
+  const auto text =
+      Bytes(program.code->image).first(std::min<size_t>(program.code->text_size, program.code->image.size()));
+  json lines = json::array();
+  auto table = worker.kernel().code_lines(program);
+  if (!table) log_warning(table.error().message);
+  if (table)
+    for (const auto& line : *table) lines.push_back({line.offset, line.insn});
+  return json{{"text", rewrite::listing(text)},
+              {"lines", lines},
+              {"bytes", std::vector<uint8_t>(text.begin(), text.end())}};
 }
 
 Answer doctor(Worker&, const json&) {

@@ -109,6 +109,7 @@ Result<void> Attacher::place_programs(Arena& arena, Site& site, rewrite::SiteReq
     call.use = code_use(*want.program);
     call.context_slots_read = want.program->code->context_slots_read;
     call.inlined = rewrite::inlinable_code(text_of(*want.program->code), want.program->code->entry_offset);
+    call.counter = want.counter;
     if (Site::may_tail_call(*want.program)) {
       call.inlined = {};
       call.use = {};
@@ -143,7 +144,8 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   uint64_t more = 4 * kPageSize;  // programs and tables
   for (const auto& want : site.wants)
     more += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
-  const uint64_t size_max = 512 + (192 + rewrite::kInlinedMax) * site.wants.size();
+  uint64_t size_max = 512 + (192 + rewrite::kInlinedMax) * site.wants.size();
+  if (kernel_.counting()) size_max += rewrite::kCountingMax * site.wants.size();
 
   rewrite::SiteRequest request;
   request.address = site.address;

@@ -60,6 +60,7 @@ struct Attacher::Site {
     std::string event;                 // "syscalls:sys_enter_openat"; of system calls only, as the next
     int32_t only_number = -1;          // -1: every system call
     bool signal = false;               // signal:signal_generate
+    uint64_t counter = 0;              // of its runs here (kernel::Hits); 0: nobody counts
   };
   // Instead of a function: before or after one of its `syscall` instructions.
   struct SystemCall {
@@ -135,6 +136,7 @@ struct Attacher::Site {
       mix(want.program->code
               ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);
+      if (want.counter != 0) mix(want.counter);
     }
     return value;
   }

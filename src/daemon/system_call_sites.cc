@@ -283,6 +283,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     if (machine_code.ends_function) program.call.ends = rewrite::ProgramCall::Ends::kResultInRax;
     program.call.use = code_use(*want.program);
     program.call.context_slots_read = machine_code.context_slots_read;
+    program.call.counter = want.counter;
     if (Site::may_tail_call(*want.program)) {  // to programs nobody has looked at here
       program.call.use = {};
       program.call.context_slots_read = rewrite::kAllContextSlots;
@@ -324,6 +325,18 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   return std::optional(std::move(planned));
 }
 
+namespace {
+
+template <typename Wants>
+void add_counters(const Wants& wants, ProbeReport& report) {
+  for (const auto& want : wants)
+    for (ProgramReport& program : report.programs)
+      if (want.counter != 0 && want.event == report.path && want.program->id == program.id)
+        program.counters.push_back(want.counter);
+}
+
+}  // namespace
+
 std::vector<ProbeReport> Attacher::system_call_reports(const Target& target, const std::vector<Site>& sites) {
   std::vector<ProbeReport> out = target.system_calls;
   for (ProbeReport& report : out) {
@@ -334,6 +347,7 @@ std::vector<ProbeReport> Attacher::system_call_reports(const Target& target, con
         continue;
       if (site.report.skipped.empty()) {
         ++report.sites;
+        add_counters(site.wants, report);
       } else {
         ++reasons[site.report.path + ": " + site.report.skipped];
       }

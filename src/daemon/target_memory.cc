@@ -141,7 +141,10 @@ std::vector<TargetMemory> Attacher::memory_of(const std::vector<Site>& sites) co
   for (const auto& site : sites)
     if (site.report.skipped.empty())
       for (const auto& want : site.wants) programs.push_back(want.program);
-  return kernel_.memory_of(programs);
+  auto out = kernel_.memory_of(programs);
+  if (!programs.empty() && kernel_.counting())
+    out.push_back(kernel::Kernel::memory_of_map(*kernel_.hits_map()));
+  return out;
 }
 
 // What programs need to know about the process they run in.

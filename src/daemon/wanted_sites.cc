@@ -191,7 +191,24 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
         site.needs_system_calls())
       site.report.skipped = kMakesSystemCalls;
+  if (kernel_.counting()) count_hits(target, out);
   return out;
+}
+
+void Attacher::count_hits(Target& target, std::vector<Site>& sites) {
+  for (auto& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    for (auto& want : site.wants) {
+      want.counter = kernel_.hit_counter(
+          {target.process.pid(), site.address, want.program->id, want.order, want.on_return});
+      for (auto& program : site.report.programs) {
+        if (program.id != want.program->id || program.on_return != want.on_return || want.counter == 0)
+          continue;
+        program.elided = false;  // counted, so it is called
+        program.counters.push_back(want.counter);
+      }
+    }
+  }
 }
 
 // The kernel sends a thread that it interrupts inside one to its abort handler: code moved elsewhere would lose that. The

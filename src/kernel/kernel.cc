@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "base/log.h"
 #include "kernel/attr.h"
 #include "kernel/perf_ring.h"
 #include "maps/map.h"
@@ -62,6 +63,8 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
       return link_update(request);
     case BPF_LINK_DETACH:
       return link_detach(request);
+    case BPF_ENABLE_STATS:
+      return enable_stats(request);
     case BPF_TASK_FD_QUERY:
       return task_fd_query(request);
     case BPF_OBJ_GET_INFO_BY_FD:
@@ -117,11 +120,15 @@ Result<void> Kernel::enter(const std::shared_ptr<Object>& object, uint64_t conte
 }
 
 Result<void> Kernel::start() {
-  for (const auto& map : objects_.all<Map>(ObjectKind::kMap))
+  for (const auto& map : objects_.all<Map>(ObjectKind::kMap)) {
+    if (map->internal && map->name == kHitsMap) recover_stats(map);
     if (map->internal)
       (map->spec.type == BPF_MAP_TYPE_RINGBUF ? trace_ring_
        : map->name == kAnnouncements          ? announcements_
                                               : references_) = map;
+  }
+  if (objects_.next_id(ObjectKind::kStats, 0) != 0)
+    if (auto made = make_hits_map(); !made) log_warning(made.error().message);
   recover_slots();
   if (trace_ring_) return {};
   auto ring = make_own_map("trace", {BPF_MAP_TYPE_RINGBUF, 0, 0, kTraceRingBytes, 0, 1}, /*internal=*/true);
@@ -175,6 +182,8 @@ void Kernel::collect() {
       probes_differ = true;
     }
     if (object->kind == ObjectKind::kPerfEvent) probes_differ = true;
+    if (object->kind == ObjectKind::kStats) probes_differ |= !counting();
+    if (object->kind == ObjectKind::kProgram) hits_.forget_program(object->id);
     if (object->kind == ObjectKind::kMap)
       static_cast<Map&>(*object).slots.clear();  // may lead back to itself
     observer_.object_gone(*object);
@@ -219,9 +228,8 @@ std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   return out;
 }
 
-Result<void> Kernel::ensure_code(Prog& prog) {
-  if (prog.code) return {};
-  if (auto known = ensure_facts(prog); !known) return known.error();
+template <typename Make>
+auto Kernel::with_options(const Prog& prog, Make make) const {
   std::vector<compiler::MapBinding> bindings;
   for (const auto& map : prog.maps) bindings.push_back({map->spec, map->address, map->id});
   const compiler::MapBinding trace{trace_ring_->spec, trace_ring_->address, trace_ring_->id};
@@ -235,10 +243,26 @@ Result<void> Kernel::ensure_code(Prog& prog) {
     options.run_counters = prog.runs->spec.max_entries;
     options.check_promises = prog.host && prog.host->check_promises;
   }
-  auto code = compiler::compile(prog.source.program, bindings, options);
+  return make(std::span<const compiler::MapBinding>(bindings), options);
+}
+
+Result<void> Kernel::ensure_code(Prog& prog) {
+  if (prog.code) return {};
+  if (auto known = ensure_facts(prog); !known) return known.error();
+  auto code = with_options(prog, [&](auto maps, const auto& options) {
+    return compiler::compile(prog.source.program, maps, options);
+  });
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
   prog.code = std::move(*code);
   return {};
+}
+
+Result<std::vector<compiler::CodeLine>> Kernel::code_lines(Prog& prog) {
+  if (auto compiled = ensure_code(prog); !compiled) return compiled.error();
+  if (auto known = ensure_facts(prog); !known) return known.error();
+  return with_options(prog, [&](auto maps, const auto& options) {
+    return compiler::line_table(prog.source.program, maps, options, *prog.code);
+  });
 }
 
 size_t Kernel::drain_perf_array(Map& map) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "compiler/line_table.h"
+#include "kernel/hits.h"
 #include "kernel/object_table.h"
 #include "verifier/kernel_opinion.h"
 #include "wire/messages.h"
@@ -93,6 +95,8 @@ struct Probe {
 
 class Kernel {
  public:
+  static constexpr char kHitsMap[] = "hits";
+
   // `context_address`: wire::window_address of the user whose targets these are.
   Kernel(Observer& observer, uint64_t context_address);
 
@@ -114,12 +118,20 @@ class Kernel {
   std::shared_ptr<Map> announcements();
   const std::shared_ptr<Map>& announcements_made() const { return announcements_; }
   static TargetMemory memory_of_map(const Map& map);
+  // Somebody holds a descriptor of BPF_ENABLE_STATS: trampolines count (stats.cc).
+  bool counting() const;
+  // Where runs at that place are counted, in targets; 0: they are not. The map is nothing any program refers to.
+  uint64_t hit_counter(const HitPlace& place);
+  const std::shared_ptr<Map>& hits_map() const { return hits_map_; }
+  HitCount hits_at(uint64_t counter) const { return hits_.at(counter); }
+  // Of all its places, as long as they were counted.
+  HitCount run_stats(const Prog& program) const;
   // The directory behind /sys/fs/bpf (pins.cc). To be called once, after recovery; without it nothing can be pinned.
   Result<void> set_pin_root(const std::string& root);
   // Nobody has any object but what the kernel made for itself.
   bool idle() const {
-    return objects_.size() <=
-           1u + (references_ != nullptr) + (announcements_ != nullptr) + (kernel_btf_ != nullptr);
+    return objects_.size() <= 1u + (references_ != nullptr) + (announcements_ != nullptr) +
+                                  (kernel_btf_ != nullptr) + (hits_map_ != nullptr);
   }
   // Everything programs may touch in a target besides code the trampolines call: their maps, what those hold, and so on.
   std::vector<TargetMemory> memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const;
@@ -135,6 +147,8 @@ class Kernel {
   size_t drain_perf_array(Map& map);
   // Verifies `program` again unless its facts are known: a worker that took over has only the record.
   static Result<void> ensure_facts(Prog& program);
+  // Which instructions its code comes from; compiled again for that. Errors: as of compiler::line_table.
+  Result<std::vector<compiler::CodeLine>> code_lines(Prog& program);
   // Compiles `program` unless done. Errors name the program.
   Result<void> ensure_code(Prog& program);
   // The same, and gives the code an address of its own in the window, where memory_of() has it mapped.
@@ -159,6 +173,8 @@ class Kernel {
   std::shared_ptr<Btf> kernel_btf_;  // made when somebody first looks through the BTF objects
   Fd kernel_btf_held_;               // keeps it living
   std::shared_ptr<Map> announcements_;
+  Hits hits_;
+  std::shared_ptr<Map> hits_map_;  // made when somebody first counts
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
@@ -197,6 +213,9 @@ class Kernel {
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
   BpfReply link_update(const BpfRequest&);
+  BpfReply enable_stats(const BpfRequest&);
+  Result<void> make_hits_map();
+  static void recover_stats(const std::shared_ptr<Map>& map);
   BpfReply object_info(const BpfRequest&);
   BpfReply object_next_id(const BpfRequest&, ObjectKind kind);
   BpfReply object_by_id(const BpfRequest&, ObjectKind kind);
@@ -208,6 +227,9 @@ class Kernel {
   Result<std::shared_ptr<Map>> make_own_map(const std::string& name, const wire::MapSpec& spec,
                                             bool internal);
   Result<void> count_runs(Prog& program);
+  // Calls `make` with what compiling the program takes.
+  template <typename Make>
+  auto with_options(const Prog& program, Make make) const;
   Result<void> reserve_map_address(Map& map);
   Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);
   template <typename T>

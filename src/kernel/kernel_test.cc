@@ -125,6 +125,51 @@ TEST_F(KernelTest, ErrnoIsLinuxs) {
   EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_SET_BPF, 0, prog.fd.get()).result, -EEXIST);
 }
 
+TEST_F(KernelTest, RunsAreCountedWhileSomebodyWants) {
+  Call wrong;
+  wrong.attr.enable_stats.type = 1;
+  EXPECT_EQ(wrong.run(kernel_, BPF_ENABLE_STATS).result, -EINVAL);
+  Call trailing;
+  std::memset(reinterpret_cast<char*>(&trailing.attr) + 4, 1, 1);
+  EXPECT_EQ(trailing.run(kernel_, BPF_ENABLE_STATS).result, -EINVAL);
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  ASSERT_EQ(prog.result, 0) << prog.text;
+  const HitPlace place{7, 0x1000, 1, 3, false};
+  EXPECT_FALSE(kernel_.counting());
+  EXPECT_EQ(kernel_.hit_counter(place), 0u);
+
+  BpfReply first = Call().run(kernel_, BPF_ENABLE_STATS), second = Call().run(kernel_, BPF_ENABLE_STATS);
+  ASSERT_EQ(first.result, 0) << first.text;
+  ASSERT_EQ(second.result, 0) << second.text;
+  EXPECT_EQ(observer_.probe_changes, 1) << "the first changes every site, the second nothing";
+  const uint64_t counter = kernel_.hit_counter(place);
+  ASSERT_NE(counter, 0u);
+  EXPECT_EQ(kernel_.hit_counter(place), counter) << "one place, one counter";
+  EXPECT_NE(kernel_.hit_counter({8, 0x1000, 1, 3, false}), counter) << "another process";
+  EXPECT_EQ(kernel_.hits_at(counter).runs, 0u);
+  auto* word = reinterpret_cast<uint64_t*>(kernel_.hits_map()->memory.data() +
+                                           (counter - kernel_.hits_map()->address));
+  word[0] = 5, word[1] = 5, word[2] = 1000;  // as trampolines do
+  EXPECT_EQ(kernel_.hits_at(counter).runs, 5u);
+  EXPECT_GT(kernel_.hits_at(counter).ns, 0u);
+  EXPECT_EQ(kernel_.hits_at(counter + (uint64_t{1} << 40)).runs, 0u) << "no counter";
+  word[0] = 6, word[2] -= uint64_t{1} << 62;  // one runs now: it ends now
+  EXPECT_EQ(kernel_.hits_at(counter).runs, 6u);
+
+  first.fd.reset();
+  settle(kernel_);
+  EXPECT_TRUE(kernel_.counting());
+  second.fd.reset();
+  settle(kernel_);
+  EXPECT_FALSE(kernel_.counting());
+  EXPECT_EQ(observer_.probe_changes, 2);
+  const auto& program = *kernel_.objects().all<Prog>(ObjectKind::kProgram)[0];
+  EXPECT_EQ(kernel_.run_stats(program).runs, 6u) << "what was counted stays the program's";
+  BpfReply again = Call().run(kernel_, BPF_ENABLE_STATS);
+  EXPECT_EQ(kernel_.run_stats(program).runs, 6u);
+  EXPECT_EQ(kernel_.hits_at(kernel_.hit_counter(place)).runs, 0u) << "a place begins anew";
+}
+
 TEST_F(KernelTest, FailedLinkLeavesNothing) {
   BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
   BpfReply filter = load_program(kernel_, kReturnZero, {}, BPF_PROG_TYPE_SOCKET_FILTER);

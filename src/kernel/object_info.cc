@@ -104,7 +104,7 @@ bool record_sizes_agree(const bpf_prog_info& asked) {
          agrees(asked.nr_jited_line_info, asked.jited_line_info_rec_size, sizeof(uint64_t));
 }
 
-BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
+BpfReply prog_info(const BpfRequest& request, const Prog& prog, const HitCount& stats) {
   const auto asked = caller_info<bpf_prog_info>(request);
   if (!record_sizes_agree(asked))
     return BpfReply::fail(EINVAL, "program info: size of BTF records: not that of the kernel's");
@@ -139,7 +139,8 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog) {
   info.func_info_rec_size = sizeof(bpf_func_info);
   info.line_info_rec_size = sizeof(bpf_line_info);
   info.jited_line_info_rec_size = sizeof(uint64_t);
-  info.run_cnt = run_count(prog).value_or(0);
+  info.run_cnt = run_count(prog).value_or(stats.runs);
+  info.run_time_ns = stats.ns;
   BpfReply reply = info_reply(request, info);
   auto nested = [&](uint32_t field, const void* data, size_t size) {
     const uint32_t room = request.out_size(kNestedBase + field);
@@ -312,13 +313,14 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
     case ObjectKind::kMap:
       return map_info(request, static_cast<const Map&>(*object));
     case ObjectKind::kProgram:
-      return prog_info(request, static_cast<const Prog&>(*object));
+      return prog_info(request, static_cast<const Prog&>(*object),
+                       run_stats(static_cast<const Prog&>(*object)));
     case ObjectKind::kBtf:
       return btf_info(request, static_cast<const Btf&>(*object));
     case ObjectKind::kLink:
       return link_info(request, static_cast<const Link&>(*object));
     default:
-      return BpfReply::fail(EINVAL, "object info: a perf event has none");
+      return BpfReply::fail(EINVAL, "object info: perf events and statistics have none");
   }
 }
 

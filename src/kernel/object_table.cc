@@ -30,6 +30,8 @@ const char* memfd_name(ObjectKind kind) {
       return "btf";
     case ObjectKind::kPerfEvent:
       return "[perf_event]";
+    case ObjectKind::kStats:
+      return "bpf-stats";
     case ObjectKind::kNone:
       break;
   }

@@ -109,6 +109,7 @@ std::vector<uint8_t> Kernel::serialize(const Object& object) {
       if (!link.event) put_places(out, link);
       break;
     }
+    case ObjectKind::kStats:
     case ObjectKind::kNone:
       break;
   }
@@ -121,6 +122,7 @@ uint64_t Kernel::record_key(const Object& object) {
   switch (object.kind) {
     case ObjectKind::kNone:
     case ObjectKind::kBtf:
+    case ObjectKind::kStats:
       rank = 0;
       break;
     case ObjectKind::kPerfEvent:
@@ -331,6 +333,12 @@ Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
     case ObjectKind::kLink:
       made = recover_link(in, objects_, &attach_order_);
       break;
+    case ObjectKind::kStats: {
+      auto stats = std::make_shared<Object>();
+      get_common(in, *stats);
+      made = stats;
+      break;
+    }
     case ObjectKind::kNone:
       break;
   }

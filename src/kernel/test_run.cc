@@ -59,7 +59,9 @@ BpfReply Kernel::prog_test_run(const BpfRequest& request) {
   run.pid = request.pid;
   if (auto placed = place_code(*prog); !placed)
     return BpfReply::fail(placed.error().code, placed.error().message);
+  const uint64_t begin = counting() ? monotonic_ns() : 0;
   auto result = observer_.run(run);
+  if (result && begin != 0) hits_.add(prog->id, {1, monotonic_ns() - begin});
   if (!result) return BpfReply::fail(result.error().code, what + result.error().message);
   return run_reply(attr, *result);
 }

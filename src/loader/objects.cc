@@ -47,7 +47,7 @@ std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
 
 ObjectPtr make_object(int fd, const struct stat& st) {
   const auto trailer = read_trailer(fd, st);
-  if (!trailer || trailer->kind == wire::ObjectKind::kNone || trailer->kind > wire::ObjectKind::kPerfEvent)
+  if (!trailer || trailer->kind == wire::ObjectKind::kNone || trailer->kind > wire::ObjectKind::kStats)
     return nullptr;
   auto object = std::make_shared<Object>();
   object->inode = {st.st_dev, st.st_ino};

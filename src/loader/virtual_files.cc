@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "loader/calls.h"
+#include "loader/fdinfo.h"
 #include "loader/real.h"
 #include "loader/tracefs.h"
 #include "loader/user_memory.h"
@@ -47,6 +48,7 @@ std::optional<std::string> kernel_btf_stand_in(const std::string& path) {
 std::optional<std::string> find_file(const char* path) {
   // A bad pointer is the kernel's to refuse.
   const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
+  if (name && name->compare(0, 6, "/proc/") == 0) return fdinfo_file(*name);
   if (!name || name->compare(0, 5, "/sys/") != 0) return std::nullopt;
   if (*name == wire::kKernelBtfPath) return kernel_btf_stand_in(*name);
   if (name->compare(0, kDevices.size(), kDevices) != 0) return tracefs_file(*name);

@@ -366,6 +366,30 @@ TEST_P(Execute, InlinedProgramsRunAsCalledOnes) {
   EXPECT_EQ(execute_runs, 0u);
 }
 
+TEST_P(Execute, CountedRunsAreExactAndChangeNothing) {
+  const auto code = reinterpret_cast<uint64_t>(record_program);
+  uint64_t counters[3][8] = {};
+  ProgramCall whole{code, {}, 0}, inert = specialised(program_inert, program_inert_end, 0),
+                                  other{code, {}, identity_.tgid + 1};
+  whole.counter = reinterpret_cast<uint64_t>(counters[0]);
+  inert.counter = reinterpret_cast<uint64_t>(counters[1]);
+  other.counter = reinterpret_cast<uint64_t>(counters[2]);
+  last_event = {};
+  compare({whole, inert, other});
+  EXPECT_EQ(counters[0][0], last_event.count) << "begun";
+  EXPECT_EQ(counters[1][0], last_event.count) << "a program without effect runs when its runs are counted";
+  EXPECT_EQ(counters[2][0], 0u) << "another process's";
+  for (const auto& counter : counters) EXPECT_EQ(counter[0], counter[1]) << "begun and ended";
+  EXPECT_GT(static_cast<int64_t>(counters[0][2]), 0) << "cycles";
+  EXPECT_LT(counters[0][2], uint64_t{1} << 50);
+  // Few registers: those that counting needs are saved besides.
+  ProgramCall small = specialised(clobber_arguments, clobber_arguments_end, 0);
+  small.counter = whole.counter;
+  counters[0][0] = execute_runs = 0;
+  compare({small});
+  EXPECT_EQ(counters[0][0], execute_runs);
+}
+
 TEST_P(Execute, OnlyWhatIsClobberedIsSavedAndNothingIsLost) {
   const ProgramCall programs[] = {
       specialised(clobber_rax, clobber_rax_end, 0),

@@ -40,7 +40,14 @@ struct ProgramCall {
   Bytes
       inlined;  // its instructions, to stand in the trampoline instead of a call (inlinable_code); empty: called
   ContextSlots context_slots_read = kAllContextSlots;  // the others may hold anything when it runs
+  // Of three words that count its runs: begun, ended, time stamps at ends less those at beginnings; kernel::Hits. 0: nobody
+  // counts, and nothing of it is in the trampoline.
+  uint64_t counter = 0;
 };
+inline constexpr size_t kCountingMax = 64;  // bytes that takes
+
+// What counting changes besides r11.
+inline constexpr RegisterSet kCountingRegisters = 0x0805;  // rax rdx r11
 
 // How the text at a site is changed.
 enum class PatchMethod : uint8_t {

@@ -15,6 +15,7 @@
 #include <map>
 #include <set>
 
+#include "rewrite/counting.h"
 #include "rewrite/relocate.h"
 #include "rewrite/system_call.h"
 #include "wire/target_context.h"
@@ -77,6 +78,7 @@ class Writer {
     numbers_.clear();
     for (const SystemCallProgram& program : programs) {
       clobbered_ |= program.call.use.clobbered | (program.call.use.read & (bit(kRdi) | bit(kRsi)));
+      if (program.call.counter != 0) clobbered_ |= kCountingRegisters;
       ends_ |= program.call.ends != ProgramCall::Ends::kNever;
       const bool reads_first = (program.call.context_slots_read & 1) != 0;
       if (program.context == SystemCallContext::kRecord) slots_ |= program.call.context_slots_read;
@@ -372,6 +374,7 @@ class Writer {
         a_.jne(skip);
       }
       if (program.context == SystemCallContext::kSignal) record_signal(program, skip);
+      if (call.counter != 0) count_run(a_, call.counter, /*begins=*/true);
       if ((call.use.read & bit(kRdi)) != 0) {
         if (program.context == SystemCallContext::kSignal) {
           a_.lea(rdi, at(kSignalRecord));
@@ -391,6 +394,7 @@ class Writer {
         fail(refuse("program out of reach"));
       bytes.resize(kJumpSize);
       a_.embed(bytes.data(), bytes.size());
+      if (call.counter != 0) count_run(a_, call.counter, /*begins=*/false);
       a_.bind(skip);
     }
   }

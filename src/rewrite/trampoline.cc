@@ -4,6 +4,7 @@
 
 #include <cstddef>
 
+#include "rewrite/counting.h"
 #include "rewrite/relocate.h"
 #include "rewrite/return_slot.h"
 #include "wire/target_context.h"
@@ -50,8 +51,9 @@ struct Group {
     for (const ProgramCall& call : all) {
       ends_integer |= call.ends == Ends::kResultInRax;
       ends_floating |= call.ends == Ends::kResultInXmm0;
-      if (call.use.inert) continue;
+      if (call.use.inert && call.counter == 0) continue;
       calls.push_back(&call);
+      if (call.counter != 0) saved |= kCountingRegisters;
       saved |= call.use.clobbered & kCallerSavedRegisters;
       slots |= call.context_slots_read & kAllContextSlots;
       // What we put into an argument register nobody saved but we.
@@ -347,6 +349,7 @@ class Writer {
         a_.cmp(dword_ptr(group.scratch), static_cast<int32_t>(call->only_tgid));
         a_.jne(skip);
       }
+      if (call->counter != 0) count_run(a_, call->counter, /*begins=*/true);
       if ((call->use.read & bit(kRdi)) != 0) a_.mov(rdi, rsp);
       if ((call->use.read & bit(kRsi)) != 0) {
         const Label invocation = a_.newLabel();
@@ -358,6 +361,7 @@ class Writer {
       } else {
         a_.embed(call->inlined.data(), call->inlined.size());
       }
+      if (call->counter != 0) count_run(a_, call->counter, /*begins=*/false);
       a_.bind(skip);
     }
   }

@@ -6,7 +6,15 @@
 
 namespace bpftime::wire {
 
-enum class ObjectKind : uint32_t { kNone = 0, kMap = 1, kProgram = 2, kLink = 3, kBtf = 4, kPerfEvent = 5 };
+enum class ObjectKind : uint32_t {
+  kNone = 0,
+  kMap = 1,
+  kProgram = 2,
+  kLink = 3,
+  kBtf = 4,
+  kPerfEvent = 5,
+  kStats = 6
+};
 
 inline constexpr uint32_t kNameMax = 16;  // BPF_OBJ_NAME_LEN, with NUL
 
