@@ -234,6 +234,14 @@ Result<void> Kernel::ensure_code(Prog& prog) {
     options.run_counter_address = prog.runs->address;
     options.run_counters = prog.runs->spec.max_entries;
   }
+  // Records of rings inside maps of maps are found again by the table of all such maps.
+  const bool inner_rings = std::any_of(prog.maps.begin(), prog.maps.end(), [](const auto& map) {
+    return map->inner && map->inner->type == BPF_MAP_TYPE_RINGBUF;
+  });
+  if (inner_rings) {
+    if (auto made = ensure_references(); !made) return made;
+    options.inner_maps = references_->address;
+  }
   auto code = compiler::compile(prog.source.program, bindings, options);
   if (!code) return Error{code.error().code, "compile program " + prog.name + ": " + code.error().message};
   prog.code = std::move(*code);
