@@ -43,6 +43,8 @@ struct CompileOptions {
   // Makes an entry for tail calls besides (MachineCode::tail_entry_offset): for a program that stands in a program array. Not
   // with `constraints`.
   bool tail_entry = false;
+  // maps::MapReference[maps::kReferencesMax], where the program has maps of rings. 0: it has none.
+  uint64_t inner_maps = 0;
 };
 
 inline constexpr uint32_t kRunCounterStride = 64;

@@ -261,6 +261,18 @@ void make_ring_of(ProgramScope& scope) {
     Value* inside = builder.CreateICmpULT(offset, builder.getInt64(maps::memory_size(map.spec)));
     result = builder.CreateSelect(inside, scope.map_global(i), result);
   }
+  if (scope.options.inner_maps != 0) {
+    auto* search = BasicBlock::Create(scope.context(), "search", function);
+    auto* found = BasicBlock::Create(scope.context(), "found", function);
+    builder.CreateCondBr(builder.CreateIsNull(result), search, found);
+    builder.SetInsertPoint(found);
+    builder.CreateRet(result);
+    builder.SetInsertPoint(search);
+    const auto inner = scope.module.getOrInsertFunction("bpftime_inner_ring_of", scope.pointer(),
+                                                        scope.pointer(), scope.pointer());
+    Value* table = builder.CreateIntToPtr(builder.getInt64(scope.options.inner_maps), scope.pointer());
+    result = builder.CreateCall(inner, {function->getArg(0), table});
+  }
   builder.CreateRet(result);
 }
 

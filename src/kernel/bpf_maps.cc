@@ -97,9 +97,10 @@ BpfReply Kernel::map_create(const BpfRequest& request) {
     map->btf = object_of<Btf>(fd, ObjectKind::kBtf);
     if (!map->btf)
       return BpfReply::fail(fd < 0 ? EBADF : EINVAL, "create map " + map->name + ": btf_fd is no BTF object");
-    if (auto fits = check_map_types(map->spec, map->btf->blob, attr.btf_key_type_id, attr.btf_value_type_id);
-        !fits)
-      return BpfReply::fail(fits.error().code, "create map " + map->name + ": " + fits.error().message);
+    auto fields = check_map_types(map->spec, map->btf->blob, attr.btf_key_type_id, attr.btf_value_type_id);
+    if (!fields)
+      return BpfReply::fail(fields.error().code, "create map " + map->name + ": " + fields.error().message);
+    map->fields = *fields;
     map->btf_key_type_id = attr.btf_key_type_id;
     map->btf_value_type_id = attr.btf_value_type_id;
   }

@@ -228,6 +228,14 @@ std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   return out;
 }
 
+namespace {
+// Records of rings inside maps of maps are found again by the table of all such maps.
+bool has_inner_rings(const Prog& prog) {
+  return std::any_of(prog.maps.begin(), prog.maps.end(),
+                     [](const auto& map) { return map->inner && map->inner->type == BPF_MAP_TYPE_RINGBUF; });
+}
+}  // namespace
+
 template <typename Make>
 auto Kernel::with_options(const Prog& prog, Make make) const {
   std::vector<compiler::MapBinding> bindings;
@@ -243,12 +251,16 @@ auto Kernel::with_options(const Prog& prog, Make make) const {
     options.run_counters = prog.runs->spec.max_entries;
     options.check_promises = prog.host && prog.host->check_promises;
   }
+  if (references_ && has_inner_rings(prog)) options.inner_maps = references_->address;
   return make(std::span<const compiler::MapBinding>(bindings), options);
 }
 
 Result<void> Kernel::ensure_code(Prog& prog) {
   if (prog.code) return {};
   if (auto known = ensure_facts(prog); !known) return known.error();
+  if (has_inner_rings(prog)) {
+    if (auto made = ensure_references(); !made) return made;
+  }
   auto code = with_options(prog, [&](auto maps, const auto& options) {
     return compiler::compile(prog.source.program, maps, options);
   });

@@ -197,6 +197,7 @@ class Kernel {
                     const std::shared_ptr<Object>& value);
   Result<void> set_inner(const BpfRequest& request, Map& map);
   Result<void> make_private(Map& map);
+  Result<void> ensure_references();
   Result<void> ensure_reference(Map& map);
   void write_slot(Map& map, const std::vector<uint8_t>& key, const Object* value);
   void recover_slots();

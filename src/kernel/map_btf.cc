@@ -3,6 +3,7 @@
 #include <linux/bpf.h>
 
 #include "program/btf_types.h"
+#include "program/special_fields.h"
 #include "program/type_table.h"
 
 namespace bpftime::kernel {
@@ -53,9 +54,22 @@ class Types {
 
 Error refuse(const char* why, int code = EINVAL) { return Error{code, std::string("map types: ") + why}; }
 
+// The second half of map_check_btf.
+Result<void> check_fields(const wire::MapSpec& spec, const std::vector<program::SpecialField>& fields) {
+  if (!fields.empty() && (spec.flags & (BPF_F_RDONLY_PROG | BPF_F_WRONLY_PROG)) != 0)
+    return refuse("value: it has a lock or timer, which programs could not use", EACCES);
+  for (const auto& field : fields) {
+    const bool lock = field.kind == program::SpecialKind::kSpinLock;
+    if (spec.type != BPF_MAP_TYPE_HASH && spec.type != BPF_MAP_TYPE_ARRAY &&
+        (lock || spec.type != BPF_MAP_TYPE_LRU_HASH))
+      return refuse("value: this type of map can have no lock or timer in it", EOPNOTSUPP);
+  }
+  return {};
+}
+
 }  // namespace
 
-Result<void> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id) {
+Result<wire::ValueFields> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id) {
   auto contents = program::read_btf(btf);
   if (!contents) return contents.error();
   const auto header = *read_at<btf_header>(btf, 0);
@@ -69,6 +83,8 @@ Result<void> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_
   if (key_id == 0 && !has_check(spec.type)) return refuse("key: none given, but this type of map needs it");
   if (types.size(value_id) == 0 || types.size(value_id) != spec.value_size)
     return refuse("value: of another size");
+  const auto special = program::special_fields(contents->table, value_id, spec.value_size);
+  if (auto may = check_fields(spec, special); !may) return may.error();
   if (takes_no_types(spec.type)) return refuse("this type of map has none", kNotSupported);
   // What a compiler makes of global variables: one value, and no key.
   const bool section = types.kind(value_id) == BTF_KIND_DATASEC;
@@ -79,7 +95,12 @@ Result<void> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_
     return refuse("key: an array's is a 32-bit integer");
   if (spec.type == BPF_MAP_TYPE_LPM_TRIE && (key_id == 0 || types.kind(key_id) != BTF_KIND_STRUCT))
     return refuse("key: a trie's is a structure");
-  return {};
+  wire::ValueFields fields{};
+  for (const auto& field : special) {
+    if (field.kind == program::SpecialKind::kSpinLock) fields.lock = field.offset + 1;
+    fields.hidden[fields.count++] = {field.offset, field.size};  // one of each kind at most
+  }
+  return fields;
 }
 
 }  // namespace bpftime::kernel

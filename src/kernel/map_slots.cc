@@ -25,7 +25,7 @@ namespace bpftime::kernel {
 
 namespace {
 
-constexpr uint32_t kReferencesMax = 1u << 18;  // maps that were ever in a map of maps
+using maps::kReferencesMax;
 constexpr uint32_t kNotSupported = 524;        // ENOTSUPP
 
 maps::MapView view_of(const Map& map) { return {map.memory.data(), &map.spec}; }
@@ -39,7 +39,7 @@ std::optional<std::vector<uint8_t>> key_of(const BpfRequest& request, const Map&
   return std::vector<uint8_t>(key.begin(), key.end());
 }
 
-// Types that may stand in a map of maps: those with map_meta_equal in Linux, less what programs could not use here.
+// Types that may stand in a map of maps: those with map_meta_equal in Linux.
 bool may_be_inner(uint32_t type) {
   switch (type) {
     case BPF_MAP_TYPE_HASH:
@@ -53,6 +53,10 @@ bool may_be_inner(uint32_t type) {
     case BPF_MAP_TYPE_QUEUE:
     case BPF_MAP_TYPE_STACK:
     case BPF_MAP_TYPE_BLOOM_FILTER:
+    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
+    case BPF_MAP_TYPE_CGROUP_ARRAY:
+    case BPF_MAP_TYPE_RINGBUF:
+    case BPF_MAP_TYPE_USER_RINGBUF:
       return true;
     default:
       return false;
@@ -164,17 +168,21 @@ Result<void> Kernel::place_code(Prog& prog) {
   return {};
 }
 
+Result<void> Kernel::ensure_references() {
+  if (references_) return {};
+  auto made =
+      make_own_map("inner_maps", {BPF_MAP_TYPE_ARRAY, 4, sizeof(maps::MapReference), kReferencesMax, 0, 1},
+                   /*internal=*/true);
+  if (!made) return made.error();
+  if (auto own = make_private(**made); !own) return own;
+  references_ = *made;
+  observer_.object_changed(*references_);
+  return {};
+}
+
 Result<void> Kernel::ensure_reference(Map& map) {
   if (map.reference != 0) return {};
-  if (!references_) {
-    auto made =
-        make_own_map("inner_maps", {BPF_MAP_TYPE_ARRAY, 4, sizeof(maps::MapReference), kReferencesMax, 0, 1},
-                     /*internal=*/true);
-    if (!made) return made.error();
-    if (auto own = make_private(**made); !own) return own;
-    references_ = *made;
-    observer_.object_changed(*references_);
-  }
+  if (auto made = ensure_references(); !made) return made;
   auto* table = reinterpret_cast<maps::MapReference*>(references_->memory.data());
   // Used ones stay used, whoever is gone: a program may stand behind a look-up for a long time.
   auto* free = std::find_if(table, table + kReferencesMax, [](const auto& r) { return r.base == nullptr; });
@@ -368,6 +376,8 @@ BpfReply Kernel::slot_next_key(const BpfRequest& request) {
 // A worker that took over: objects by their ids, now that all are back.
 void Kernel::recover_slots() {
   for (const auto& map : objects_.all<Map>(ObjectKind::kMap)) {
+    // What the worker before us was doing when it died.
+    if (is_map_of_maps(map->spec.type)) maps::repair(view_of(*map), maps::kDaemonOwner);
     const auto kind = map->spec.type == BPF_MAP_TYPE_PROG_ARRAY ? ObjectKind::kProgram : ObjectKind::kMap;
     for (const auto& [key, id] : std::exchange(map->recovered_slots, {})) {
       auto object = objects_.find(kind, id);

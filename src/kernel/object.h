@@ -62,6 +62,7 @@ struct Map : Object {
   bool frozen = false;
   std::shared_ptr<Btf> btf;
   uint32_t btf_key_type_id = 0, btf_value_type_id = 0;
+  wire::ValueFields fields{};
   Mapping memory;  // all of it, read-write
   // Frozen read-only maps: a write-sealed copy. The verifier took its bytes for constants, so this is what targets map:
   // a process that could change them would steer another into branches that nobody verified. Maps of objects: the memory

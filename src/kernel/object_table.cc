@@ -141,6 +141,7 @@ Result<void> ObjectTable::write_trailer(const Object& object) {
     trailer.map = map.spec;
     trailer.frozen = map.frozen;
     trailer.address = map.address;
+    trailer.fields = map.fields;
   }
   if (object.kind == ObjectKind::kLink) trailer.map.type = link_type(static_cast<const Link&>(object));
   if (::pwrite(object.fd.get(), &trailer, sizeof trailer, *size - wire::kTrailerSize) != sizeof trailer)

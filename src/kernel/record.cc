@@ -38,7 +38,8 @@ void put_attached(Writer& out, const std::vector<AttachedProgram>& list) {
 
 void put_map(Writer& out, const Map& map) {
   out.put(map.spec).put(map.address).put(map.frozen).put(map.internal).put(id_of(map.btf));
-  out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.readiness.valid()).put(map.sealed.valid());
+  out.put(map.btf_key_type_id).put(map.btf_value_type_id).put(map.fields);
+  out.put(map.readiness.valid()).put(map.sealed.valid());
   out.put(static_cast<uint32_t>(map.perf_slots.size()));
   for (const auto& [slot, event] : map.perf_slots) out.put(slot).put(event->id);
   out.put(map.inner.has_value()).put(map.inner.value_or(wire::MapSpec{}));
@@ -168,6 +169,7 @@ Result<std::shared_ptr<Object>> recover_map(Reader& in, std::vector<Fd>& fds, co
   map->btf = std::static_pointer_cast<Btf>(objects.find(ObjectKind::kBtf, in.get<uint32_t>()));
   map->btf_key_type_id = in.get<uint32_t>();
   map->btf_value_type_id = in.get<uint32_t>();
+  map->fields = in.get<wire::ValueFields>();
   size_t next_fd = 1;
   if (in.get<bool>() && fds.size() > next_fd) map->readiness = std::move(fds[next_fd++]);
   if (in.get<bool>() && fds.size() > next_fd) map->sealed = std::move(fds[next_fd++]);

@@ -10,6 +10,7 @@
 #include "loader/calls.h"
 #include "loader/map_commands.h"
 #include "loader/user_memory.h"
+#include "maps/value_fields.h"
 
 namespace bpftime::loader {
 namespace {
@@ -25,8 +26,8 @@ bool is_slot_type(uint32_t type) {
 bool has_command(const wire::MapSpec& spec, uint32_t command) {
   if (maps::batch_buckets(spec) != 0) return true;
   switch (spec.type) {
-    case BPF_MAP_TYPE_HASH_OF_MAPS:  // the cursors of its look-ups in Linux are buckets: the daemon's here
-      return command == BPF_MAP_UPDATE_BATCH || command == BPF_MAP_DELETE_BATCH;
+    case BPF_MAP_TYPE_HASH_OF_MAPS:
+      return true;
     case BPF_MAP_TYPE_ARRAY:
     case BPF_MAP_TYPE_PERCPU_ARRAY:
     case BPF_MAP_TYPE_ARRAY_OF_MAPS:
@@ -43,6 +44,7 @@ class Batch {
   Batch(const ObjectPtr& map, int fd, const maps::MapView& view, const BatchCall& call)
       : fd_(fd),
         view_(view),
+        fields_(map->fields),
         call_(call),
         by_daemon_(is_slot_type(map->spec.type)),
         key_size_(map->spec.key_size),
@@ -52,8 +54,9 @@ class Batch {
 
   int64_t run() {
     if ((call_.elem_flags & ~kFlagsLock) != 0) return -EINVAL;
-    if ((call_.elem_flags & kFlagsLock) != 0) return -EINVAL;  // nothing to lock
-    const bool by_bucket = maps::batch_buckets(*view_.spec) != 0;
+    if ((call_.elem_flags & kFlagsLock) != 0 && fields_.lock == 0) return -EINVAL;  // nothing to lock
+    const bool hash_of_maps = view_.spec->type == BPF_MAP_TYPE_HASH_OF_MAPS;
+    const bool by_bucket = hash_of_maps || maps::batch_buckets(*view_.spec) != 0;
     const bool lookup =
         call_.command == BPF_MAP_LOOKUP_BATCH || call_.command == BPF_MAP_LOOKUP_AND_DELETE_BATCH;
     if (lookup && by_bucket && call_.flags != 0) return -EINVAL;
@@ -61,17 +64,23 @@ class Batch {
     if (key_.data() == nullptr || value_.data() == nullptr) return -ENOMEM;
     if (!put_count(0)) return -EFAULT;
     if (!lookup) return write_elements();
+    if (hash_of_maps) return hand_out_slots();
     return by_bucket ? hand_out_buckets() : hand_out_keys();
   }
 
  private:
   int fd_;
   maps::MapView view_;
+  const wire::ValueFields& fields_;
   const BatchCall& call_;
   const bool by_daemon_;
   const uint32_t key_size_;
   const uint64_t value_size_;
   Buffer key_, value_;
+
+  int64_t look_up(const uint8_t* key) {
+    return maps::fields_lookup(view_, fields_, key, value_.data(), call_.elem_flags);
+  }
 
   bool put_count(uint32_t count) { return write_user(call_.count_address, &count, sizeof count); }
 
@@ -97,7 +106,7 @@ class Batch {
       if (by_daemon_)
         error = ask(update ? BPF_MAP_UPDATE_ELEM : BPF_MAP_DELETE_ELEM);
       else
-        error = update ? maps::user_update(view_, key_.data(), value_.data(), 0)
+        error = update ? maps::fields_update(view_, fields_, key_.data(), value_.data(), call_.elem_flags)
                        : maps::user_delete(view_, key_.data());
       if (error != 0) break;
     }
@@ -121,7 +130,7 @@ class Batch {
       if (steps-- == 0) return -EBUSY;
       error = maps::user_next_key(view_, started ? previous.data() : nullptr, key_.data());
       if (error != 0) break;
-      error = by_daemon_ ? ask(BPF_MAP_LOOKUP_ELEM) : maps::user_lookup(view_, key_.data(), value_.data(), 0);
+      error = by_daemon_ ? ask(BPF_MAP_LOOKUP_ELEM) : look_up(key_.data());
       if (error != 0 && error != -ENOENT) return error;
       if (error == 0) {
         if (!put_element(done, key_.data())) return -EFAULT;
@@ -132,6 +141,45 @@ class Batch {
     }
     if (!put_count(done) || (done != 0 && !write_user(call_.out_batch, previous.data(), key_size_)))
       return -EFAULT;
+    return error;
+  }
+
+  // The keys of a hash of maps are the daemon's, in its order. The cursor, 32 bits as a bucket's number, counts those handed
+  // out: each call steps over them again.
+  int64_t hand_out_slots() {
+    const bool remove = call_.command == BPF_MAP_LOOKUP_AND_DELETE_BATCH;
+    uint32_t cursor = 0, done = 0;
+    if (call_.in_batch != 0 && !read_user(&cursor, call_.in_batch, sizeof cursor)) return -EFAULT;
+    std::vector<uint8_t> previous;
+    for (uint32_t i = 0; i < cursor; ++i)
+      if (const int64_t error = next_slot(previous); error != 0) return error;
+    int64_t error = 0;
+    while (done < call_.count) {
+      error = next_slot(previous);
+      if (error != 0) break;
+      error = ask(BPF_MAP_LOOKUP_ELEM);
+      if (error == 0 && !put_element(done, key_.data())) return -EFAULT;
+      if (error == 0 && remove) error = ask(BPF_MAP_DELETE_ELEM);
+      if (error != 0 && error != -ENOENT) break;
+      done += error == 0 ? 1 : 0;
+      error = 0;
+      if (remove) previous.clear();  // what follows is the first now
+    }
+    cursor = remove ? 0 : cursor + done;
+    if (!write_user(call_.out_batch, &cursor, sizeof cursor) || !put_count(done)) return -EFAULT;
+    return error;
+  }
+
+  // The key behind `previous` (empty: the first) into key_ and `previous`.
+  int64_t next_slot(std::vector<uint8_t>& previous) {
+    struct {
+      uint32_t map_fd, padding;
+      uint64_t key, next_key;
+    } attr = {static_cast<uint32_t>(fd_), 0, reinterpret_cast<uint64_t>(previous.data()),
+              reinterpret_cast<uint64_t>(key_.data())};
+    if (previous.empty()) attr.key = 0;
+    const int64_t error = bpf_call(BPF_MAP_GET_NEXT_KEY, reinterpret_cast<uint64_t>(&attr), sizeof attr);
+    if (error == 0) previous.assign(key_.data(), key_.data() + key_size_);
     return error;
   }
 
@@ -151,8 +199,8 @@ class Batch {
     for (uint32_t i = 0; i < count; ++i) {
       const uint8_t* key = keys.data() + uint64_t{i} * key_size_;
       std::copy_n(key, key_size_, key_.data());
-      const int64_t error = remove ? maps::user_lookup_and_delete(view_, key, value_.data(), 0)
-                                   : maps::user_lookup(view_, key, value_.data(), 0);
+      const int64_t error =
+          remove ? maps::fields_lookup_and_delete(view_, fields_, key, value_.data(), call_.elem_flags) : look_up(key);
       if (error == -ENOENT) continue;
       if (error != 0) return error;
       if (!put_element(*done, key)) return -EFAULT;
@@ -200,6 +248,7 @@ int64_t run_batch_call(const ObjectPtr& map, int fd, const BatchCall& call) {
   if (!opened) return -EINVAL;
   if (*opened != 0) return *opened;
   if (!has_command(map->spec, call.command)) return -kNotSupported;
+  if (read && (call.elem_flags & kFlagsLock) != 0) hold_for_locks(map, fd, &view);
   return Batch(map, fd, view, call).run();
 }
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "loader/user_memory.h"
-#include "maps/map.h"
+#include "maps/value_fields.h"
 
 namespace bpftime::loader {
 namespace {
@@ -65,21 +65,22 @@ int64_t slot_call(const wire::MapSpec& spec, const ElementCall& call) {
   return write_user(call.value, &index, sizeof(index)) ? 0 : -EFAULT;
 }
 
-int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& value, uint64_t value_size) {
+int64_t run(maps::MapView view, const wire::ValueFields& fields, const ElementCall& call, Buffer& key,
+            Buffer& value, uint64_t value_size) {
   int64_t result;
   switch (call.command) {
     case BPF_MAP_LOOKUP_ELEM:
       // Whether a bloom filter has this very value.
       if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER && !read_user(value.data(), call.value, value_size))
         return -EFAULT;
-      result = maps::user_lookup(view, key.data(), value.data(), call.flags);
+      result = maps::fields_lookup(view, fields, key.data(), value.data(), call.flags);
       break;
     case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
-      result = maps::user_lookup_and_delete(view, key.data(), value.data(), call.flags);
+      result = maps::fields_lookup_and_delete(view, fields, key.data(), value.data(), call.flags);
       break;
     case BPF_MAP_UPDATE_ELEM:
       if (!read_user(value.data(), call.value, value_size)) return -EFAULT;
-      return maps::user_update(view, key.data(), value.data(), call.flags);
+      return maps::fields_update(view, fields, key.data(), value.data(), call.flags);
     case BPF_MAP_DELETE_ELEM:
       return maps::user_delete(view, key.data());
     default: {
@@ -113,6 +114,11 @@ std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bo
   return 0;
 }
 
+void hold_for_locks(const ObjectPtr& map, int fd, maps::MapView* view) {
+  if (map->fields.lock == 0 || is_frozen(map, view->base)) return;
+  if (const uint8_t* base = map_object(map, fd, true)) view->base = const_cast<uint8_t*>(base);
+}
+
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
   const bool unreadable =
       map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
@@ -127,12 +133,13 @@ std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const Elem
   maps::MapView view;
   const auto opened = open_elements(map, fd, reads(call.command), writes(call.command), &view);
   if (!opened || *opened != 0) return opened;
+  if (reads(call.command) && (call.flags & kFlagsLock) != 0) hold_for_locks(map, fd, &view);
   const uint64_t value_size = maps::user_value_size(map->spec);
   Buffer key(map->spec.key_size), value(value_size);
   if (key.data() == nullptr || value.data() == nullptr) return -ENOMEM;
   if (call.command != BPF_MAP_GET_NEXT_KEY || call.key != 0)
     if (const int64_t copied = copy_key(map->spec, call.key, key); copied != 0) return copied;
-  return run(view, call, key, value, value_size);
+  return run(view, map->fields, call, key, value, value_size);
 }
 
 }  // namespace bpftime::loader

@@ -36,6 +36,9 @@ int64_t run_batch_call(const ObjectPtr& map, int fd, const BatchCall& call);
 std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bool write,
                                      maps::MapView* view);
 
+// Locks in values are words of the map: who only reads writes to them, too, where that can be.
+void hold_for_locks(const ObjectPtr& map, int fd, maps::MapView* view);
+
 // Room for a key or a value: on the stack when small, as nearly always. data() is null when there is no memory.
 class Buffer {
  public:

@@ -45,6 +45,14 @@ std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
   return trailer;
 }
 
+bool fields_fit(const wire::MapSpec& spec, const wire::ValueFields& fields) {
+  const auto inside = [&](uint64_t offset, uint64_t size) { return offset + size <= spec.value_size; };
+  if (fields.count > wire::kHiddenFieldsMax) return false;
+  for (uint32_t i = 0; i < fields.count; ++i)
+    if (!inside(fields.hidden[i].offset, fields.hidden[i].size)) return false;
+  return fields.lock == 0 || (inside(fields.lock - 1, 4) && (fields.lock - 1) % 4 == 0);
+}
+
 ObjectPtr make_object(int fd, const struct stat& st) {
   const auto trailer = read_trailer(fd, st);
   if (!trailer || trailer->kind == wire::ObjectKind::kNone || trailer->kind > wire::ObjectKind::kStats)
@@ -56,7 +64,8 @@ ObjectPtr make_object(int fd, const struct stat& st) {
   object->size = static_cast<uint64_t>(st.st_size);
   if (object->kind == wire::ObjectKind::kMap) {
     object->spec = trailer->map;
-    object->checked = maps::check_spec(object->spec) == 0 && maps::memory_size(object->spec) == object->size;
+    object->fields = trailer->fields;
+    object->checked = fields_fit(object->spec, object->fields) && maps::check_spec(object->spec) == 0 && maps::memory_size(object->spec) == object->size;
   }
   if (object->kind == wire::ObjectKind::kLink) object->spec.type = trailer->map.type;
   return object;

@@ -7,9 +7,12 @@
 #include <vector>
 
 #include "maps/hash_user.h"
+#include "maps/map_of_maps.h"
 #include "maps/program_side.h"
 #include "maps/queue_stack_user.h"
+#include "maps/stack_trace.h"
 #include "maps/test_support.h"
+#include "maps/user_ringbuf.h"
 
 namespace bpftime::maps::test {
 namespace {
@@ -399,6 +402,107 @@ TEST(KilledProcesses, PerfStagingGoesOn) {
   }
 }
 
+// ---- every type ----
+
+class KilledAnywhere : public testing::TestWithParam<MapSpec> {};
+INSTANTIATE_TEST_SUITE_P(Maps, KilledAnywhere, testing::ValuesIn(every_type()));
+
+// What any type must be after deaths and repairs: as usable as a new one. (What exactly is kept, the suites above and below
+// look at type by type.)
+void check_usable(MapView map) {
+  alignas(8) uint8_t key[64] = {}, value[256] = {}, got[256] = {};
+  bool wake = false;
+  switch (map.spec->type) {
+    case kTypeArray:
+    case kTypePercpuArray:
+      for (uint32_t i = 0; i < map.spec->max_entries; i++) {
+        memcpy(key, &i, 4);
+        memset(value, static_cast<int>(i), sizeof(value));
+        ASSERT_EQ(user_update(map, key, value, 0), 0);
+        ASSERT_EQ(user_lookup(map, key, got, 0), 0);
+        ASSERT_EQ(memcmp(value, got, map.spec->value_size), 0);
+      }
+      break;
+    case kTypeHash:
+    case kTypePercpuHash:
+    case kTypeLruHash:
+    case kTypeLruPercpuHash:
+      while (user_next_key(map, nullptr, key) == 0) ASSERT_EQ(remove(map, key, 1), 0);
+      for (uint32_t i = 0; i < map.spec->max_entries; i++) {
+        memcpy(key, &i, 4);
+        ASSERT_EQ(user_update(map, key, value, BPF_NOEXIST), 0) << "element " << i << " is lost";
+      }
+      break;
+    case kTypeHashOfMaps:
+      for (uint32_t i = 0; i < 100; i++) map_of_maps_set(map, &i, 0);
+      for (uint32_t i = 0; i < map.spec->max_entries; i++) {
+        ASSERT_TRUE(map_of_maps_set(map, &i, 0x1000 + i)) << "element " << i << " is lost";
+        ASSERT_EQ(lookup(map, &i), reinterpret_cast<void*>(uint64_t{0x1000} + i));
+      }
+      break;
+    case kTypeArrayOfMaps:
+      for (uint32_t i = 0; i < map.spec->max_entries; i++) {
+        ASSERT_TRUE(map_of_maps_set(map, &i, 0x1000 + i));
+        ASSERT_EQ(lookup(map, &i), reinterpret_cast<void*>(uint64_t{0x1000} + i));
+      }
+      break;
+    case kTypeStackTrace:
+      while (user_next_key(map, nullptr, key) == 0) ASSERT_EQ(user_delete(map, key), 0);
+      ASSERT_EQ(stack_trace_store(map, reinterpret_cast<uint64_t*>(value), 3, 0, 1) >= 0, true);
+      break;
+    case kTypeBloomFilter:
+      ASSERT_EQ(push(map, value, 0, 1), 0);
+      ASSERT_EQ(peek(map, value), 0);
+      break;
+    case kTypeRingbuf:
+    case kTypePerfEventArray:
+      while (ring_consume(map, got, sizeof(got)) >= 0) {
+      }
+      ASSERT_EQ(ring_output(map, value, 8, 0, 1, &wake), 0);
+      ASSERT_EQ(ring_consume(map, got, sizeof(got)), 8);
+      break;
+    case kTypeUserRingbuf: {
+      UserRingCursor cursor = {};
+      ASSERT_EQ(user_ring_begin(user_ring_at(map), 0, 1), 0) << "a dead process drains for ever";
+      while (user_ring_next(user_ring_at(map), &cursor)) user_ring_release(user_ring_at(map), &cursor);
+      ASSERT_EQ(cursor.error, 0);
+      ASSERT_GE(user_ring_end(user_ring_at(map), cursor, 0, &wake), 0);
+      ASSERT_TRUE(user_ring_has_room(user_ring_at(map)));
+      break;
+    }
+    default:
+      break;  // queues, stacks and tries: suites of their own; arrays of programs and groups: one word or one writer
+  }
+}
+
+TEST_P(KilledAnywhere, LeavesAUsableMap) {
+  std::mt19937_64 random(test_seed());
+  SharedMap shared(GetParam());
+  Shared<uint32_t> started;
+  // Of what has a single writer (the daemon; a ring's producer) there is one process at a time.
+  const bool alone = GetParam().type == kTypeHashOfMaps || GetParam().type == kTypeArrayOfMaps ||
+                     GetParam().type == kTypeUserRingbuf;
+  const auto hammer = [&](std::mt19937_64& r, uint32_t self) {
+    operate(shared.view(), r, self);
+    return true;
+  };
+  for (uint64_t kills = 0; kills < test_rounds(40); kills++) {
+    const pid_t survivor = alone ? 0 : start_hammer(random(), &*started, hammer);
+    const pid_t victim = start_hammer(random(), &*started, hammer);
+    spin(random() % 300000);
+    kill_child(victim);
+    repair(shared.view(), static_cast<uint32_t>(victim));
+    for (int i = 0; i < 20; i++) operate(shared.view(), random, 1);
+    if (survivor != 0) {
+      kill_child(survivor);
+      repair(shared.view(), static_cast<uint32_t>(survivor));
+    }
+    repair(shared.view(), kDaemonOwner);
+    check_usable(shared.view());
+    if (HasFatalFailure()) return;
+  }
+}
+
 // ---- death at every single instruction ----
 
 // Steps a child through `operation`; after each instruction `examine` gets a copy of the map as a death at
@@ -498,6 +602,60 @@ TEST_P(KilledQueue, AtEveryInstructionIsRepaired) {
            static_cast<unsigned long long>(examined));
     EXPECT_GE(examined, 2u);
   }
+}
+
+// A worker that dies while it sets or empties a slot: the next one finds room for as many maps as ever.
+TEST(DeathAtEveryInstruction, MapOfMapsIsRepaired) {
+  const MapSpec spec = {kTypeHashOfMaps, 4, 4, 8, 0, 2};
+  for (const uint64_t reference : {0x5000u, 0u}) {
+    SharedMap shared(spec);
+    for (uint32_t key = 0; key < 7; key++) ASSERT_TRUE(map_of_maps_set(shared.view(), &key, 0x1000 + key * 8));
+    uint64_t examined = 0;
+    const uint32_t key = reference != 0 ? 7 : 3;
+    const uint64_t steps = step_through(
+        shared, [&](uint32_t) { map_of_maps_set(shared.view(), &key, reference); },
+        [&](MapView copy, uint32_t) {
+          examined++;
+          // Programs see what was there or what is there now.
+          const auto found = reinterpret_cast<uint64_t>(lookup(copy, &key));
+          EXPECT_TRUE(found == 0 || found == (reference != 0 ? reference : 0x1000 + key * 8));
+          repair(copy, kDaemonOwner);
+          for (uint32_t i = 0; i < 8; i++) {
+            EXPECT_TRUE(map_of_maps_set(copy, &i, 0x2000 + i)) << "element " << i << " is lost";
+            EXPECT_EQ(reinterpret_cast<uint64_t>(lookup(copy, &i)), 0x2000 + i);
+          }
+        });
+    if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
+    EXPECT_GE(examined, 3u);
+  }
+}
+
+TEST(DeathAtEveryInstruction, UserRingIsRepaired) {
+  const MapSpec spec = {kTypeUserRingbuf, 0, 0, 4096, 0, 2};
+  SharedMap shared(spec);
+  const UserRing ring = user_ring_at(shared.view());
+  for (uint64_t at = 0; at < 5 * 24; at += 24) *reinterpret_cast<uint64_t*>(ring.data + at) = 16;
+  *ring.producer = 5 * 24;
+  uint64_t examined = 0;
+  const auto drain_all = [](const UserRing& from, uint32_t owner) {
+    UserRingCursor cursor = {};
+    bool wake;
+    if (const int64_t busy = user_ring_begin(from, 0, owner); busy != 0) return busy;
+    while (user_ring_next(from, &cursor)) user_ring_release(from, &cursor);
+    return user_ring_end(from, cursor, 0, &wake);
+  };
+  const uint64_t steps = step_through(
+      shared, [&](uint32_t self) { drain_all(ring, self); },
+      [&](MapView copy, uint32_t self) {
+        examined++;
+        repair(copy, self);
+        const UserRing left = user_ring_at(copy);
+        const auto seen = static_cast<int64_t>(left.consumer->position / 24);
+        EXPECT_EQ(drain_all(left, 1), 5 - seen);
+        EXPECT_EQ(left.consumer->position, 5u * 24);
+      });
+  if (steps == 0) GTEST_SKIP() << "ptrace is not allowed here";
+  EXPECT_GE(examined, 6u);
 }
 
 TEST(DeathAtEveryInstruction, RingIsRepaired) {

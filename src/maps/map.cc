@@ -309,6 +309,10 @@ void repair(MapView map, uint32_t owner) {
     case kTypeRingbuf:
     case kTypePerfEventArray:
       return ring_repair_at(program_side::ring_of(map), owner);
+    case kTypeHashOfMaps: {
+      const MapSpec spec = hash_of_maps_spec(*map.spec);
+      return hash_repair({map.base, &spec}, owner);
+    }
     case kTypeUserRingbuf:
       return user_ring_repair(user_ring_at(map), owner);
     case kTypeStackTrace:

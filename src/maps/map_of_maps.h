@@ -18,6 +18,7 @@ struct MapReference {
   MapSpec spec;
 };
 static_assert(sizeof(MapReference) == 32);
+inline constexpr uint32_t kReferencesMax = 1u << 18;  // maps that were ever in a map of maps
 
 // The hash of a HASH_OF_MAPS: as a client describes it, but with addresses for values.
 BPFTIME_MAPS_FOLD MapSpec hash_of_maps_spec(const MapSpec& spec) {
@@ -43,6 +44,9 @@ BPFTIME_MAPS_FOLD void* hash_of_maps_lookup(MapView map, const void* key) {
   return value == nullptr ? nullptr : reinterpret_cast<void*>(load_acquire(value));
 }
 
+// Who holds what a worker left half done (for `repair`, by the worker after it).
+inline constexpr uint32_t kDaemonOwner = 1;
+
 // The daemon's: sets or, with `reference` 0, empties a slot whose key was checked. False: no room (never with as many
 // entries as the spec allows).
 inline bool map_of_maps_set(MapView map, const void* key, uint64_t reference) {
@@ -51,9 +55,8 @@ inline bool map_of_maps_set(MapView map, const void* key, uint64_t reference) {
     return true;
   }
   const MapSpec spec = hash_of_maps_spec(*map.spec);
-  constexpr uint32_t kDaemon = 1;
-  if (reference == 0) return hash_remove({map.base, &spec}, key, nullptr, kDaemon) == 0;
-  return hash_update({map.base, &spec}, key, &reference, kUpdateAny, kDaemon) == 0;
+  if (reference == 0) return hash_remove({map.base, &spec}, key, nullptr, kDaemonOwner) == 0;
+  return hash_update({map.base, &spec}, key, &reference, kUpdateAny, kDaemonOwner) == 0;
 }
 
 // Whether a map may stand where `like` was the template (map_meta_equal): an array's size is part of its code, unless it

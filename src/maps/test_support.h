@@ -17,6 +17,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "maps/map.h"
 
@@ -129,5 +130,36 @@ inline uint32_t possible_cpus() {
   if (file != nullptr) fclose(file);
   return fields == 2 ? last + 1 : 1;
 }
+
+// Every map type there is, each with a geometry Linux accepts and few elements: the tests of deaths and of hostile peers run
+// over all of it, and Coverage.EveryTypeIsHere (hostile_test.cc) fails for a type that has no row.
+inline const std::vector<MapSpec>& every_type() {
+  static const std::vector<MapSpec> all = {
+      {kTypeHash, 4, 8, 64, 0, 2},
+      {kTypeHash, 13, 100, 7, 0, 2},
+      {kTypeArray, 4, 20, 50, 0, 2},
+      {kTypeProgArray, 4, 4, 50, 0, 2},
+      {kTypePerfEventArray, 4, 4, 50, 0, 2},
+      {kTypePercpuHash, 4, 20, 50, 0, 2},
+      {kTypePercpuArray, 4, 20, 50, 0, 2},
+      {kTypeStackTrace, 4, 80, 50, 0, 2},
+      {kTypeCgroupArray, 4, 4, 10, 0, 2},
+      {kTypeLruHash, 4, 8, 50, 0, 2},
+      {kTypeLruPercpuHash, 8, 8, 50, 0, 2},
+      {kTypeLpmTrie, 8, 20, 50, kFlagNoPrealloc, 2},
+      {kTypeLpmTrie, 20, 8, 50, kFlagNoPrealloc, 2},
+      {kTypeArrayOfMaps, 4, 4, 50, 0, 2},
+      {kTypeHashOfMaps, 4, 4, 50, 0, 2},
+      {kTypeQueue, 0, 8, 50, 0, 2},
+      {kTypeStack, 0, 100, 7, 0, 2},
+      {kTypeRingbuf, 0, 0, 4096, 0, 2},
+      {kTypeBloomFilter, 0, 8, 50, 0, 2},
+      {kTypeUserRingbuf, 0, 0, 4096, 0, 2},
+  };
+  return all;
+}
+
+// One random operation of every kind the type has, by process `owner`; the map may be in any state whatever.
+void operate(MapView map, std::mt19937_64& random, uint32_t owner);
 
 }  // namespace bpftime::maps::test

@@ -29,6 +29,18 @@ struct MapSpec {
 };
 static_assert(sizeof(MapSpec) == 24);
 
+// Parts of a map's values that bpf(2) neither shows nor changes: locks, timers.
+struct ValueFields {
+  struct Hidden {
+    uint32_t offset, size;
+  };
+  uint32_t lock;   // offset of the bpf_spin_lock, plus one; 0: there is none
+  uint32_t count;  // of `hidden`, the lock included
+  Hidden hidden[8];
+};
+inline constexpr uint32_t kHiddenFieldsMax = 8;
+static_assert(sizeof(ValueFields) == 72);
+
 struct ObjectTrailer {
   SharedHeader header;  // size: of the whole memfd
   ObjectKind kind;
@@ -38,8 +50,9 @@ struct ObjectTrailer {
   uint32_t frozen;  // kMap: 1 after BPF_MAP_FREEZE
   uint32_t reserved;
   uint64_t address;  // kMap: where it lies in every target
+  ValueFields fields;  // kMap
 };
-static_assert(sizeof(ObjectTrailer) == 80);
+static_assert(sizeof(ObjectTrailer) == 152);
 inline constexpr uint64_t kTrailerSize = 4096;
 
 }  // namespace bpftime::wire

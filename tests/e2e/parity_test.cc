@@ -105,6 +105,20 @@ TEST_F(Parity, SystemCallsAnswerAsTheKernels) {
   EXPECT_LE(known, 40u);
 }
 
+// Batches, maps of maps, user rings, values with locks: type by type.
+TEST_F(Parity, MapsAnswerAsTheKernels) {
+  const Arguments tool = {program("map_probe")};
+  const Finished kernel = run(tool, options());
+  ASSERT_EQ(kernel.code, 0) << kernel.error;
+  const Finished here = bpftime(load(tool));
+  ASSERT_EQ(here.code, 0) << here.error;
+  const auto theirs = lines_of(kernel.output), ours = lines_of(here.output);
+  ASSERT_GT(theirs.size(), 1000u);
+  ASSERT_EQ(theirs.size(), ours.size());
+  for (size_t i = 0; i < theirs.size(); ++i)
+    EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
+}
+
 // uprobe_stat's events without what differs from process to process.
 std::vector<std::string> comparable_events(const std::string& output) {
   std::vector<std::string> out;

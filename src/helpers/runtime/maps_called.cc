@@ -25,6 +25,19 @@ int64_t bpftime_map_remove(const MapRef* map, const void* key) {
   return core::remove(view(map), key, current_tgid());
 }
 
+// The ring inside a map of maps that a record lies in. Entries are used in order and never again.
+__attribute__((visibility("hidden"))) const maps::MapReference* bpftime_inner_ring_of(
+    const void* record, const maps::MapReference* table) {
+  for (uint32_t i = 0; i < maps::kReferencesMax; i++) {
+    const uint8_t* base = maps::load_acquire(&table[i].base);
+    if (base == nullptr) return nullptr;
+    const uint64_t distance = reinterpret_cast<uint64_t>(record) - reinterpret_cast<uint64_t>(base);
+    if (table[i].spec.type == maps::kTypeRingbuf && distance < maps::ring_memory(table[i].spec.max_entries))
+      return &table[i];
+  }
+  return nullptr;
+}
+
 void bpftime_wake(uint32_t* word) {
   constexpr uint64_t kFutexWake = 1, kEveryone = 0x7fffffff;  // not PRIVATE: the consumer is another process
   if (may_call_system()) system_call(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWake, kEveryone);
