@@ -80,6 +80,7 @@ Result<uint64_t> Arena::append(Bytes bytes) {
     if (end - start < bytes.size() + 15) continue;
     const uint64_t offset = (end - bytes.size()) / 16 * 16;
     if (auto taken = take(offset, bytes); !taken) return taken.error();
+    programs_.insert(*block_at(address_ + offset));
     return address_ + offset;
   }
   return Error{ENOMEM, "code memory: arena full"};

@@ -56,6 +56,7 @@ class Arena {
   uint64_t address_;
   std::map<uint64_t, uint64_t> free_;    // start → end, offsets
   std::map<uint64_t, uint64_t> blocks_;  // handed out; start → end, offsets
+  std::set<uint64_t> programs_;          // blocks of append(): what others lead to
   std::map<uint64_t, uint64_t> known_;   // key → address
   size_t taken_ = 0, patience_ = 0;
 };

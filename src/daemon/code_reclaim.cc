@@ -160,7 +160,8 @@ Result<void> Attacher::release_unused_code() {
   return {};
 }
 
-// What a block leads to is in its bytes, as the distance of a jump, call or operand, or as an address.
+// Trampolines lead to programs and tables, never to one another: numbers in one that look like the distance of its neighbour
+// must not keep whole rows of them. What a block leads to is in its bytes, as the distance of a jump, call or operand, or as an address.
 Result<size_t> Arena::release_others(std::set<uint64_t> used) {
   std::vector<uint64_t> to_visit(used.begin(), used.end());
   while (!to_visit.empty()) {
@@ -171,7 +172,7 @@ Result<size_t> Arena::release_others(std::set<uint64_t> used) {
       return Error::from_errno("read code memory");
     const auto lead = [&](uint64_t address) {
       const auto block = block_at(address);
-      if (block && used.insert(*block).second) to_visit.push_back(*block);
+      if (block && programs_.contains(*block) && used.insert(*block).second) to_visit.push_back(*block);
     };
     for (size_t i = 0; i + 4 <= bytes.size(); ++i) {
       const auto distance = read_at<int32_t>(Bytes(bytes), i).value_or(0);
@@ -195,6 +196,7 @@ Result<size_t> Arena::release_others(std::set<uint64_t> used) {
     std::erase_if(known_, [&, first = address_ + start, last = address_ + end](const auto& entry) {
       return entry.second >= first && entry.second < last;
     });
+    programs_.erase(start);
     block = blocks_.erase(block);
     auto next = free_.lower_bound(start);
     if (next != free_.end() && next->first == end) {
