@@ -51,7 +51,8 @@ uint64_t value_of(uint32_t key) { return 10 * uint64_t{key} + 1; }
 struct Outcome {
   std::string refused;
   uint32_t result = 0;
-  std::vector<uint64_t> counters;  // the values of the last map, an array; then a user ring's consumer position
+  std::vector<uint64_t>
+      counters;  // the values of the last map, an array; then a user ring's consumer position
   bool operator==(const Outcome&) const = default;
 };
 std::ostream& operator<<(std::ostream& out, const Outcome& o) {
@@ -551,10 +552,11 @@ TEST(Drain, TakesTwoFlags) {
 TEST(Drain, OneAtATime) { same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, 6), 0, true)); }
 
 TEST(Drain, BelievesNoProducer) {
-  for (const uint64_t claims : {4ull, 8ull, 9ull, 12ull, 16ull, 4096ull, 4104ull, 8192ull, 1ull << 31, 1ull << 40,
-                                ~0ull, ~0ull - 7, 1ull << 63})
-    for (const uint32_t header : {0u, 1u, 8u, 9u, 4080u, 4088u, 4089u, 8192u, (1u << 24) - 1, 1u << 24, 0x3fffffffu,
-                                  kDiscarded | 8u, kDiscarded | 5000u, kDiscarded | 0x3fffffffu, kBusy | 8u})
+  for (const uint64_t claims : {4ull, 8ull, 9ull, 12ull, 16ull, 4096ull, 4104ull, 8192ull, 1ull << 31,
+                                1ull << 40, ~0ull, ~0ull - 7, 1ull << 63})
+    for (const uint32_t header :
+         {0u, 1u, 8u, 9u, 4080u, 4088u, 4089u, 8192u, (1u << 24) - 1, 1u << 24, 0x3fffffffu, kDiscarded | 8u,
+          kDiscarded | 5000u, kDiscarded | 0x3fffffffu, kBusy | 8u})
       same_here_and_in_kernel(drain_of(Produced().add(8, 5).lie(header, claims)));
 }
 
@@ -592,7 +594,8 @@ TEST(Drain, RandomBytesMeanTheSame) {
       produced.add(length, random() % 120, flags);
       at += length + 16;
     }
-    if (random() % 3 == 0) produced.lie(static_cast<uint32_t>(random()) >> random() % 32, random() >> random() % 64);
+    if (random() % 3 == 0)
+      produced.lie(static_cast<uint32_t>(random()) >> random() % 32, random() >> random() % 64);
     same_here_and_in_kernel(drain_of(produced, static_cast<int32_t>(random() % 4)));
   }
 }

@@ -352,7 +352,9 @@ void FunctionTranslator::drain_call() {
   Value* begun = step("bpftime_user_ring_begin", {map, cursor, flags});
   set(BPF_REG_0, unless(builder_.CreateIsNotNull(begun), begun, [&] {
         count_rounds(
-            [&](Value*) { return builder_.CreateIsNotNull(step("bpftime_user_ring_next", {map, cursor})); },
+            [&](Value*) {
+              return builder_.CreateIsNotNull(step("bpftime_user_ring_next", {map, cursor}));
+            },
             [&](Value*) {
               Value* sample = builder_.CreatePtrToInt(cursor, word());
               Value* stop = call_function(function, {sample, argument, zero, zero, zero});

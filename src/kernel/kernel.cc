@@ -173,7 +173,9 @@ Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const
 
 void Kernel::collect() {
   bool probes_differ = false;
-  drop_unlinked_pins();
+  // Each looks at every object: not at every request of a client that makes thousands.
+  const bool due = objects_.sweep_is_due();
+  if (due) drop_unlinked_pins();
   objects_.collect([&](const std::shared_ptr<Object>& object) {
     if (object->kind == ObjectKind::kLink) {
       auto& link = static_cast<Link&>(*object);
@@ -188,7 +190,7 @@ void Kernel::collect() {
       static_cast<Map&>(*object).slots.clear();  // may lead back to itself
     observer_.object_gone(*object);
   });
-  clear_unheld_arrays();
+  if (due) clear_unheld_arrays();
   if (probes_differ) observer_.probes_changed();
 }
 

@@ -69,7 +69,8 @@ Result<void> check_fields(const wire::MapSpec& spec, const std::vector<program::
 
 }  // namespace
 
-Result<wire::ValueFields> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id) {
+Result<wire::ValueFields> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id,
+                                          uint32_t value_id) {
   auto contents = program::read_btf(btf);
   if (!contents) return contents.error();
   const auto header = *read_at<btf_header>(btf, 0);

@@ -11,6 +11,7 @@ namespace bpftime::kernel {
 // for map types that take no types: libbpf and bcc then try again without.
 // Returns the fields of values that are not the clients' to see: EOPNOTSUPP where a type may have none, EACCES where programs
 // could not use them.
-Result<wire::ValueFields> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id, uint32_t value_id);
+Result<wire::ValueFields> check_map_types(const wire::MapSpec& spec, Bytes btf, uint32_t key_id,
+                                          uint32_t value_id);
 
 }  // namespace bpftime::kernel

@@ -26,7 +26,7 @@ namespace bpftime::kernel {
 namespace {
 
 using maps::kReferencesMax;
-constexpr uint32_t kNotSupported = 524;        // ENOTSUPP
+constexpr uint32_t kNotSupported = 524;  // ENOTSUPP
 
 maps::MapView view_of(const Map& map) { return {map.memory.data(), &map.spec}; }
 

@@ -215,6 +215,8 @@ void ObjectTable::read_notifications() {
   }
 }
 
+bool ObjectTable::sweep_is_due() const { return boot_time_ns() >= rest_until_ns_; }
+
 void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>&)>& gone) {
   read_notifications();
   const uint64_t now = boot_time_ns();
@@ -248,7 +250,7 @@ void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>
     if (by_watch_.erase(object->watch) != 0) ::inotify_rm_watch(inotify_.get(), object->watch);
     gone(object);
   }
-  constexpr uint64_t kShortNs = 1'000'000;
+  constexpr uint64_t kShortNs = 50'000;
   const uint64_t end = boot_time_ns();
   if (end - now > kShortNs) rest_until_ns_ = end + 7 * (end - now);
 }

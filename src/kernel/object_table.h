@@ -45,6 +45,8 @@ class ObjectTable {
   // Drops every object nobody holds and no living object refers to. Calls `gone` for each, links first.
   void collect(const std::function<void(const std::shared_ptr<Object>&)>& gone);
   // Somebody may have let go of an object a moment ago: collect() again soon.
+  // Whether collect() would look at all objects now. It rests after long looks, so that they take an eighth of the time at most.
+  bool sweep_is_due() const;
   bool suspects() const { return !suspects_.empty() || sweep_owed_; }
   // Looks at every object again, not only at those inotify named (after recovery or a lost notification).
   void suspect_all();

@@ -302,9 +302,9 @@ class Marshaller {
   void add_attr_fd(const FdField& fd) {
     const auto number = field<int32_t>(fd.offset);
     // Maps of maps always have a template: descriptor 0 is one like others.
-    const bool has_template = fd.offset == offsetof(bpf_attr, inner_map_fd) && &fd == &kMapCreateFds[0] &&
-                              (field<uint32_t>(0) == BPF_MAP_TYPE_ARRAY_OF_MAPS ||
-                               field<uint32_t>(0) == BPF_MAP_TYPE_HASH_OF_MAPS);
+    const bool has_template =
+        fd.offset == offsetof(bpf_attr, inner_map_fd) && &fd == &kMapCreateFds[0] &&
+        (field<uint32_t>(0) == BPF_MAP_TYPE_ARRAY_OF_MAPS || field<uint32_t>(0) == BPF_MAP_TYPE_HASH_OF_MAPS);
     if (number == 0 && fd.optional && !has_template) return;
     if (fd.offset + 4 > attr_.size()) return;
     add_fd(wire::FdPlace::kAttr, fd.offset, number);

@@ -200,7 +200,8 @@ class Batch {
       const uint8_t* key = keys.data() + uint64_t{i} * key_size_;
       std::copy_n(key, key_size_, key_.data());
       const int64_t error =
-          remove ? maps::fields_lookup_and_delete(view_, fields_, key, value_.data(), call_.elem_flags) : look_up(key);
+          remove ? maps::fields_lookup_and_delete(view_, fields_, key, value_.data(), call_.elem_flags)
+                 : look_up(key);
       if (error == -ENOENT) continue;
       if (error != 0) return error;
       if (!put_element(*done, key)) return -EFAULT;

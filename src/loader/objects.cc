@@ -65,7 +65,8 @@ ObjectPtr make_object(int fd, const struct stat& st) {
   if (object->kind == wire::ObjectKind::kMap) {
     object->spec = trailer->map;
     object->fields = trailer->fields;
-    object->checked = fields_fit(object->spec, object->fields) && maps::check_spec(object->spec) == 0 && maps::memory_size(object->spec) == object->size;
+    object->checked = fields_fit(object->spec, object->fields) && maps::check_spec(object->spec) == 0 &&
+                      maps::memory_size(object->spec) == object->size;
   }
   if (object->kind == wire::ObjectKind::kLink) object->spec.type = trailer->map.type;
   return object;

@@ -31,10 +31,10 @@ struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};  // our own copy; links: their type; for element commands only when `checked`
+  wire::MapSpec spec{};        // our own copy; links: their type; for element commands only when `checked`
   wire::ValueFields fields{};  // kMap: within the value when `checked`
-  bool checked = false;  // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;     // of the file, when it was recognised
+  bool checked = false;        // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;           // of the file, when it was recognised
   std::atomic<int> read_write_fd = -1;  // a descriptor known to be open for both: forgotten with the object
   bool writable = false;                // `mapping` is writable
   std::mutex mutex;                     // guards what follows

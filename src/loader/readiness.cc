@@ -362,7 +362,8 @@ struct PollGate {
     int ready = 0;
     for (const auto& [index, object] : ours) {
       // The numbers of poll(2) are those of epoll.
-      list[index].revents = static_cast<short>(static_cast<uint32_t>(list[index].events) & ready_for(*object));
+      list[index].revents =
+          static_cast<short>(static_cast<uint32_t>(list[index].events) & ready_for(*object));
       if (list[index].revents != 0) ++ready;
     }
     return ready;

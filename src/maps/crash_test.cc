@@ -609,7 +609,8 @@ TEST(DeathAtEveryInstruction, MapOfMapsIsRepaired) {
   const MapSpec spec = {kTypeHashOfMaps, 4, 4, 8, 0, 2};
   for (const uint64_t reference : {0x5000u, 0u}) {
     SharedMap shared(spec);
-    for (uint32_t key = 0; key < 7; key++) ASSERT_TRUE(map_of_maps_set(shared.view(), &key, 0x1000 + key * 8));
+    for (uint32_t key = 0; key < 7; key++)
+      ASSERT_TRUE(map_of_maps_set(shared.view(), &key, 0x1000 + key * 8));
     uint64_t examined = 0;
     const uint32_t key = reference != 0 ? 7 : 3;
     const uint64_t steps = step_through(

@@ -50,8 +50,8 @@ void scribble(const SharedMap& shared, std::mt19937_64& random) {
 }
 
 bool is_walked(uint32_t type) {
-  return type == kTypeHash || type == kTypeHashOfMaps || type == kTypePercpuHash || type == kTypeLruHash || type == kTypeLruPercpuHash ||
-         type == kTypeLpmTrie;
+  return type == kTypeHash || type == kTypeHashOfMaps || type == kTypePercpuHash || type == kTypeLruHash ||
+         type == kTypeLruPercpuHash || type == kTypeLpmTrie;
 }
 
 void operate_and_repair(MapView map, std::mt19937_64& random) {

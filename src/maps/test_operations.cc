@@ -45,7 +45,8 @@ void use_slots(MapView map, std::mt19937_64& random, const void* key, uint32_t n
       break;
     default:
       lookup(map, key);
-      if (number < map.spec->max_entries) map_of_maps_set(map, key, random() % 3 == 0 ? 0 : 0x1000 + number * 8);
+      if (number < map.spec->max_entries)
+        map_of_maps_set(map, key, random() % 3 == 0 ? 0 : 0x1000 + number * 8);
   }
 }
 
@@ -92,7 +93,8 @@ void operate(MapView map, std::mt19937_64& random, uint32_t owner) {
       break;
     case kTypeStackTrace: {
       const auto* frames = reinterpret_cast<const uint64_t*>(value);
-      stack_trace_store(map, frames, static_cast<uint32_t>(random() % 10), random() % 2 ? kStackReuseId : 0, owner);
+      stack_trace_store(map, frames, static_cast<uint32_t>(random() % 10), random() % 2 ? kStackReuseId : 0,
+                        owner);
       user_lookup(map, key, value, 0);
       user_next_key(map, random() % 2 ? key : nullptr, key);
       user_lookup_and_delete(map, key, value, 0, owner);

@@ -35,7 +35,8 @@ struct UserRing {
 
 // One drain while it runs; in the program's frame.
 struct UserRingCursor {
-  uint64_t sample;  // this and the next two words are the dynptr that the callback gets (helpers/runtime/dynptr.h)
+  uint64_t
+      sample;  // this and the next two words are the dynptr that the callback gets (helpers/runtime/dynptr.h)
   uint32_t sample_size;
   uint32_t sample_offset;
   uint64_t taken;  // bytes of the ring that the sample occupies

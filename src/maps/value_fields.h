@@ -66,8 +66,8 @@ inline int64_t fields_lookup(MapView map, const wire::ValueFields& fields, const
   if (result == 0) hide_fields(fields, value);
   return result;
 }
-inline int64_t fields_lookup_and_delete(MapView map, const wire::ValueFields& fields, const void* key, void* value,
-                                        uint64_t flags) {
+inline int64_t fields_lookup_and_delete(MapView map, const wire::ValueFields& fields, const void* key,
+                                        void* value, uint64_t flags) {
   if ((flags & kUpdateLock) != 0 && fields.lock == 0) return -kErrInvalid;
   const int64_t result = user_lookup_and_delete(map, key, value, flags & ~kUpdateLock);
   if (result == 0) hide_fields(fields, value);

@@ -50,8 +50,8 @@ class Search {
     }
     if (type->kind != TypeKind::kStruct) return true;
     const size_t before = found_.size();
-    const auto* known =
-        std::find_if(std::begin(kKnown), std::end(kKnown), [&](const Known& k) { return k.name == type->name; });
+    const auto* known = std::find_if(std::begin(kKnown), std::end(kKnown),
+                                     [&](const Known& k) { return k.name == type->name; });
     if (known == std::end(kKnown) || known->size != type->size) {
       if (!look_in(*type, offset, depth + 1)) return false;
     } else if (offset % known->alignment == 0 && offset + known->size <= value_size_) {

@@ -88,7 +88,8 @@ bool check_dynptr_argument(Engine& engine, Call& call, uint32_t number, ArgKind 
   if (const Value& sample = engine.state.reg(number); sample.kind == Kind::kDynptr) {
     call.dynptr_id = sample.instance;
     return kind == ArgKind::kDynptr ||
-           engine.refuse_register(Rule::kREF002, number, "a sample belongs to its ring and ends with the callback",
+           engine.refuse_register(Rule::kREF002, number,
+                                  "a sample belongs to its ring and ends with the callback",
                                   "cannot release unowned const bpf_dynptr");
   }
   const Value* dynptr = dynptr_at(engine, engine.state.reg(number));

@@ -25,8 +25,8 @@ enum class Kind : uint8_t {
   kPacket,  // xdp, skb: `size` bytes are proved to lie before the end
   kPacketEnd,
   kPacketMeta,
-  kFunction,      // subprogram `index`, for callbacks
-  kDynptr,        // callback argument of bpf_user_ringbuf_drain: a sample as a dynptr that helpers may use, nobody end
+  kFunction,  // subprogram `index`, for callbacks
+  kDynptr,  // callback argument of bpf_user_ringbuf_drain: a sample as a dynptr that helpers may use, nobody end
   kKernelObject,  // pointer with a kernel type (current task): only probe_read-like access
   kHostObject,    // view `index` of the constraints
   kHostBuffer,    // at least `size` bytes, or as many as the length it is tied to (length_id)

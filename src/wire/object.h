@@ -49,7 +49,7 @@ struct ObjectTrailer {
   MapSpec map;      // kMap; kLink: its `type` is the enum bpf_link_type
   uint32_t frozen;  // kMap: 1 after BPF_MAP_FREEZE
   uint32_t reserved;
-  uint64_t address;  // kMap: where it lies in every target
+  uint64_t address;    // kMap: where it lies in every target
   ValueFields fields;  // kMap
 };
 static_assert(sizeof(ObjectTrailer) == 152);

@@ -336,7 +336,8 @@ static void fields_of_maps(void) {
   const struct {
     const char* what;
     unsigned field, at, size;
-  } fields[] = {{"lock", kLock, 4, 16}, {"timer", kTimer, 8, 32}, {"work", kWork, 8, 32}, {"lock first", kLock, 0, 8}};
+  } fields[] = {
+      {"lock", kLock, 4, 16}, {"timer", kTimer, 8, 32}, {"work", kWork, 8, 32}, {"lock first", kLock, 0, 8}};
   for (unsigned f = 0; f < COUNT(fields); ++f) {
     const int btf = value_with(fields[f].field, fields[f].at, fields[f].size);
     const unsigned types[] = {BPF_MAP_TYPE_HASH,     BPF_MAP_TYPE_ARRAY,        BPF_MAP_TYPE_PERCPU_HASH,
@@ -450,7 +451,8 @@ static void locked_values(unsigned type, const char* name) {
   say("lookup, locked", name, element(BPF_MAP_LOOKUP_ELEM, fd, &key, value, BPF_F_LOCK));
   SHOW("value");
   say("lookup, locked and more", name, element(BPF_MAP_LOOKUP_ELEM, fd, &key, value, BPF_F_LOCK | 1));
-  say("update, locked, NOEXIST", name, element(BPF_MAP_UPDATE_ELEM, fd, &key, value, BPF_F_LOCK | BPF_NOEXIST));
+  say("update, locked, NOEXIST", name,
+      element(BPF_MAP_UPDATE_ELEM, fd, &key, value, BPF_F_LOCK | BPF_NOEXIST));
   say("update, locked, EXIST", name, element(BPF_MAP_UPDATE_ELEM, fd, &key, value, BPF_F_LOCK | BPF_EXIST));
   say("update, locked, unknown", name, element(BPF_MAP_UPDATE_ELEM, fd, &key, value, BPF_F_LOCK | 8));
   key = 77;
@@ -474,7 +476,8 @@ static void locked_values(unsigned type, const char* name) {
   say_value("lookup batch count", name, attr.batch.count);
   for (unsigned i = 0; i < 32; ++i) say_value("first of the batch", name, batch_values[i]);
   FILL();
-  say("lookup and delete, locked", name, element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, &key, value, BPF_F_LOCK));
+  say("lookup and delete, locked", name,
+      element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, fd, &key, value, BPF_F_LOCK));
   SHOW("value");
   close(fd), close(btf);
 }

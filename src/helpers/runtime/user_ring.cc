@@ -1,8 +1,7 @@
 // bpf_user_ringbuf_drain's steps. The compiler makes the loop around them, which calls the program's function.
-#include "maps/user_ringbuf.h"
-
 #include "helpers/runtime/dynptr.h"
 #include "helpers/runtime/map_access.h"
+#include "maps/user_ringbuf.h"
 
 namespace bpftime::runtime {
 
