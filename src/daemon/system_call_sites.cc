@@ -72,9 +72,10 @@ bool uses_io_uring(pid_t pid) {
 
 bool is_ours(const MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
 
-// Executable, and of no file: what a just-in-time compiler makes.
+// Executable, and of no file: what a just-in-time compiler makes. Shared memory is a file of the kernel's own.
 bool is_anonymous_code(const MappedRegion& region) {
-  return region.executable && (region.inode == 0 || region.path.starts_with("/memfd:")) &&
+  const bool shared = region.path.starts_with("/memfd:") || region.path.starts_with("/dev/zero");
+  return region.executable && (region.inode == 0 || shared) &&
          region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
 }
 
