@@ -25,8 +25,14 @@ constexpr long kRingPauseMs = 50;   // between passes: the tool empties the ring
 constexpr int kRingWarmPasses = 3;  // once around, so that its pages are there
 constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
 constexpr size_t kSiteBytes = 5;
+constexpr uint64_t kSystemCalls = 500'000;
 constexpr uint64_t kEvicted = 40;  // calls, some milliseconds each
 constexpr uint64_t kSpinMs = 700;  // the tool needs less to start and to attach
+
+// libbpf looks up tracepoints in tracefs, which need not be mounted: for the tool alone it is.
+const char* const kWithTracefs[] = {
+    "unshare", "--mount", "sh", "-c", R"(mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec "$@")",
+    "sh"};
 
 using SiteBytes = std::array<unsigned char, kSiteBytes>;
 
@@ -54,7 +60,7 @@ class Bench {
   }
 
   double bare(const Mode& mode) {
-    const uint64_t count = mode.way == "evicted" ? mode.calls_ours : kMany;
+    const uint64_t count = mode.way == "evicted" || mode.system_call ? mode.calls_ours : kMany;
     calls(mode, count / 10);
     return calls(mode, count);
   }
@@ -62,12 +68,15 @@ class Bench {
   // One measurement with a probe of the kernel's or ours; `label` for reports.
   double probed(const Mode& mode, bool ours, int round, Variant& into) {
     const SiteBytes before = site(mode);
-    Arguments tool = {options_.bin + "/probes", mode.name, std::to_string(victim_.pid()),
-                      options_.bin + "/bench_victim", mode.function};
+    Arguments tool = {options_.bin + "/probes", mode.granted && ours ? "write_granted" : mode.name,
+                      std::to_string(victim_.pid()), options_.bin + "/bench_victim", mode.function};
     if (mode.attach_only) tool.push_back("again");
     if (ours) {
-      const Arguments load = {options_.bin + "/bpftime", "load"};
+      Arguments load = {options_.bin + "/bpftime", "load"};
+      if (mode.granted) load.insert(load.end(), {"--policy", policy(), "--class", "writer"});
       tool.insert(tool.begin(), load.begin(), load.end());
+    } else if (mode.system_call) {
+      tool.insert(tool.begin(), std::begin(kWithTracefs), std::end(kWithTracefs));
     }
     // Calling all the while, in both columns.
     if (mode.attach_only) victim_.write_line("spin " + std::to_string(kSpinMs));
@@ -99,6 +108,15 @@ class Bench {
   }
 
  private:
+  // What lets a program write to the victim's memory: the path of the file.
+  std::string policy() const {
+    std::string path = options_.work + "/writer.policy.yaml";
+    std::ofstream(path) << "version: 1\nmanifest: " << options_.bin << "/bench_victim\nbuild: any\nclasses:\n"
+                        << "  - name: writer\n    extension_entry: probedCall\n"
+                        << "    allowed: [bpf_probe_write_user, memory < 16MiB, read(b)]\n";
+    return path;
+  }
+
   Process& victim_;
   const HotPathOptions& options_;
   std::map<std::string, uint64_t> sites_;
@@ -115,6 +133,7 @@ class Bench {
   // A number measured without its probe would be a lie: the text must differ while attached, and be back
   // afterwards.
   void await_site(const Mode& mode, const SiteBytes& original, bool same) const {
+    if (mode.system_call) return;  // its events are counted
     for (const uint64_t start = now_ns(); (site(mode) == original) != same; pause_ms(1)) {
       if (now_ns() - start < kSiteDeadlineNs) continue;
       throw Trouble(mode.name + (same ? ": the site is not restored" : ": the site is not patched"));
@@ -134,8 +153,6 @@ class Bench {
 
 }  // namespace
 
-// Traced and untraced system calls belong here: a way of the victim that makes them, a program on the tracepoint in
-// probes.bpf.c, two rows. Everything else (tables, JSON, plot) follows.
 const std::vector<Mode>& modes() {
   static const std::vector<Mode> kModes = [] {
     std::vector<Mode> list;
@@ -160,6 +177,7 @@ const std::vector<Mode>& modes() {
     add("count_return", "count_return", "read the result, count per CPU", 1, 4);
     add("entry_return", "entry_return", "entry and return, count per CPU each", 2, 7);
     add("probe_read", "probe_read", "probe_read of 8 bytes", 1, 3);
+    add("write_user", "write_user", "probe_write_user of 8 bytes", 1, 3).granted = true;
     add("ktime", "ktime", "ktime_get_ns", 1, 12);
     const std::pair<const char*, double> kPerOperation[] = {{"hash_lookup", 5}, {"hash_update", 12}};
     for (const auto& [name, aim] : kPerOperation) {
@@ -174,8 +192,18 @@ const std::vector<Mode>& modes() {
     Mode& ring = add("ringbuf", "ringbuf", "ring buffer reserve and submit", 1, 10);
     ring.calls_kernel = ring.calls_ours = kRingPass;
     ring.warm_passes = kRingWarmPasses;
-    Mode& attach =
-        add("attach_busy", "argument_percpu", "attach, compiled, victim busy (µs)", 0, std::nullopt);
+    const auto add_call = [&](const char* id, const char* name, const char* way, const char* title,
+                              int events, double aim) {
+      Mode& mode = add(id, name, title, events, aim);
+      mode.way = way;
+      mode.system_call = true;
+      mode.calls_kernel = mode.calls_ours = kSystemCalls;
+    };
+    add_call("call_entry", "call_entry", "call_max", "system call, traced where it begins", 1, 10);
+    add_call("call_both", "call_both", "call_max", "system call, traced at both ends", 2, 10);
+    add_call("call_untraced", "call_entry", "call_min", "untraced, while another is traced", 0, 1);
+    add_call("call_by_number", "call_entry", "call_by_number", "the same, through syscall(2)", 0, 1);
+    Mode& attach = add("attach_busy", "argument_percpu", "attach, compiled, victim busy (µs)", 0, 150);
     attach.attach_only = true;
     return list;
   }();
@@ -186,7 +214,7 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
   Bench bench(victim, options);
   HotPath out;
   for (const Mode& mode : modes()) {
-    if (!options.only || *options.only == mode.id) out.results.push_back({mode, {}, {}, {}});
+    if (!options.only || *options.only == mode.id) out.results.push_back({mode, {}, {}, {}, {}});
   }
   for (int round = 0; round < options.rounds; ++round) {
     const uint64_t start = now_ns();
@@ -198,12 +226,12 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
             if (!result.mode.attach_only) bare = bench.bare(result.mode);
             break;
           case 1:
-            if (!out.no_kernel.empty()) break;
+            if (!result.no_kernel.empty()) break;
             try {
               kernel = bench.probed(result.mode, false, round, result.kernel);
             } catch (const Trouble& trouble) {
               if (round > 0) throw;
-              out.no_kernel = trouble.what();
+              result.no_kernel = trouble.what();
             }
             break;
           case 2:
@@ -213,7 +241,7 @@ HotPath measure_hot_path(Process& victim, const HotPathOptions& options) {
       }
       result.bare_ns.push_back(bare);
       const double operations = result.mode.operations;
-      if (out.no_kernel.empty()) result.kernel.over_bare_ns.push_back((kernel - bare) / operations);
+      if (result.no_kernel.empty()) result.kernel.over_bare_ns.push_back((kernel - bare) / operations);
       result.ours.over_bare_ns.push_back((ours - bare) / operations);
     }
     std::fprintf(stderr, "      round %d of %d: %.1f s\n", round + 1, options.rounds,

@@ -21,6 +21,8 @@ struct Mode {
   std::string way = {};               // how the victim calls it; empty: as `function`
   int operations = 1;                 // per call: what is reported is the time of one
   std::optional<double> aim_ns = {};  // to reach over the bare call
+  bool system_call = false;           // on a tracepoint: no function's bytes change
+  bool granted = false;               // ours needs a policy, and a program made for one: `write_granted`
   bool attach_only = false;           // what is reported is the time to attach to a busy victim, µs
 };
 const std::vector<Mode>& modes();
@@ -35,6 +37,7 @@ struct ModeResult {
   Mode mode;
   std::vector<double> bare_ns;
   Variant kernel, ours;
+  std::string no_kernel = {};  // why the kernel has no numbers; empty: it has
 };
 
 struct HotPathOptions {
@@ -46,7 +49,6 @@ struct HotPathOptions {
 };
 struct HotPath {
   std::vector<ModeResult> results;
-  std::string no_kernel;  // why there is no kernel column; empty: there is
 };
 
 // `victim` must have printed its first line and be attached. Progress on standard error.

@@ -148,3 +148,29 @@ int ringbuf(struct pt_regs *ctx) {
   bpf_ringbuf_submit(record, 0);
   return 0;
 }
+
+static __always_inline int write_to(void *address) {
+  __u64 value = 0x6e65657466696621;
+  bpf_probe_write_user(address, &value, sizeof(value));
+  count(0);
+  return 0;
+}
+
+SEC("uprobe")
+int write_user(struct pt_regs *ctx) { return write_to((void *)PT_REGS_PARM2(ctx)); }
+
+// The same under a policy, where a program gets the function's arguments and nothing else.
+SEC("uprobe")
+int write_granted(__u64 *arguments) { return write_to((void *)arguments[1]); }
+
+SEC("tracepoint/syscalls/sys_enter_sched_get_priority_max")
+int call_entry(void *ctx) {
+  count(0);
+  return 0;
+}
+
+SEC("tracepoint/syscalls/sys_exit_sched_get_priority_max")
+int call_exit(void *ctx) {
+  count(1);
+  return 0;
+}

@@ -1,7 +1,7 @@
 // A stock libbpf tool: attaches the programs of one mode to one function of one process, prints "ready" with
 // the microseconds that took, and on SIGTERM what it counted, as one line of JSON.
 //   probes MODE PID FILE FUNCTION [again]
-// FUNCTION rotated_0: that and the others of its kind. `again`: detaches and attaches once more, and tells the time of that.
+// Modes with tracepoints look at neither FILE nor FUNCTION. FUNCTION rotated_0: that and the others of its kind. `again`: detaches and attaches once more, and tells the time of that.
 #include "probes.h"
 
 #include <bpf/bpf.h>
@@ -31,6 +31,10 @@ static const struct mode {
     {"count_return", NULL, "count_return"},
     {"hash_lookups", "hash_lookups", NULL},
     {"hash_updates", "hash_updates", NULL},
+    {"write_user", "write_user", NULL},
+    {"write_granted", "write_granted", NULL},
+    {"call_entry", "call_entry", NULL},
+    {"call_both", "call_entry", "call_exit"},
 };
 
 #define POLL_MS 100  // a signal may come just before the wait: then it is noticed that much later
@@ -81,9 +85,10 @@ static unsigned int keys(struct probes_bpf* skel) {
 // To `function` of the file; the last link, or NULL.
 static struct bpf_link* attach_to(struct bpf_object* object, const char* program, int on_return, char** argv,
                                   const char* function) {
+  struct bpf_program* found = bpf_object__find_program_by_name(object, program);
+  if (bpf_program__type(found) == BPF_PROG_TYPE_TRACEPOINT) return bpf_program__attach(found);
   LIBBPF_OPTS(bpf_uprobe_opts, options, .func_name = function, .retprobe = on_return);
-  return bpf_program__attach_uprobe_opts(bpf_object__find_program_by_name(object, program), atoi(argv[2]),
-                                         argv[3], 0, &options);
+  return bpf_program__attach_uprobe_opts(found, atoi(argv[2]), argv[3], 0, &options);
 }
 
 static struct bpf_link* attach(struct bpf_object* object, const char* program, int on_return, char** argv) {

@@ -68,7 +68,10 @@ void print_hot_path(const HotPath& hot_path) {
         text(result.ours.over_bare_ns), ratio);
   }
   std::printf("\n");
-  if (!hot_path.no_kernel.empty()) std::printf("No kernel column: %s\n", hot_path.no_kernel.c_str());
+  for (const ModeResult& result : hot_path.results) {
+    if (result.no_kernel.empty()) continue;
+    std::printf("Not in the kernel here: %s (%s)\n\n", result.mode.title.c_str(), result.no_kernel.c_str());
+  }
   bool lost = false, counting = false;
   std::vector<double> kernel_attach, our_attach;
   for (const ModeResult& result : hot_path.results) {
@@ -169,6 +172,7 @@ std::string json(const Report& report) {
                         {"aim", result.mode.aim_ns ? Json(*result.mode.aim_ns) : Json(nullptr)},
                         {"calls", {{"kernel", result.mode.calls_kernel}, {"ours", result.mode.calls_ours}}},
                         {"bare_ns", json_of(result.bare_ns)},
+                        {"no_kernel", result.no_kernel},
                         {"kernel", json_of(result.kernel)},
                         {"ours", json_of(result.ours)}});
   }
@@ -183,7 +187,6 @@ std::string json(const Report& report) {
               {"footprint", {{"attached", json_of(report.attached)}, {"started", json_of(report.started)}}},
               {"start_ms",
                {{"plain", json_of(report.start.plain_ms)}, {"started", json_of(report.start.started_ms)}}}};
-  if (!report.hot_path.no_kernel.empty()) out["no_kernel"] = report.hot_path.no_kernel;
   return out.dump(2) + "\n";
 }
 

@@ -5,15 +5,19 @@
 //   rotated              64 functions in turn
 //   two_threads          the function, in two threads with no argument in common; each thread's calls count, and its time
 //   evicted              the function, each time after everything it needs has left the caches; COUNT times the median
+//   call_max, call_min   sched_get_priority_max and _min of libc, which do next to nothing: two system calls
+//   call_by_number       sched_get_priority_min through syscall(2), whose system call instruction serves every number
 //   spin                 the function, for COUNT milliseconds; for who wants to disturb a busy process
 // Ends with its input.
 #define _GNU_SOURCE
+#include <bpftime/eim.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -83,7 +87,7 @@ static uint64_t wall_ns(void) {
   return (uint64_t)now.tv_sec * 1000000000u + now.tv_nsec;
 }
 
-static const char text[16] = "fifteen letters";
+static char text[16] = "fifteen letters";
 static volatile int sink;
 
 static uint64_t loop(int (*function)(int, const char*), unsigned long calls) {
@@ -93,6 +97,26 @@ static uint64_t loop(int (*function)(int, const char*), unsigned long calls) {
   const uint64_t end = now_ns();
   sink = sum;
   return end - start;
+}
+
+// What a policy may let programs do at the function: needed for those that write to memory.
+EIM_EXTENSION_ENTRY_DEFINE(probedCall, probed, int, int, const char*);
+EIM_ENTRY_ARGS(probedCall, a, b);
+
+static uint64_t call_max(unsigned long calls) {
+  const uint64_t start = now_ns();
+  for (unsigned long i = 0; i < calls; ++i) sink = sched_get_priority_max(SCHED_OTHER);
+  return now_ns() - start;
+}
+static uint64_t call_min(unsigned long calls) {
+  const uint64_t start = now_ns();
+  for (unsigned long i = 0; i < calls; ++i) sink = sched_get_priority_min(SCHED_OTHER);
+  return now_ns() - start;
+}
+static uint64_t call_by_number(unsigned long calls) {
+  const uint64_t start = now_ns();
+  for (unsigned long i = 0; i < calls; ++i) sink = (int)syscall(SYS_sched_get_priority_min, SCHED_OTHER);
+  return now_ns() - start;
 }
 
 static uint64_t rotate(unsigned long calls) {
@@ -192,6 +216,9 @@ static uint64_t run(const char* way, unsigned long count) {
   if (strcmp(way, "rotated") == 0) return rotate(count);
   if (strcmp(way, "two_threads") == 0) return two_threads(count);
   if (strcmp(way, "evicted") == 0) return evict_and_call(count);
+  if (strcmp(way, "call_max") == 0) return call_max(count);
+  if (strcmp(way, "call_min") == 0) return call_min(count);
+  if (strcmp(way, "call_by_number") == 0) return call_by_number(count);
   if (strcmp(way, "spin") == 0) return spin(count);
   return loop(probed, count);
 }

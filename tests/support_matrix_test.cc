@@ -104,7 +104,7 @@ wire::MapSpec spec_of(uint32_t type) {
   spec.value_size = 8;
   spec.max_entries = 16;
   spec.cpu_count = 2;
-  if (type == BPF_MAP_TYPE_RINGBUF) {
+  if (type == BPF_MAP_TYPE_RINGBUF || type == BPF_MAP_TYPE_USER_RINGBUF) {
     spec.key_size = spec.value_size = 0;
     spec.max_entries = 4096;
   }

@@ -35,7 +35,7 @@ from plot import write_svg  # noqa: E402
 LABELS = {
     "none": "no filter",
     "module": "C module",
-    "observe": "eBPF, ours (observes only)",
+    "observe": "eBPF, ours, observing",
     "extension": "eBPF, ours",
     "lua": "Lua",
     "njs": "njs",

@@ -1,15 +1,18 @@
 // The endless loop: pattern code that does not advance at a '*'. -DFIXED: it does.
-#include "request.bpf.h"
+#include "nginx.ext.h"
+
+#define TEXT_MAX 128
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 __u64 plain = 0;
 
-SEC("uprobe")
-int extension(struct pt_regs *ctx) {
-  struct arguments arguments;
-  if (read_arguments(ctx, &arguments)) return 0;
+host__handleRequest(loop) {
+  const unsigned char *text = r->args.data;
+  const __u64 length = r->args.len;
   __u64 i = 0, count = 0;
-  while (i < arguments.length) {
-    if (((volatile char *)arguments.text)[i] == '*') {
+  while (i < length && i < TEXT_MAX) {
+    if (text[i] == '*') {
 #ifdef FIXED
       ++i;
 #endif

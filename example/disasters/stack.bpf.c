@@ -1,25 +1,24 @@
 // The stack overflow: a number of digits whose least value has no positive. -DFIXED: the bound holds for every number.
-#include "request.bpf.h"
+#include "nginx.ext.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 __u64 written = 0;
 
-static __always_inline int number(const struct arguments *arguments) {
+static __always_inline int number(const unsigned char *text, __u64 length) {
   int value = 0, negative = 0;
-  for (__u64 i = 0; i < 11 && i < arguments->length; ++i) {
-    char c = ((volatile const char *)arguments->text)[i];
+  for (__u64 i = 0; i < 11 && i < length; ++i) {
+    unsigned char c = text[i];
     if (c == '-') negative = 1;
     if (c >= '0' && c <= '9') value = (int)((unsigned)value * 10 + (c - '0'));
   }
   return negative ? (int)-(unsigned)value : value;
 }
 
-SEC("uprobe")
-int extension(struct pt_regs *ctx) {
-  struct arguments arguments;
+host__handleRequest(stack) {
   volatile char buffer[8];
   unsigned value = 0xbadcafe;
-  if (read_arguments(ctx, &arguments)) return 0;
-  int n = number(&arguments);
+  int n = number(r->args.data, r->args.len);
   if (n < 0) n = (int)-(unsigned)n;
 #ifdef FIXED
   if (n < 0) n = 0;

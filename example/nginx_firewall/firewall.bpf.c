@@ -68,7 +68,7 @@ int observe_request(struct pt_regs *ctx) {
   if (match(table, table->start_path, &texts.path, FW_PATH_MAX, &verdict)) goto fault;
   if (verdict == FW_PASS && match(table, table->start_args, &texts.args, FW_ARGS_MAX, &verdict)) goto fault;
 
-  __u64 *count = verdict == FW_PASS ? bpf_map_lookup_elem(&passed, &zero) : bpf_map_lookup_elem(&hits, &verdict);
+  __u64 *count = bpf_map_lookup_elem(&hits, &verdict);
   if (count) __sync_fetch_and_add(count, 1);
   return 0;
 

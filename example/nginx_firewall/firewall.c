@@ -58,17 +58,11 @@ static int set_rules(struct firewall_bpf *skeleton, const char *path) {
 }
 
 static void print_counts(struct firewall_bpf *skeleton) {
-  int cpus = libbpf_num_possible_cpus(), first = 1;
-  __u64 by_cpu[cpus > 0 ? cpus : 1];
+  int first = 1;
   printf("{\"unreadable\": %llu, \"verdicts\": {", UNREADABLE(skeleton));
   for (__u32 verdict = 0; verdict < FW_VERDICTS; ++verdict) {
-    __u32 zero = 0;
     __u64 count = 0;
-    if (verdict != FW_PASS) {
-      bpf_map_lookup_elem(bpf_map__fd(skeleton->maps.hits), &verdict, &count);
-    } else if (cpus > 0 && bpf_map_lookup_elem(bpf_map__fd(skeleton->maps.passed), &zero, by_cpu) == 0) {
-      for (int cpu = 0; cpu < cpus; ++cpu) count += by_cpu[cpu];
-    }
+    bpf_map_lookup_elem(bpf_map__fd(skeleton->maps.hits), &verdict, &count);
     if (count == 0) continue;
     printf("%s\"%u\": %" PRIu64, first ? "" : ", ", verdict, (uint64_t)count);
     first = 0;

@@ -47,6 +47,21 @@ def check_requests(filter_, requests):
     return collections.Counter(numbers[rule] for _, rule, _ in asked if rule)
 
 
+def check_connections(filter_):
+    """A refused client keeps its connection where a served one does, and loses it where a served one does. The verdicts."""
+    target = "/admin"
+    kept, lost = [1, 0], [1, 1]
+    cases = ((), kept), (("-d", "body"), kept), (("-H", "Connection: close"), lost), (("--http1.0",), lost)
+    for options, connections in cases:
+        got = filter_.server.connections([target, target], *options)
+        expected = [(expected_status(filter_, 403), made) for made in connections]
+        if options[:1] == ("-d",) and not filter_.blocks:
+            expected = [(405, made) for made in connections]  # of a file
+        require(got == expected, f"{target} twice {' '.join(options)}: (status, new connections) are {got}, not {expected}")
+    say("a refused client keeps its connection, unless it wants to lose it")
+    return collections.Counter({rule_numbers()["admin"]: 2 * len(cases)})
+
+
 def check_load(filter_, good, bad):
     """wrk: what passes, and what does not."""
     served, refused = filter_.server.wrk(good)
@@ -140,6 +155,7 @@ def run(filter_, directory, requests):
     workers = server.workers()
     expected = check_requests(filter_, requests)
     bad, bad_rule = "/search?q=1+UNION+SELECT+password&n=1", rule_numbers()["union-select"]
+    expected += check_connections(filter_)
     check_load(filter_, "/products/42?color=red&size=xl&sort=price", bad)
     if filter_.counts:
         check_counts(filter_, expected, bad, bad_rule)

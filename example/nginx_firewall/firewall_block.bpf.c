@@ -9,6 +9,16 @@ char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
 #include "firewall_maps.bpf.h"
 
+#define KEEP_ALIVE 2   // NGX_HTTP_CONNECTION_KEEP_ALIVE
+#define HTTP_10 1000u  // NGX_HTTP_VERSION_10
+
+// What the handler that will not run does first: whether the connection is kept, and who waits for the rest of a body.
+static __always_inline void decide_connection(struct host__ngx_http_request_s *r) {
+  __u32 asked = HOST_BITS(r, headers_in.connection_type);
+  HOST_SET_BITS(r, keepalive, asked == KEEP_ALIVE || (asked == 0 && r->http_version > HTTP_10));
+  HOST_SET_BITS(r, lingering_close, r->headers_in.content_length_n > 0 || HOST_BITS(r, headers_in.chunked));
+}
+
 host__handleRequest(block_request) {
   __u32 zero = 0;
   // An internal redirect comes here a second time; it was judged when it came from the client.
@@ -24,9 +34,10 @@ host__handleRequest(block_request) {
   __u32 verdict = path ? fw_match_path(table, path, path_length) : FW_PASS;
   if (verdict == FW_PASS && args) verdict = fw_match_args(table, args, args_length);
 
-  __u64 *count = verdict == FW_PASS ? bpf_map_lookup_elem(&passed, &zero) : bpf_map_lookup_elem(&hits, &verdict);
+  __u64 *count = bpf_map_lookup_elem(&hits, &verdict);
   if (count) __sync_fetch_and_add(count, 1);
   if (verdict == FW_PASS) return 0;
+  decide_connection(r);
   host__ngx_http_finalize_request(r, 403);
   bpf_override_return((struct pt_regs *)ctx, 0);
   return 0;

@@ -13,17 +13,10 @@ struct {
   __type(value, __u32);
 } active SEC(".maps");
 
-// Requests by verdict. Those that pass are the many: counted per CPU, so that workers do not share a cache line.
+// Requests by verdict, FW_PASS among them.
 struct {
   __uint(type, BPF_MAP_TYPE_ARRAY);
   __uint(max_entries, FW_VERDICTS);
   __type(key, __u32);
   __type(value, __u64);
 } hits SEC(".maps");
-
-struct {
-  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-  __uint(max_entries, 1);
-  __type(key, __u32);
-  __type(value, __u64);
-} passed SEC(".maps");

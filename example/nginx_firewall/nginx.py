@@ -124,6 +124,14 @@ class Server:
                               input=config.encode(), stdout=subprocess.PIPE, check=False)
         return [int(line) for line in done.stdout.split()]
 
+    def connections(self, targets, *options):
+        """(status, connections made for it) of each target, asked one after the other by one curl."""
+        command = ["curl", "-s", "-g", "--path-as-is", "-m", "60", "-w", "%{http_code} %{num_connects}\n", *options]
+        for target in targets:
+            command += ["-o", "/dev/null", self.url(target)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+        return [tuple(int(word) for word in line.split()) for line in done.stdout.splitlines()]
+
     def wrk(self, target, duration_s=1, connections=8):
         """(requests wrk counted, those not answered with 2xx or 3xx). Any lost connection is a failure."""
         done = subprocess.run(["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", self.url(target)],

@@ -55,20 +55,33 @@ static inline __attribute__((always_inline)) fw_u32 fw_verdict(const struct fw_t
   return fw_entry(table, state, 0) % FW_VERDICTS;
 }
 
+/* All of a text from `state`. Four steps a turn: counting costs as much as half a step. */
+static inline __attribute__((always_inline)) fw_u64 fw_walk(const struct fw_table *table, fw_u64 state, const fw_u8 *data,
+                                                            fw_u64 length) {
+  fw_u64 i = 0;
+  if (length >= 4) {
+    const fw_u64 last = length - 3;
+    for (; i < last; i += 4) {
+      state = fw_step(table, state, data[i]);
+      state = fw_step(table, state, data[i + 1]);
+      state = fw_step(table, state, data[i + 2]);
+      state = fw_step(table, state, data[i + 3]);
+    }
+  }
+  for (; i < length; ++i) state = fw_step(table, state, data[i]);
+  return state;
+}
+
 static inline __attribute__((always_inline)) fw_u32 fw_match_path(const struct fw_table *table, const fw_u8 *data,
                                                                   fw_u64 length) {
-  fw_u64 state = table->start_path;
   if (length > FW_PATH_MAX) return FW_TOO_LONG;
-  for (fw_u64 i = 0; i < length; ++i) state = fw_step(table, state, data[i]);
-  return fw_verdict(table, state);
+  return fw_verdict(table, fw_walk(table, table->start_path, data, length));
 }
 
 static inline __attribute__((always_inline)) fw_u32 fw_match_args(const struct fw_table *table, const fw_u8 *data,
                                                                   fw_u64 length) {
-  fw_u64 state = table->start_args;
   if (length > FW_ARGS_MAX) return FW_TOO_LONG;
-  for (fw_u64 i = 0; i < length; ++i) state = fw_step(table, state, data[i]);
-  return fw_verdict(table, state);
+  return fw_verdict(table, fw_walk(table, table->start_args, data, length));
 }
 
 #endif

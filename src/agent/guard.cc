@@ -139,11 +139,7 @@ bool repair(int signal, SignalInfo* info, uint8_t* context) {
   if (rip >= reinterpret_cast<uint64_t>(bpftime_safe_begin) &&
       rip < reinterpret_cast<uint64_t>(bpftime_safe_end)) {
     rip = reinterpret_cast<uint64_t>(bpftime_safe_fixup);
-  } else if (const uint64_t length =
-                 in_program_code(rip) ? wire::checked_load_length(reinterpret_cast<const uint8_t*>(rip)) : 0;
-             length != 0) {
-    rip += length;
-  } else {
+  } else if (!in_program_code(rip) || !wire::repair_checked_load(&rip - wire::kSignalRip)) {
     return false;
   }
   if (bpftime_agent_context != nullptr) ++bpftime_agent_context->faults_repaired;

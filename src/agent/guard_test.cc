@@ -15,6 +15,7 @@
 
 #include "agent/signals.h"
 #include "agent/test_guard.h"
+#include "wire/checked_load.h"
 
 namespace bpftime::agent {
 namespace {
@@ -107,21 +108,32 @@ const uint8_t kCheckedLoad[] = {
     0xc3,
 };
 
+// long read(const uint16_t*): 1 and the value above it, or 1.
+const uint8_t kZeroLoad[] = {
+    0x49, 0x89, 0xf8,                    // mov %rdi, %r8
+    0x2e, 0x3e, 0x45, 0x0f, 0xb7, 0x00,  // movzwl (%r8), %r8d: its own base is the target
+    0x4b, 0x8d, 0x44, 0x00, 0x01,        // lea 1(%r8,%r8), %rax
+    0xc3,
+};
+
 using CheckedLoad = long (*)(const void*);
 
-CheckedLoad place_checked_load(TestAgent& agent, bool in_an_arena) {
+template <size_t kBytes>
+CheckedLoad place_checked_load(TestAgent& agent, bool in_an_arena, const uint8_t (&code)[kBytes]) {
+  constexpr size_t kInFront = wire::kCheckedLoadMark;  // readable, as the mark's place must be
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  std::memcpy(page, kCheckedLoad, sizeof kCheckedLoad);
+  auto* at = static_cast<uint8_t*>(page) + kInFront;
+  std::memcpy(at, code, kBytes);
   agent.context().arena_count = 2;
   agent.context().arenas[1] = {reinterpret_cast<uint64_t>(page) + (in_an_arena ? 0 : 4096), 4096, 0, 0};
-  return reinterpret_cast<CheckedLoad>(page);
+  return reinterpret_cast<CheckedLoad>(at);
 }
 
 TEST(CheckedLoad, IsRepairedWhereverItsMarkSays) {
   expect_fine([] {
     TestAgent& agent = TestAgent::get();
     agent.install_guard();
-    const CheckedLoad read = place_checked_load(agent, true);
+    const CheckedLoad read = place_checked_load(agent, true, kCheckedLoad);
     const uint64_t before = agent.context().faults_repaired, good = 5;
     REQUIRE(read(&good) == 0);
     REQUIRE(agent.context().faults_repaired == before);
@@ -131,11 +143,30 @@ TEST(CheckedLoad, IsRepairedWhereverItsMarkSays) {
   });
 }
 
+TEST(CheckedLoad, ReadsZeroWhereItsPrefixesSay) {
+  expect_fine([] {
+    TestAgent& agent = TestAgent::get();
+    agent.install_guard();
+    const CheckedLoad read = place_checked_load(agent, true, kZeroLoad);
+    const uint64_t before = agent.context().faults_repaired, good = 5;
+    REQUIRE(read(&good) == 11);
+    REQUIRE(agent.context().faults_repaired == before);
+    for (const uint64_t bad : {uint64_t{0}, uint64_t{16}, uint64_t{1} << 63, ~uint64_t{0}})
+      REQUIRE(read(reinterpret_cast<const void*>(bad)) == 1);
+    REQUIRE(agent.context().faults_repaired == before + 4);
+  });
+}
+
 TEST(CheckedLoad, MeansNothingOutsideOurCode) {
   expect_death(SIGSEGV, [] {
     TestAgent& agent = TestAgent::get();
     agent.install_guard();
-    place_checked_load(agent, false)(kNowhere);
+    place_checked_load(agent, false, kCheckedLoad)(kNowhere);
+  });
+  expect_death(SIGSEGV, [] {
+    TestAgent& agent = TestAgent::get();
+    agent.install_guard();
+    place_checked_load(agent, false, kZeroLoad)(kNowhere);
   });
 }
 

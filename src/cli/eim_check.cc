@@ -15,16 +15,17 @@
 #include "cli/exit_codes.h"
 #include "cli/verify_report.h"
 #include "eim/load.h"
+#include "wire/kernel_btf.h"
 
 namespace bpftime::cli {
 namespace {
 
-constexpr char kKernelBtf[] = "/sys/kernel/btf/vmlinux";
-
-// What libbpf splits a module's BTF on. Without it libbpf finds no host functions, and says so.
+// What libbpf splits a module's BTF on.
 program::BtfBase kernel_base() {
-  std::ifstream file(kKernelBtf, std::ios::binary);
-  const std::vector<uint8_t> bytes(std::istreambuf_iterator<char>(file), {});
+  std::ifstream file(std::string(wire::kKernelBtfPath), std::ios::binary);
+  std::vector<uint8_t> bytes(std::istreambuf_iterator<char>(file), {});
+  const std::string_view stand_in = wire::kKernelBtfStandIn.bytes();
+  if (bytes.empty()) bytes.assign(stand_in.begin(), stand_in.end());
   const auto base = eim::btf_base_of(bytes);
   return base ? *base : program::BtfBase{};
 }

@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/random.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -33,7 +34,7 @@ constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, 
 struct Options {
   std::string policy;
   std::vector<int> pids;
-  bool watch = false;
+  bool watch = false, check_promises = false;
 };
 
 struct timespec changed_at(const std::string& path) {
@@ -47,6 +48,14 @@ std::string host_of(const Options& options, const std::string& command) {
   const std::string path = command.empty() ? "/proc/" + std::to_string(options.pids[0]) + "/exe" : command;
   auto found = absolute_path(path);
   return found ? *found : "";
+}
+
+// Names this run of the command for ever; never 0.
+uint64_t new_token() {
+  uint64_t token = 0;
+  while (token == 0)
+    if (::getrandom(&token, sizeof token, 0) != sizeof token) token = static_cast<uint64_t>(::getpid());
+  return token;
 }
 
 class Extend {
@@ -80,7 +89,7 @@ class Extend {
 
   // A session that has loaded everything, or the exit status of what went wrong. Says what happens.
   Result<ExtendSession> load_session() {
-    auto session = ExtendSession::start(options_.policy, host_);
+    auto session = ExtendSession::start(options_.policy, host_, token_, options_.check_promises);
     if (!session) return Error{report(session.error()), ""};
     int status = kFailure;
     std::vector<Json> loaded;
@@ -163,7 +172,9 @@ class Extend {
     auto line = next_trace_line(prints_->client(), wire::Deadline::after_ms(kLookMs));
     if (!line || !*line) return prints_.reset();  // followed again with the next look
     const TraceLine& printed = **line;
-    if (child_ > 0 && printed.lineage != static_cast<uint32_t>(child_)) return;
+    const auto first = static_cast<pid_t>(printed.lineage);  // of its forks, too
+    if (child_ > 0 && first != child_ && !report_.knows(first)) look();
+    if (child_ > 0 && first != child_ && !report_.knows(first)) return;
     report_.note("printed", "printed: " + printed.text,
                  {{"lineage", printed.lineage}, {"message", std::string(message_of(printed.text))}});
   }
@@ -175,7 +186,7 @@ class Extend {
     if (auto list = daemon_.command({{"command", "list"}}); list && list->contains("targets"))
       for (const Json& target : (*list)["targets"]) known[target.value("pid", 0)] = true;
     for (const int pid : options_.pids) {
-      auto answer = daemon_.command({{"command", "attach"}, {"pid", pid}});
+      auto answer = daemon_.command({{"command", "attach"}, {"pid", pid}, {"session", token_}});
       if (!answer) {
         const int code = report(answer.error());
         take_out();
@@ -201,6 +212,10 @@ class Extend {
     if (child_ < 0) return report(Error::from_errno("extend: fork"));
     if (child_ == 0) {
       ::setenv("LD_PRELOAD", preload->c_str(), 1);
+      // The processes it is about: this one, and whatever that starts. A command started by another's keeps that.
+      const char* outer = std::getenv("BPFTIME_EXTEND");
+      const std::string sessions = fmt::format("{}{}{:x}", outer ? outer : "", outer ? "," : "", token_);
+      ::setenv("BPFTIME_EXTEND", sessions.c_str(), 1);
       ::setenv("BPFTIME_TARGET_SOCKET", directory->socket().c_str(), 1);
       ::sigprocmask(SIG_SETMASK, &before_, nullptr);
       ::_exit(exec_program(command_path_, command_));
@@ -303,6 +318,7 @@ class Extend {
   ExtendReport report_;
   Connection daemon_;
   const std::string host_;
+  const uint64_t token_ = new_token();  // of all sessions of this command
   std::optional<ExtendSession> session_;
   std::optional<Connection> prints_;  // subscribed to what programs print
   std::vector<Json> loaded_;          // events of the newest session
@@ -361,6 +377,9 @@ void add_extend(CLI::App& app, CommandLine& line) {
   verb->add_option("--pid", options->pids, "Processes that run already")->check(CLI::PositiveNumber);
   verb->add_flag("--watch", options->watch,
                  "Read policy and extensions again when their files change, and show what extensions print");
+  verb->add_flag(
+      "--check-promises", options->check_promises,
+      "Look at what host functions return: a promise that is broken ends the extension, and is counted");
   verb->callback([options, &line] {
     line.run = [options, &line] { return extend(*options, line.program, line.json); };
   });

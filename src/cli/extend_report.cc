@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <utility>
+
 #include "cli/printers.h"
 #include "cli/trace_stream.h"
 
@@ -73,11 +75,13 @@ void ExtendReport::look_at_target(const Json& target) {
     }
     if (names.empty()) continue;
     const bool active = field(probe, "state") == "active";
+    const bool is_event = !probe.contains("function");  // of system calls
+    const std::string place = field(probe, is_event ? "path" : "function");
     const std::string where = fmt::format("{} ({})", pid, field(target, "name"));
-    const std::string text =
-        active ? fmt::format("running in {} at {}: {}", where, field(probe, "function"), names)
-               : fmt::format("skipped in {}: {}: {}", where, names, field(probe, "reason"));
-    std::string& told = states_[pid + "/" + field(probe, "offset")];
+    const std::string text = active
+                                 ? fmt::format("running in {} at {}: {}", where, place, names)
+                                 : fmt::format("skipped in {}: {}: {}", where, names, field(probe, "reason"));
+    std::string& told = states_[pid + "/" + (is_event ? place : field(probe, "offset"))];
     if (told == text) continue;
     told = text;
     line({{"event", active ? "running" : "skipped"}, {"pid", target["pid"]}, {"probe", probe}}, text);
@@ -94,10 +98,31 @@ void ExtendReport::look(const Json& list, const Json& programs) {
   for (const Json& target : list_in(list, "targets")) look_at_target(target);
   for (const Json& program : list_in(programs, "programs")) {
     const auto known = programs_.find(number(program, "id"));
-    if (known != programs_.end()) known->second.hits = number(program, "hits");
+    if (known == programs_.end()) continue;
+    known->second.hits = number(program, "hits");
+    look_at_promises(known->second, program);
   }
   for (const auto& [id, program] : programs_)
     if (program.hits != program.hits_told) return totals();
+}
+
+// What its proof takes on trust, once; and what of it turned out not to hold.
+void ExtendReport::look_at_promises(Program& known, const Json& program) {
+  if (!std::exchange(known.relied, true)) {
+    std::string promises;
+    for (const Json& each : list_in(program, "relies_on"))
+      if (each.is_string()) promises += (promises.empty() ? "" : "; ") + each.get<std::string>();
+    if (!promises.empty())
+      line({{"event", "relies"}, {"program", known.name}, {"on", program["relies_on"]}},
+           fmt::format("{} relies on the host: {}", known.name, promises));
+  }
+  const uint64_t broken = number(program, "broken_promises");
+  if (broken <= known.broken) return;
+  known.broken = broken;
+  line(
+      {{"event", "broken-promises"}, {"program", known.name}, {"broken", broken}},
+      fmt::format("promise broken: the host returned what it had promised not to, to {}: {} runs ended there",
+                  known.name, broken));
 }
 
 bool ExtendReport::knows(int pid) const {

@@ -33,9 +33,12 @@ class ExtendReport {
   struct Program {
     std::string name;
     uint64_t hits = 0, hits_told = 0;
+    uint64_t broken = 0;  // promises of the host, as told last
+    bool relied = false;  // on what, has been told
   };
   void line(const Json& event, const std::string& text);
   void look_at_target(const Json& target);
+  void look_at_promises(Program& known, const Json& program);
 
   std::FILE* out_;
   bool json_;

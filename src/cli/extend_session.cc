@@ -88,6 +88,7 @@ struct Loaded {
   bpf_program* program;
   Json about;  // program, class, …
   uint64_t offset;
+  std::string event;  // "syscalls:sys_enter_openat"; empty: at `offset` of the host
 };
 
 class Session {
@@ -143,7 +144,8 @@ class Session {
       const bool is_meant = wanted.empty() ? bpf_program__autoload(each) : wanted == bpf_program__name(each);
       bpf_program__set_autoload(each, is_meant);
       if (!is_meant) continue;
-      bpf_program__set_type(each, BPF_PROG_TYPE_KPROBE);
+      const bool system_call = extension.value("system_call", false);
+      bpf_program__set_type(each, system_call ? BPF_PROG_TYPE_TRACEPOINT : BPF_PROG_TYPE_KPROBE);
       logs_.emplace_back(kLogBytes);
       bpf_program__set_log_buf(each, logs_.back().data(), logs_.back().size());
       chosen.push_back(each);
@@ -159,7 +161,8 @@ class Session {
       about["insns"] = bpf_program__insn_cnt(program);
       about["event"] = "loaded";
       say(about);
-      loaded_.push_back({nullptr, program, about, extension["offset"].get<uint64_t>()});
+      loaded_.push_back({nullptr, program, about, extension["offset"].get<uint64_t>(),
+                         extension.value("system_call", false) ? field(extension, "symbol") : ""});
     }
     loaded_.back().object = std::move(object);
     return true;
@@ -212,9 +215,13 @@ class Session {
     LIBBPF_OPTS(bpf_uprobe_opts, options);
     const std::string host = field(policy_, "host");
     Json about = loaded.about;
-    // Every process the daemon has entered and that runs this host.
+    // Every process of the session that runs this host.
+    const size_t colon = loaded.event.find(':');
     bpf_link* link =
-        bpf_program__attach_uprobe_opts(loaded.program, -1, host.c_str(), loaded.offset, &options);
+        loaded.event.empty()
+            ? bpf_program__attach_uprobe_opts(loaded.program, -1, host.c_str(), loaded.offset, &options)
+            : bpf_program__attach_tracepoint(loaded.program, loaded.event.substr(0, colon).c_str(),
+                                             loaded.event.c_str() + colon + 1);
     if (link == nullptr) {
       about["why"] = std::string(std::strerror(errno));
       about["event"] = "failed";
@@ -287,7 +294,8 @@ ExtendSession& ExtendSession::operator=(ExtendSession&& other) noexcept {
 }
 ExtendSession::~ExtendSession() { end(); }
 
-Result<ExtendSession> ExtendSession::start(const std::string& policy, const std::string& host) {
+Result<ExtendSession> ExtendSession::start(const std::string& policy, const std::string& host, uint64_t token,
+                                           bool check_promises) {
   auto directory = find_runtime_directory();
   if (!directory) return directory.error();
   auto folder = installation_directory();
@@ -300,8 +308,13 @@ Result<ExtendSession> ExtendSession::start(const std::string& policy, const std:
   if (::pipe2(from, O_CLOEXEC) != 0) return Error::from_errno("extend: pipe");
   Fd from_read(from[0]), from_write(from[1]);
   const std::vector<std::string> environment = {
-      "LD_PRELOAD=" + *preload, "BPFTIME_SOCKET=" + directory->socket(), "BPFTIME_POLICY=" + policy,
-      "BPFTIME_POLICY_HOST=" + host, "BPFTIME_POLICY_COUNT=1"};
+      "LD_PRELOAD=" + *preload,
+      "BPFTIME_SOCKET=" + directory->socket(),
+      "BPFTIME_POLICY=" + policy,
+      "BPFTIME_POLICY_HOST=" + host,
+      "BPFTIME_POLICY_COUNT=1",
+      fmt::format("BPFTIME_POLICY_SESSION={:x}", token),
+      std::string("BPFTIME_POLICY_CHECK=") + (check_promises ? "1" : "0")};
   const std::vector<std::string> arguments = {"bpftime", "extend-session", policy, host};
   const pid_t pid = ::fork();
   if (pid < 0) return Error::from_errno("extend: fork");

@@ -15,8 +15,10 @@ namespace bpftime::cli {
 
 class ExtendSession {
  public:
-  // Starts one. `host`: for manifests that describe a file nobody names; may be empty.
-  static Result<ExtendSession> start(const std::string& policy, const std::string& host);
+  // Starts one. `host`: for manifests that describe a file nobody names; may be empty. `token`: its extensions run in no process
+  // but those that are told to be in it (kernel::HostClass::session).
+  static Result<ExtendSession> start(const std::string& policy, const std::string& host, uint64_t token,
+                                     bool check_promises = false);
   ExtendSession(ExtendSession&&) noexcept;
   ExtendSession& operator=(ExtendSession&&) noexcept;
   ~ExtendSession();

@@ -22,8 +22,8 @@ struct Options {
 
 // The policy for the tool's programs, checked; through the environment, as the socket.
 Result<void> use_policy(const Options& options, Connection& daemon) {
-  for (const char* name :
-       {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS", "BPFTIME_POLICY_COUNT"})
+  for (const char* name : {"BPFTIME_POLICY", "BPFTIME_POLICY_HOST", "BPFTIME_POLICY_CLASS",
+                           "BPFTIME_POLICY_COUNT", "BPFTIME_POLICY_SESSION", "BPFTIME_POLICY_CHECK"})
     ::unsetenv(name);
   if (options.policy.empty()) return {};
   auto policy = absolute_path(options.policy);

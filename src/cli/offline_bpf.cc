@@ -11,6 +11,7 @@
 
 #include "program/btf.h"
 #include "verifier/map_fields.h"
+#include "wire/kernel_btf.h"
 
 namespace bpftime::cli {
 namespace {
@@ -261,6 +262,25 @@ long OfflineBpf::prog_load(const bpf_attr& attr) {
 extern "C" {
 
 long __real_syscall(long number, ...);
+FILE* __real_fopen64(const char* path, const char* mode);
+int __real_faccessat(int directory, const char* path, int mode, int flags);
+
+// libbpf reads the kernel's types from a file; where there is none, from what stands for it (wire/kernel_btf.h).
+static bool is_missing_kernel_btf(const char* path) {
+  return bpftime::cli::current != nullptr && path != nullptr && path == bpftime::wire::kKernelBtfPath &&
+         __real_faccessat(AT_FDCWD, path, R_OK, 0) != 0;
+}
+
+FILE* __wrap_fopen64(const char* path, const char* mode) {
+  if (!is_missing_kernel_btf(path)) return __real_fopen64(path, mode);
+  const std::string_view bytes = bpftime::wire::kKernelBtfStandIn.bytes();
+  return ::fmemopen(const_cast<char*>(bytes.data()), bytes.size(), "r");
+}
+
+int __wrap_faccessat(int directory, const char* path, int mode, int flags) {
+  if (mode == R_OK && is_missing_kernel_btf(path)) return 0;
+  return __real_faccessat(directory, path, mode, flags);
+}
 
 // libc's syscall() takes up to six arguments in any case.
 long __wrap_syscall(long number, ...) {

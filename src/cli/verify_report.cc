@@ -60,6 +60,7 @@ Json program_json(const VerifiedProgram& program) {
   else
     out["errno"] = verdict.error;
   out["diagnoses"] = Json::array();
+  if (!program.verdict.facts.promises_used.empty()) out["relies_on"] = program.verdict.facts.promises_used;
   for (const auto& diagnosis : program.diagnoses) out["diagnoses"].push_back(to_json(diagnosis));
   if (!verdict.log.empty()) out["log"] = verdict.log;
   if (program.kernel) {
@@ -120,6 +121,9 @@ std::string to_text(const VerifiedObject& object) {
     out += ", " + duration(program.time_ns) + "\n";
     out += program.verdict.log;
     for (const std::string& text : program.texts) out += text;
+    if (program.verdict.error == 0)
+      for (const std::string& promise : program.verdict.facts.promises_used)
+        out += "            relies on the host: " + promise + "\n";
     out += kernel_text(program);
   }
   if (!object.error.empty()) out += "not loaded: " + object.error + "\n";

@@ -36,12 +36,17 @@ struct CompileOptions {
   // One addition to memory that no other CPU writes. 0: none.
   uint64_t run_counter_address = 0;
   uint32_t run_counters = 0;
+  // For debugging a host: what its functions promise about their results (verifier::Facts::promises_used) is looked at after each
+  // call. A broken promise ends the program, with the result 0, and is counted kBrokenPromisesOffset behind run_counter_address,
+  // which must be set. Not with tail_entry.
+  bool check_promises = false;
   // Makes an entry for tail calls besides (MachineCode::tail_entry_offset): for a program that stands in a program array. Not
   // with `constraints`.
   bool tail_entry = false;
 };
 
 inline constexpr uint32_t kRunCounterStride = 64;
+inline constexpr uint32_t kBrokenPromisesOffset = 8;
 
 inline constexpr uint32_t kNoTailEntry = ~uint32_t{0};
 

@@ -6,13 +6,20 @@
 #include <set>
 #include <vector>
 
-#include "compiler/translator.h"
+#include "compiler/function_translator.h"
 #include "wire/invocation.h"
 
 namespace bpftime::compiler {
 namespace {
 
 constexpr uint32_t kEverything = ~uint32_t{0};
+// What the bridge's unwind table names (src/agent/arch/x86_64/host_call.S): the registers that functions preserve, and rsp.
+constexpr uint32_t slot_of(size_t offset) { return 1u << offset / sizeof(uint64_t); }
+constexpr uint32_t kBridgeSlots =
+    slot_of(offsetof(wire::PtRegs, r15)) | slot_of(offsetof(wire::PtRegs, r14)) |
+    slot_of(offsetof(wire::PtRegs, r13)) | slot_of(offsetof(wire::PtRegs, r12)) |
+    slot_of(offsetof(wire::PtRegs, rbp)) | slot_of(offsetof(wire::PtRegs, rbx)) |
+    slot_of(offsetof(wire::PtRegs, rsp));
 constexpr size_t kPlacesMax = 4096;  // looked at; more means "everything"
 
 // A value that is the context's address plus `offset`.
@@ -81,8 +88,13 @@ class ContextUse {
 
   bool add_call(const llvm::CallInst& call, const llvm::Use& use, uint64_t offset) {
     const llvm::Function* callee = call.getCalledFunction();
-    if (callee == nullptr || !call.isArgOperand(&use)) return false;
+    if (!call.isArgOperand(&use)) return false;
     const unsigned index = call.getArgOperandNo(&use);
+    if (callee == nullptr) {
+      if (!call.hasFnAttr(kHostCallAttribute) || index != kRegsArgument) return false;
+      slots_ |= kBridgeSlots;
+      return true;
+    }
     // Takes the context as a token.
     if (callee->getName() == "bpftime_helper_perf_event_output" && index == 0) return true;
     if (callee->isDeclaration() || index >= callee->arg_size()) return false;

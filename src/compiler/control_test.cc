@@ -1,11 +1,13 @@
 // Calls that are no function calls: tail calls, loops, walks over maps. The same programs in the running kernel and here.
 #include <gtest/gtest.h>
 #include <linux/btf.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <functional>
 #include <optional>
+#include <random>
 
 #include "compiler/testing_target.h"
 #include "maps/prog_array.h"
@@ -38,14 +40,18 @@ struct Scenario {
   std::vector<Insns> programs;  // the first is run; program i stands in slot i of map 0 if `tail_calls`
   bool tail_calls = false;
   std::vector<uint32_t> keys;  // with values 10 * key + 1, in map 0 of for_each
+  // A user ring's memory from its producer page on (map 0): each is written before a run of its own.
+  std::vector<std::vector<uint8_t>> produced = {};
 };
+
+constexpr size_t kPage = 4096;
 
 uint64_t value_of(uint32_t key) { return 10 * uint64_t{key} + 1; }
 
 struct Outcome {
   std::string refused;
   uint32_t result = 0;
-  std::vector<uint64_t> counters;  // the values of the last map, an array
+  std::vector<uint64_t> counters;  // the values of the last map, an array; then a user ring's consumer position
   bool operator==(const Outcome&) const = default;
 };
 std::ostream& operator<<(std::ostream& out, const Outcome& o) {
@@ -116,6 +122,13 @@ Outcome in_kernel(const Scenario& scenario) {
     create.max_entries = wanted.max_entries;
     maps.emplace_back(static_cast<int>(bpf(BPF_MAP_CREATE, create)));
   }
+  void *consumer = MAP_FAILED, *producer = MAP_FAILED;
+  const size_t produced_size = kPage + 2 * size_t{scenario.maps[0].max_entries};
+  if (!scenario.produced.empty()) {
+    consumer = mmap(nullptr, kPage, PROT_READ, MAP_SHARED, maps[0].get(), 0);
+    producer = mmap(nullptr, produced_size, PROT_READ | PROT_WRITE, MAP_SHARED, maps[0].get(), kPage);
+    if (consumer == MAP_FAILED || producer == MAP_FAILED) return {"no ring", 0, {}};
+  }
   const auto update = [](const Fd& map, uint32_t key, const void* value) {
     bpf_attr attr{};
     attr.map_fd = static_cast<uint32_t>(map.get());
@@ -149,7 +162,10 @@ Outcome in_kernel(const Scenario& scenario) {
   run.test.prog_fd = static_cast<uint32_t>(programs[0].get());
   run.test.data_in = reinterpret_cast<uint64_t>(packet);
   run.test.data_size_in = sizeof(packet);
-  if (bpf(BPF_PROG_TEST_RUN, run) != 0) out.refused = "not run: " + std::string(strerror(errno));
+  for (size_t i = 0; i < std::max<size_t>(scenario.produced.size(), 1); i++) {
+    if (producer != MAP_FAILED) memcpy(producer, scenario.produced[i].data(), scenario.produced[i].size());
+    if (bpf(BPF_PROG_TEST_RUN, run) != 0) out.refused = "not run: " + std::string(strerror(errno));
+  }
   out.result = run.test.retval;
   for (uint32_t key = 0; key < scenario.maps.back().max_entries; key++) {
     uint64_t value = 0;
@@ -159,6 +175,11 @@ Outcome in_kernel(const Scenario& scenario) {
     attr.value = reinterpret_cast<uint64_t>(&value);
     bpf(BPF_MAP_LOOKUP_ELEM, attr);
     out.counters.push_back(value);
+  }
+  if (consumer != MAP_FAILED) {
+    out.counters.push_back(*static_cast<uint64_t*>(consumer));
+    munmap(consumer, kPage);
+    munmap(producer, produced_size);
   }
   return out;
 }
@@ -202,10 +223,16 @@ Outcome here(const Scenario& scenario) {
   }
   uint64_t context[32] = {};
   const wire::Invocation invocation{};
-  out.result = static_cast<uint32_t>(
-      codes[0].run(reinterpret_cast<uint64_t>(context), reinterpret_cast<uint64_t>(&invocation)));
+  auto* const first = reinterpret_cast<uint8_t*>(bindings[0].address);
+  for (size_t i = 0; i < std::max<size_t>(scenario.produced.size(), 1); i++) {
+    if (!scenario.produced.empty())
+      memcpy(first + kPage, scenario.produced[i].data(), scenario.produced[i].size());
+    out.result = static_cast<uint32_t>(
+        codes[0].run(reinterpret_cast<uint64_t>(context), reinterpret_cast<uint64_t>(&invocation)));
+  }
   const auto* counters = reinterpret_cast<const uint64_t*>(bindings.back().address);
   for (uint32_t i = 0; i < scenario.maps.back().max_entries; i++) out.counters.push_back(counters[i]);
+  if (!scenario.produced.empty()) out.counters.push_back(*reinterpret_cast<const uint64_t*>(first));
   return out;
 }
 
@@ -411,6 +438,163 @@ TEST(ForEach, FunctionsBecomePartOfTheirCaller) {
   const auto code = target.compile(s.programs[0]);
   ASSERT_TRUE(code.ok()) << code.error().message;
   EXPECT_EQ(code->disassembly().find("call"), std::string::npos) << code->disassembly();
+}
+
+// ---- bpf_user_ringbuf_drain ----
+
+constexpr uint32_t kRingSize = 4096, kBusy = 1u << 31, kDiscarded = 1u << 30;
+constexpr int kStopAt = 99;
+
+// What a producer wrote.
+class Produced {
+ public:
+  explicit Produced(uint32_t size = kRingSize) : size_(size), bytes_(kPage) {}
+  // A sample of `length` bytes, the first 8 of them `value`, `flags` in its header.
+  Produced& add(uint32_t length, uint64_t value, uint32_t flags = 0) {
+    put(position_, length | flags);
+    if (length >= 8) put(position_ + 8, value);
+    position_ += (uint64_t{length} + 8 + 7) / 8 * 8;
+    return *this;
+  }
+  // A header, and what the producer position says of its length.
+  Produced& lie(uint32_t header, uint64_t claims) {
+    put(position_, header);
+    position_ += claims;
+    return *this;
+  }
+  // All from the producer page on.
+  std::vector<uint8_t> done() {
+    memcpy(bytes_.data(), &position_, sizeof(position_));
+    return bytes_;
+  }
+  uint32_t size() const { return size_; }
+
+ private:
+  template <typename T>
+  void put(uint64_t position, T what) {
+    const size_t at = kPage + position % size_;
+    if (bytes_.size() < at + sizeof(what)) bytes_.resize(at + sizeof(what));
+    memcpy(&bytes_[at], &what, sizeof(what));
+  }
+  uint32_t size_;
+  std::vector<uint8_t> bytes_;
+  uint64_t position_ = 0;  // of the next sample
+};
+
+// main: counters[0] = drain(map 0, function, &sum, flags); result sum. function: sum = sum * 31 + first 8 bytes (or the error of
+// reading them) and, where there are 16 bytes, the first of a slice; writes to the sample; stops at kStopAt. `nested`: drains
+// again.
+Scenario drain_of(Produced produced, int32_t flags = 0, bool nested = false) {
+  Scenario s{
+      {{BPF_MAP_TYPE_USER_RINGBUF, 0, 0, produced.size()}, kCounters}, {}, false, {}, {produced.done()}};
+  Sequence main;
+  main << store_imm(BPF_DW, 10, -16, 0) << load_map(1, 0) << load_function(2, 0) << mov_reg(3, 10)
+       << add(3, -16) << mov(4, flags) << call(BPF_FUNC_user_ringbuf_drain) << mov_reg(7, 0)
+       << store_imm(BPF_W, 10, -4, 0) << load_map(1, 1) << mov_reg(2, 10) << add(2, -4)
+       << call(BPF_FUNC_map_lookup_elem) << jump_eq(0, 0, 1) << store(BPF_DW, 0, 0, 7)
+       << load(BPF_DW, 0, 10, -16) << exit_insn();
+  Sequence function;
+  function << mov_reg(6, 1) << mov_reg(7, 2) << store_imm(BPF_DW, 10, -8, 0) << mov_reg(1, 10) << add(1, -8)
+           << mov(2, 8) << mov_reg(3, 6) << mov(4, 0) << mov(5, 0) << call(BPF_FUNC_dynptr_read)
+           << load(BPF_DW, 1, 7, 0) << raw(BPF_ALU64 | BPF_MUL | BPF_K, 1, 0, 0, 31)
+           << raw(BPF_ALU64 | BPF_ADD | BPF_X, 1, 0) << load(BPF_DW, 2, 10, -8)
+           << raw(BPF_ALU64 | BPF_ADD | BPF_X, 1, 2) << store(BPF_DW, 7, 0, 1);
+  // Writes, and sees what it wrote through a slice.
+  function << store_imm(BPF_DW, 10, -16, 77) << mov_reg(1, 6) << mov(2, 8) << mov_reg(3, 10) << add(3, -16)
+           << mov(4, 8) << mov(5, 0) << call(BPF_FUNC_dynptr_write) << mov_reg(1, 6) << mov(2, 0)
+           << mov(3, 16) << call(BPF_FUNC_dynptr_data) << jump_eq(0, 0, 4) << load(BPF_DW, 2, 0, 8)
+           << load(BPF_DW, 1, 7, 0) << raw(BPF_ALU64 | BPF_ADD | BPF_X, 1, 2) << store(BPF_DW, 7, 0, 1);
+  if (nested) {
+    Insns inner = Sequence() << load_map(1, 0) << load_function(2, 0) << mov(3, 0) << mov(4, 0)
+                             << call(BPF_FUNC_user_ringbuf_drain) << load(BPF_DW, 1, 7, 0)
+                             << raw(BPF_ALU64 | BPF_ADD | BPF_X, 1, 0) << store(BPF_DW, 7, 0, 1);
+    function << inner;
+  }
+  function << load(BPF_DW, 1, 10, -8) << mov(0, 0) << raw(BPF_JMP | BPF_JNE | BPF_K, 1, 0, 1, kStopAt)
+           << mov(0, 1) << exit_insn();
+  const Insns innermost = Sequence() << mov(0, 0) << exit_insn();
+  Insns insns = main;
+  const Insns body = function;
+  const size_t function_at = insns.size(), inner_at = function_at + body.size();
+  insns.insert(insns.end(), body.begin(), body.end());
+  if (nested) insns.insert(insns.end(), innermost.begin(), innermost.end());
+  for (size_t i = 0; i < insns.size(); i++)
+    if (insns[i].code == (BPF_LD | BPF_IMM | BPF_DW) && insns[i].src_reg == BPF_PSEUDO_FUNC)
+      insns[i].imm = static_cast<int32_t>((i < function_at ? function_at : inner_at) - i - 1);
+  s.programs.push_back(insns);
+  return s;
+}
+
+TEST(Drain, HandsOverWhatWasProduced) {
+  same_here_and_in_kernel(drain_of(Produced()), 0);
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5)), 5);
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(24, 6).add(13, 7)));
+  same_here_and_in_kernel(drain_of(Produced().add(0, 0).add(3, 0).add(8, 4)));
+}
+
+TEST(Drain, SkipsTheDiscardedAndStopsAtTheBusy) {
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, 6, kDiscarded).add(8, 7)), 5 * 31 + 7);
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, 6, kBusy).add(8, 7)), 5);
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, 6, kBusy | kDiscarded).add(8, 7)));
+  same_here_and_in_kernel(drain_of(Produced().add(8, 6, kDiscarded).add(8, 6, kDiscarded)), 0);
+}
+
+TEST(Drain, EndsWhenTheFunctionSaysSo) {
+  same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, kStopAt).add(8, 7)), 5 * 31 + kStopAt);
+}
+
+TEST(Drain, TakesTwoFlags) {
+  for (const int32_t flags : {1, 2, 3, 4, 7, -1})
+    same_here_and_in_kernel(drain_of(Produced().add(8, 5), flags));
+}
+
+TEST(Drain, OneAtATime) { same_here_and_in_kernel(drain_of(Produced().add(8, 5).add(8, 6), 0, true)); }
+
+TEST(Drain, BelievesNoProducer) {
+  for (const uint64_t claims : {4ull, 8ull, 9ull, 12ull, 16ull, 4096ull, 4104ull, 8192ull, 1ull << 31, 1ull << 40,
+                                ~0ull, ~0ull - 7, 1ull << 63})
+    for (const uint32_t header : {0u, 1u, 8u, 9u, 4080u, 4088u, 4089u, 8192u, (1u << 24) - 1, 1u << 24, 0x3fffffffu,
+                                  kDiscarded | 8u, kDiscarded | 5000u, kDiscarded | 0x3fffffffu, kBusy | 8u})
+      same_here_and_in_kernel(drain_of(Produced().add(8, 5).lie(header, claims)));
+}
+
+// The second run's samples go round the end: the last one lies across it.
+TEST(Drain, SamplesGoOnBehindTheEndOfTheData) {
+  for (const uint32_t length : {40u, 88u, 96u, 104u, 200u}) {
+    Produced produced;
+    for (int i = 0; i < 31; i++) produced.add(120, static_cast<uint64_t>(i));
+    Scenario s = drain_of(produced);
+    // Positions 3968 to 4072, then a sample that begins 24 bytes before the end.
+    produced.add(96, 5);
+    produced.add(length, 6);
+    if (length == 40) produced.add(8, 7);
+    s.produced.push_back(produced.done());
+    same_here_and_in_kernel(s);
+  }
+}
+
+TEST(Drain, AtMost128KSamples) {
+  Produced many(1u << 21);
+  for (int i = 0; i < 132000; i++) many.add(8, 1, i % 3 == 0 ? kDiscarded : 0);
+  same_here_and_in_kernel(drain_of(many));
+}
+
+TEST(Drain, RandomBytesMeanTheSame) {
+  const char* given = getenv("BPFTIME_TEST_SEED");
+  const uint64_t seed = given != nullptr ? strtoull(given, nullptr, 0) : std::random_device{}();
+  printf("seed: BPFTIME_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  std::mt19937_64 random(seed);
+  for (int round = 0; round < 60; round++) {
+    Produced produced;
+    for (uint64_t at = 0; at < 3000;) {
+      const auto length = static_cast<uint32_t>(random() % 200);
+      const uint32_t flags = random() % 8 == 0 ? kDiscarded : random() % 30 == 0 ? kBusy : 0;
+      produced.add(length, random() % 120, flags);
+      at += length + 16;
+    }
+    if (random() % 3 == 0) produced.lie(static_cast<uint32_t>(random()) >> random() % 32, random() >> random() % 64);
+    same_here_and_in_kernel(drain_of(produced, static_cast<int32_t>(random() % 4)));
+  }
 }
 
 }  // namespace

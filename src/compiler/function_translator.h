@@ -35,6 +35,8 @@ constexpr uint32_t kFramePointer = 10;
 constexpr uint64_t kFrameSize = 512;  // MAX_BPF_STACK
 constexpr uint32_t kInvocationArgument = 5;
 constexpr uint32_t kRegsArgument = 6;  // of local functions: wire::PtRegs, whatever the context is
+// Of the call of the bridge, which reads no more of wire::PtRegs than its unwind table names (context_use.cc).
+constexpr char kHostCallAttribute[] = "bpftime-host-call";
 constexpr uint32_t kStateArgument =
     5;  // of local functions of programs that make tail calls, in place of both
 constexpr uint32_t kArgumentRegisters = 6;
@@ -271,6 +273,7 @@ class FunctionTranslator {
 
   // Through the agent's bridge (src/agent/arch/x86_64/host_call.S).
   Result<void> host_call(uint32_t index, const Insn& insn);
+  void check_promise(Value* result, const verifier::Argument& promised);
   // Of this function, whose callers pass them in one of two ways.
   void take_environment();
   bool is_main() const { return start_ == 0; }
@@ -289,13 +292,14 @@ class FunctionTranslator {
   Result<void> tail_call(uint32_t index);
   void loop_call();
   void for_each_call();
+  void drain_call();
   // `body(n)` makes round n, and says whether it was the last; the value is how many were made. `more` says whether there is
   // a round n.
   template <typename More, typename Body>
   Value* count_rounds(More more, Body body);
   // What `make` makes, or `answer`, without having made it, where `wrong` holds.
   template <typename Make>
-  Value* unless(Value* wrong, uint64_t answer, Make make);
+  Value* unless(Value* wrong, Value* answer, Make make);
   BasicBlock* new_block(const char* name) { return BasicBlock::Create(scope_.context(), name, function_); }
 
   // r1–r5 keep their values: who may run cannot read them, and keeping costs nothing when nobody does.

@@ -83,6 +83,26 @@ TEST_F(Helpers, PidTgidOfAForkedChild) {
   EXPECT_EQ(status, 0);
 }
 
+// libc's thread structure and the identity page are the parent's then.
+TEST_F(Helpers, PidTgidOfAChildInItsParentsMemory) {
+  const auto code = target_.compile(Sequence() << call(BPF_FUNC_get_current_pid_tgid) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  const uint64_t mine = static_cast<uint64_t>(getpid()) << 32 | static_cast<uint64_t>(gettid());
+  EXPECT_EQ(code->run(0, 0), mine);
+  static volatile uint64_t childs;
+  target_.identity()->memory_shared = 1;
+  const pid_t child = vfork();
+  if (child == 0) {
+    childs = code->run(0, 0);
+    _exit(0);
+  }
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  EXPECT_EQ(childs, static_cast<uint64_t>(child) << 32 | static_cast<uint64_t>(child));
+  EXPECT_EQ(code->run(0, 0), mine);  // still counted: asked, and right
+  target_.identity()->memory_shared = 0;
+  EXPECT_EQ(code->run(0, 0), mine);  // what the child found out is not remembered
+}
+
 TEST_F(Helpers, PidTgidWithoutSystemCallsOrTidOffset) {
   forbid_system_calls();
   EXPECT_EQ(call_only(BPF_FUNC_get_current_pid_tgid),

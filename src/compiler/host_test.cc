@@ -53,6 +53,11 @@ class Host : public ::testing::Test {
     options.context_address = target_.address();
     options.facts = &facts_;
     options.constraints = &constraints_;
+    if (check_promises_) {
+      options.check_promises = true;
+      options.run_counter_address = reinterpret_cast<uint64_t>(counters_);
+      options.run_counters = 1;
+    }
     return Code::compile(program, {}, options);
   }
   uint64_t run(const Code& code) {
@@ -63,6 +68,8 @@ class Host : public ::testing::Test {
   Target target_;
   verifier::Constraints constraints_;
   verifier::Facts facts_;
+  bool check_promises_ = false;
+  alignas(64) uint64_t counters_[kRunCounterStride / 8] = {};
   uint64_t table_[2] = {};
   uint64_t global_ = 4711;
   wire::PtRegs regs_{};
@@ -80,6 +87,23 @@ TEST_F(Host, CallsAFunctionOfTheHost) {
   EXPECT_EQ(run(*code), 54321u);
   EXPECT_EQ(last_call.arguments[4], 50000u);
   EXPECT_EQ(last_call.regs, &regs_);
+}
+
+// (A broken one leaves by the trampoline's stack: e2e_extend_test.)
+TEST_F(Host, PromisesAreLookedAtWhenAskedFor) {
+  check_promises_ = true;
+  constraints_.functions[0].result.bytes = 4;
+  constraints_.functions[0].result.is_signed = true;
+  constraints_.functions[0].result.number.smin = -10;
+  constraints_.functions[0].result.number.smax = 100;
+  for (const int32_t sum : {-10, 0, 100}) {
+    const auto code = compile(Sequence() << mov(1, sum) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
+                                         << call_host(kFunction) << exit_insn());
+    ASSERT_TRUE(code.ok()) << code.error().message;
+    EXPECT_EQ(run(*code), static_cast<uint64_t>(int64_t{sum}));
+    EXPECT_EQ(counters_[kBrokenPromisesOffset / 8], 0u);
+  }
+  EXPECT_EQ(counters_[0], 3u) << "runs";
 }
 
 TEST_F(Host, CallsFromLocalFunctionsKnowTheRegistersToo) {
@@ -101,6 +125,20 @@ TEST_F(Host, NarrowResultsAreWidenedAsTheirTypeSays) {
     ASSERT_TRUE(code.ok()) << code.error().message;
     EXPECT_EQ(run(*code), is_signed ? ~uint64_t{1} : 0xffff'fffeu);
   }
+}
+
+// What the trampoline need not fill in for the bridge is most of wire::PtRegs.
+TEST_F(Host, ACallNeedsTheRegistersThatFunctionsPreserve) {
+  const auto code = compile(Sequence() << mov(1, 0) << mov(2, 0) << mov(3, 0) << mov(4, 0) << mov(5, 0)
+                                       << call_host(kFunction) << exit_insn());
+  ASSERT_TRUE(code.ok()) << code.error().message;
+  uint32_t expected = 0;
+  for (const size_t offset :
+       {offsetof(wire::PtRegs, r15), offsetof(wire::PtRegs, r14), offsetof(wire::PtRegs, r13),
+        offsetof(wire::PtRegs, r12), offsetof(wire::PtRegs, rbp), offsetof(wire::PtRegs, rbx),
+        offsetof(wire::PtRegs, rsp)})
+    expected |= 1u << offset / 8;
+  EXPECT_EQ(code->machine_code().context_slots_read, expected);
 }
 
 TEST_F(Host, ReadsAndWritesAVariableOfTheHost) {

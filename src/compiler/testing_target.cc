@@ -33,13 +33,8 @@ long safe_copy_string(char* destination, const void* source, uint64_t size) {
 
 // The agent's part for loads in the code itself. Anything else that faults is the test's own end.
 void repair_checked_load(int signal, siginfo_t*, void* context) {
-  auto& pc = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
-  const uint64_t length = wire::checked_load_length(reinterpret_cast<const uint8_t*>(pc));
-  if (length == 0) {
-    ::signal(signal, SIG_DFL);
-    return;
-  }
-  pc += static_cast<greg_t>(length);
+  auto* registers = reinterpret_cast<uint64_t*>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs);
+  if (!wire::repair_checked_load(registers)) ::signal(signal, SIG_DFL);
 }
 
 int32_t find_tid_offset() {
@@ -120,7 +115,7 @@ maps::MapView Target::map(uint32_t index) const {
   return {reinterpret_cast<uint8_t*>(bindings_[index]->address), &bindings_[index]->spec};
 }
 
-Result<Code> Target::compile(std::vector<program::Insn> insns) {
+Result<Code> Target::compile(std::vector<program::Insn> insns, const verifier::Facts* facts) {
   program::Program program;
   program.name = "test";
   program.type = program_type_;
@@ -129,6 +124,7 @@ Result<Code> Target::compile(std::vector<program::Insn> insns) {
   std::vector<MapBinding> bindings;
   for (const auto& binding : bindings_) bindings.push_back(*binding);
   CompileOptions options;
+  options.facts = facts;
   options.context_address = address();
   if (trace_ring_ >= 0) options.trace_ring = bindings_[static_cast<size_t>(trace_ring_)].get();
   return Code::compile(program, bindings, options);

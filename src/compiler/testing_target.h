@@ -33,7 +33,8 @@ class Target {
   void use_program_type(uint32_t type) { program_type_ = type; }
   void use_trace_ring(uint32_t index) { trace_ring_ = static_cast<int>(index); }
 
-  Result<Code> compile(std::vector<program::Insn> insns);
+  // `facts`: of a proof; without one nothing is known of what calls are given.
+  Result<Code> compile(std::vector<program::Insn> insns, const verifier::Facts* facts = nullptr);
   // Compiles and runs once with `invocation`; a failed compile is a test failure and returns 0xdead.
   uint64_t run(std::vector<program::Insn> insns, void* ctx = nullptr, wire::Invocation invocation = {});
 

@@ -6,6 +6,7 @@
 #include "helpers/table.h"
 #include "maps/for_each.h"
 #include "maps/prog_array.h"
+#include "maps/user_ringbuf.h"
 #include "wire/target_context.h"
 
 namespace bpftime::compiler {
@@ -31,9 +32,48 @@ Result<void> FunctionTranslator::host_call(uint32_t index, const Insn& insn) {
   for (uint32_t i = 0; i < 5; i++) arguments[i] = get(i + 1);
   arguments[kInvocationArgument] = builder_.CreateIntToPtr(host_address(id), scope_.pointer());
   arguments[kRegsArgument] = regs_;
-  Value* result = builder_.CreateCall(scope_.bridge_type(), bridge, arguments);
-  set(BPF_REG_0, extend_argument(builder_, result, function.result));
+  llvm::CallInst* result = builder_.CreateCall(scope_.bridge_type(), bridge, arguments);
+  result->addFnAttr(llvm::Attribute::get(scope_.context(), kHostCallAttribute));
+  Value* extended = extend_argument(builder_, result, function.result);
+  if (scope_.options.check_promises && scope_.options.run_counters != 0)
+    check_promise(extended, function.result);
+  set(BPF_REG_0, extended);
   return {};
+}
+
+// What the verifier took on trust (host_result in verifier/host_calls.cc).
+void FunctionTranslator::check_promise(Value* result, const verifier::Argument& promised) {
+  Value* kept = nullptr;
+  if (promised.kind != verifier::Argument::Kind::kNumber) {
+    if (!promised.may_be_null) kept = builder_.CreateIsNotNull(result);
+  } else if (promised.bytes != 0) {
+    const verifier::Scalar& range = promised.number;
+    const auto both = [&](Value* least, Value* most) { return builder_.CreateAnd(least, most); };
+    kept = both(both(builder_.CreateICmpSGE(result, word_of(static_cast<uint64_t>(range.smin))),
+                     builder_.CreateICmpSLE(result, word_of(static_cast<uint64_t>(range.smax)))),
+                both(builder_.CreateICmpUGE(result, word_of(range.umin)),
+                     builder_.CreateICmpULE(result, word_of(range.umax))));
+  }
+  if (kept == nullptr) return;
+  auto* broken = new_block("promise_broken");
+  auto* on = new_block("promise_kept");
+  builder_.CreateCondBr(kept, on, broken);
+  builder_.SetInsertPoint(broken);
+  Value* place = word_of(scope_.options.run_counter_address + kBrokenPromisesOffset);
+  builder_.CreateAtomicRMW(llvm::AtomicRMWInst::Add, builder_.CreateIntToPtr(place, scope_.pointer()),
+                           word_of(1), llvm::MaybeAlign(8), llvm::AtomicOrdering::Monotonic);
+  // As an exception ends a program (.Lcaught in src/agent/arch/x86_64/host_call.S): back to where the trampoline called it, from
+  // whatever depth. The offsets are of wire::PtRegs.
+  static_assert(offsetof(wire::PtRegs, r15) == 0 && offsetof(wire::PtRegs, rbx) == 40);
+  auto* type = llvm::FunctionType::get(builder_.getVoidTy(), {scope_.pointer()}, false);
+  builder_.CreateCall(llvm::InlineAsm::get(type,
+                                           "movq 0(%rdi), %r15\n movq 8(%rdi), %r14\n movq 16(%rdi), %r13\n"
+                                           "movq 24(%rdi), %r12\n movq 32(%rdi), %rbp\n movq 40(%rdi), %rbx\n"
+                                           "leaq -8(%rdi), %rsp\n xorl %eax, %eax\n ret",
+                                           "{rdi},~{memory}", /*hasSideEffects=*/true),
+                      {regs_});
+  builder_.CreateUnreachable();
+  builder_.SetInsertPoint(on);
 }
 
 void FunctionTranslator::take_environment() {
@@ -112,6 +152,7 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
   if (id == BPF_FUNC_tail_call) return tail_call(index);
   if (id == BPF_FUNC_loop) return loop_call(), Result<void>();
   if (id == BPF_FUNC_for_each_map_elem) return for_each_call(), Result<void>();
+  if (id == BPF_FUNC_user_ringbuf_drain) return drain_call(), Result<void>();
   const auto map = is_map_helper(id) ? proved_map(index) : std::nullopt;
   llvm::Function* callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(*helper);
   std::array<Value*, 6> arguments{};
@@ -201,7 +242,7 @@ Result<void> FunctionTranslator::tail_call(uint32_t index) {
 constexpr uint64_t kInvalid = static_cast<uint64_t>(-int64_t{EINVAL});
 
 template <typename Make>
-Value* FunctionTranslator::unless(Value* wrong, uint64_t answer, Make make) {
+Value* FunctionTranslator::unless(Value* wrong, Value* answer, Make make) {
   auto *right = new_block("right"), *after = new_block("after");
   auto* before = builder_.GetInsertBlock();
   builder_.CreateCondBr(wrong, after, right);
@@ -211,7 +252,7 @@ Value* FunctionTranslator::unless(Value* wrong, uint64_t answer, Make make) {
   builder_.CreateBr(after);
   builder_.SetInsertPoint(after);
   auto* result = builder_.CreatePHI(word(), 2);
-  result->addIncoming(word_of(answer), before);
+  result->addIncoming(answer, before);
   result->addIncoming(made, made_in);
   return result;
 }
@@ -249,8 +290,8 @@ void FunctionTranslator::loop_call() {
   Value* function = builder_.CreateIntToPtr(get(BPF_REG_2), scope_.pointer());
   Value* argument = get(BPF_REG_3);
   Value* zero = word_of(0);
-  set(BPF_REG_0, unless(builder_.CreateIsNotNull(get(BPF_REG_4)), kInvalid, [&] {
-        return unless(builder_.CreateICmpUGT(rounds, word_of(kRoundsMax)), kTooMany, [&] {
+  set(BPF_REG_0, unless(builder_.CreateIsNotNull(get(BPF_REG_4)), word_of(kInvalid), [&] {
+        return unless(builder_.CreateICmpUGT(rounds, word_of(kRoundsMax)), word_of(kTooMany), [&] {
           return count_rounds([&](Value* number) { return builder_.CreateICmpULT(number, rounds); },
                               [&](Value* number) {
                                 return builder_.CreateIsNotNull(
@@ -272,7 +313,7 @@ void FunctionTranslator::for_each_call() {
       scope_.module.getOrInsertFunction("bpftime_map_next", word(), scope_.pointer(), scope_.pointer());
   const auto cpu_of = scope_.module.getOrInsertFunction(
       std::string(helpers::find(BPF_FUNC_get_smp_processor_id)->symbol), scope_.helper_type());
-  set(BPF_REG_0, unless(builder_.CreateIsNotNull(get(BPF_REG_4)), kInvalid, [&] {
+  set(BPF_REG_0, unless(builder_.CreateIsNotNull(get(BPF_REG_4)), word_of(kInvalid), [&] {
         builder_.CreateStore(llvm::Constant::getNullValue(cursor_type), cursor);
         Value* zero = word_of(0);
         Value* cpu = builder_.CreateCall(cpu_of, {zero, zero, zero, zero, zero, invocation_});
@@ -291,6 +332,34 @@ void FunctionTranslator::for_each_call() {
               return builder_.CreateIsNotNull(
                   call_function(function, {map, key, value, argument, word_of(0)}));
             });
+      }));
+}
+
+// bpf_user_ringbuf_drain(map, function, its argument, flags); the steps are those of src/helpers/runtime/user_ring.cc.
+void FunctionTranslator::drain_call() {
+  auto* cursor_type = llvm::ArrayType::get(word(), sizeof(maps::UserRingCursor) / sizeof(uint64_t));
+  llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
+  auto* cursor = first.CreateAlloca(cursor_type, nullptr, "cursor");
+  Value* map = builder_.CreateIntToPtr(get(BPF_REG_1), scope_.pointer());
+  Value* function = builder_.CreateIntToPtr(get(BPF_REG_2), scope_.pointer());
+  Value *argument = get(BPF_REG_3), *flags = get(BPF_REG_4), *zero = word_of(0);
+  const auto step = [&](const char* name, std::initializer_list<Value*> arguments) -> Value* {
+    std::vector<llvm::Type*> types;
+    for (const Value* each : arguments) types.push_back(each->getType());
+    auto* type = llvm::FunctionType::get(word(), types, false);
+    return builder_.CreateCall(scope_.module.getOrInsertFunction(name, type), arguments);
+  };
+  Value* begun = step("bpftime_user_ring_begin", {map, cursor, flags});
+  set(BPF_REG_0, unless(builder_.CreateIsNotNull(begun), begun, [&] {
+        count_rounds(
+            [&](Value*) { return builder_.CreateIsNotNull(step("bpftime_user_ring_next", {map, cursor})); },
+            [&](Value*) {
+              Value* sample = builder_.CreatePtrToInt(cursor, word());
+              Value* stop = call_function(function, {sample, argument, zero, zero, zero});
+              step("bpftime_user_ring_release", {map, cursor});
+              return builder_.CreateIsNotNull(stop);
+            });
+        return step("bpftime_user_ring_end", {map, cursor, flags});
       }));
 }
 

@@ -2,13 +2,16 @@
 
 #include <fcntl.h>
 #include <sys/auxv.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <set>
 
 #include "base/log.h"
 #include "daemon/site.h"
+#include "target/proc_files.h"
 
 namespace bpftime::daemon {
 
@@ -32,6 +35,14 @@ uint64_t vdso_offset(const char* symbol) {
   return found ? found->address : 0;
 }
 
+// The number (of our pid namespace) that a thread or process got last; empty: not known.
+std::string last_process_number() {
+  std::string number;
+  std::ifstream loads("/proc/loadavg");
+  for (int field = 0; field < 5; ++field) loads >> number;
+  return loads ? number : "";
+}
+
 bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
 }  // namespace
 
@@ -52,7 +63,12 @@ std::map<pid_t, int> Attacher::pidfds() const {
   return out;
 }
 
-void Attacher::find_targets() {
+void Attacher::find_targets(Look look) {
+  // Only a new process can be a target that was none, and each takes a number: as long as the last one given is the same, there
+  // is nothing to look for.
+  const std::string last = last_process_number();
+  if (look == Look::kIfAnyBegan && !last.empty() && last == last_number_) return;
+  last_number_ = last;
   auto pids = target::find_processes_mapping(wire::kTargetMemfdName, config_.window);
   if (!pids) {
     log_warning("look for targets: " + pids.error().message);
@@ -70,9 +86,10 @@ void Attacher::find_targets() {
     if (!process) continue;
     auto registry = target::read_registry(*process, config_.window);
     if (!registry || registry->header.daemon_instance != config_.instance) continue;
-    Target target{std::move(*process), {}, is_detached(*registry)};
+    Target target{std::move(*process), {}, is_detached(*registry), {}};
     target.report.pid = pid;
     target.report.lineage = registry->header.lineage;
+    std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
     targets_.insert_or_assign(pid, std::move(target));
   }
 }
@@ -80,7 +97,8 @@ void Attacher::find_targets() {
 bool Attacher::unfinished() const {
   return std::any_of(targets_.begin(), targets_.end(), [this](const auto& entry) {
     const Target& target = entry.second;
-    return target.unfinished || (target.guard_idle_since && guard_may_go(target));
+    return target.unfinished || (target.guard_idle_since && guard_may_go(target)) ||
+           (target.maps_idle_since && maps_may_go(target));
   });
 }
 
@@ -102,15 +120,79 @@ std::vector<uint32_t> Attacher::take_dead() {
   return std::exchange(dead_, {});
 }
 
-Result<TargetReport> Attacher::attach(pid_t pid) {
+Result<TargetReport> Attacher::attach(pid_t pid, uint64_t session) {
   auto process = target::Process::open(pid);
   if (!process) return process.error();
-  Target target{std::move(*process), {}};
+  Target target{std::move(*process), {}, false, inherited_sessions(pid)};
   target.report.pid = pid;
+  if (session != 0) {
+    if (!target::read_registry(target.process, config_.window)) {
+      target.sessions.back() = session;  // a new target's context is made with them
+    } else if (auto joined = join_session(target.process, session); !joined) {
+      return joined.error();
+    }
+  }
   if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
   TargetReport report = target.report;
   targets_.insert_or_assign(pid, std::move(target));
+  if (session != 0)
+    if (auto joined = join_children(pid, session); !joined) return joined.error();
   return report;
+}
+
+// What began with a session belongs to it, and so does what a process of it started without saying so (execve with a new
+// environment).
+Sessions Attacher::inherited_sessions(pid_t pid) const {
+  Sessions out = sessions_of(pid);
+  for (const auto& [other, target] : targets_) {
+    if (target.sessions == Sessions{} || !descends_from(pid, other)) continue;
+    for (const uint64_t each : target.sessions)
+      if (each != 0 && !contains(out, each))
+        if (const auto free = std::find(out.begin(), out.end(), 0u); free != out.end()) *free = each;
+  }
+  return out;
+}
+
+bool Attacher::session_lives(uint64_t session) const {
+  const auto programs = kernel_.objects().all<kernel::Prog>(kernel::ObjectKind::kProgram);
+  return std::any_of(programs.begin(), programs.end(),
+                     [&](const auto& program) { return program->host && program->host->session == session; });
+}
+
+Result<void> Attacher::join_session(const target::Process& process, uint64_t session) const {
+  const auto registry = target::read_registry(process, config_.window);
+  if (!registry) return target::process_error(process.pid(), EIO, "its context cannot be read");
+  for (size_t i = 0; i < wire::kSessionsMax; ++i)
+    if (registry->header.sessions[i] == session) return {};
+  for (size_t i = 0; i < wire::kSessionsMax; ++i) {
+    const uint64_t present = registry->header.sessions[i];
+    if (present != 0 && session_lives(present)) continue;
+    // Only the daemon writes here.
+    const iovec local{&session, sizeof session};
+    const iovec remote{
+        reinterpret_cast<void*>(config_.window + offsetof(TargetContext, sessions) + i * sizeof session),
+        sizeof session};
+    if (::process_vm_writev(process.pid(), &local, 1, &remote, 1, 0) != sizeof session)
+      return target::process_error(process.pid(), errno, "its context cannot be written");
+    return {};
+  }
+  return target::process_error(process.pid(), EUSERS,
+                       "it is in " + std::to_string(wire::kSessionsMax) +
+                           " sessions of `bpftime extend` already; try ending one of them");
+}
+
+Result<void> Attacher::join_children(pid_t pid, uint64_t session) {
+  find_targets();
+  for (auto& [other, target] : targets_) {
+    if (other == pid || contains(target.sessions, session) || !descends_from(other, pid)) continue;
+    if (auto joined = join_session(target.process, session); !joined) {
+      if (target.process.alive()) return joined;
+      continue;
+    }
+    if (auto done = reconcile(target, /*create=*/false); !done && target.process.alive())
+      target.unfinished = true;  // tried again with the next look
+  }
+  return {};
 }
 
 Result<void> Attacher::detach(pid_t pid) {
@@ -126,6 +208,7 @@ Result<void> Attacher::detach(pid_t pid) {
 }
 
 Result<void> Attacher::reconcile(pid_t pid) {
+  release_code();
   auto known = targets_.find(pid);
   if (known == targets_.end()) return Error{ESRCH, "process " + std::to_string(pid) + ": not a target"};
   auto done = reconcile(known->second, /*create=*/false);
@@ -134,7 +217,8 @@ Result<void> Attacher::reconcile(pid_t pid) {
 }
 
 void Attacher::reconcile_all() {
-  find_targets();
+  find_targets(Look::kIfAnyBegan);
+  release_code();
   drop_dead();
   for (auto it = targets_.begin(); it != targets_.end();) {
     auto done = reconcile(it->second, /*create=*/false);
@@ -146,11 +230,11 @@ void Attacher::reconcile_all() {
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
   }
-  reconcile_new();  // forked meanwhile, from parents that were still as before
+  reconcile_new(Look::kIfAnyBegan);  // forked meanwhile, from parents that were still as before
 }
 
-void Attacher::reconcile_new() {
-  find_targets();
+void Attacher::reconcile_new(Look look) {
+  find_targets(look);
   drop_dead();
   for (auto& [pid, target] : targets_) {
     if (!target.report.name.empty()) continue;  // set by the first look
@@ -189,6 +273,7 @@ bool Attacher::up_to_date(const Target& target, const Registry& registry,
   const bool guard_there = std::any_of(registry.patches.begin(), registry.patches.end(), is_guard);
   if (guard_needed && !guard_there) return false;
   if (wanted == 0 && guard_there && guard_may_go(target)) return false;
+  if (target.maps_idle_since && maps_may_go(target)) return false;
   if (!watch_right(target, registry) || !semaphores_right(registry, sites)) return false;
   const auto probes = std::count_if(
       registry.patches.begin(), registry.patches.end(),
@@ -196,10 +281,24 @@ bool Attacher::up_to_date(const Target& target, const Registry& registry,
   return wanted == static_cast<size_t>(probes);
 }
 
+namespace {
+// What a target keeps for the next probe, when the last has gone.
+constexpr auto kLinger = std::chrono::seconds(2);
+}  // namespace
+
+bool Attacher::maps_may_go(const Target& target) const {
+  return withdrawn_ || target.detached || !target.maps_idle_since ||
+         std::chrono::steady_clock::now() - *target.maps_idle_since >= kLinger;
+}
+
 bool Attacher::guard_may_go(const Target& target) const {
-  constexpr auto kLinger = std::chrono::seconds(2);
   return withdrawn_ || target.detached || !target.guard_idle_since ||
          std::chrono::steady_clock::now() - *target.guard_idle_since >= kLinger;
+}
+
+// Before anything is planned: a plan puts blocks there that no patch leads to yet.
+void Attacher::release_code() {
+  if (auto released = release_unused_code(); !released) log_warning(released.error().message);
 }
 
 // A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.
@@ -226,6 +325,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     if (auto forgotten = forget_unloaded(target, *registry); !forgotten) return forgotten;
     target.libraries_changed = false;
   }
+  if (registry) std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
   auto sites = wanted_sites(target, *regions, *status);
   target.watch_wanted = watch_wanted(target, *regions, *status);
   const bool flags_right = registry && is_detached(*registry) == target.detached;
@@ -292,6 +392,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
     auto installed = install_guard(target, stopped, registry, regions);
     if (try_again(installed)) return installed;
     guarded = installed.ok();
+    if (guarded) target.guard_seen = std::chrono::steady_clock::now();
     if (!installed && installed.error().code != EAGAIN) target.no_guard = installed.error().message;
     if (!installed) guard_why = installed.error().message;
   }

@@ -7,11 +7,13 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "daemon/code_memory.h"
+#include "daemon/sessions.h"
 #include "kernel/kernel.h"
 #include "rewrite/rewrite.h"
 #include "symbols/symbols.h"
@@ -58,6 +60,8 @@ struct AttacherConfig {
   uint64_t instance = 0;  // identity of the runtime directory
   uint32_t uid = 0;
   std::string agent_path;  // libbpftime-agent.so
+  // Blocks of code memory handed out before it is looked which can be handed out again.
+  size_t code_growth_max = 512;
 };
 
 class Attacher {
@@ -66,7 +70,8 @@ class Attacher {
   ~Attacher();
 
   // Makes `pid` a target and puts the present probes in place. Errors name the process and why it cannot be one.
-  Result<TargetReport> attach(pid_t pid);
+  // `session` (kernel::HostClass::session; 0: none): it is about this process, and those of its children that are targets.
+  Result<TargetReport> attach(pid_t pid, uint64_t session = 0);
   // Takes every patch out of `pid`; later probes leave it alone until it is attached again.
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
@@ -79,9 +84,10 @@ class Attacher {
   Result<void> reconcile(pid_t pid);
   // Looks for processes that carry our context: forks of targets, and targets of a worker that is gone; forgets those
   // that run another program now.
-  void find_targets();
+  enum class Look { kAlways, kIfAnyBegan };
+  void find_targets(Look look = Look::kAlways);
   // The same, and brings those up to date that were not known before.
-  void reconcile_new();
+  void reconcile_new(Look look = Look::kAlways);
   // Some target is not as it should be, because it could not be stopped for one: reconcile_all() tries again.
   bool unfinished() const;
   // Takes every patch out of all targets, which stay targets: the daemon is about to end.
@@ -91,6 +97,8 @@ class Attacher {
     uint64_t held_ns = 0, whole_ns = 0;
   };
   uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
+  uint64_t code_blocks_released() const { return code_blocks_released_; }
+  uint64_t outside_changes() const { return outside_changes_; }  // of these, without holding even one
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -106,6 +114,7 @@ class Attacher {
     target::Process process;
     TargetReport report;
     bool detached = false;
+    Sessions sessions{};
     bool unfinished = false;                // the last reconcile failed
     std::vector<ProbeReport> system_calls;  // the events wanted, as system_call_reports starts from
     target::CallCode call_code{};
@@ -116,6 +125,12 @@ class Attacher {
     bool libraries_changed = false;  // since the last reconcile
     // Why this process has no signal guard, and so is patched with all threads stopped and never with traps.
     std::string no_guard;
+    // It can be changed without holding a thread of it (StoppedProcess::allow_outside_barriers); no value: not asked yet.
+    std::optional<bool> outside_barriers;
+    // When SIGTRAP was last seen to come to the guard.
+    std::chrono::steady_clock::time_point guard_seen{};
+    // Since when maps are in it that no program here uses: they go a little later, the next probe may want them again.
+    std::optional<std::chrono::steady_clock::time_point> maps_idle_since;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
     std::optional<std::chrono::steady_clock::time_point> guard_idle_since;
   };
@@ -134,12 +149,21 @@ class Attacher {
   std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
+  std::string last_number_;  // of a process, when find_targets() looked
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
-  uint64_t running_changes_ = 0;
+  uint64_t running_changes_ = 0, outside_changes_ = 0, code_blocks_released_ = 0;
 
   void drop_dead();
+  Sessions inherited_sessions(pid_t pid) const;
+  bool session_lives(uint64_t session) const;
+  // Has a process that carries a context belong to a session. EUSERS: to too many others.
+  Result<void> join_session(const target::Process& process, uint64_t session) const;
+  Result<void> join_children(pid_t pid, uint64_t session);
+  static bool may_run(const Target& target, const kernel::Prog& program);
+  bool may_run_here(const Target& target, const std::vector<target::MappedRegion>& regions,
+                    const kernel::Prog& program);
   Result<void> reconcile(Target& target, bool create);
   Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
@@ -173,7 +197,13 @@ class Attacher {
   // Where sites are patched that should not be, or whose patch was broken off.
   static std::vector<uint64_t> unwanted_sites(const target::Registry& registry,
                                               const std::vector<Site>& sites);
+  // Code memory (code_reclaim.cc). Stops the processes that share it, one after the other.
+  void release_code();
+  Result<void> release_unused_code();
+  Result<void> find_used_code(Target& target, const std::map<uint64_t, Arena*>& arenas,
+                              std::map<const Arena*, std::set<uint64_t>>& used) const;
   bool guard_may_go(const Target& target) const;
+  bool maps_may_go(const Target& target) const;
   rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
@@ -233,7 +263,11 @@ class Attacher {
       const std::vector<target::MappedRegion>& regions, const std::vector<kernel::TargetMemory>& memory);
   Result<void> map_memory(target::StoppedProcess& stopped, const std::vector<target::MappedRegion>& regions,
                           const std::vector<kernel::TargetMemory>& memory);
-  void retire_maps(const Target& target, target::StoppedProcess& stopped,
+  // Maps no program here uses any more, and are still there.
+  std::vector<target::MappedRegion> idle_maps(const Target& target,
+                                              const std::vector<target::MappedRegion>& regions,
+                                              const std::vector<Site>& sites) const;
+  void retire_maps(Target& target, target::StoppedProcess& stopped,
                    const std::vector<target::MappedRegion>& regions, const std::vector<Site>& sites);
   // The agent and its signal guard (guard.cc).
   // Has it loaded when a program needs it or the signal guard can be had. 0: it is not there.

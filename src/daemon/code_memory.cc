@@ -46,10 +46,30 @@ Result<void> Arena::take(uint64_t offset, Bytes bytes) {
     return Error::from_errno("write code memory");
   const auto [start, end] = *hole;
   free_.erase(hole);
-  constexpr uint64_t kWorthwhile = 32;  // smaller holes hold no trampoline and only cost looking
-  if (offset - start >= kWorthwhile) free_[start] = offset;
-  if (end - (offset + bytes.size()) >= kWorthwhile) free_[offset + bytes.size()] = end;
+  // Smaller holes hold no trampoline and only cost looking: they belong to the block.
+  constexpr uint64_t kWorthwhile = 32;
+  uint64_t from = offset, to = offset + bytes.size();
+  if (offset - start >= kWorthwhile) {
+    free_[start] = offset;
+  } else {
+    from = start;
+  }
+  if (end - to >= kWorthwhile) {
+    free_[to] = end;
+  } else {
+    to = end;
+  }
+  blocks_[from] = to;
+  ++taken_;
   return {};
+}
+
+std::optional<uint64_t> Arena::block_at(uint64_t address) const {
+  const uint64_t offset = address - address_;
+  if (offset >= kArenaSize) return std::nullopt;
+  auto block = blocks_.upper_bound(offset);
+  if (block == blocks_.begin() || (--block)->second <= offset) return std::nullopt;
+  return block->first;
 }
 
 Result<void> Arena::put(uint64_t address, Bytes bytes) { return take(address - address_, bytes); }
@@ -66,8 +86,20 @@ Result<uint64_t> Arena::append(Bytes bytes) {
 }
 
 std::optional<uint64_t> Arena::find(uint64_t key) const {
-  auto it = blocks_.find(key);
-  return it == blocks_.end() ? std::nullopt : std::optional(it->second);
+  auto it = known_.find(key);
+  return it == known_.end() ? std::nullopt : std::optional(it->second);
+}
+
+std::map<uint64_t, Arena*> CodeMemory::arenas() {
+  std::map<uint64_t, Arena*> out;
+  for (auto& [inode, arena] : by_inode_) out.emplace(inode, &arena);
+  return out;
+}
+
+bool CodeMemory::shared_by(const target::Registry& registry, const std::map<uint64_t, Arena*>& arenas) {
+  const auto* first = registry.header.arenas;
+  return std::any_of(first, first + std::min(registry.header.arena_count, wire::kArenasMax),
+                     [&](const auto& arena) { return arenas.contains(arena.inode); });
 }
 
 Result<uint64_t> CodeMemory::choose_address(const target::Registry& registry,

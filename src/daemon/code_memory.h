@@ -1,12 +1,14 @@
 // Executable memory in targets: memfds that the daemon writes and targets map read-execute, near the code they patch.
-// Never handed out again while any process maps it, since a thread may be anywhere in it; equal content is found again
-// instead (a probe that comes back costs no memory). Arenas are wide, so that trampolines find the addresses their sites ask
+// Equal content is found again (a probe that comes back costs no memory); what no probe uses any more is handed out again once
+// it is known that no thread can come back to it (code_reclaim.cc). Arenas are wide, so that trampolines find the addresses their sites ask
 // for (rewrite::TrampolineRule), but only pages that hold something cost memory.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/bytes.h"
@@ -35,15 +37,27 @@ class Arena {
   Result<uint64_t> append(Bytes bytes);
   // Blocks remembered by what they are.
   std::optional<uint64_t> find(uint64_t key) const;
-  void remember(uint64_t key, uint64_t address) { blocks_[key] = address; }
+  void remember(uint64_t key, uint64_t address) { known_[key] = address; }
+
+  // Blocks handed out, those not given back.
+  size_t block_count() const { return blocks_.size(); }
+  // So many have been handed out since the last release that it is time for another.
+  bool release_due(size_t growth_max) const { return taken_ >= std::max(growth_max, patience_); }
+  void release_failed() { patience_ = 2 * std::max(taken_, patience_); }
+  // The start (offset) of the block that `address` lies in.
+  std::optional<uint64_t> block_at(uint64_t address) const;
+  // Gives back all blocks but `used` (their starts) and those that their bytes lead to, directly or not. Returns how many.
+  Result<size_t> release_others(std::set<uint64_t> used);
 
  private:
   Result<void> take(uint64_t offset, Bytes bytes);
 
   Fd fd_;
   uint64_t address_;
-  std::map<uint64_t, uint64_t> free_;  // start → end, offsets
-  std::map<uint64_t, uint64_t> blocks_;
+  std::map<uint64_t, uint64_t> free_;    // start → end, offsets
+  std::map<uint64_t, uint64_t> blocks_;  // handed out; start → end, offsets
+  std::map<uint64_t, uint64_t> known_;   // key → address
+  size_t taken_ = 0, patience_ = 0;
 };
 
 class CodeMemory {
@@ -56,6 +70,9 @@ class CodeMemory {
   Result<Arena*> arena_for(const Entry& entry, target::Registry& registry, uint64_t window,
                            const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
                            const rewrite::TrampolineRule& rule, uint64_t size, uint64_t more);
+  // All of them, by inode.
+  std::map<uint64_t, Arena*> arenas();
+  static bool shared_by(const target::Registry& registry, const std::map<uint64_t, Arena*>& arenas);
 
  private:
   Result<uint64_t> choose_address(const target::Registry& registry,

@@ -85,7 +85,8 @@ Result<pid_t> pid_argument(const json& request) {
 Answer attach(Worker& worker, const json& request) {
   auto pid = pid_argument(request);
   if (!pid) return pid.error();
-  auto report = worker.attacher().attach(*pid);
+  const json session = request.value("session", json());
+  auto report = worker.attacher().attach(*pid, session.is_number_unsigned() ? session.get<uint64_t>() : 0);
   worker.follow_targets();
   if (!report) return report.error();
   return target_json(worker.kernel(), *report);
@@ -172,6 +173,8 @@ json program_json(const kernel::Prog& prog) {
            {"verified_by", prog.verified_by}};
   if (prog.host) out["class"] = prog.host->constraints.class_name;
   if (const auto runs = kernel::run_count(prog)) out["hits"] = *runs;
+  if (const auto broken = kernel::broken_promises(prog)) out["broken_promises"] = *broken;
+  if (prog.facts && !prog.facts->promises_used.empty()) out["relies_on"] = prog.facts->promises_used;
   return out;
 }
 
@@ -262,6 +265,7 @@ Answer policy(Worker& worker, const json& request) {
                           {"entry", each.entry},
                           {"symbol", each.symbol},
                           {"offset", each.offset},
+                          {"system_call", each.system_call},
                           {"place", each.place}});
   return json{{"policy", policy.path},       {"host", policy.host},
               {"build_id", policy.build_id}, {"classes", classes},

@@ -8,21 +8,24 @@
 
 #include "eim/load.h"
 #include "symbols/symbols.h"
+#include "wire/kernel_btf.h"
 
 namespace bpftime::daemon {
 
 namespace {
 
-constexpr char kKernelBtf[] = "/sys/kernel/btf/vmlinux";
 constexpr size_t kKernelBtfMax = 64u << 20;
 
-// What clients' libbpf splits a module's BTF from. A machine without: its libbpf resolves nothing of the host, and says so.
+// What clients' libbpf splits a module's BTF from. On a machine without, the loader library serves them the same stand-in.
 program::BtfBase kernel_btf_base() {
   static const program::BtfBase base = [] {
-    Fd fd(::open(kKernelBtf, O_RDONLY | O_CLOEXEC));
+    Fd fd(::open(std::string(wire::kKernelBtfPath).c_str(), O_RDONLY | O_CLOEXEC));
     struct stat st {};
-    if (!fd || ::fstat(fd.get(), &st) != 0 || st.st_size <= 0 ||
-        static_cast<size_t>(st.st_size) > kKernelBtfMax)
+    if (!fd) {
+      const std::string_view bytes = wire::kKernelBtfStandIn.bytes();
+      return *eim::btf_base_of({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+    }
+    if (::fstat(fd.get(), &st) != 0 || st.st_size <= 0 || static_cast<size_t>(st.st_size) > kKernelBtfMax)
       return program::BtfBase{};
     std::vector<uint8_t> blob(static_cast<size_t>(st.st_size));
     size_t done = 0;
@@ -43,8 +46,8 @@ std::string line_of(const eim::Policy& policy, eim::Position position) {
 
 class Opener {
  public:
-  Opener(kernel::Kernel& kernel, const std::string& fallback_host, const std::string& owner)
-      : kernel_(kernel), fallback_host_(fallback_host), owner_(owner) {}
+  Opener(kernel::Kernel& kernel, const std::string& fallback_host, PolicyUse use)
+      : kernel_(kernel), fallback_host_(fallback_host), use_(std::move(use)) {}
 
   Result<std::shared_ptr<OpenPolicy>> run(const std::string& path) {
     auto loaded = eim::load_policy(path, kernel_btf_base());
@@ -94,10 +97,14 @@ class Opener {
     made->build_id = out_->build_id;
     made->shared_maps = std::move(grant.shared_maps);
     made->policy = loaded_->policy.path;
-    made->owner = owner_;
+    made->owner = use_.owner;
+    made->session = use_.session;
+    made->check_promises = use_.check_promises;
     made->policy_place = line_of(loaded_->policy, granted.allowed_position);
     const eim::Function* entry = loaded_->manifest.entry(granted.entry);
     made->entry_place = entry->place.text();
+    made->at_system_call = entry->at != eim::Function::At::kFunction;
+    made->host = out_->host;
     made->entry = {entry->symbol, 0, addresses_hold() ? entry->address : 0, 0};
     // A slot per function and variable: what the program's instructions name from here on.
     for (auto& function : made->constraints.functions) {
@@ -126,6 +133,11 @@ class Opener {
     });
     if (!extension.function.empty()) out_->by_program.emplace_back(extension.function, *made);
     const auto& entry = (*made)->entry;
+    if ((*made)->at_system_call) {
+      out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry,
+                                  entry.name, 0, true, line_of(loaded_->policy, extension.position)});
+      return {};
+    }
     uint64_t address = entry.address;
     if (address == 0) {
       const auto symbol = elf_->find_symbol(entry.name);
@@ -141,12 +153,13 @@ class Opener {
           granted->entry_position,
           "entry \"" + granted->entry + "\": its address lies in no segment of " + out_->host);
     out_->extensions.push_back({extension.program, extension.function, extension.class_name, granted->entry,
-                                entry.name, *offset, line_of(loaded_->policy, extension.position)});
+                                entry.name, *offset, false, line_of(loaded_->policy, extension.position)});
     return {};
   }
 
   kernel::Kernel& kernel_;
-  const std::string fallback_host_, owner_;
+  const std::string fallback_host_;
+  const PolicyUse use_;
   std::shared_ptr<eim::LoadedPolicy> loaded_ =
       std::make_shared<eim::LoadedPolicy>();  // outlived by classes' hints
   std::optional<symbols::ElfFile> elf_;
@@ -156,8 +169,8 @@ class Opener {
 }  // namespace
 
 Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
-                                                const std::string& host, const std::string& owner) {
-  return Opener(kernel, host, owner).run(path);
+                                                const std::string& host, PolicyUse use) {
+  return Opener(kernel, host, std::move(use)).run(path);
 }
 
 }  // namespace bpftime::daemon

@@ -17,6 +17,7 @@ struct PolicyExtension {
   std::string entry;                          // capability's name
   std::string symbol;                         // function of the host
   uint64_t offset = 0;                        // of its first instruction in the host's file
+  bool system_call = false;                   // then `symbol` is the event
   std::string place;                          // "nginx.policy.yaml:12"
 };
 
@@ -30,8 +31,13 @@ struct OpenPolicy : kernel::HostPolicy {
 };
 
 // `host`: the binary to take when neither policy nor manifest name one; may be empty. Paths are absolute.
-// `owner`: kernel::HostClass::owner.
+// `use`: what of kernel::HostClass comes from who asks for it.
+struct PolicyUse {
+  std::string owner;
+  uint64_t session = 0;
+  bool check_promises = false;
+};
 Result<std::shared_ptr<OpenPolicy>> open_policy(kernel::Kernel& kernel, const std::string& path,
-                                                const std::string& host, const std::string& owner = {});
+                                                const std::string& host, PolicyUse use = {});
 
 }  // namespace bpftime::daemon

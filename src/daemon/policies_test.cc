@@ -158,6 +158,42 @@ TEST_F(PoliciesTest, MistakesNameTheirPlaceAndNothingIsMade) {
   EXPECT_EQ(observer_.changes, 0) << "an object was made of a policy that is refused";
 }
 
+// Of a system call nothing is declared: its record is the context, and ending it is all there is to grant.
+TEST_F(PoliciesTest, SystemCallsAreEntriesOfEveryHost) {
+  auto opened = open_policy(
+      kernel_,
+      write(
+          "host: host\nclasses:\n"
+          "  - {name: deny, extension_entry: 'syscalls:sys_enter_openat', allowed: [return(-EACCES, 3..5)]}\n"
+          "  - {name: see, extension_entry: 'syscalls:sys_exit_openat', allowed: []}\n"
+          "extensions:\n  - {program: a.o, class: deny}\n"),
+      "", {"1@2", 77, true});
+  ASSERT_TRUE(opened.ok()) << opened.error().message;
+  const auto& policy = **opened;
+  ASSERT_EQ(policy.classes.size(), 2u);
+  const kernel::HostClass& deny = *policy.classes[0];
+  EXPECT_TRUE(deny.at_system_call);
+  EXPECT_EQ(deny.entry.name, "syscalls:sys_enter_openat");
+  EXPECT_EQ(deny.host, base_ + "/host");
+  EXPECT_EQ(deny.build_id, "") << "nothing depends on the build";
+  EXPECT_EQ(deny.session, 77u);
+  EXPECT_TRUE(deny.check_promises);
+  EXPECT_FALSE(deny.constraints.typed_entry);
+  EXPECT_TRUE(deny.constraints.may_return);
+  ASSERT_EQ(deny.constraints.return_values.size(), 2u);
+  EXPECT_EQ(deny.constraints.return_values[0].low, static_cast<uint64_t>(-EACCES));
+  EXPECT_FALSE(policy.classes[1]->constraints.may_return);
+  ASSERT_EQ(policy.extensions.size(), 1u);
+  EXPECT_TRUE(policy.extensions[0].system_call);
+  // Programs of its own type alone are in such a class.
+  EXPECT_EQ(policy.class_of("x", "deny", BPF_PROG_TYPE_TRACEPOINT), policy.classes[0]);
+  EXPECT_EQ(policy.class_of("x", "deny", BPF_PROG_TYPE_KPROBE), nullptr);
+  EXPECT_THAT(
+      refused(
+          "host: host\nclasses:\n  - {name: a, extension_entry: 'syscalls:sys_enter_opnat', allowed: []}\n"),
+      HasSubstr("did you mean \"syscalls:sys_enter_openat\"?"));
+}
+
 // An object describes a binary that somebody has to name; addresses are taken from that.
 TEST_F(PoliciesTest, ADescribedHostIsTheOneThatRuns) {
   const std::string lines = one_class("readPid", "manifest: host.o\nbuild: any\n") +

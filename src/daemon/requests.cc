@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "daemon/commands.h"
+#include "daemon/sessions.h"
 #include "daemon/worker.h"
 #include "target/proc_files.h"
 #include "wire/bpf_call.h"
@@ -49,8 +50,9 @@ void audit_load(AuditLog& audit, const kernel::Kernel& kernel, const kernel::Bpf
   const char* field = request.attr->prog_name;
   const std::string name(field, ::strnlen(field, BPF_OBJ_NAME_LEN));
   if (name.empty() || name.starts_with("libbpf_") || name == "det_arg_ctx") return;
-  const bool may_have_class = request.policy != nullptr && request.attr->prog_type == BPF_PROG_TYPE_KPROBE;
-  const auto host = may_have_class ? request.policy->class_of(name, request.policy_class) : nullptr;
+  const auto host = request.policy != nullptr
+                        ? request.policy->class_of(name, request.policy_class, request.attr->prog_type)
+                        : nullptr;
   const auto made = reply.fd ? kernel.objects().find_fd(reply.fd.get()) : nullptr;
   audit.load({peer.pid, peer.uid, name, host ? host->constraints.class_name : "", host ? host->policy : "",
               made ? made->id : 0, reply.result < 0 ? reply.text : ""});
@@ -132,6 +134,13 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
     return index ? message.fds[*index].get() : -1;
   };
   BpfReply reply = kernel_.bpf(request);
+  if (const auto run = std::exchange(run_begun_, std::nullopt)) {
+    AwaitedRun& awaited = runs_[*run];
+    awaited.client = client.descriptor();
+    awaited.sequence = message.sequence;
+    awaited.attr = attr;
+    return true;
+  }
   if (request.command == BPF_PROG_LOAD) audit_load(audit_, kernel_, request, client.peer(), reply);
   return send_reply(client, message.sequence, std::move(reply));
 }
@@ -151,7 +160,9 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
   const std::string host(text + path.size(), request->host_length);
   const std::string wanted(text + path.size() + host.size(), request->class_length);
   if (!path.empty()) {
-    auto opened = open_policy(kernel_, path, host, owner_of(client.peer().pid));
+    const pid_t asker = client.peer().pid;
+    auto opened = open_policy(kernel_, path, host,
+                              {owner_of(asker), policy_session_of(asker), policy_is_checked(asker)});
     if (!opened) {
       audit_.refusal(client.peer().pid, client.peer().uid, path, opened.error().message);
       return refuse(opened.error());

@@ -23,6 +23,7 @@ namespace {
 
 constexpr uint64_t kSecond = 1'000'000'000;
 constexpr uint64_t kRunMax = 10 * kSecond;  // of one run; verified programs end, but their loops may be long
+constexpr uint64_t kReachMax = kSecond / 10;
 
 uint64_t now_ns() {
   timespec ts;
@@ -52,10 +53,12 @@ void Runner::buried(const std::string& why) {
   if (!why.empty()) log_warning("runner " + std::to_string(pid_) + ": " + why);
   dead_.push_back(static_cast<uint32_t>(pid_));
   // Answers come in order: the first is what it was at.
-  if (!pending_.empty()) {
-    const Pending& first = pending_.begin()->second;
-    if (first.pid != 0) dead_.push_back(first.pid);
-    if (first.key && !why.empty()) failed_.insert(*first.key);
+  bool first = true;
+  for (const auto& [number, pending] : pending_) {
+    if (first && pending.pid != 0) dead_.push_back(pending.pid);
+    if (first && pending.key && !why.empty()) failed_.insert(*pending.key);
+    if (pending.verb == runner::Verb::kRun && !pending.key) ended_.push_back({number, failure(why), !first});
+    first = false;
   }
   pending_.clear();
   mapped_.clear();
@@ -64,6 +67,15 @@ void Runner::buried(const std::string& why) {
 }
 
 std::vector<uint32_t> Runner::take_dead() { return std::exchange(dead_, {}); }
+
+std::vector<Runner::Ended> Runner::take_ended() { return std::exchange(ended_, {}); }
+
+void Runner::expire() {
+  if (pending_.empty() || now_ns() < pending_.begin()->second.deadline_ns) return;
+  on_readable();
+  if (!pending_.empty() && now_ns() >= pending_.begin()->second.deadline_ns)
+    buried("a run took longer than 10 s: ended");
+}
 
 Result<void> Runner::ensure_process() {
   if (pid_ > 0) return {};
@@ -107,7 +119,8 @@ Result<uint32_t> Runner::send(runner::Request& request, int fd, std::optional<ui
   // Few requests are ever on their way: a full socket means that a run does not end.
   const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent != static_cast<ssize_t>(sizeof request)) return failure("it takes no more requests");
-  pending_[request.number] = {key, request.verb == runner::Verb::kRun ? request.pid : 0, now_ns() + kRunMax};
+  const uint32_t pid = request.verb == runner::Verb::kRun ? request.pid : 0;
+  pending_[request.number] = {request.verb, key, pid, now_ns() + kRunMax};
   return request.number;
 }
 
@@ -120,31 +133,25 @@ bool Runner::receive(int timeout_ms) {
     buried("it has ended: the program it ran was at fault");
     return false;
   }
-  const auto pending = pending_.find(reply.number);
-  if (pending == pending_.end()) return true;
-  if (!pending->second.key) answers_[reply.number] = reply;
-  pending_.erase(pending);
-  return true;
-}
-
-Result<runner::Reply> Runner::await(uint32_t number) {
-  for (;;) {
-    if (const auto answer = answers_.find(number); answer != answers_.end()) {
-      const runner::Reply reply = answer->second;
-      answers_.erase(answer);
-      return reply;
-    }
-    const auto pending = pending_.find(number);
-    if (pid_ < 0 || pending == pending_.end()) return failure("it ended during the run");
-    const uint64_t now = now_ns();
-    // Of the first, which everybody waits for.
-    const uint64_t deadline = pending_.begin()->second.deadline_ns;
-    if (now >= deadline) {
-      buried("a run took longer than 10 s: ended");
-      return failure("the run took longer than 10 s");
-    }
-    (void)receive(static_cast<int>((deadline - now) / 1'000'000 + 1));
+  const auto found = pending_.find(reply.number);
+  if (found == pending_.end()) return true;
+  const Pending pending = found->second;
+  pending_.erase(found);
+  if (!pending_.empty()) pending_.begin()->second.deadline_ns = now_ns() + kRunMax;
+  if (pending.verb == runner::Verb::kMap && reply.error != 0) {
+    buried("it cannot map the programs' maps: " + std::string(std::strerror(reply.error)));
+    return false;
   }
+  if (pending.verb != runner::Verb::kRun || pending.key) return true;
+  if (reply.error == ENXIO) {
+    ended_.push_back({reply.number, Error{ENXIO, "the CPU is not there"}});
+  } else if (reply.error != 0) {
+    ended_.push_back(
+        {reply.number, Error{reply.error, std::string("runner: ") + std::strerror(reply.error)}});
+  } else {
+    ended_.push_back({reply.number, reply.result});
+  }
+  return true;
 }
 
 void Runner::on_readable() {
@@ -165,10 +172,6 @@ Result<void> Runner::map(const kernel::TargetMemory& memory) {
   request.protection = PROT_READ | (memory.writable ? PROT_WRITE : 0) | (memory.executable ? PROT_EXEC : 0);
   const auto number = send(request, memory.fd, std::nullopt);
   if (!number) return number.error();
-  const auto reply = await(*number);
-  if (!reply) return reply.error();
-  if (reply->error != 0)
-    return Error{reply->error, "runner: map the programs' maps: " + std::string(std::strerror(reply->error))};
   mapped_[memory.address] = {memory.size, *inode};
   return {};
 }
@@ -180,8 +183,18 @@ Result<void> Runner::ensure_memory(const std::vector<kernel::TargetMemory>& memo
   return {};
 }
 
+// A program that runs just now may find it next, so it must be there.
 Result<void> Runner::reach(uint64_t map_address, const std::vector<kernel::TargetMemory>& memory) {
-  return pid_ > 0 && mapped_.contains(map_address) ? ensure_memory(memory) : Result<void>();
+  if (pid_ < 0 || !mapped_.contains(map_address)) return {};
+  if (auto asked = ensure_memory(memory); !asked) return asked;
+  const uint32_t last = last_number_;
+  const uint64_t deadline = now_ns() + kReachMax;
+  while (pid_ > 0 && pending_.contains(last)) {
+    const uint64_t now = now_ns();
+    if (now >= deadline) return Error{EAGAIN, "runner: it is at a run that takes long"};
+    (void)receive(static_cast<int>((deadline - now) / 1'000'000 + 1));
+  }
+  return {};
 }
 
 void Runner::retire(uint64_t address) {
@@ -219,29 +232,21 @@ runner::Request Runner::request_of(const kernel::ProgramRun& run) {
   return request;
 }
 
-Result<uint64_t> Runner::run(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory) {
+Result<uint32_t> Runner::begin(const kernel::ProgramRun& run,
+                               const std::vector<kernel::TargetMemory>& memory) {
   on_readable();
+  expire();
   if (auto ready = ensure_memory(memory); !ready) return ready.error();
   runner::Request request = request_of(run);
-  const auto number = send(request, -1, std::nullopt);
-  if (!number) return number.error();
-  const auto reply = await(*number);
-  if (!reply) return reply.error();
-  if (reply->error == ENXIO) return Error{ENXIO, "CPU " + std::to_string(run.cpu) + " is not there"};
-  if (reply->error != 0) return Error{reply->error, std::string("runner: ") + std::strerror(reply->error)};
-  return reply->result;
+  return send(request, -1, std::nullopt);
 }
 
 bool Runner::start(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory,
                    uint64_t key) {
   on_readable();
   const auto same = [&](const auto& entry) { return entry.second.key == key; };
-  const auto before = std::find_if(pending_.begin(), pending_.end(), same);
-  if (before != pending_.end()) {
-    // Its deadline began when it was sent; the runner may have been at another's until now, which is as bad.
-    if (now_ns() >= before->second.deadline_ns) buried("a run took longer than 10 s: ended");
-    return false;
-  }
+  expire();
+  if (std::any_of(pending_.begin(), pending_.end(), same)) return false;
   if (failed(key)) return false;
   if (auto ready = ensure_memory(memory); !ready) {
     log_warning(ready.error().message);

@@ -24,16 +24,25 @@ class Runner {
   ~Runner();
   Runner(const Runner&) = delete;
 
-  // Runs it and waits for its result, ten seconds at most. `memory`: Kernel::memory_of the program. Errors: ENXIO, no such CPU;
-  // EIO, the run ended the runner, or had to be ended.
-  Result<uint64_t> run(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory);
-  // The same without waiting. False: the run before it, for the same `key`, has not ended yet, or nothing can be run now.
+  // Runs it, behind what was begun before; its number. `memory`: Kernel::memory_of the program.
+  Result<uint32_t> begin(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory);
+  // What has come of those. Errors: ENXIO, no such CPU; EIO, the run ended the runner, or was ended after ten seconds.
+  struct Ended {
+    uint32_t number;
+    Result<uint64_t> result;
+    bool innocent = false;  // another brought the runner down, it never ran: worth another try
+  };
+  std::vector<Ended> take_ended();
+  // Ends a run that takes longer than ten seconds: to be called now and then.
+  void expire();
+  // The same for nobody who waits. False: the run before it, for the same `key`, has not ended yet, or nothing can be run now.
   bool start(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory, uint64_t key);
   // Whether a run for `key` brought a runner down: it would do so again.
   bool failed(uint64_t key) const { return failed_.contains(key); }
   void forget(uint64_t key) { failed_.erase(key); }
 
-  // Maps `memory` if it has mapped `map`; unmaps what lies at an address, whose object is gone.
+  // Maps `memory` if it has mapped `map` (EAGAIN: a run keeps it from doing so); unmaps what lies at an address, whose object is
+  // gone.
   Result<void> reach(uint64_t map_address, const std::vector<kernel::TargetMemory>& memory);
   void retire(uint64_t address);
   void stop();
@@ -51,9 +60,10 @@ class Runner {
     InodeId inode;
   };
   struct Pending {
-    std::optional<uint64_t> key;  // nullopt: somebody waits for it
+    runner::Verb verb;
+    std::optional<uint64_t> key;  // of runs; nullopt: somebody waits for it
     uint32_t pid;                 // whom the program takes itself for
-    uint64_t deadline_ns;
+    uint64_t deadline_ns;         // good for the first: the others' time begins when they are the first
   };
 
   const std::string program_;
@@ -63,16 +73,15 @@ class Runner {
   uint32_t last_number_ = 0;
   std::map<uint64_t, Mapped> mapped_;
   std::map<uint32_t, Pending> pending_;
-  std::map<uint32_t, runner::Reply> answers_;  // that somebody waits for
+  std::vector<Ended> ended_;
   std::set<uint64_t> failed_;
   std::vector<uint32_t> dead_;
 
   Result<void> ensure_process();
   Result<void> ensure_memory(const std::vector<kernel::TargetMemory>& memory);
   Result<void> map(const kernel::TargetMemory& memory);
-  // Its number; the answer comes by await(), or with a key by itself.
+  // Its number. It does one thing after the other, so nobody has to wait before asking for the next.
   Result<uint32_t> send(runner::Request& request, int fd, std::optional<uint64_t> key);
-  Result<runner::Reply> await(uint32_t number);
   bool receive(int timeout_ms);
   void buried(const std::string& why);
   static runner::Request request_of(const kernel::ProgramRun& run);

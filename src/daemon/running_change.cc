@@ -24,26 +24,55 @@ uint64_t ns_since(Clock::time_point start) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
 
-// libc and the dynamic loader run some of their functions with every signal blocked, past any redirect of ours: around clone,
-// in new threads, in posix_spawn's child. A trapping byte would kill there. These are never called so, and they are what
-// people probe while others hammer on it.
+// libc and the dynamic loader run some of their functions where a trapping byte would kill: with every signal blocked, past any
+// redirect of ours (around clone, in threads that begin or end, in abort and raise), or in a child of posix_spawn, which shares
+// the memory and has taken the handlers away. What is named here runs in none of these: what they call, by glibc's sources, is
+// the system call wrappers for signals, scheduling, ids, limits, files to be opened, closed and copied, and exec; free (the
+// stacks of detached threads); and, where a program is looked for in PATH, the few functions of strings excepted below. Helper
+// threads of libc that block everything for ever (timers, asynchronous I/O) are seen by Process::blocked_in_any_thread().
 bool is_never_masked(std::string_view name) {
-  constexpr std::string_view kPrefixes[] = {"malloc", "calloc", "realloc", "free",    "mem",  "str",  "wcs",
-                                            "wmem",   "rand",   "qsort",   "bsearch", "atoi", "atol", "atof"};
-  constexpr std::string_view kNames[] = {
-      "puts",         "fputs",         "fputc",       "putc",          "putchar",        "fgets",
-      "fgetc",        "getc",          "getline",     "fwrite",        "fread",          "fopen",
-      "fclose",       "fflush",        "printf",      "fprintf",       "snprintf",       "sprintf",
-      "vprintf",      "vfprintf",      "vsnprintf",   "vsprintf",      "getenv",         "time",
-      "gettimeofday", "clock_gettime", "localtime",   "localtime_r",   "gmtime",         "gmtime_r",
-      "mktime",       "strftime",      "getaddrinfo", "gethostbyname", "gethostbyname2", "freeaddrinfo",
-      "inet_ntop",    "inet_pton",     "iconv",       "regexec"};
+  constexpr std::string_view kExceptions[] = {"memcpy",  "memmove", "mempcpy",   "memset",  "strlen",
+                                              "strnlen", "strchr",  "strsignal", "timer_c", "timer_d"};
+  constexpr std::string_view kPrefixes[] = {
+      // Memory and text.
+      "malloc", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign", "memalign", "valloc",
+      "mem", "str", "wcs", "wcp", "wmem", "stp", "index", "rindex", "bcmp", "bcopy", "bzero", "is", "isw",
+      "to", "tow", "mbr", "mbs", "mbto", "mblen", "wcr", "wcto", "btowc", "ato", "a64l", "l64a", "iconv",
+      "nl_langinfo", "regcomp", "regexec", "regerror", "fnmatch", "glob", "wordexp", "gettext", "dgettext",
+      "dcgettext", "basename", "dirname", "ecvt", "fcvt", "gcvt", "swab", "insque", "remque",
+      // Numbers, search, time.
+      "rand", "srand", "drand48", "erand48", "jrand48", "lrand48", "mrand48", "nrand48", "srand48", "seed48",
+      "lcong48", "qsort", "bsearch", "lfind", "lsearch", "hsearch", "hcreate", "hdestroy", "tsearch", "tfind",
+      "tdelete", "twalk", "tdestroy", "div", "ldiv", "lldiv", "abs", "labs", "llabs", "imaxabs", "ffs",
+      "frexp", "ldexp", "modf", "scalb", "copysign", "time", "gettimeofday", "clock_gettime", "localtime",
+      "gmtime", "mktime", "timegm", "asctime", "ctime", "difftime", "tzset",
+      // Streams.
+      "put", "fput", "get_current_dir_name", "fget", "getc", "gets", "getline", "getdelim", "getw", "ungetc",
+      "fwrite", "fread", "fopen", "freopen", "fdopen", "fmemopen", "fclose", "fflush", "fseek", "ftell",
+      "fgetpos", "fsetpos", "rewind", "feof", "ferror", "fileno", "setbuf", "setvbuf", "printf", "fprintf",
+      "dprintf", "sprintf", "snprintf", "asprintf", "vprintf", "vfprintf", "vdprintf", "vsprintf",
+      "vsnprintf", "vasprintf", "scanf", "fscanf", "sscanf", "vscanf", "vfscanf", "vsscanf", "perror",
+      "syslog", "vsyslog",
+      // Files and names of files, but for open, close, dup and fcntl.
+      "read", "write", "pread", "pwrite", "preadv", "pwritev", "lseek", "stat", "lstat", "fstat", "statx",
+      "statfs", "access", "faccessat", "euidaccess", "unlink", "rename", "link", "symlink", "mkdir", "rmdir",
+      "mkfifo", "mkstemp", "mkdtemp", "tmpfile", "opendir", "fdopendir", "closedir", "rewinddir", "scandir",
+      "alphasort", "ftw", "nftw", "fts_", "truncate", "ftruncate", "fallocate", "posix_fallocate", "fsync",
+      "fdatasync", "sync", "chmod", "fchmod", "chown", "fchown", "lchown", "utime", "futime", "sendfile",
+      "copy_file_range", "splice", "flock", "lockf", "realpath", "canonicalize_file_name", "inotify_",
+      // The network, waiting, and what is asked of files like passwd.
+      "socket", "bind", "listen", "accept", "connect", "send", "recv", "shutdown", "getsockopt", "setsockopt",
+      "getsockname", "getpeername", "poll", "ppoll", "epoll_", "eventfd", "timerfd_", "inet_", "hton", "ntoh",
+      "getaddrinfo", "freeaddrinfo", "gai_", "getnameinfo", "gethost", "getserv", "getproto", "getnet",
+      "getpw", "getgr", "getsp", "if_", "getifaddrs", "freeifaddrs", "nanosleep", "clock_nanosleep", "usleep",
+      "sleep"};
   name.remove_prefix(std::min(name.find_first_not_of('_'), name.size()));
   if (name.starts_with("libc_")) name.remove_prefix(5);
+  if (name.starts_with("GI_")) name.remove_prefix(3);
   if (name.starts_with("IO_")) name.remove_prefix(3);
-  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
-                     [&](std::string_view prefix) { return name.starts_with(prefix); }) ||
-         std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);
+  const auto begins_name = [&](std::string_view prefix) { return name.starts_with(prefix); };
+  return std::any_of(std::begin(kPrefixes), std::end(kPrefixes), begins_name) &&
+         std::none_of(std::begin(kExceptions), std::end(kExceptions), begins_name);
 }
 
 bool is_libc(const std::string& path) {
@@ -51,6 +80,9 @@ bool is_libc(const std::string& path) {
     if (path.find(name) != std::string::npos) return true;
   return false;
 }
+
+// A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
+constexpr auto kGuardTrusted = std::chrono::seconds(1);
 
 constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 
@@ -130,36 +162,69 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
       target.guard_idle_since = Clock::now();
     }
   };
-  if (unwanted.empty() && planned.empty() && !held && semaphores_right(registry, sites)) {
+  const auto memory = memory_of(sites);
+  const auto missing = missing_memory(regions, memory);
+  if (!missing) return Changed::kNeedsStop;
+  const bool idle = !idle_maps(target, regions, sites).empty();
+  if (!idle) target.maps_idle_since.reset();
+  const bool retire = idle && target.maps_idle_since && maps_may_go(target);
+  const bool change = !unwanted.empty() || !planned.empty() || !semaphores_right(registry, sites);
+  if (!change && !held && !retire && missing->empty()) {
     note_use();
     ++running_changes_;
     publish(target, sites);
     return Changed::kDone;
   }
-  auto thread = entry();
-  if (!thread) return Changed::kNeedsStop;
   for (const PlannedSite& plan : planned)
     if (const auto& record = plan.patch.record;
         target.call_code.touches(record.address, record.address + record.length))
       return Changed::kNeedsStop;
-  if (auto ours = guard_answers(*held, regions); !ours || !*ours) return Changed::kNeedsStop;
-  if (auto mapped = map_memory(*held, regions, memory_of(sites)); !mapped) return Changed::kNeedsStop;
+
+  // A thread is needed for system calls only: to map, to register for barriers, and to ask whose handler there is.
+  const bool ask = !target.outside_barriers || !*target.outside_barriers ||
+                   Clock::now() - target.guard_seen >= kGuardTrusted;
+  if (ask || retire || !missing->empty())
+    if (auto thread = entry(); !thread) return Changed::kNeedsStop;
+  if (held) {
+    if (auto ours = guard_answers(*held, regions); !ours || !*ours) return Changed::kNeedsStop;
+    target.guard_seen = Clock::now();
+    if (auto mapped = map_memory(*held, regions, memory); !mapped) return Changed::kNeedsStop;
+    if (!target.outside_barriers)
+      if (auto allowed = held->allow_outside_barriers()) target.outside_barriers = *allowed;
+    if (retire) retire_maps(target, *held, regions, sites);
+  }
+  uint64_t held_ns = 0;
+  if (target.outside_barriers.value_or(false) && held) {
+    held.reset();
+    held_ns = ns_since(held_since);
+  }
+  std::optional<StoppedProcess> outside;
+  if (!held) {
+    auto process = StoppedProcess::from_outside(target.process);
+    if (!process) return Changed::kNeedsStop;
+    outside.emplace(std::move(*process));
+    if (held_ns == 0) ++outside_changes_;
+  }
+  StoppedProcess& process = held ? *held : *outside;
 
   std::vector<target::Patch> patches;
   for (const PlannedSite& plan : planned) patches.push_back(plan.patch);
-  auto changed = target::restore_patches(*held, config_.window, registry, unwanted, target::Threads::kRun);
+  auto changed = target::restore_patches(process, config_.window, registry, unwanted, target::Threads::kRun);
   if (changed)
-    changed = target::apply_patches(*held, config_.window, registry, patches, target::Threads::kRun);
-  if (changed) changed = change_semaphores(*held, registry, regions, sites);
+    changed = target::apply_patches(process, config_.window, registry, patches, target::Threads::kRun);
+  if (changed) changed = change_semaphores(process, registry, regions, sites);
   if (!changed) {
     log_warning("process " + std::to_string(target.process.pid()) +
                 ": changing it while it runs: " + changed.error().message + "; stopping it instead");
     return Changed::kNeedsStop;
   }
-  if (!unwanted.empty() || !planned.empty()) retire_maps(target, *held, regions, sites);
-  held.reset();
+  if (idle && !retire && !target.maps_idle_since) target.maps_idle_since = Clock::now();
+  if (held) {
+    held.reset();
+    held_ns = ns_since(held_since);
+  }
   refresh_task_facts(target, sites);
-  last_running_change_ = {ns_since(held_since), ns_since(start)};
+  last_running_change_ = {held_ns, ns_since(start)};
   note_use();
   ++running_changes_;
   publish(target, sites);

@@ -22,6 +22,9 @@ inline bool is_guard(const wire::PatchRecord& record) {
   return record.kind == wire::PatchKind::kGuard && target::is_live(record);
 }
 
+// No file of the host: an arena (code_memory.h), the context.
+inline bool is_ours(const target::MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
+
 // The mapping that `address` lies in; nullptr: none.
 inline const target::MappedRegion* region_at(const std::vector<target::MappedRegion>& regions,
                                              uint64_t address) {
@@ -33,11 +36,7 @@ inline const target::MappedRegion* region_at(const std::vector<target::MappedReg
 
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
-  struct Version {
-    int64_t size, seconds, nanoseconds;  // of the last change
-    bool operator==(const Version&) const = default;
-  };
-  Version version{};
+  target::FileVersion version;
   std::string build_id;
   std::optional<symbols::ElfFile> elf;
   // Its system calls, once somebody has asked (system_call_sites.cc).
@@ -60,6 +59,7 @@ struct Attacher::Site {
     std::vector<uint64_t> host_table;  // kernel::HostClass::symbols, as they lie in this target
     std::string event;                 // "syscalls:sys_enter_openat"; of system calls only, as the next
     int32_t only_number = -1;          // -1: every system call
+    bool signal = false;               // signal:signal_generate
     uint64_t counter = 0;              // of its runs here (kernel::Hits); 0: nobody counts
   };
   // Instead of a function: before or after one of its `syscall` instructions.
@@ -67,6 +67,7 @@ struct Attacher::Site {
     bool on_exit;
     uint64_t function, function_size;  // address in the target
     rewrite::SystemCallSite site;
+    bool keeps_memory_shared = false;  // also without programs: rewrite::SystemCallRequest
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
@@ -99,6 +100,7 @@ struct Attacher::Site {
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+      if (want.signal) return true;  // whether it can be sent is asked
       const auto& insns = want.program->source.program.insns;
       return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
         return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 &&
@@ -116,11 +118,11 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 3;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 4;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
-    mix(system_call ? 1 + system_call->on_exit : 0);
+    mix(system_call ? 1 + system_call->on_exit + 2 * system_call->keeps_memory_shared : 0);
     mix(interior);
     mix(room);
     for (const Want& want : wants) {
@@ -130,6 +132,7 @@ struct Attacher::Site {
       mix(want.on_return);
       mix(want.only_tgid);
       mix(static_cast<uint64_t>(want.only_number));
+      mix(want.signal);
       mix(want.program->code
               ->context_slots_read);  // its registers follow from its code, which the id stands for
       for (const uint64_t address : want.host_table) mix(address);

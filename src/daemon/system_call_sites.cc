@@ -1,5 +1,6 @@
 // Events of system calls: which instructions of a process they are seen at, and the patches there.
 #include <dirent.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -70,13 +71,17 @@ bool uses_io_uring(pid_t pid) {
   return found;
 }
 
-bool is_ours(const MappedRegion& region) { return region.path.starts_with("/memfd:bpftime-"); }
-
 // Executable, and of no file: what a just-in-time compiler makes. Shared memory is a file of the kernel's own.
 bool is_anonymous_code(const MappedRegion& region) {
   const bool shared = region.path.starts_with("/memfd:") || region.path.starts_with("/dev/zero");
-  return region.executable && (region.inode == 0 || shared) &&
-         region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
+  return region.executable && (region.inode == 0 || shared) && region.path != "[vdso]" &&
+         region.path != "[vsyscall]" && !is_ours(region);
+}
+
+// Where an event is seen: the numbers of system calls, -1 for all.
+std::vector<int32_t> numbers_of(const program::Tracepoint& point) {
+  if (!point.signal()) return {point.number};
+  return {std::begin(rewrite::kSignalCalls), std::end(rewrite::kSignalCalls)};
 }
 
 bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
@@ -85,27 +90,53 @@ bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t secon
 
 }  // namespace
 
+// An extension is for one host: in others its event does not exist.
+bool Attacher::may_run_here(const Target& target, const std::vector<MappedRegion>& regions,
+                            const kernel::Prog& program) {
+  if (!may_run(target, program)) return false;
+  if (!program.host) return true;
+  struct stat host {};
+  const bool by_file = program.host->build_id.empty();
+  if (by_file && ::stat(program.host->host.c_str(), &host) != 0) return false;
+  const InodeId file{host.st_dev, host.st_ino};
+  return std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& region) {
+    if (!region.executable || region.inode == 0) return false;
+    if (by_file) return InodeId{region.device, region.inode} == file;
+    return file_info(target.process, region)->build_id == program.host->build_id;
+  });
+}
+
 void Attacher::add_system_call_sites(Target& target, const std::vector<MappedRegion>& regions,
                                      std::vector<Site>& sites) {
   target.system_calls.clear();
   target.report.not_seen.clear();
   auto probes = kernel_.system_call_probes();
+  for (auto& probe : probes)
+    std::erase_if(probe.programs,
+                  [&](const auto& attached) { return !may_run_here(target, regions, *attached.program); });
+  std::erase_if(probes, [](const auto& probe) { return probe.programs.empty(); });
   if (probes.empty()) return;
   std::sort(probes.begin(), probes.end(),
             [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
-  for (const auto& probe : probes) {
+  for (auto& probe : probes) {
     ProbeReport report;
     report.system_call = true;
     report.path = probe.event->path;
-    for (const auto& attached : probe.programs) {
+    std::erase_if(probe.programs, [&](const auto& attached) {
       report.programs.push_back(
           {attached.program->id, attached.program->name, probe.event->tracepoint.on_exit});
-      if (auto compiled = kernel_.ensure_code(*attached.program); !compiled)
-        report.skipped = compiled.error().message;
-    }
+      const auto compiled = kernel_.ensure_code(*attached.program);
+      if (!compiled) report.skipped = compiled.error().message;
+      const auto& host = attached.program->host;
+      const bool is_elsewhere = host && host->entry.name != report.path;
+      if (is_elsewhere)
+        report.skipped = "class \"" + host->constraints.class_name + "\" (" + host->policy_place +
+                         ") is for " + host->entry.name + ", not for " + report.path;
+      return !compiled || is_elsewhere;
+    });
     target.system_calls.push_back(std::move(report));
   }
-  std::erase_if(probes, [](const auto& probe) { return !probe.programs[0].program->code; });
+  std::erase_if(probes, [](const auto& probe) { return probe.programs.empty(); });
 
   size_t anonymous = 0;
   const size_t first = sites.size();
@@ -153,6 +184,18 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
     if (site.report.skipped.empty()) end = site_end;
   }
   for (size_t i = first; i < sites.size(); ++i) sites[i].function_size = sites[i].system_call->function_size;
+
+  // What is raised must be lowered.
+  std::map<uint64_t, size_t> patched;  // by call
+  const auto counts = [](const Site& site) {
+    return site.system_call && site.system_call->keeps_memory_shared && site.report.skipped.empty();
+  };
+  for (const Site& site : sites) patched[site.report.address] += counts(site);
+  for (Site& site : sites)
+    if (counts(site) && patched[site.report.address] != 2) site.system_call->keeps_memory_shared = false;
+  std::erase_if(sites, [](const Site& site) {
+    return site.system_call && site.wants.empty() && !site.system_call->keeps_memory_shared;
+  });
 }
 
 void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared_ptr<FileInfo>& file,
@@ -173,25 +216,30 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       for (const auto& probe : probes) {
         const auto& point = probe.event->tracepoint;
         if (point.on_exit != on_exit && !both) continue;
-        if (!point.raw() && call.site.number >= 0 && call.site.number != point.number) continue;
-        for (const auto& attached : probe.programs)
-          site.wants.push_back({attached.program,
-                                attached.cookie,
-                                point.on_exit,
-                                0,
-                                attached.order,
-                                {},
-                                probe.event->path,
-                                point.number});
+        for (const int32_t number : numbers_of(point)) {
+          if (number >= 0 && call.site.number >= 0 && call.site.number != number) continue;
+          for (const auto& attached : probe.programs)
+            site.wants.push_back({attached.program,
+                                  attached.cookie,
+                                  point.on_exit,
+                                  0,
+                                  attached.order,
+                                  {},
+                                  probe.event->path,
+                                  number,
+                                  point.signal()});
+        }
       }
-      if (site.wants.empty() || (call.site.stands_for_call && !on_exit)) continue;
+      const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
+      if ((site.wants.empty() && !starts) || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),
                 [](const auto& a, const auto& b) { return a.order < b.order; });
       site.region = region;
       site.file = file;
       site.file_address = call.function;
       site.function_size = length;  // until add_system_call_sites has compared the patches
-      site.system_call = Site::SystemCall{on_exit, base + call.function, call.function_size, call.site};
+      site.system_call =
+          Site::SystemCall{on_exit, base + call.function, call.function_size, call.site, starts};
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
@@ -213,7 +261,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   const uint64_t low = site.region.start, high = site.region.end;
   uint64_t more = kPageSize;  // programs
   for (const auto& want : site.wants) more += round_up(want.program->code->image.size(), 16) + 256;
-  const uint64_t size_max = 3 * kPageSize + 512 * site.wants.size();
+  const uint64_t size_max = 3 * kPageSize + 512 * (site.wants.size() + 1);
   const rewrite::TrampolineRule anywhere{site.address, 0};
   auto arena = code_.arena_for(entry, registry, config_.window, regions, low, high, anywhere, size_max, more);
   if (!arena) return arena.error();
@@ -225,6 +273,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   request.function_size = site.function_size;
   request.site = site.system_call->site;
   request.identity_address = config_.window + wire::kIdentityOffset;
+  request.keeps_memory_shared = site.system_call->keeps_memory_shared;
   for (const auto& want : site.wants) {
     const auto& machine_code = *want.program->code;
     auto copy = place_code(**arena, *want.program);
@@ -243,6 +292,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     program.context = want.program->source.program.type == BPF_PROG_TYPE_RAW_TRACEPOINT
                           ? rewrite::SystemCallContext::kRegisters
                           : rewrite::SystemCallContext::kRecord;
+    if (want.signal) program.context = rewrite::SystemCallContext::kSignal;
     program.only_number = want.only_number;
     const bool end_of_enter = want.on_return && !request.on_exit;
     (end_of_enter ? request.exit_programs : request.programs).push_back(program);

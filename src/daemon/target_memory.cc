@@ -107,19 +107,29 @@ Result<void> Attacher::reach(const Map& map, const std::vector<TargetMemory>& me
   return Error{EAGAIN, "map " + map.name + ": its users fork faster than memory can be mapped in them"};
 }
 
-// Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
-// private zeroes take the map's place, and what that thread writes is lost with the probe.
-void Attacher::retire_maps(const Target& target, StoppedProcess& stopped,
-                           const std::vector<MappedRegion>& regions, const std::vector<Site>& sites) {
+std::vector<MappedRegion> Attacher::idle_maps(const Target& target, const std::vector<MappedRegion>& regions,
+                                              const std::vector<Site>& sites) const {
   std::set<uint64_t> used;
   for (const auto& memory : memory_of(sites)) used.insert(memory.address);
   if (const auto& announcements = kernel_.announcements_made(); announcements && target.watch_wanted)
     used.insert(announcements->address);
   const uint64_t first = config_.window + wire::kMapsOffset;
+  std::vector<MappedRegion> out;
   for (const auto& region : regions) {
     if (region.start < first || region.start >= config_.window + wire::kWindowSize) continue;
     if (region.inode == 0 || used.contains(region.start)) continue;
     if (region.executable) continue;  // a thread may stand in it, or be about to return to it
+    out.push_back(region);
+  }
+  return out;
+}
+
+// Lets go of maps no program here uses any more. A thread may still stand in a program, so the addresses stay valid:
+// private zeroes take the map's place, and what that thread writes is lost with the probe.
+void Attacher::retire_maps(Target& target, StoppedProcess& stopped, const std::vector<MappedRegion>& regions,
+                           const std::vector<Site>& sites) {
+  target.maps_idle_since.reset();
+  for (const auto& region : idle_maps(target, regions, sites)) {
     auto mapped = stopped.map(region.start, region.end - region.start, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (!mapped) log_warning("retire map: " + mapped.error().message);
@@ -146,6 +156,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
   context.daemon_instance = config_.instance;
   context.owner_uid = config_.uid;
   context.lineage = status.tgid;
+  std::copy(target.sessions.begin(), target.sessions.end(), context.sessions);
   context.flags = target::filtered_unlike_us(status) ? wire::kNoSystemCalls : 0;
   if (counter_is_the_clock()) context.flags |= wire::kTscClock;
   const auto threads = stopped.threads();

@@ -34,11 +34,14 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
                                                         const MappedRegion& region) {
   const InodeId id{region.device, region.inode};
   if (auto seen = files_looked_at_.find(id); seen != files_looked_at_.end()) return seen->second;
+  if (auto known = files_.find(id);
+      known != files_.end() && region.version.size >= 0 && known->second->version == region.version)
+    return files_looked_at_[id] = known->second;
   auto fd = process.open_mapped_file(region);
   // An inode's number may name another file later, or the file be written anew.
   struct stat now {};
   const bool stated = fd && ::fstat(fd->get(), &now) == 0;
-  const FileInfo::Version version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
+  const target::FileVersion version{now.st_size, now.st_ctim.tv_sec, now.st_ctim.tv_nsec};
   if (auto known = files_.find(id); known != files_.end() && (!stated || known->second->version == version))
     return files_looked_at_[id] = known->second;
   auto info = std::make_shared<FileInfo>();
@@ -78,6 +81,11 @@ uint64_t Attacher::semaphore_of(const std::vector<MappedRegion>& regions, const 
   return 0;
 }
 
+// An extension of a session that is not about this process does not exist for it.
+bool Attacher::may_run(const Target& target, const kernel::Prog& program) {
+  return !program.host || program.host->session == 0 || contains(target.sessions, program.host->session);
+}
+
 // Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
 std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
                                                    const target::Status& status) {
@@ -86,8 +94,11 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
   for (const auto& probe : kernel_.probes()) {
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
+    if (std::none_of(probe.programs.begin(), probe.programs.end(),
+                     [&](const auto& attached) { return may_run(target, *attached.program); }))
+      continue;
     for (const auto& region : regions) {
-      if (!region.executable || region.inode == 0) continue;
+      if (!region.executable || region.inode == 0 || is_ours(region)) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
       if (!same_file(target.process, region, event)) {
         if (auto other = other_build(target.process, region, probe))
@@ -103,6 +114,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       site.report.address = address;
       if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
+        if (!may_run(target, *attached.program)) continue;
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;
           continue;
@@ -290,6 +302,7 @@ Result<uint64_t> Attacher::host_address(const target::Process& process,
   if (const auto here = find(site.region)) return *here;
   for (const MappedRegion& region : regions) {
     if (!region.executable || region.inode == 0 || region.inode == site.region.inode) continue;
+    if (is_ours(region)) continue;
     if (const auto there = find(region)) return *there;
   }
   if (indirect)

@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "compiler/compiler.h"
+#include "kernel/test_run.h"
 #include "maps/map.h"
 #include "wire/target_context.h"
 
@@ -222,9 +223,44 @@ Result<void> Worker::reach(const kernel::Map& map, const std::vector<kernel::Tar
 Result<uint64_t> Worker::run(const kernel::ProgramRun& run) {
   auto program = kernel_.objects().find(kernel::ObjectKind::kProgram, run.program->id);
   if (!program) return Error{EBADF, "no such program"};
-  auto result = runner_.run(run, kernel_.memory_of({std::static_pointer_cast<kernel::Prog>(program)}));
+  AwaitedRun awaited{
+      std::static_pointer_cast<kernel::Prog>(program), {run.context.begin(), run.context.end()}, run};
+  if (auto begun = begin_run(std::move(awaited)); !begun) return begun.error();
+  return Error{EINPROGRESS, "the reply comes later"};
+}
+
+// Programs may run for long, and nobody else shall wait for that.
+Result<void> Worker::begin_run(AwaitedRun awaited) {
+  awaited.run.context = awaited.context;
+  const auto number = runner_.begin(awaited.run, kernel_.memory_of({awaited.program}));
   follow_runner();
-  return result;
+  if (!number) return number.error();
+  runs_[*number] = std::move(awaited);
+  run_begun_ = *number;
+  return {};
+}
+
+void Worker::reply_to_runs() {
+  for (auto& ended : runner_.take_ended()) {
+    const auto found = runs_.find(ended.number);
+    if (found == runs_.end()) continue;
+    AwaitedRun awaited = std::move(found->second);
+    runs_.erase(found);
+    const auto client = connections_.find(awaited.client);
+    if (client == connections_.end()) continue;
+    if (ended.innocent && !awaited.again) {
+      awaited.again = true;
+      auto begun = begin_run(awaited);
+      run_begun_.reset();
+      if (begun) continue;
+      ended.result = begun.error();
+    }
+    auto reply = ended.result ? kernel::run_reply(awaited.attr, *ended.result)
+                              : kernel::BpfReply::fail(ended.result.error().code,
+                                                       "run program " + awaited.program->name + ": " +
+                                                           ended.result.error().message);
+    if (!send_reply(client->second, awaited.sequence, std::move(reply))) drop(awaited.client);
+  }
 }
 
 void Worker::update_clocks() {
@@ -276,6 +312,7 @@ void Worker::on_event(int fd) {
   }
   if (fd == runner_.fd()) {
     runner_.on_readable();
+    reply_to_runs();
     return follow_runner();
   }
   if (connections_.contains(fd)) return on_client(fd);
@@ -309,6 +346,7 @@ void Worker::drop(int fd) {
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   if (connections_.at(fd).holds_probes) release_probes(connections_.at(fd));
   connections_.erase(fd);
+  std::erase_if(runs_, [&](const auto& entry) { return entry.second.client == fd; });
 }
 
 void Worker::on_client(int fd) {
@@ -383,6 +421,9 @@ void Worker::follow_targets() {
 
 void Worker::housekeeping() {
   const uint64_t now = now_s();
+  runner_.expire();
+  reply_to_runs();
+  follow_runner();
   kernel_.collect();
   auto dead = attacher_->take_dead();
   // A target that has just ended may have left forks that no scan has seen.

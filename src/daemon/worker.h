@@ -2,6 +2,8 @@
 // from the keeper's records and from the registries the targets carry.
 #pragma once
 
+#include <linux/bpf.h>
+
 #include <map>
 #include <memory>
 #include <optional>
@@ -66,8 +68,20 @@ class Worker : public kernel::Observer {
   };
   Runner runner_;
   Clocks clocks_;
-  pid_t runner_watched_ = -1;         // whose socket is in epoll_
-  std::map<int, Followed> followed_;  // targets, by the pidfd (our own) whose event tells of their end
+  pid_t runner_watched_ = -1;  // whose socket is in epoll_
+  // A BPF_PROG_TEST_RUN whose caller waits: the reply comes when the program has run.
+  struct AwaitedRun {
+    std::shared_ptr<kernel::Prog> program;
+    std::vector<uint8_t> context;  // what `run` points to
+    kernel::ProgramRun run;
+    bool again = false;
+    int client = -1;
+    uint32_t sequence = 0;
+    bpf_attr attr{};
+  };
+  std::map<uint32_t, AwaitedRun> runs_;  // by the runner's number
+  std::optional<uint32_t> run_begun_;    // during the request that begins it
+  std::map<int, Followed> followed_;     // targets, by the pidfd (our own) whose event tells of their end
   TraceLog trace_;
   TracePipes pipes_;
   AuditLog audit_;
@@ -102,6 +116,8 @@ class Worker : public kernel::Observer {
   void housekeeping();
   void update_clocks();
   void follow_runner();
+  Result<void> begin_run(AwaitedRun awaited);
+  void reply_to_runs();
   bool idle() const;
   bool probes_held() const;
   void send_trace();

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <optional>
 
 #include "eim/policy.h"
@@ -12,6 +13,7 @@ namespace {
 constexpr size_t kCapabilityBytesMax = 4096;
 constexpr size_t kValuesMax = 256;
 constexpr size_t kPathMax = 32;
+constexpr int kErrorNumbersMax = 133;
 
 bool is_word(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
@@ -229,6 +231,11 @@ class Parser {
       out.name = qualified_word();
       return out;
     }
+    if (const auto number = error_number()) {
+      out.low = out.high = static_cast<uint64_t>(-int64_t{*number});
+      out.is_negative = true;
+      return out;
+    }
     if (auto real = real_number()) {
       out.is_real = true;
       out.real = *real;
@@ -251,6 +258,17 @@ class Parser {
         return error_at(begin, "no type has all of that range");
     }
     return out;
+  }
+
+  // "-EACCES", as system calls answer.
+  std::optional<int> error_number() {
+    if (peek() != '-' || at_ + 1 >= text_.size() || text_[at_ + 1] != 'E') return std::nullopt;
+    const size_t begin = at_++;
+    const std::string name = word();
+    for (int number = 1; number <= kErrorNumbersMax; ++number)
+      if (const char* known = ::strerrorname_np(number); known != nullptr && name == known) return number;
+    at_ = begin;
+    return std::nullopt;
   }
 
   std::optional<uint64_t> signed_number(bool& negative) {

@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 
+#include "eim/system_calls.h"
 #include "eim/views.h"
 
 namespace bpftime::eim {
@@ -98,6 +99,9 @@ class Maker {
     if (entry_ == nullptr) {
       std::vector<std::string> names;
       for (const Function& entry : manifest_.entries) names.push_back(entry.name);
+      if (is_system_call_entry(class_.entry))
+        return policy_.error(class_.entry_position, "there is no system call event \"" + class_.entry + "\"" +
+                                                        nearest_hint(class_.entry, system_call_entries()));
       return policy_.error(class_.entry_position, "the manifest has no entry \"" + class_.entry + "\"" +
                                                       nearest_hint(class_.entry, names));
     }
@@ -122,6 +126,7 @@ class Maker {
   }
   Error error(Position position, const std::string& what) const { return policy_.error(position, what); }
   const program::TypeTable& types() const { return manifest_.types; }
+  bool is_system_call() const { return entry_->at != Function::At::kFunction; }
 
   // ---- Capabilities, one by one ----
 
@@ -159,6 +164,9 @@ class Maker {
     const State* state = manifest_.state(capability.name);
     if (capability.name.starts_with("bpf_") && function == nullptr && state == nullptr)
       return take_helper(capability);
+    if (is_system_call() && (function != nullptr || state != nullptr))
+      return error(capability.position,
+                   "\"" + capability.name + "\" is the host's: a class for a system call has no part of it");
     if (function != nullptr) {
       granted_functions_[function->name] = &capability;
       return {};
@@ -201,6 +209,11 @@ class Maker {
 
   Result<void> take_access(const Capability& capability) {
     const std::string& name = capability.path.front();
+    if (is_system_call())
+      return error(
+          capability.position,
+          "a system call's arguments are in the record that its program is given; what they point to is read "
+          "with bpf_probe_read_user and written with bpf_probe_write_user, which can be granted");
     const auto found = std::find(entry_->arguments.begin(), entry_->arguments.end(), name);
     size_t index = static_cast<size_t>(found - entry_->arguments.begin());
     if (found == entry_->arguments.end()) {
@@ -252,6 +265,10 @@ class Maker {
 
   Result<void> take_return(const Capability& capability) {
     auto& constraints = out_.constraints;
+    if (entry_->at == Function::At::kSystemCallExit)
+      return error(capability.position,
+                   "a system call can be ended where it begins, not where it ends: syscalls:sys_enter_" +
+                       entry_->function);
     const uint32_t id = types().resolve(prototype_->target);
     const CType& result = types().at(id);
     const std::string spelled = types().spell(prototype_->target);
@@ -333,7 +350,7 @@ class Maker {
 
   Result<void> make_entry() {
     auto& constraints = out_.constraints;
-    constraints.typed_entry = true;
+    constraints.typed_entry = !is_system_call();
     for (uint32_t i = 0; i < prototype_->parameters.size(); ++i) {
       Argument argument;
       argument.name = entry_->arguments[i];

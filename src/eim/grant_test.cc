@@ -170,22 +170,25 @@ TEST_F(GrantTest, BehindPointersOnlyWhatIsNamed) {
   EXPECT_TRUE(names(pointer.constraints.views.at(find(view_of(pointer), "connection")->view)).empty());
 }
 
-TEST_F(GrantTest, WritesLeavePointersLengthsConstantsAndBitFieldsAlone) {
+TEST_F(GrantTest, WritesLeavePointersLengthsAndConstantsAlone) {
   const Grant whole = grant({"write(r)"});
   const View& view = view_of(whole);
   for (const auto& member : view.members) EXPECT_FALSE(member.read) << member.name;
   for (const char* name : {"status", "method", "keep_alive", "ports", "word", "bytes", "value.number",
-                           "headers.hits", "score"}) {
+                           "headers.hits", "score", "depth"}) {
     ASSERT_NE(find(view, name), nullptr) << name;
     EXPECT_TRUE(find(view, name)->write) << name;
   }
   for (const char* name :
-       {"uri.len", "uri.data", "connection", "opaque", "version", "depth", "parts.len", "headers.first.next"})
+       {"uri.len", "uri.data", "connection", "opaque", "version", "parts.len", "headers.first.next"})
     EXPECT_TRUE(find(view, name) == nullptr || !find(view, name)->write) << name;
   EXPECT_TRUE(find(view_of(grant({"write(r.opaque)"})), "opaque")->write);  // null only: the verifier's part
   EXPECT_THAT(refused({"write(r.version)"}),
               HasSubstr("p.yaml:7:9: \"r.version\" cannot be written: it is const"));
-  EXPECT_THAT(refused({"write(r.depth)"}), HasSubstr("it is a bit-field"));
+  const Grant one = grant({"write(r.depth)"});
+  EXPECT_THAT(names(view_of(one)), ElementsAre("depth"));
+  const auto* depth = find(view_of(one), "depth");
+  EXPECT_TRUE(depth->write && depth->bit_field && !depth->read);
   EXPECT_THAT(refused({"write(r.uri.len)"}), HasSubstr("it is the length of a buffer"));
   EXPECT_THAT(refused({"write(r.connection.fd)"}), HasSubstr("behind a pointer"));
 }

@@ -91,7 +91,27 @@ class Header {
         "#define HOST_BITS(pointer, member) \\\n  ({ __typeof__(pointer) host_bits_of_ = (pointer); \\\n"
         "     _Pragma(\"clang diagnostic push\") _Pragma(\"clang diagnostic ignored "
         "\\\"-Wdeprecated-declarations\\\"\") \\\n"
-        "     BPF_CORE_READ_BITFIELD(host_bits_of_, member); _Pragma(\"clang diagnostic pop\") })\n\n";
+        "     BPF_CORE_READ_BITFIELD(host_bits_of_, member); _Pragma(\"clang diagnostic pop\") })\n\n"
+        "// Writes one, and not one bit more: cleared and then set by atomic operations (clang: -mcpu=v3).\n"
+        "#define HOST_SET_BITS(pointer, member, value) \\\n  ({ __typeof__(pointer) host_bits_of_ = "
+        "(pointer); \\\n"
+        "     _Pragma(\"clang diagnostic push\") _Pragma(\"clang diagnostic ignored "
+        "\\\"-Wdeprecated-declarations\\\"\") \\\n"
+        "     unsigned long long host_right_ = __CORE_RELO(host_bits_of_, member, RSHIFT_U64), \\\n"
+        "         host_at_ = 8ull * __CORE_RELO(host_bits_of_, member, BYTE_OFFSET) + host_right_ - \\\n"
+        "                    __CORE_RELO(host_bits_of_, member, LSHIFT_U64), \\\n"
+        "         host_mask_ = -1ull >> host_right_, host_new_ = (value) & host_mask_; \\\n"
+        "     _Pragma(\"clang diagnostic pop\") \\\n"
+        "     if (host_at_ % 32 + 64 - host_right_ <= 32) { \\\n"
+        "       unsigned int *host_word_ = (unsigned int *)((char *)host_bits_of_ + host_at_ / 32 * 4); \\\n"
+        "       __sync_fetch_and_and(host_word_, ~(unsigned int)(host_mask_ << host_at_ % 32)); \\\n"
+        "       __sync_fetch_and_or(host_word_, (unsigned int)(host_new_ << host_at_ % 32)); \\\n"
+        "     } else { \\\n"
+        "       unsigned long long *host_word_ = (unsigned long long *)((char *)host_bits_of_ + host_at_ / "
+        "64 * 8); \\\n"
+        "       __sync_fetch_and_and(host_word_, ~(host_mask_ << host_at_ % 64)); \\\n"
+        "       __sync_fetch_and_or(host_word_, host_new_ << host_at_ % 64); \\\n"
+        "     } })\n\n";
     if (!host_path.empty()) {
       out += "#ifndef HOST_PATH\n#define HOST_PATH \"" + harmless(host_path) + "\"\n#endif\n";
     }

@@ -1,5 +1,6 @@
 #include "eim/load.h"
 
+#include "eim/system_calls.h"
 #include "symbols/symbols.h"
 
 namespace bpftime::eim {
@@ -16,10 +17,17 @@ Result<LoadedPolicy> load_policy(const std::string& path, const program::BtfBase
   auto policy = read_policy(path);
   if (!policy) return policy.error();
   out.policy = std::move(*policy);
-  auto manifest = read_manifest(out.policy.manifest);
-  if (!manifest)
-    return out.policy.error(out.policy.manifest_position, manifest.error().message, manifest.error().code);
-  out.manifest = std::move(*manifest);
+  if (out.policy.manifest.empty()) {
+    // Nothing depends on the host's types and addresses: which build of it runs does not matter.
+    out.manifest.is_object = true;
+    if (out.policy.build == Policy::Build::kHost) out.policy.build = Policy::Build::kAny;
+  } else {
+    auto manifest = read_manifest(out.policy.manifest);
+    if (!manifest)
+      return out.policy.error(out.policy.manifest_position, manifest.error().message, manifest.error().code);
+    out.manifest = std::move(*manifest);
+  }
+  add_system_calls(out.manifest, out.policy);
   out.host_path = !out.policy.host.empty() ? out.policy.host
                   : out.manifest.is_object ? ""
                                            : out.policy.manifest;

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "eim/records.h"
+#include "eim/type_check.h"
 #include "symbols/debug_types.h"
 
 namespace bpftime::eim {
@@ -450,6 +451,8 @@ Result<Manifest> parse_manifest(std::vector<uint8_t> image, const std::string& p
   if (auto built = Builder(manifest, *types, *records).run(); !built) return built.error();
   manifest.types = types->take_table();
   tidy(manifest);
+  if (auto fine = check_types(manifest.types); !fine)
+    return Error{fine.error().code, "manifest: " + path + ": " + fine.error().message};
   return manifest;
 }
 

@@ -17,7 +17,7 @@ namespace bpftime::eim {
 struct Place {
   std::string file;
   uint32_t line = 0;
-  std::string text() const { return file + ":" + std::to_string(line); }
+  std::string text() const { return line == 0 ? file : file + ":" + std::to_string(line); }
 };
 
 struct Constraint {
@@ -37,6 +37,8 @@ struct Function {
       arguments;  // names, one per parameter, unique: arg0, arg1, … where nobody gave one
   std::vector<Constraint> constraints;  // of an entry: the host's promises
   bool inlined = false;                 // of an entry: some calls do not pass its first instruction
+  // Entries that are no functions of the host (system_calls.h). Never in a manifest that was read.
+  enum class At : uint8_t { kFunction, kSystemCall, kSystemCallExit } at = At::kFunction;
   Place place;
 
   // What a constraint of that kind says; null: nothing.

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "eim/testing/fixture.h"
+#include "eim/type_check.h"
 #include "symbols/symbols.h"
 
 namespace bpftime::eim {
@@ -221,6 +222,43 @@ TEST(Manifest, TextNamesEverything) {
   for (const char* word : {"processBegin", "HF_ARG_BUFFER_IN(1, 2)", "struct request *",
                            "host_counts.refused", "text_t", "bits: 5"})
     EXPECT_THAT(text, HasSubstr(word));
+}
+
+// Debug information that no compiler makes. Pointers may lead back, what lies in something may not.
+TEST(Manifest, TypesThatAreMadeOfThemselvesAreRefused) {
+  const auto refused = [](std::vector<CType> types) {
+    program::TypeTable table;
+    for (CType& type : types) table.add(std::move(type));
+    const auto fine = check_types(table);
+    return fine.ok() ? std::string() : fine.error().message;
+  };
+  const auto alias = [](const char* name, uint32_t target) {
+    CType type;
+    type.kind = TypeKind::kTypedef;
+    type.name = name;
+    type.target = target;
+    return type;
+  };
+  const auto holder = [](const char* name, uint32_t member) {
+    CType type;
+    type.kind = TypeKind::kStruct;
+    type.name = name;
+    type.size = 8;
+    type.members = {{"m", member, 0, 0}};
+    return type;
+  };
+  CType pointer;
+  pointer.kind = TypeKind::kPointer;
+  pointer.target = 1;
+  EXPECT_THAT(refused({alias("outer", 1)}), HasSubstr("\"outer\" is made of itself"));
+  EXPECT_THAT(refused({alias("a", 2), alias("b", 1)}), HasSubstr("made of itself"));
+  EXPECT_THAT(refused({holder("node", 1)}), HasSubstr("\"node\" is made of itself"));
+  EXPECT_THAT(refused({holder("node", 2), alias("n", 1)}), HasSubstr("made of itself"));
+  EXPECT_EQ(refused({holder("node", 2), pointer}), "");
+  EXPECT_EQ(refused({alias("self", 2), pointer}), "");
+  std::vector<CType> deep;
+  for (uint32_t i = 0; i < 1000; ++i) deep.push_back(alias("t", i + 2));
+  EXPECT_THAT(refused(std::move(deep)), HasSubstr("nested too deep"));
 }
 
 // Damage at every place of the records and their neighbourhood: an answer, whatever it is, and no crash.

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "base/fd.h"
+#include "eim/system_calls.h"
 #include "eim/yaml_tree.h"
 
 namespace bpftime::eim {
@@ -39,6 +40,7 @@ class Reader {
       return read;
     if (policy_.classes.empty())
       return error(root.position, "\"classes\" is missing: nothing is granted to anyone");
+    if (auto fits = check_manifest(root); !fits) return fits;
     return each(root, "extensions", kExtensionsMax, [&](const YamlNode& node) { return extension(node); });
   }
 
@@ -84,9 +86,10 @@ class Reader {
 
   Result<void> files(const YamlNode& root) {
     std::string build;
-    if (auto read = scalar(root, "manifest", true, policy_.manifest, &policy_.manifest_position); !read)
+    if (auto read = scalar(root, "manifest", false, policy_.manifest, &policy_.manifest_position); !read)
       return read;
-    if (auto read = scalar(root, "host", false, policy_.host, nullptr); !read) return read;
+    Position* place = policy_.manifest.empty() ? &policy_.manifest_position : nullptr;
+    if (auto read = scalar(root, "host", false, policy_.host, place); !read) return read;
     if (auto read = scalar(root, "build", false, build, &policy_.build_position); !read) return read;
     policy_.manifest = resolve(policy_.manifest);
     policy_.host = resolve(policy_.host);
@@ -102,6 +105,19 @@ class Reader {
                                                nearest_hint(build, {"any"}));
     policy_.build = Policy::Build::kGiven;
     policy_.build_id = build;
+    return {};
+  }
+
+  // System calls are nobody's to declare.
+  Result<void> check_manifest(const YamlNode& root) const {
+    if (!policy_.manifest.empty()) return {};
+    for (const ExtensionClass& granted : policy_.classes)
+      if (!is_system_call_entry(granted.entry))
+        return error(root.position,
+                     "\"manifest\" is missing: only classes for system calls need none, and \"" +
+                         granted.name + "\" is for " + granted.entry);
+    if (policy_.host.empty())
+      return error(root.position, "\"host\" is missing: whose system calls? (`host: /usr/bin/…`)");
     return {};
   }
 

@@ -67,8 +67,9 @@ struct Extension {
 
 struct Policy {
   std::string path;
-  std::string manifest;  // resolved against the policy's folder
-  std::string host;      // binary that a describing object is for, resolved; empty: the manifest itself
+  std::string
+      manifest;  // resolved against the policy's folder; empty: none, all classes are for system calls of `host`
+  std::string host;  // binary that a describing object is for, resolved; empty: the manifest itself
   enum class Build : uint8_t { kHost, kAny, kGiven } build = Build::kHost;
   std::string build_id;  // kGiven: hex
   std::vector<ExtensionClass> classes;

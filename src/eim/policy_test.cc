@@ -88,6 +88,11 @@ TEST(Policy, Capabilities) {
   EXPECT_EQ(values.values[3].low, 16u);
   EXPECT_EQ(values.values[4].high, static_cast<uint64_t>(-2));
   EXPECT_TRUE(good("return(0.5)").values.at(0).is_real);
+  const Capability errors = good("return(-EACCES, -EPERM)");
+  ASSERT_EQ(errors.values.size(), 2u);
+  EXPECT_TRUE(errors.values[0].is_negative);
+  EXPECT_EQ(errors.values[0].low, static_cast<uint64_t>(-EACCES));
+  EXPECT_EQ(errors.values[1].high, static_cast<uint64_t>(-EPERM));
   EXPECT_EQ(good("f(a in 1; b in 2..3, 5)").narrowings.at(1).values.size(), 2u);
   EXPECT_EQ(good("return(18446744073709551615)").values.at(0).low, UINT64_MAX);
 }
@@ -131,6 +136,8 @@ TEST(Policy, WrongCapabilitiesSayWhereAndWhat) {
            {"return(1", "expected \")\""},
            {"return 1", "expected \"return()\""},
            {"return(99999999999999999999)", "expected a number"},
+           {"return(-EACESS)", "expected a number"},
+           {"return(-EACCES..0)", "expected \")\" or \",\""},
            {"shared()", "expected the name of a map"},
            {"read(r) write(r)", "unexpected \"write(r)\""},
            {"<", "expected a capability"},
@@ -188,6 +195,10 @@ TEST(Policy, WrongPoliciesSayWhereAndWhat) {
            {"version: 1\nmanifest: m\nclasses: 7\n", "must be a list"},
            {"version: 1\nmanifest: m\nclasses: [7]\n", "must be a map"},
            {"version: 1\nmanifest: m\n", "\"classes\" is missing"},
+           {"version: 1\nhost: h\nclasses: [{name: a, extension_entry: e, allowed: []}]\n",
+            "p.yaml:1:1: \"manifest\" is missing"},
+           {"version: 1\nclasses: [{name: a, extension_entry: 'syscalls:sys_enter_read', allowed: []}]\n",
+            "\"host\" is missing"},
            {"version: 1\nmanifest: m\nclasses: [{name: a, extension_entry: e}]\n", "needs \"allowed\""},
        }) {
     const auto policy = parse_policy(bad.text, "p.yaml");

@@ -299,7 +299,12 @@ struct ViewMaker::Flattening {
     out.size = static_cast<uint32_t>(unit);
     out.read = context.read;
     out.bit_field = true;
-    return add(std::move(out), context, "it is a bit-field");
+    const bool within = first >= at * 8 && last <= (at + unit) * 8 && unit <= 8 && member.bit_size < 64;
+    if (within) out.bits = ((uint64_t{1} << member.bit_size) - 1) << (first - at * 8);
+    return add(std::move(out), context,
+               context.is_const ? "it is const"
+               : within         ? nullptr
+                                : "it is a bit-field across words");
   }
 
   // `never`: why it can never be written; null: it may.
@@ -330,7 +335,11 @@ struct ViewMaker::Flattening {
     for (const Wanted& wanted : writable) {
       View::Member& member = view.members[wanted.member];
       if (member.gives != View::Member::Gives::kNumber) continue;  // null only
-      const uint64_t begin = member.offset, end = begin + member.size;
+      uint64_t begin = member.offset, end = begin + member.size;
+      if (member.bit_field) {  // of its storage unit, the bytes that hold it
+        end = begin + (static_cast<uint64_t>(std::bit_width(member.bits)) + 7) / 8;
+        begin += static_cast<uint64_t>(std::countr_zero(member.bits)) / 8;
+      }
       const bool overlaps = std::any_of(untouchable.begin(), untouchable.end(), [&](const Bytes& bytes) {
         return bytes.begin < end && begin < bytes.end;
       });

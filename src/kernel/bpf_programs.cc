@@ -223,8 +223,8 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (auto resolved = resolve_maps(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
   // Nameless programs are libraries' questions about the kernel, not extensions.
-  if (request.policy != nullptr && attr.prog_type == BPF_PROG_TYPE_KPROBE && !prog->name.empty())
-    prog->host = request.policy->class_of(prog->name, request.policy_class);
+  if (request.policy != nullptr && !prog->name.empty())
+    prog->host = request.policy->class_of(prog->name, request.policy_class, attr.prog_type);
   if (auto resolved = resolve_host(request, *prog, source.program.insns); !resolved)
     return refuse(resolved.error().code, resolved.error().message);
   source.expected_attach_type = attr.expected_attach_type;
@@ -267,7 +267,7 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
   if (!opinion) return refuse(opinion.error().code, opinion.error().message);
   BpfReply verdict_reply;
   put_log(request, verdict_reply, verdict.log + *opinion);
-  if (prog->host && request.policy->count_runs)
+  if (prog->host && (request.policy->count_runs || prog->host->check_promises))
     if (auto counted = count_runs(*prog); !counted)
       return refuse(counted.error().code, counted.error().message);
   if (auto entered = enter(prog, 0); !entered) return refuse(entered.error().code, entered.error().message);

@@ -44,16 +44,18 @@ bool uses(const Prog& program, const std::shared_ptr<Map>& map) {
 
 }  // namespace
 
-std::shared_ptr<const HostClass> HostPolicy::class_of(const std::string& program,
-                                                      const std::string& selected) const {
-  if (!selected.empty()) {
-    for (const auto& each : classes)
-      if (each->constraints.class_name == selected) return each;
-    return nullptr;
-  }
+std::shared_ptr<const HostClass> HostPolicy::class_of(const std::string& program, const std::string& selected,
+                                                      uint32_t type) const {
+  const auto fits = [&](const HostClass& host) {
+    const uint32_t wanted = host.at_system_call ? BPF_PROG_TYPE_TRACEPOINT : BPF_PROG_TYPE_KPROBE;
+    return type == 0 || type == wanted;
+  };
+  for (const auto& each : classes)
+    if (!selected.empty() && each->constraints.class_name == selected && fits(*each)) return each;
+  if (!selected.empty()) return nullptr;
   for (const auto& [name, host] : by_program)
-    if (name.substr(0, kNameMax) == program) return host;
-  return classes.size() == 1 ? classes[0] : nullptr;
+    if (name.substr(0, kNameMax) == program) return fits(*host) ? host : nullptr;
+  return classes.size() == 1 && fits(*classes[0]) ? classes[0] : nullptr;
 }
 
 Result<void> Kernel::add_host_btf(HostPolicy& policy, std::vector<uint8_t> blob) {
@@ -89,6 +91,12 @@ std::optional<uint64_t> run_count(const Prog& program) {
   for (uint32_t i = 0; i < program.runs->spec.max_entries; ++i)
     sum += read_at<uint64_t>(memory, uint64_t{i} * compiler::kRunCounterStride).value_or(0);
   return sum;
+}
+
+std::optional<uint64_t> broken_promises(const Prog& program) {
+  if (!program.runs || !program.host || !program.host->check_promises) return std::nullopt;
+  const Bytes memory(program.runs->memory.data(), program.runs->memory.size());
+  return read_at<uint64_t>(memory, compiler::kBrokenPromisesOffset);
 }
 
 Result<void> Kernel::resolve_host(const BpfRequest& request, Prog& prog,

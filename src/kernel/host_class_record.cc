@@ -53,7 +53,7 @@ void member(Io& io, T& m) {
   io(m.name), io(m.offset), io(m.size), io(m.element_size), io(m.read), io(m.write), io(m.bit_field),
       io(m.gives);
   scalar(io, m.number);
-  io(m.view), io(m.buffer_length_member);
+  io(m.view), io(m.buffer_length_member), io(m.bits);
 }
 
 template <typename Io, typename T>
@@ -103,11 +103,12 @@ template <typename Io, typename T>
 void host_class(Io& io, T& host) {
   constraints(io, host.constraints);
   list(io, host.symbols, [](Io& each, auto& s) { symbol(each, s); });
-  io(host.result_in_xmm0);
+  io(host.result_in_xmm0), io(host.at_system_call), io(host.host);
   symbol(io, host.entry);
   io(host.build_id);
   list(io, host.shared_maps, plain);
-  io(host.policy), io(host.owner), io(host.policy_place), io(host.entry_place);
+  io(host.policy), io(host.owner), io(host.session), io(host.check_promises), io(host.policy_place),
+      io(host.entry_place);
 }
 
 }  // namespace

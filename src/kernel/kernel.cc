@@ -243,6 +243,7 @@ auto Kernel::with_options(const Prog& prog, Make make) const {
   if (prog.runs) {
     options.run_counter_address = prog.runs->address;
     options.run_counters = prog.runs->spec.max_entries;
+    options.check_promises = prog.host && prog.host->check_promises;
   }
   return make(std::span<const compiler::MapBinding>(bindings), options);
 }
@@ -300,7 +301,8 @@ BpfReply Kernel::readiness(int fd) {
   if (object->kind == ObjectKind::kPerfEvent) where = &static_cast<PerfEvent&>(*object).readiness;
   if (object->kind == ObjectKind::kMap) {
     auto& map = static_cast<Map&>(*object);
-    if (map.spec.type == BPF_MAP_TYPE_RINGBUF) where = &map.readiness;
+    if (map.spec.type == BPF_MAP_TYPE_RINGBUF || map.spec.type == BPF_MAP_TYPE_USER_RINGBUF)
+      where = &map.readiness;
   }
   if (where == nullptr) return BpfReply::fail(EPERM, "readiness: this object cannot be polled");
   if (!*where) {

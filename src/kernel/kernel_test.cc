@@ -297,12 +297,15 @@ TEST(HostClassRecord, HoldsEveryField) {
                       5000,
                       4096};
   host.symbols = {{"s", 8, 0x1000, 99}};
-  host.result_in_xmm0 = true;
+  host.result_in_xmm0 = host.at_system_call = true;
+  host.host = "/bin/h";
   host.entry = {"entry", 1, 2, 3};
   host.build_id = "ab";
   host.shared_maps = {"map"};
   host.policy = "p.yaml";
   host.owner = "7@9";
+  host.session = 11;
+  host.check_promises = true;
   host.entry_place = "host.c:1";
   host.policy_place = "p.yaml:2";
   Writer first, second, empty;
@@ -315,6 +318,7 @@ TEST(HostClassRecord, HoldsEveryField) {
   EXPECT_EQ(again.constraints.views[0].members[1].number, member.number);
   EXPECT_EQ(again.constraints.memory_below, 4096u);
   EXPECT_EQ(again.symbols[0].btf_id, 99u);
+  EXPECT_EQ(again.session, 11u);
   put_host_class(second, again);
   EXPECT_EQ(second.take(), bytes);
   for (size_t size = 0; size < bytes.size(); size += 5) {

@@ -97,6 +97,9 @@ struct HostClass {
   bool result_in_xmm0 = false;  // the entry returns a float or double
 
   // What the attacher holds programs to. Empty names: a class made by a test, at any function of any build.
+  // Entry `syscalls:…`: programs of type tracepoint, at that event, in processes that run `host`; `entry.name` is the event.
+  bool at_system_call = false;
+  std::string host;  // the binary, for that
   Symbol entry;  // the one function programs of the class may be attached to: the context has its arguments
   std::string build_id;                  // of the file, hex; empty: any
   std::vector<std::string> shared_maps;  // maps that programs of other classes may use, too
@@ -104,6 +107,10 @@ struct HostClass {
   // The process that asked for the policy, as "PID@START": its programs of one class are held to the class's memory together,
   // whichever connection or daemon they came by. A policy that is read again has its own, by another process.
   std::string owner;
+  bool check_promises = false;  // compiler::CompileOptions::check_promises
+  // The session of `bpftime extend` that its programs are for: they run in no process that is not in it (daemon/sessions.h).
+  // 0: in every process they are attached to.
+  uint64_t session = 0;
   std::string entry_place;   // "host.cc:94": where the host declares the entry
   std::string policy_place;  // "nginx.policy.yaml:9": where the class's capabilities are listed
   // The text that would grant what the verifier says is missing; for messages, not recorded.
@@ -120,7 +127,9 @@ struct HostPolicy {
   bool count_runs = false;  // of its programs: Prog::runs
 
   // `selected`: a class the client has asked for by name; empty: none. Null: the program is an ordinary one.
-  std::shared_ptr<const HostClass> class_of(const std::string& program, const std::string& selected) const;
+  // `type`: of the program, enum bpf_prog_type; 0: any.
+  std::shared_ptr<const HostClass> class_of(const std::string& program, const std::string& selected,
+                                            uint32_t type = 0) const;
 };
 
 struct Prog : Object {
@@ -143,6 +152,8 @@ struct Prog : Object {
 
 // How often the program ran, in all processes; nullopt: nobody counts.
 std::optional<uint64_t> run_count(const Prog& program);
+// How often a host function broke a promise to it, and ended the run by that; nullopt: nobody looks.
+std::optional<uint64_t> broken_promises(const Prog& program);
 
 struct AttachedProgram {
   std::shared_ptr<Prog> program;

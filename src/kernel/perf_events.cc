@@ -68,8 +68,9 @@ Result<void> fits_clock(const PerfEvent& event, const Prog& prog) {
   if (!profile || !prog.facts || !looks_at_the_interrupted(prog)) return {};
   return Error{EOPNOTSUPP,
                "attach program " + prog.name +
-                   ": it looks at what a CPU was running: profiles are not supported, only programs "
-                   "that do not look, and timers on CPU 0 (docs/support-matrix.md)"};
+                   ": it looks at what a CPU was running, which nobody can tell here without stopping "
+                   "processes: only programs that do not look, and timers on CPU 0, run at clocks "
+                   "(docs/support-matrix.md)"};
 }
 
 // Whether programs of this type run at events of this kind, and read no more than their record has.
@@ -87,6 +88,9 @@ Result<void> fits_event(const PerfEvent& event, const Prog& prog) {
       if (type != BPF_PROG_TYPE_TRACEPOINT)
         return refuse(EINVAL, "only tracepoint programs run at tracepoints");
       readable = event.tracepoint.record_size();
+      if (prog.facts && (prog.facts->context_slots_read & event.tracepoint.unknown_slots()) != 0)
+        return refuse(EOPNOTSUPP, "of " + event.path +
+                                      " only sig, errno and pid are known here (docs/support-matrix.md)");
       break;
     case PerfKind::kRawTracepoint:
       if (type != BPF_PROG_TYPE_RAW_TRACEPOINT)
@@ -171,8 +175,10 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   } else if (attr.type == PERF_TYPE_TRACEPOINT) {
     const auto tracepoint = program::tracepoint_of_id(attr.config);
     if (!tracepoint)
-      return BpfReply::fail(EINVAL, "tracepoint " + std::to_string(attr.config) +
-                                        ": only those of system calls exist (docs/support-matrix.md)");
+      return BpfReply::fail(
+          EINVAL,
+          "tracepoint " + std::to_string(attr.config) +
+              ": only those of system calls and signal:signal_generate exist (docs/support-matrix.md)");
     event->perf_kind = PerfKind::kTracepoint;
     event->tracepoint = *tracepoint;
     event->path = tracepoint->category() + ":" + tracepoint->name();

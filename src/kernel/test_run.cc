@@ -1,6 +1,7 @@
 // BPF_PROG_TEST_RUN: one run of a raw tracepoint program, asked for by its loader (bpftrace's BEGIN and END are such runs).
+#include "kernel/test_run.h"
+
 #include "kernel/attr.h"
-#include "kernel/kernel.h"
 
 namespace bpftime::kernel {
 
@@ -62,9 +63,13 @@ BpfReply Kernel::prog_test_run(const BpfRequest& request) {
   auto result = observer_.run(run);
   if (result && begin != 0) hits_.add(prog->id, {1, monotonic_ns() - begin});
   if (!result) return BpfReply::fail(result.error().code, what + result.error().message);
-  // Only the answer goes back: the caller's attr may be shorter than ours.
+  return run_reply(attr, *result);
+}
+
+// Only the answer goes back: the caller's attr may be shorter than ours.
+BpfReply run_reply(const bpf_attr& attr, uint64_t result) {
   bpf_attr answer = attr;
-  answer.test.retval = static_cast<uint32_t>(*result);
+  answer.test.retval = static_cast<uint32_t>(result);
   const auto* bytes = reinterpret_cast<const uint8_t*>(&answer);
   BpfReply reply;
   reply.out.push_back({wire::kAttrItself, {bytes, bytes + offsetof(bpf_attr, test.data_size_in)}});

@@ -109,8 +109,9 @@ inline BpfReply open_uprobe(Kernel& kernel, const std::string& path, uint64_t of
   return kernel.perf_event_open(request, path);
 }
 
-inline BpfReply create_link(Kernel& kernel, int prog_fd, int target_fd) {
+inline BpfReply create_link(Kernel& kernel, int prog_fd, int target_fd, uint64_t cookie = 0) {
   Call call;
+  call.attr.link_create.perf_event.bpf_cookie = cookie;
   call.attr.link_create.attach_type = BPF_PERF_EVENT;
   call.fds[{wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.prog_fd)}] = prog_fd;
   if (target_fd >= 0) call.fds[{wire::FdPlace::kAttr, offsetof(bpf_attr, link_create.target_fd)}] = target_fd;

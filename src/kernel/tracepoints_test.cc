@@ -105,6 +105,30 @@ TEST_F(TracepointTest, GiveNoMoreThanTheirRecord) {
   EXPECT_EQ(open_raw("sys_exit", third_word.fd.get()).result, -EINVAL);
 }
 
+// Of a signal's record, what is known here can be read.
+TEST_F(TracepointTest, OfSignalsRefuseWhatTheyDoNotKnow) {
+  const auto point = program::find_tracepoint("signal", "signal_generate");
+  ASSERT_TRUE(point);
+  EXPECT_EQ(program::tracepoint_of_id(point->id()), point);
+  EXPECT_FALSE(program::find_tracepoint("signal", "signal_deliver"));
+  BpfReply event = open(point->id());
+  ASSERT_EQ(event.result, 0) << event.text;
+  for (const int16_t unknown : {16, 24, 40}) {
+    BpfReply prog = load(BPF_PROG_TYPE_TRACEPOINT, reads_context(unknown));
+    ASSERT_EQ(prog.result, 0) << prog.text;
+    BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+    EXPECT_EQ(link.result, -EOPNOTSUPP);
+    EXPECT_NE(link.text.find("only sig, errno and pid"), std::string::npos) << link.text;
+  }
+  BpfReply beyond = load(BPF_PROG_TYPE_TRACEPOINT, reads_context(48));
+  EXPECT_EQ(create_link(kernel_, beyond.fd.get(), event.fd.get()).result, -EACCES);
+  BpfReply known = load(BPF_PROG_TYPE_TRACEPOINT, reads_context(32));
+  BpfReply link = create_link(kernel_, known.fd.get(), event.fd.get());
+  EXPECT_EQ(link.result, 0) << link.text;
+  ASSERT_EQ(kernel_.system_call_probes().size(), 1u);
+  EXPECT_EQ(kernel_.system_call_probes()[0].event->path, "signal:signal_generate");
+}
+
 TEST_F(TracepointTest, RawOnesLiveAsLongAsTheirLink) {
   BpfReply prog = load(BPF_PROG_TYPE_RAW_TRACEPOINT);
   BpfReply link = open_raw("sys_exit", prog.fd.get());

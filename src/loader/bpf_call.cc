@@ -134,6 +134,7 @@ int64_t explain(uint32_t command, int64_t result, std::string_view text) {
 }  // namespace
 
 int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
+  const UserMemoryCall memory;
   if (is_element_command(command))
     // No entry (or no more) is an answer, not a failure.
     if (const auto result = element_call(command, address, size))

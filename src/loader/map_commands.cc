@@ -98,7 +98,9 @@ int64_t run(maps::MapView view, const ElementCall& call, Buffer& key, Buffer& va
 
 std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bool write,
                                      maps::MapView* view) {
-  const int mode = ::fcntl(fd, F_GETFL) & O_ACCMODE;
+  const bool both = map->read_write_fd.load(std::memory_order_relaxed) == fd;
+  const int mode = both ? O_RDWR : ::fcntl(fd, F_GETFL) & O_ACCMODE;
+  if (mode == O_RDWR) map->read_write_fd.store(fd, std::memory_order_relaxed);
   if ((read && mode == O_WRONLY) || (write && mode == O_RDONLY)) return -EPERM;
   const uint8_t* base = map_object(map, fd, false);
   if (base == nullptr) return std::nullopt;

@@ -1,6 +1,7 @@
 // Which of the host's descriptors are ours, and what this process keeps per object.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -30,14 +31,15 @@ struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};   // our own copy; links: their type; for element commands only when `checked`
-  bool checked = false;   // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;      // of the file, when it was recognised
-  bool writable = false;  // `mapping` is writable
-  std::mutex mutex;       // guards what follows
-  View mapping;           // kMap: the whole file. Empty until first needed
-  Fd eventfd;             // written by the daemon when data arrives; ring buffers and perf events
-  View head;              // the pages readiness is told from
+  wire::MapSpec spec{};  // our own copy; links: their type; for element commands only when `checked`
+  bool checked = false;  // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;     // of the file, when it was recognised
+  std::atomic<int> read_write_fd = -1;  // a descriptor known to be open for both: forgotten with the object
+  bool writable = false;                // `mapping` is writable
+  std::mutex mutex;                     // guards what follows
+  View mapping;                         // kMap: the whole file. Empty until first needed
+  Fd eventfd;  // written by the daemon when data arrives; ring buffers and perf events
+  View head;   // the pages readiness is told from
 };
 
 using ObjectPtr = std::shared_ptr<Object>;

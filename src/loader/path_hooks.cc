@@ -1,6 +1,6 @@
 // The libc calls on paths that lead below /sys/fs/bpf: the daemon's virtual bpf file system is a directory of real files
 // (kernel/pins.cc), so each call goes to libc with the path of the file there. What a tool asks the file system about itself
-// (statfs) is answered as by a bpf file system. Rules: see real.h and hooks.cc.
+// (statfs) is answered as by a bpf file system. Directories of the virtual tracefs are real ones elsewhere, too. Rules: see real.h and hooks.cc.
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -33,6 +33,9 @@ class Path {
         real_ = std::move(*real);
         path_ = real_.c_str();
         ours_ = true;
+      } else if (auto directory = trace_directory(path)) {
+        real_ = std::move(*directory);
+        path_ = real_.c_str();
       }
     } catch (const std::exception&) {
     }

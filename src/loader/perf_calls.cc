@@ -125,6 +125,8 @@ int64_t map_mmap(const ObjectPtr& map, uint64_t length, int protection, int flag
   const uint64_t end = offset + round_up(length, kPageSize);
   if (end < offset) return -EINVAL;
   if (spec.type == BPF_MAP_TYPE_RINGBUF && write && (offset != 0 || length > kPageSize)) return -EPERM;
+  // What the client alone reads: there it is the producer, so the first page.
+  if (spec.type == BPF_MAP_TYPE_USER_RINGBUF && write && offset == 0) return -EPERM;
   if (ring) return end > 2 * kPageSize + 2 * uint64_t{spec.max_entries} ? -EINVAL : 0;
   if ((spec.flags & BPF_F_MMAPABLE) == 0) return -EINVAL;
   const uint64_t values = uint64_t{spec.max_entries} * round_up(spec.value_size, 8);

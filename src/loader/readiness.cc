@@ -71,7 +71,9 @@ EventfdSource& eventfd_source() {
   return *source;
 }
 
-bool is_ring(const wire::MapSpec& spec) { return spec.type == BPF_MAP_TYPE_RINGBUF; }
+bool is_ring(const wire::MapSpec& spec) {
+  return spec.type == BPF_MAP_TYPE_RINGBUF || spec.type == BPF_MAP_TYPE_USER_RINGBUF;
+}
 
 // The object behind `fd` when it is one that can be polled.
 ObjectPtr pollable(int fd) {
@@ -101,12 +103,18 @@ Result<void> prepare(const ObjectPtr& object, int fd) {
   return {};
 }
 
-bool has_data(const Object& object) {
+// What can be done with the object now, without waiting.
+uint32_t ready_for(const Object& object) {
   const auto word = [&](size_t offset) {
     return __atomic_load_n(reinterpret_cast<const uint64_t*>(object.head.data + offset), __ATOMIC_ACQUIRE);
   };
-  if (object.kind == wire::ObjectKind::kPerfEvent) return word(kDataHeadOffset) != word(kDataTailOffset);
-  return word(kProducerOffset) != word(kConsumerOffset);
+  const uint32_t input = EPOLLIN | EPOLLRDNORM, output = EPOLLOUT | EPOLLWRNORM;
+  if (object.kind == wire::ObjectKind::kPerfEvent)
+    return word(kDataHeadOffset) != word(kDataTailOffset) ? input : 0;
+  const uint64_t unread = word(kProducerOffset) - word(kConsumerOffset);
+  // The client of a user ring is its producer, who waits for room.
+  if (object.spec.type == BPF_MAP_TYPE_USER_RINGBUF) return unread < object.spec.max_entries ? output : 0;
+  return unread != 0 ? input : 0;
 }
 
 int kernel_epoll_ctl(int epfd, int operation, int fd, const struct epoll_event* event) {
@@ -198,8 +206,8 @@ int collect(Set& set, struct epoll_event* events, int capacity) {
   int count = 0;
   for (Watch& watch : set.watches) {
     if (count == capacity) break;
-    if (watch.disarmed || !has_data(*watch.object)) continue;
-    const uint32_t due = (EPOLLIN | EPOLLRDNORM) & watch.events;
+    if (watch.disarmed) continue;
+    const uint32_t due = ready_for(*watch.object) & watch.events;
     if (due == 0 || ((watch.events & EPOLLET) != 0 && !watch.edge)) continue;
     watch.edge = false;
     watch.disarmed = (watch.events & EPOLLONESHOT) != 0;
@@ -353,8 +361,8 @@ struct PollGate {
   int mark(std::vector<struct pollfd>& list) const {
     int ready = 0;
     for (const auto& [index, object] : ours) {
-      list[index].revents =
-          has_data(*object) ? static_cast<short>(list[index].events & (POLLIN | POLLRDNORM)) : 0;
+      // The numbers of poll(2) are those of epoll.
+      list[index].revents = static_cast<short>(static_cast<uint32_t>(list[index].events) & ready_for(*object));
       if (list[index].revents != 0) ++ready;
     }
     return ready;

@@ -14,7 +14,6 @@ namespace bpftime::loader {
 namespace {
 
 constexpr std::string_view kMounts[] = {"/sys/kernel/tracing", "/sys/kernel/debug/tracing"};
-constexpr std::string_view kCategories[] = {"raw_syscalls", "syscalls"};
 
 // The kernel's file, if it can be read: nothing in tracefs is longer than a few pages but lists, which are not read this way.
 std::optional<std::string> read_real(const std::string& path) {
@@ -55,7 +54,7 @@ std::optional<program::Tracepoint> tracepoint_of(std::string_view event) {
 
 std::string available_events() {
   std::string out;
-  for (const std::string_view category : kCategories)
+  for (const std::string_view category : program::tracepoint_categories())
     for (const auto& point : program::tracepoints_of(category))
       out += std::string(category) + ":" + point.name() + "\n";
   return out;
@@ -93,13 +92,15 @@ std::optional<std::vector<std::string>> tracefs_directory(std::string_view path)
   if (inside->empty()) {
     out = {"available_events", "events"};
   } else if (*inside == "events") {
-    out = {"raw_syscalls", "syscalls"};
+    for (const std::string_view category : program::tracepoint_categories()) out.emplace_back(category);
   } else if (inside->starts_with(kEvents)) {
     const std::string_view event = inside->substr(kEvents.size());
     for (const auto& point : program::tracepoints_of(event)) out.push_back(point.name());
     if (tracepoint_of(event)) out = {"format", "id"};
   }
-  if (out.empty() || kernel_serves(std::string(path) + "/.")) return std::nullopt;
+  // Where it is not mounted its root is there, and empty.
+  if (out.empty() || kernel_serves(std::string(path) + (inside->empty() ? "/events/." : "/.")))
+    return std::nullopt;
   return out;
 }
 
@@ -144,7 +145,7 @@ uint64_t daemon_tracepoint_id(uint64_t id) {
   // The kernel's numbers: whoever could read them in a file can have them translated from there.
   for (const std::string_view mount : kMounts) {
     if (!kernel_serves(std::string(mount) + "/events/raw_syscalls/sys_enter/id")) continue;
-    for (const std::string_view category : kCategories)
+    for (const std::string_view category : program::tracepoint_categories())
       for (const auto& point : program::tracepoints_of(category))
         if (real_id(mount, point) == id) return point.id();
   }

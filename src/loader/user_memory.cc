@@ -1,5 +1,6 @@
 #include "loader/user_memory.h"
 
+#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -12,9 +13,65 @@
 namespace bpftime::loader {
 namespace {
 
-// process_vm_readv on ourselves: the kernel checks the pages, whatever other threads unmap meanwhile.
-bool copy(long number, void* local, uint64_t address, size_t size) {
-  if (size == 0) return true;
+constexpr uint64_t kPage = 4096;
+constexpr size_t kProbedMax = 16 * kPage;  // what is larger is left to process_vm_*
+
+// Pages of one call; a writable one is readable, too.
+struct KnownPages {
+  static constexpr unsigned kPages = 4;
+  uint64_t pages[kPages];
+  bool writable[kPages];
+  unsigned next;
+  int calls;  // nested
+
+  bool has(uint64_t page, bool to_write) const {
+    for (unsigned i = 0; i < kPages; ++i)
+      if (pages[i] == page && (writable[i] || !to_write)) return true;
+    return false;
+  }
+  void add(uint64_t page, bool to_write) {
+    if (calls == 0) return;
+    pages[next % kPages] = page;
+    writable[next % kPages] = to_write;
+    ++next;
+  }
+};
+__thread KnownPages known __attribute__((tls_model("initial-exec")));
+
+// The kernel copies its second argument before it refuses the first.
+bool readable(uint64_t page) {
+  constexpr long kNoSuchHow = -1, kMaskBytes = 8;
+  return raw_syscall(SYS_rt_sigprocmask, kNoSuchHow, static_cast<long>(page), 0, kMaskBytes) != -EFAULT;
+}
+
+// [from, to) lies in one page and is about to be overwritten.
+bool writable(uint64_t from, uint64_t to) {
+  constexpr long kMaskBytes = 8;
+  if (to - from >= kMaskBytes)  // the kernel writes the mask there
+    return raw_syscall(SYS_rt_sigprocmask, 0, 0, static_cast<long>(from), kMaskBytes) != -EFAULT;
+  // Adds zero to a word of the page, atomically: whoever else writes there is not disturbed.
+  static uint32_t nobody_waits_here;
+  constexpr long kAddZeroNeverEqual = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, -2048);
+  return raw_syscall(SYS_futex, reinterpret_cast<long>(&nobody_waits_here),
+                     FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0, 0, static_cast<long>(from & ~uint64_t{3}),
+                     kAddZeroNeverEqual) != -EFAULT;
+}
+
+// Asks the kernel for each page: far cheaper than having it copy.
+bool usable(uint64_t address, size_t size, bool to_write) {
+  const uint64_t last = address + size - 1;
+  if (last < address || address < kPage) return false;  // null means something else to the calls below
+  for (uint64_t page = address & ~(kPage - 1);; page += kPage) {
+    if (!known.has(page, to_write)) {
+      const uint64_t from = std::max(address, page), to = std::min(last, page + kPage - 1) + 1;
+      if (!(to_write ? writable(from, to) : readable(page))) return false;
+      known.add(page, to_write);
+    }
+    if (last - page < kPage) return true;
+  }
+}
+
+bool copy_by_kernel(long number, void* local, uint64_t address, size_t size) {
   struct iovec here = {local, size};
   struct iovec there = {reinterpret_cast<void*>(address), size};
   const long pid = raw_syscall(SYS_getpid);
@@ -25,12 +82,34 @@ bool copy(long number, void* local, uint64_t address, size_t size) {
 
 }  // namespace
 
+UserMemoryCall::UserMemoryCall() {
+  if (known.calls > 0) {
+    ++known.calls;
+    return;
+  }
+  known = {};
+  known.calls = 1;
+  known.add(reinterpret_cast<uint64_t>(__builtin_frame_address(0)) & ~(kPage - 1), true);
+}
+UserMemoryCall::~UserMemoryCall() {
+  if (--known.calls == 0) known = {};
+}
+
 bool read_user(void* destination, uint64_t address, size_t size) {
-  return copy(SYS_process_vm_readv, destination, address, size);
+  if (size == 0) return true;
+  if (size > kProbedMax) return copy_by_kernel(SYS_process_vm_readv, destination, address, size);
+  if (!usable(address, size, false)) return false;
+  std::memcpy(destination, reinterpret_cast<const void*>(address), size);
+  return true;
 }
 
 bool write_user(uint64_t address, const void* source, size_t size) {
-  return copy(SYS_process_vm_writev, const_cast<void*>(source), address, size);
+  if (size == 0) return true;
+  if (size > kProbedMax)
+    return copy_by_kernel(SYS_process_vm_writev, const_cast<void*>(source), address, size);
+  if (!usable(address, size, true)) return false;
+  std::memcpy(reinterpret_cast<void*>(address), source, size);
+  return true;
 }
 
 std::optional<std::string> read_user_string(uint64_t address, size_t limit) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
@@ -15,6 +16,7 @@
 #include "loader/real.h"
 #include "loader/tracefs.h"
 #include "loader/user_memory.h"
+#include "wire/kernel_btf.h"
 #include "wire/messages.h"
 
 namespace bpftime::loader {
@@ -36,11 +38,20 @@ static_assert(wire::kUprobePmuType == 25200);
 
 constexpr size_t kPathMax = 192;  // of virtual files
 
+// Under a policy a host's types are split from the kernel's: where those cannot be read, from the same stand-in as the daemon's.
+std::optional<std::string> kernel_btf_stand_in(const std::string& path) {
+  if (::getenv("BPFTIME_POLICY") == nullptr ||
+      raw_syscall(SYS_access, reinterpret_cast<long>(path.c_str()), R_OK) == 0)
+    return std::nullopt;
+  return std::string(wire::kKernelBtfStandIn.bytes());
+}
+
 std::optional<std::string> find_file(const char* path) {
   // A bad pointer is the kernel's to refuse.
   const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
   if (name && name->compare(0, 6, "/proc/") == 0) return fdinfo_file(*name);
   if (!name || name->compare(0, 5, "/sys/") != 0) return std::nullopt;
+  if (*name == wire::kKernelBtfPath) return kernel_btf_stand_in(*name);
   if (name->compare(0, kDevices.size(), kDevices) != 0) return tracefs_file(*name);
   for (const VirtualFile& file : kFiles)
     if (file.path == std::string_view(*name).substr(kDevices.size())) return std::string(file.contents);
@@ -61,7 +72,8 @@ TraceFile trace_file_at(const char* path) {
 bool is_virtual_file(const char* path) {
   if (const auto pinned = pinned_path(path))
     return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
-  return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value();
+  return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value() ||
+         trace_directory(path).has_value();
 }
 
 // Clients ask tracefs first for what lies in the kernel, and give up there when it has no such file: `load -v` says why.

@@ -301,15 +301,20 @@ bool drain(MapView map, uint64_t* records) {
   return size == -EAGAIN;
 }
 
-// Whether `owner` has a reservation that it never committed.
+// Whether `owner` has a reservation that it never committed: behind the published position, in the table without kDone or
+// the last one.
 bool holds_open(const Ring& ring, uint32_t owner) {
+  const uint64_t published = load_acquire(&ring.producer->position);
   for (uint32_t i = 0; i < ring.window; i++) {
-    if (ring.table[i].low != 0 && !(ring.table[i].low & kDone) &&
-        static_cast<uint32_t>(ring.table[i].high) == owner)
+    const Reservation& entry = ring.table[i];
+    if (entry.low != 0 && entry_start(entry.low) >= published && !(entry.low & kDone) &&
+        static_cast<uint32_t>(entry.high) == owner)
       return true;
   }
   WordPair control = ring_read_control(ring);
-  return last_owner(control.high) == owner && !(ring_entry(ring, last_ticket(control.high))->low & kDone);
+  const uint64_t low = ring_entry(ring, last_ticket(control.high))->low;
+  const bool done = low == ((control.low - last_total(control.high) + 8) | kDone);
+  return control.low > published && last_owner(control.high) == owner && !done;
 }
 
 TEST(KilledProcesses, RingGoesOn) {

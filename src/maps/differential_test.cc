@@ -334,7 +334,7 @@ class DifferentialRing : public Differential {};
 TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
   std::mt19937_64 random(test_seed());
   for (uint64_t i = 0; i < test_rounds(3000); i++) {
-    MapSpec spec = random_spec(kTypeRingbuf, random);
+    MapSpec spec = random_spec(GetParam(), random);
     if (random() % 2 == 0) spec.flags = 0;
     int64_t ours = check_spec(spec);
     if (ours == -ENOMEM || (ours == 0 && memory_size(spec) > (32u << 20))) continue;
@@ -346,7 +346,7 @@ TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
 }
 
 TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
-  MapSpec spec = {kTypeRingbuf, 0, 0, 4096, 0, possible_cpus()};
+  MapSpec spec = {GetParam(), 0, 0, 4096, 0, possible_cpus()};
   SharedMap ours(spec);
   int64_t kernel = kernel_create(spec);
   ASSERT_GE(kernel, 0);
@@ -363,7 +363,7 @@ TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
             kernel_element(BPF_MAP_LOOKUP_AND_DELETE_ELEM, kernel, nullptr, &value, 0));
   close(static_cast<int>(kernel));
 }
-INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf));
+INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf, kTypeUserRingbuf));
 
 // Clients map a map read-only for what only reads.
 TEST(ReadOnly, LookUpsAndNextKeyWriteNothing) {

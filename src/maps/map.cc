@@ -12,6 +12,7 @@
 #include "maps/program_side.h"
 #include "maps/queue_stack_user.h"
 #include "maps/stack_trace.h"
+#include "maps/user_ringbuf.h"
 
 namespace bpftime::maps {
 namespace {
@@ -30,6 +31,7 @@ int64_t check_attributes(const MapSpec& spec) {
     case kTypePercpuArray:
       return percpu_array_check(spec);
     case kTypeRingbuf:
+    case kTypeUserRingbuf:
       return ringbuf_check(spec);
     case kTypePerfEventArray:
       return perf_event_array_check(spec);
@@ -79,6 +81,8 @@ uint64_t content_size(const MapSpec& spec) {
       return percpu_array_size(spec);
     case kTypeRingbuf:
       return ring_memory(spec.max_entries);
+    case kTypeUserRingbuf:
+      return user_ring_memory(spec.max_entries);
     case kTypePerfEventArray:
       return perf_event_array_size(spec);
     case kTypeStackTrace:
@@ -197,6 +201,7 @@ int64_t user_delete(MapView map, const void* key, uint32_t owner) {
     case kTypeStackTrace:
       return stack_trace_take(map, key, nullptr);
     case kTypeRingbuf:
+    case kTypeUserRingbuf:
       return -kErrNotSupported;
     case kTypeQueue:
     case kTypeStack:
@@ -243,6 +248,7 @@ int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
     case kTypeStackTrace:
       return stack_trace_next_key(map, key_or_null, next_key);
     case kTypeRingbuf:
+    case kTypeUserRingbuf:
       return -kErrNotSupported;
     default:
       return array_next_key(*map.spec, key_or_null, next_key);
@@ -267,12 +273,16 @@ int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags
   return program_side::ring_output(map, data, size, flags, owner, wake);
 }
 uint64_t ring_query(MapView map, uint64_t flags) { return program_side::ring_query(map, flags); }
-uint32_t* ring_wake_word(MapView map) { return program_side::ring_wake_word(map); }
+uint32_t* ring_wake_word(MapView map) {
+  if (map.spec->type == kTypeUserRingbuf) return &user_ring_at(map).consumer->wake_word;
+  return program_side::ring_wake_word(map);
+}
 bool ring_has_data(MapView map) { return ring_has_data_at(program_side::ring_of(map)); }
 int64_t ring_consume(MapView map, void* buffer, uint64_t capacity) {
   return ring_consume_at(program_side::ring_of(map), buffer, capacity);
 }
 uint32_t ring_prepare_wait(MapView map, bool* has_data) {
+  if (map.spec->type == kTypeUserRingbuf) return user_ring_prepare_wait(user_ring_at(map), has_data);
   return ring_prepare_wait_at(program_side::ring_of(map), has_data);
 }
 
@@ -299,6 +309,8 @@ void repair(MapView map, uint32_t owner) {
     case kTypeRingbuf:
     case kTypePerfEventArray:
       return ring_repair_at(program_side::ring_of(map), owner);
+    case kTypeUserRingbuf:
+      return user_ring_repair(user_ring_at(map), owner);
     case kTypeStackTrace:
       return stack_trace_repair(map, owner);
     default:

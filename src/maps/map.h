@@ -84,6 +84,7 @@ bool ring_has_data(MapView map);
 int64_t ring_consume(MapView map, void* buffer, uint64_t capacity);
 // Consumer announces it will sleep: returns the wake word's value to FUTEX_WAIT on, or has_data = true: do
 // not sleep.
+// User rings: the same for a producer that waits for room.
 uint32_t ring_prepare_wait(MapView map, bool* has_data);
 
 // ---- perf event arrays: which slots have an event (maintained by the daemon), records for them staged in

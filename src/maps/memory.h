@@ -8,6 +8,8 @@
 // On what programs call and a constant MapSpec folds to a few instructions: must be inlined into each
 // program.
 #define BPFTIME_MAPS_FOLD inline __attribute__((always_inline))
+// What they seldom come to: kept out of their way.
+#define BPFTIME_MAPS_COLD inline __attribute__((noinline, cold))
 
 namespace bpftime::maps {
 
@@ -22,7 +24,7 @@ inline constexpr uint32_t kTypeHash = 1, kTypeArray = 2, kTypeProgArray = 3, kTy
                           kTypePercpuHash = 5, kTypePercpuArray = 6, kTypeStackTrace = 7,
                           kTypeCgroupArray = 8, kTypeLruHash = 9, kTypeLruPercpuHash = 10, kTypeLpmTrie = 11,
                           kTypeArrayOfMaps = 12, kTypeHashOfMaps = 13, kTypeQueue = 22, kTypeStack = 23,
-                          kTypeRingbuf = 27, kTypeBloomFilter = 30;
+                          kTypeRingbuf = 27, kTypeBloomFilter = 30, kTypeUserRingbuf = 31;
 inline constexpr uint64_t kUpdateAny = 0, kUpdateNoExist = 1, kUpdateExist = 2, kUpdateLock = 4;
 inline constexpr uint32_t kFlagNoPrealloc = 1, kFlagNoCommonLru = 1u << 1, kFlagNumaNode = 1u << 2,
                           kFlagReadOnly = 1u << 3, kFlagWriteOnly = 1u << 4, kFlagZeroSeed = 1u << 6,

@@ -12,23 +12,20 @@
 // Rules for whoever edits this file:
 //  1. Positions are byte counts since creation, multiples of 8, and only rise. Offset in the data: position &
 //  (size-1).
-//  2. Reserving is one cmpxchg16b on `control` = {reserved position, last reservation: its size, owner,
-//  ticket}.
-//     Before that CAS the previous reservation stands in the reservation table (written by its owner, else by
-//     us): so at any moment every reservation's size and owner is known, whoever died where.
-//  3. The table is indexed by ticket. An entry is reused only when the reservation in it is published. Its
-//  owner writes
-//     it by plain stores; anyone else by cmpxchg16b from an older entry, which a late helper cannot repeat.
-//     Nobody but the owner (or the repairer, for the dead) ever writes to the data.
-//  4. The producer position, which consumers read, passes a reservation only when its entry says kDone: its
-//  header and
-//     payload are final. Whoever finishes the oldest open reservation publishes the finished ones behind it.
-//     So consumers never meet a hole or a busy record, and a dead producer delays them until repair, as a
-//     busy one.
-//  5. Committing stores kDone, then CASes the producer position (a full barrier on both sides): of two
-//  producers
-//     finishing neighbouring records at least one sees the other. Others may finish records as fast as one
+//  2. Reserving is one cmpxchg16b on `control` = {reserved position, last reservation: its size, owner, ticket}. If the
+//     previous reservation is still open (the published position is not the reserved one), it is entered in the reservation
+//     table before that. So at any moment the size and owner of every open reservation is known, whoever died where: the last
+//     one's from `control`, the others' from the table; and one that is alone, as usual, never touches the table.
+//  3. The table is indexed by ticket. An entry is reused only when the reservation in it is published. Entering is a
+//     cmpxchg16b from an older entry, which a late helper cannot repeat; then only the owner (or the repairer, for the dead)
+//     writes to it, and only kDone. Nobody but those ever writes to the data.
+//  4. The producer position, which consumers read, passes a reservation only when its header and payload are final: its owner
+//     moves it when the reservation is the oldest open one, whoever published the one before it when its entry says kDone.
+//     So consumers never meet a hole or a busy record, and a dead producer delays them until repair, as a busy one.
+//  5. Committing CASes the producer position, or stores kDone and then CASes it (a full barrier on both sides): of two
+//     producers finishing neighbouring records at least one sees the other. Others may finish records as fast as one
 //     publishes them; after kPublishMax it leaves the rest to whoever commits next (`handover`).
+//  6. An open reservation begins less than a ring behind the published position: offsets in the data tell them apart.
 #pragma once
 
 #include "maps/array.h"
@@ -106,20 +103,24 @@ BPFTIME_MAPS_FOLD Reservation* ring_entry(const Ring& ring, uint32_t ticket) {
 }
 BPFTIME_MAPS_FOLD uint64_t entry_start(uint64_t low) { return (low & ~uint64_t{7}) - 8; }
 
-// Enters the reservation that `control` names last into the table, if its owner has not yet (or never will).
+// Enters the reservation that `control` names last into the table, unless somebody has, or the table moved on.
 inline void ring_enter_last(const Ring& ring, WordPair control) {
   if (control.high == 0) return;
-  uint64_t start = control.low - last_total(control.high);
+  const uint64_t start = control.low - last_total(control.high);
   Reservation* entry = ring_entry(ring, last_ticket(control.high));
-  Reservation expected = {load_acquire(&entry->low), load_acquire(&entry->high)};
-  if ((expected.low & ~uint64_t{7}) >= start + 8)
-    return;  // entered; or the table moved on, and so did `control`
-  compare_exchange_pair(entry, expected,
-                        {start + 8, last_total(control.high) << 32 | last_owner(control.high)});
+  // Fails when a late helper enters an older one, which it cannot repeat. Bounded, for the memory may be somebody's who lies.
+  for (uint32_t attempt = 0; attempt < kRingTriesMax; attempt++) {
+    Reservation expected = {load_acquire(&entry->low), load_acquire(&entry->high)};
+    if ((expected.low & ~uint64_t{7}) >= start + 8) return;
+    if (compare_exchange_pair(entry, expected,
+                              {start + 8, last_total(control.high) << 32 | last_owner(control.high)}))
+      return;
+  }
 }
 
+BPFTIME_MAPS_FOLD bool same(WordPair a, WordPair b) { return a.low == b.low && a.high == b.high; }
 // One atomic read of both words.
-inline WordPair ring_read_control(const Ring& ring) {
+BPFTIME_MAPS_FOLD WordPair ring_read_control(const Ring& ring) {
   WordPair control = {0, 0};
   compare_exchange_pair(&ring.producer->control, control, control);
   return control;
@@ -134,6 +135,18 @@ BPFTIME_MAPS_FOLD bool ring_is_full(const Ring& ring, uint64_t start, uint64_t t
   return start + total - consumer > ring.size - 1;
 }
 
+// Before a reservation with `ticket` is added to open ones: enters the last of them, which `control` names, and looks whether
+// the entry is free.
+enum class RingRoom { kYes, kNo, kControlChanged };
+BPFTIME_MAPS_COLD RingRoom ring_make_room(Ring ring, WordPair control, uint32_t ticket) {
+  // The two halves may have been read apart.
+  if (!same(ring_read_control(ring), control)) return RingRoom::kControlChanged;
+  ring_enter_last(ring, control);
+  uint64_t occupant = load_acquire(&ring_entry(ring, ticket)->low);
+  if (occupant == 0 || entry_start(occupant) < load_acquire(&ring.producer->position)) return RingRoom::kYes;
+  return same(ring_read_control(ring), control) ? RingRoom::kNo : RingRoom::kControlChanged;
+}
+
 // nullptr: full (or too large, or unknown flags), as bpf_ringbuf_reserve.
 BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_t flags, uint32_t owner) {
   if (flags != 0 || size > kRecordSizeMax) return nullptr;
@@ -146,35 +159,23 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
     if (ring_is_full(ring, start, total)) {
       // The two halves may have been read apart: believe "full" only of an atomic read.
       WordPair again = ring_read_control(ring);
-      if (again.low == control.low && again.high == control.high) return nullptr;
+      if (same(again, control)) return nullptr;
       control = again;
       continue;
     }
-    Reservation* previous = ring_entry(ring, last_ticket(control.high));
-    if (control.high != 0 &&
-        (load_acquire(&previous->low) & ~uint64_t{7}) != start - last_total(control.high) + 8) {
-      WordPair now = ring_read_control(ring);
-      if (now.low != control.low || now.high != control.high) {
-        control = now;
+    uint32_t ticket = last_ticket(control.high) + 1;
+    // Nothing is open, as usual: the table has nothing to say (rule 3).
+    if (__builtin_expect(load_acquire(&producer->position) != start, 0)) {
+      const RingRoom room = ring_make_room(ring, control, ticket);
+      if (room == RingRoom::kNo) return nullptr;
+      if (room == RingRoom::kControlChanged) {
+        control = ring_read_control(ring);
         continue;
       }
-      ring_enter_last(ring, control);
-    }
-    uint32_t ticket = last_ticket(control.high) + 1;
-    Reservation* entry = ring_entry(ring, ticket);
-    uint64_t occupant = load_acquire(&entry->low);
-    if (occupant != 0 && entry_start(occupant) >= load_acquire(&producer->position)) {
-      WordPair now = ring_read_control(ring);
-      if (now.low == control.low && now.high == control.high)
-        return nullptr;  // too many reservations are open
-      control = now;
-      continue;
     }
     if (!compare_exchange_pair(&producer->control, control, {start + total, pack_last(total, owner, ticket)}))
       continue;
     uint8_t* header = ring.data + (start & (ring.size - 1));
-    store_relaxed(&entry->high, total << 32 | (owner & ((1u << kOwnerBits) - 1)));
-    store_release(&entry->low, start + 8);
     // Until committed the second word holds the ticket; afterwards nobody reads it.
     store_release(reinterpret_cast<uint64_t*>(header),
                   uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
@@ -185,7 +186,7 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
 
 // Publishes the finished reservations from `start` (held by `ticket`) on, if `start` is the oldest open one.
 // Returns the position behind the last one published; `start` when nothing was.
-BPFTIME_MAPS_FOLD uint64_t ring_publish(const Ring& ring, uint64_t start, uint32_t ticket,
+BPFTIME_MAPS_COLD uint64_t ring_publish(Ring ring, uint64_t start, uint32_t ticket,
                                         uint32_t limit = kPublishMax) {
   uint64_t position = start;
   for (uint32_t count = 0;; count++) {
@@ -208,17 +209,33 @@ BPFTIME_MAPS_FOLD bool ring_take_wake(RingProducer* producer) {
   return (word & 1) != 0 && compare_exchange(&producer->wake_word, word, (word + 2) & ~1u);
 }
 
+// Commits a reservation that is not the oldest open one, or was not a moment ago. As ring_publish.
+BPFTIME_MAPS_COLD uint64_t ring_commit_open(Ring ring, uint64_t start, uint32_t ticket) {
+  Reservation* entry = ring_entry(ring, ticket);
+  // Not entered: it still is the last one.
+  if ((load_acquire(&entry->low) & ~uint64_t{7}) != start + 8) ring_enter_last(ring, ring_read_control(ring));
+  store_release(&entry->low, (start + 8) | kDone);
+  return ring_publish(ring, start, ticket);
+}
+
 BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
   uint8_t* header = static_cast<uint8_t*>(record) - kRecordHeaderSize;
-  uint64_t word = load_relaxed(reinterpret_cast<uint64_t*>(header));
+  // Plain: nobody else writes it, and the compiler may know it still from the reservation.
+  uint64_t word = read_word(header);
   uint32_t ticket = static_cast<uint32_t>(word >> 32);
   uint32_t length = static_cast<uint32_t>(word) & ~(kRecordBusy | kRecordDiscarded);
   store_release(reinterpret_cast<uint64_t*>(header), uint64_t{length | (discard ? kRecordDiscarded : 0)});
-  Reservation* entry = ring_entry(ring, ticket);
-  uint64_t low = load_relaxed(&entry->low);
-  uint64_t start = entry_start(low);
-  store_release(&entry->low, low | kDone);
-  uint64_t end = ring_publish(ring, start, ticket);
+  // The oldest open reservation, as usual: less than a ring lies between it and any other, so the offset tells (rule 6).
+  uint64_t start = load_acquire(&ring.producer->position);
+  uint64_t end = start + align_up(uint64_t{length} + kRecordHeaderSize, 8);
+  bool oldest = (start & (ring.size - 1)) == static_cast<uint64_t>(header - ring.data);
+  if (__builtin_expect(oldest && compare_exchange(&ring.producer->position, start, end), 1)) {
+    if (__builtin_expect(load_acquire(&ring.producer->control.low) != end, 0))
+      end = ring_publish(ring, end, ticket + 1);
+  } else {
+    start += (static_cast<uint64_t>(header - ring.data) - start) & (ring.size - 1);
+    end = ring_commit_open(ring, start, ticket);
+  }
   if (load_relaxed(&ring.producer->handover) != 0) {
     uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
     uint64_t from = load_acquire(&ring.producer->position);

@@ -2,6 +2,7 @@
 #include "rewrite/system_call.h"
 
 #include <Zydis/Zydis.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <map>
@@ -261,7 +262,29 @@ std::optional<TextSystemCall> signal_return_at(Bytes text, uint64_t address, siz
   return out;
 }
 
+// glibc's clone3, which makes threads and processes: its unwind table ends before the call (the child has no caller), and
+// nothing exported names it. mov $435,%eax; syscall; test %rax,%rax; jl (an error); je (the child); ret
+constexpr uint8_t kClone3[] = {0xb8, 0xb3, 0x01, 0x00, 0x00, 0x0f, 0x05, 0x48,
+                               0x85, 0xc0, 0x7c, 0x00, 0x74, 0x00, 0xc3};
+constexpr size_t kClone3Distances[] = {11, 13};  // of the branches: any
+
+std::optional<TextSystemCall> clone3_at(Bytes text, uint64_t address, size_t call) {
+  constexpr size_t kBefore = 5;
+  if (call < kBefore || text.size() - (call - kBefore) < sizeof kClone3) return std::nullopt;
+  uint8_t code[sizeof kClone3];
+  std::memcpy(code, &text[call - kBefore], sizeof code);
+  for (const size_t distance : kClone3Distances) code[distance] = 0;
+  if (std::memcmp(code, kClone3, sizeof code) != 0) return std::nullopt;
+  auto sites = Function(text.subspan(call - kBefore, sizeof kClone3), sizeof kClone3).sites();
+  if (sites.size() != 1) return std::nullopt;
+  return TextSystemCall{address + call - kBefore, sizeof kClone3, std::move(sites[0])};
+}
+
 }  // namespace
+
+bool starts_process(int32_t number) {
+  return number == SYS_clone || number == SYS_vfork || number == SYS_clone3;
+}
 
 std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size) {
   if (size > kFunctionSizeMax) return {};
@@ -276,6 +299,10 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
   for (size_t at = 0; at + kSystemCallSize <= text.size(); ++at) {
     if (text[at] != 0x0f || text[at + 1] != 0x05 || address + at < done) continue;
     if (auto found = signal_return_at(text, address, at)) {
+      out.push_back(std::move(*found));
+      continue;
+    }
+    if (auto found = clone3_at(text, address, at)) {
       out.push_back(std::move(*found));
       continue;
     }

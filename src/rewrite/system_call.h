@@ -28,6 +28,9 @@ struct SystemCallSite {
   std::string no_exit;
 };
 
+// clone, vfork, clone3: the child may run in the parent's memory under ids of its own.
+bool starts_process(int32_t number);
+
 // Those of one function. `code`: its bytes and the padding behind it, `size` those that belong to it.
 std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size);
 
@@ -45,7 +48,12 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
 enum class SystemCallContext : uint8_t {
   kRecord,     // the record of the event: number at 8, arguments from 16 or result at 16
   kRegisters,  // two words: address of pt_regs, number or result (raw tracepoints)
+  // When a call of kSignalCalls begins (only_number says which) that will send a signal to one process or thread, as far as the kernel can
+  // say before: what signal:signal_generate tells, with sig at 8, errno at 12 and the receiver's pid at 36; the rest is zero.
+  kSignal,
 };
+// kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo
+inline constexpr int32_t kSignalCalls[] = {62, 200, 234, 129, 297};
 
 struct SystemCallProgram {
   ProgramCall call;  // ends: kResultInRax: the kernel is not entered, the result is what the program says
@@ -62,6 +70,9 @@ struct SystemCallRequest {
   uint64_t trampoline_address = 0;
   uint64_t identity_address = 0;            // wire::TargetIdentity
   std::vector<SystemCallProgram> programs;  // in order
+  // The call may make a process that runs in this one's memory (starts_process): TargetIdentity::memory_shared is kept. On both
+  // its patches, or on neither.
+  bool keeps_memory_shared = false;
   // Enter patches of calls whose number is not known when they return: those of which the end is wanted are made beside the
   // trampoline, by a `syscall` of each number's own, and come back through these.
   std::vector<SystemCallProgram> exit_programs;

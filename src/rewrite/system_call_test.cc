@@ -500,6 +500,50 @@ TEST_F(SystemCalls, ThatReturnTwiceDoSo) {
   EXPECT_EQ(g_exit.runs, 2u);
 }
 
+// What the child of a call finds: whether its memory is known to be another process's, too.
+const wire::TargetIdentity* g_identity;
+volatile int64_t g_shared_in_child;
+GENERAL uint64_t looks_around(void* context, const wire::Invocation*) {
+  const auto* words = static_cast<const int64_t*>(context);
+  if (words[2] == 0) g_shared_in_child = g_identity->memory_shared;
+  return 0;
+}
+
+TEST_F(SystemCalls, ThatMakeProcessesInThisMemorySaySo) {
+  g_identity = &identity_;
+  const auto keeps = [&](bool on_exit, std::vector<SystemCallProgram> programs) {
+    auto out = request(AT(calls_clone), on_exit, std::move(programs));
+    out.keeps_memory_shared = true;
+    return patch(out);
+  };
+  const auto after = keeps(true, {program(looks_around)});
+  alignas(16) static uint8_t stack[16384];
+  const auto clone = [&](unsigned long flags) {
+    g_shared_in_child = -1;
+    const long child = call(calls_clone, flags | SIGCHLD, stack + sizeof stack - 8);
+    int status = 0;
+    if (child < 0) return child;
+    EXPECT_EQ(::waitpid(static_cast<pid_t>(child), &status, 0), child);
+    EXPECT_EQ(WEXITSTATUS(status), 7);
+    return child;
+  };
+  EXPECT_GT(clone(CLONE_VM | CLONE_VFORK), 0);
+  EXPECT_EQ(identity_.memory_shared, 0u);  // it was under way when it was patched: lowered only if raised
+
+  const auto before = keeps(false, {});
+  EXPECT_GT(clone(CLONE_VM | CLONE_VFORK), 0);
+  EXPECT_EQ(g_shared_in_child, 1);
+  EXPECT_EQ(identity_.memory_shared, 0u);
+  EXPECT_GT(clone(0), 0);  // as fork
+  EXPECT_EQ(g_shared_in_child, -1);
+  EXPECT_EQ(identity_.memory_shared, 0u);
+  EXPECT_LT(clone(CLONE_SIGHAND), 0);
+  EXPECT_EQ(identity_.memory_shared, 0u);
+  EXPECT_GT(clone(CLONE_VM), 0);  // parent and child go on together
+  EXPECT_EQ(g_shared_in_child, 1);
+  EXPECT_EQ(identity_.memory_shared, 1u);
+}
+
 // A signal at any moment: a timer that is much faster than a call.
 volatile uint64_t g_alarms;
 TEST_F(SystemCalls, AreInterruptedAnywhere) {
@@ -524,6 +568,92 @@ TEST_F(SystemCalls, AreInterruptedAnywhere) {
   ::sigaction(SIGALRM, &old, nullptr);
   EXPECT_GE(g_alarms, 2000u);
   std::cerr << calls << " calls, " << g_alarms << " signals\n";
+}
+
+struct SeenSignal {
+  uint64_t runs;
+  int32_t signal, error, code, pid;
+};
+volatile SeenSignal g_signal;
+GENERAL uint64_t on_signal(void* context, const wire::Invocation*) {
+  const auto* words = static_cast<const int32_t*>(context);
+  g_signal.runs = g_signal.runs + 1;
+  g_signal.signal = words[2];
+  g_signal.error = words[3];
+  g_signal.code = words[4];
+  g_signal.pid = words[9];
+  return 0;
+}
+
+// calls_any is asked for any number, so all five are told apart here.
+TEST_F(SystemCalls, ThatSendSignalsTellWhich) {
+  const pid_t pid = ::getpid(), tid = ::gettid();
+  std::vector<SystemCallProgram> programs;
+  for (const int32_t number : kSignalCalls) {
+    programs.push_back(program(on_signal, number));
+    programs.back().context = SystemCallContext::kSignal;
+  }
+  const auto patched = patch(request(AT(calls_any), false, programs));
+  struct sigaction action {};
+  action.sa_handler = SIG_IGN;
+  struct sigaction old {};
+  ASSERT_EQ(::sigaction(SIGUSR1, &action, &old), 0);
+  uint64_t runs = 0;
+  const auto sent = [&](int32_t to) {
+    EXPECT_EQ(g_signal.runs, ++runs);
+    EXPECT_EQ(g_signal.signal, SIGUSR1);
+    EXPECT_EQ(g_signal.pid, to);
+  };
+  const auto number = [](long value) { return value; };
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(SIGUSR1)), 0);
+  sent(pid);
+  EXPECT_EQ(call(calls_any, number(SYS_tkill), number(tid), number(SIGUSR1)), 0);
+  sent(tid);
+  EXPECT_EQ(call(calls_any, number(SYS_tgkill), number(pid), number(tid), number(SIGUSR1)), 0);
+  sent(tid);
+  siginfo_t info{};
+  info.si_signo = SIGUSR1;
+  info.si_code = SI_QUEUE;
+  info.si_errno = 77;
+  EXPECT_EQ(call(calls_any, number(SYS_rt_sigqueueinfo), number(pid), number(SIGUSR1), &info), 0);
+  sent(pid);
+  EXPECT_EQ(g_signal.error, 77);
+  EXPECT_EQ(call(calls_any, number(SYS_rt_tgsigqueueinfo), number(pid), number(tid), number(SIGUSR1), &info),
+            0);
+  sent(tid);
+  EXPECT_EQ(g_signal.error, 77);
+
+  // Sent to nobody, to several, or not at all.
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(0)), 0);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(65)), -EINVAL);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(pid), number(-1)), -EINVAL);
+  EXPECT_EQ(call(calls_any, number(SYS_kill), number(0x7fffffff), number(SIGUSR1)), -ESRCH);
+  EXPECT_EQ(call(calls_any, number(SYS_tgkill), number(1), number(tid), number(SIGUSR1)), -ESRCH);
+  EXPECT_EQ(call(calls_any, number(SYS_rt_sigqueueinfo), number(pid), number(SIGUSR1), number(8)), -EFAULT);
+  EXPECT_EQ(call(calls_any, number(SYS_getpid)), pid);
+  EXPECT_EQ(g_signal.runs, runs);
+  ASSERT_EQ(::sigaction(SIGUSR1, &old, nullptr), 0);
+}
+
+// Its unwind table ends before the call, and no symbol names it.
+TEST_F(SystemCalls, OfClone3AreFoundByTheirCode) {
+  const std::vector<uint8_t> text = {0x48, 0x89, 0xc8,                          // mov %rcx,%rax
+                                     0xb8, 0xb3, 0x01, 0x00, 0x00, 0x0f, 0x05,  // mov $435,%eax; syscall
+                                     0x48, 0x85, 0xc0, 0x7c, 0x18,              // test %rax,%rax; jl
+                                     0x74, 0x01, 0xc3, 0x31, 0xed};             // je; ret; xor
+  const auto nobody = [](uint64_t) { return std::optional<std::pair<uint64_t, uint64_t>>(); };
+  const auto found = find_system_calls(text, 0x1000, nobody);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].function + found[0].site.enter_offset, 0x1003u);
+  EXPECT_EQ(found[0].function + found[0].site.offset, 0x1008u);
+  EXPECT_EQ(found[0].site.number, 435);
+  EXPECT_EQ(found[0].site.no_enter + found[0].site.no_exit, "");
+  EXPECT_EQ(found[0].site.exit_length, 5u);
+  for (const size_t other : {3, 4, 10, 13, 17}) {
+    auto changed = text;
+    changed[other] ^= 1;
+    EXPECT_TRUE(find_system_calls(changed, 0x1000, nobody).empty()) << other;
+  }
 }
 
 class SystemCallSweep : public ::testing::TestWithParam<const char*> {};

@@ -6,6 +6,9 @@
 //     the call may return on another stack, in another process, twice or never.
 //  3. Same request, same bytes.
 #include <asmjit/x86.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -25,7 +28,7 @@ using asmjit::Label;
 using wire::PtRegs;
 
 constexpr RegisterSet bit(uint32_t number) { return static_cast<RegisterSet>(1u << number); }
-constexpr uint32_t kRdi = 7, kRsi = 6;
+constexpr uint32_t kRax = 0, kRdx = 2, kRdi = 7, kRsi = 6, kR10 = 10;
 constexpr uint32_t kSystemCallSize = 2;
 constexpr int32_t kRedZone = 128;
 
@@ -40,8 +43,10 @@ constexpr int32_t kOldStack = sizeof(PtRegs);
 constexpr int32_t kFrameSize = 176;
 // Only when a program wants registers.
 constexpr int32_t kWords = 176, kRegisters = 192, kLongFrameSize = 368;
+// Only when a program wants signals.
+constexpr int32_t kSignalRecord = 368, kSignalFrameSize = 416;
 static_assert(kSavedRax >= kArguments + 6 * 8 && kEndResult > kSavedRax && kEndMark < kOldStack);
-static_assert(kFrameSize % 16 == 0 && kLongFrameSize % 16 == 0 &&
+static_assert(kFrameSize % 16 == 0 && kLongFrameSize % 16 == 0 && kSignalFrameSize % 16 == 0 &&
               kRegisters + sizeof(PtRegs) <= kLongFrameSize);
 
 // Stubs, one of each number: those above every number Linux has fail at once, and their end is not seen.
@@ -69,7 +74,7 @@ class Writer {
     programs_ = &programs;
     clobbered_ = 0;
     slots_ = 0;
-    ends_ = words_ = registers_ = false;
+    ends_ = words_ = registers_ = signals_ = false;
     numbers_.clear();
     for (const SystemCallProgram& program : programs) {
       clobbered_ |= program.call.use.clobbered | (program.call.use.read & (bit(kRdi) | bit(kRsi)));
@@ -78,6 +83,11 @@ class Writer {
       const bool reads_first = (program.call.context_slots_read & 1) != 0;
       if (program.context == SystemCallContext::kRecord) slots_ |= program.call.context_slots_read;
       if (program.context == SystemCallContext::kRegisters) words_ = true;
+      if (program.context == SystemCallContext::kSignal) {
+        signals_ = true;
+        for (int i = 0; i < 4; ++i) slots_ |= 1u << (kArguments / 8 + i);
+        clobbered_ |= bit(kRax) | bit(kRdi) | bit(kRsi) | bit(kRdx) | bit(kR10);
+      }
       // A raw tracepoint's first word, and what stack helpers find in front of a record.
       registers_ |= reads_first;
       numbers_.insert(program.only_number);
@@ -124,6 +134,10 @@ class Writer {
   // To the host's own instruction, or to one of ours that knows its number when it returns.
   void call(const Label& go) {
     a_.bind(go);
+    if (request_.keeps_memory_shared) {
+      a_.mov(rcx, memory_shared());
+      a_.lock().inc(dword_ptr(rcx));
+    }
     for (const SystemCallProgram& program : request_.exit_programs) exit_numbers_.insert(program.only_number);
     if (exit_numbers_.contains(-1)) {
       const Label plain = a_.newLabel();
@@ -177,9 +191,38 @@ class Writer {
     }
     const Gp number =
         request_.site.number < 0 ? gpq(static_cast<uint32_t>(request_.site.number_register)) : rax;
-    run_exit_programs(number);
+    if (request_.keeps_memory_shared) memory_is_ours_again();
+    if (!programs_->empty()) run_exit_programs(number);
     a_.bind(go);
     move_displaced();
+  }
+
+  // In the parent only, which the call returns to when the child has gone (executed, ended) or could not be made. Not where both
+  // go on in the same memory, as no C library makes them: nobody tells when that is over.
+  void memory_is_ours_again() {
+    const Label done = a_.newLabel(), lower = a_.newLabel();
+    a_.test(rax, rax);
+    a_.jz(done);
+    if (request_.site.number != SYS_vfork) {
+      a_.js(lower);
+      if (request_.site.number == SYS_clone3) {
+        static_assert(offsetof(clone_args, flags) == 0);
+        a_.mov(ecx, dword_ptr(rdi));  // the kernel has just read it
+      } else {
+        a_.mov(ecx, edi);
+      }
+      a_.and_(ecx, CLONE_VM | CLONE_VFORK | CLONE_THREAD);
+      a_.cmp(ecx, CLONE_VM);
+      a_.je(done);
+    }
+    a_.bind(lower);
+    a_.mov(rcx, memory_shared());
+    a_.mov(r11d, -1);
+    a_.lock().xadd(dword_ptr(rcx), r11d);
+    a_.test(r11d, r11d);
+    a_.jg(done);
+    a_.lock().inc(dword_ptr(rcx));  // patched while the call was under way: nobody had raised it
+    a_.bind(done);
   }
 
   // `number`: holds it, unless it is known anyway.
@@ -218,6 +261,9 @@ class Writer {
   }
 
  private:
+  uint64_t memory_shared() const {
+    return request_.identity_address + offsetof(wire::TargetIdentity, memory_shared);
+  }
   uint64_t call_address() const { return request_.function + request_.site.offset; }
   bool clobbers(const Gp& reg) const { return (clobbered_ & bit(reg.id())) != 0; }
   bool reads(int32_t offset) const { return (slots_ & 1u << offset / 8) != 0; }
@@ -256,7 +302,8 @@ class Writer {
 
   void open_frame() {
     a_.mov(rcx, rsp);
-    a_.lea(rsp, ptr(rsp, -(kRedZone + (words_ || registers_ ? kLongFrameSize : kFrameSize))));
+    const int32_t size = signals_ ? kSignalFrameSize : words_ || registers_ ? kLongFrameSize : kFrameSize;
+    a_.lea(rsp, ptr(rsp, -(kRedZone + size)));
     a_.and_(rsp, -16);
     a_.mov(at(kOldStack), rcx);
   }
@@ -326,9 +373,12 @@ class Writer {
         a_.cmp(dword_ptr(r11), static_cast<int32_t>(call.only_tgid));
         a_.jne(skip);
       }
+      if (program.context == SystemCallContext::kSignal) record_signal(program, skip);
       if (call.counter != 0) count_run(a_, call.counter, /*begins=*/true);
       if ((call.use.read & bit(kRdi)) != 0) {
-        if (program.context == SystemCallContext::kRegisters) {
+        if (program.context == SystemCallContext::kSignal) {
+          a_.lea(rdi, at(kSignalRecord));
+        } else if (program.context == SystemCallContext::kRegisters) {
           a_.lea(rdi, at(kWords));
         } else {
           a_.mov(rdi, rsp);
@@ -347,6 +397,49 @@ class Writer {
       if (call.counter != 0) count_run(a_, call.counter, /*begins=*/false);
       a_.bind(skip);
     }
+  }
+
+  // Goes to `skip` unless one process or thread (not a group, not all) will get a signal: asked by the same call with signal 0,
+  // which checks whatever it checks. A siginfo the kernel has read can be read here.
+  void record_signal(const SystemCallProgram& program, const Label& skip) {
+    const bool to_thread = program.only_number == SYS_tgkill || program.only_number == SYS_rt_tgsigqueueinfo;
+    const bool has_info =
+        program.only_number == SYS_rt_sigqueueinfo || program.only_number == SYS_rt_tgsigqueueinfo;
+    const int target = to_thread ? 1 : 0, signal = target + 1;
+    const auto argument = [](int i) { return dword_ptr(rsp, kArguments + 8 * i); };
+    const auto field = [](int32_t offset) { return dword_ptr(rsp, kSignalRecord + offset); };
+    constexpr int32_t kSignalMax = 64;  // _NSIG
+    a_.cmp(argument(target), 0);
+    a_.jle(skip);
+    a_.mov(ecx, argument(signal));
+    a_.dec(ecx);
+    a_.cmp(ecx, kSignalMax);
+    a_.jae(skip);
+    for (int i = 0; i < 4; ++i) {
+      if (i == signal) {
+        a_.xor_(kArgumentRegisters[i].r32(), kArgumentRegisters[i].r32());
+      } else {
+        a_.mov(kArgumentRegisters[i], at(kArguments + 8 * i));
+      }
+    }
+    a_.mov(eax, program.only_number);
+    a_.syscall();
+    a_.test(eax, eax);
+    a_.jnz(skip);
+    for (int32_t i = 0; i < kSignalFrameSize - kSignalRecord; i += 8) a_.mov(at(kSignalRecord + i), rax);
+    if (registers_) {
+      a_.lea(r11, at(kRegisters));
+      a_.mov(at(kSignalRecord), r11);
+    }
+    a_.mov(ecx, argument(signal));
+    a_.mov(field(8), ecx);
+    if (has_info) {
+      static_assert(offsetof(siginfo_t, si_errno) == 4);
+      a_.mov(ecx, dword_ptr(kArgumentRegisters[signal + 1], offsetof(siginfo_t, si_errno)));
+      a_.mov(field(12), ecx);
+    }
+    a_.mov(ecx, argument(target));
+    a_.mov(field(36), ecx);
   }
 
   void restore(int32_t first) {
@@ -376,7 +469,7 @@ class Writer {
   Label stubs_;
   RegisterSet clobbered_ = 0;
   ContextSlots slots_ = 0;
-  bool ends_ = false, words_ = false, registers_ = false, by_number_ = false;
+  bool ends_ = false, words_ = false, registers_ = false, signals_ = false, by_number_ = false;
 };
 
 // What the enter patch displaces: straight-line instructions up to the call.

@@ -64,17 +64,14 @@ long safe_copy_string(char* destination, const void* source, uint64_t size) {
 // Loads that may fault, in program code, read nothing (the agent's guard in other targets). Any other fault is the program's
 // end and ours.
 void on_fault(int signal, siginfo_t*, void* frame) {
-  auto& pc = static_cast<ucontext_t*>(frame)->uc_mcontext.gregs[REG_RIP];
-  const auto address = static_cast<uint64_t>(pc);
+  auto* registers = reinterpret_cast<uint64_t*>(static_cast<ucontext_t*>(frame)->uc_mcontext.gregs);
+  const uint64_t address = registers[wire::kSignalRip];
   const bool in_program =
       address >= window + wire::kMapsOffset + wire::kCheckedLoadMark && address < window + wire::kWindowSize;
-  const uint64_t length =
-      in_program ? wire::checked_load_length(reinterpret_cast<const uint8_t*>(address)) : 0;
-  if (length == 0) {
+  if (!in_program || !wire::repair_checked_load(registers)) {
     ::syscall(SYS_exit_group, 128 + signal);
     return;
   }
-  pc += static_cast<greg_t>(length);
   ++context()->faults_repaired;
 }
 

@@ -22,14 +22,14 @@ Result<std::string> read_proc_file(const std::string& path) {
   if (!fd) return Error::from_errno("read " + path);
   std::string text;
   // Large reads: the kernel renders maps under a lock page by page, and fewer calls tear less.
-  std::vector<char> buffer(64 << 10);
+  char buffer[16 << 10];
   for (;;) {
-    const ssize_t count = ::read(fd.get(), buffer.data(), buffer.size());
+    const ssize_t count = ::read(fd.get(), buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return Error::from_errno("read " + path);
     if (count == 0) return text;
     if (text.size() + count > kProcFileBytesMax) return Error{EFBIG, "read " + path + ": too large"};
-    text.append(buffer.data(), count);
+    text.append(buffer, count);
   }
 }
 

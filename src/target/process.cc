@@ -37,19 +37,26 @@ std::string map_files_path(pid_t pid, const MappedRegion& region) {
 
 // Replaces the superblock's device of maps by the one stat(2) gives: they differ on btrfs and overlayfs. Needs
 // CAP_CHECKPOINT_RESTORE; without it the kernel's numbers stay. One stat per file, not per region.
-void correct_devices(pid_t pid, std::vector<MappedRegion>& regions) {
-  std::map<std::pair<uint64_t, uint64_t>, uint64_t> device_of;
+void look_at_files(pid_t pid, std::vector<MappedRegion>& regions) {
+  struct Seen {
+    uint64_t device;
+    FileVersion version;
+  };
+  std::map<std::pair<uint64_t, uint64_t>, Seen> files;
   for (MappedRegion& region : regions) {
     if (region.inode == 0) continue;
     const auto key = std::make_pair(region.device, region.inode);
-    auto known = device_of.find(key);
-    if (known == device_of.end()) {
+    auto known = files.find(key);
+    if (known == files.end()) {
       struct stat st;
       const bool found = ::stat(map_files_path(pid, region).c_str(), &st) == 0 && st.st_ino == region.inode;
       if (!found && errno == EPERM) return;
-      known = device_of.emplace(key, found ? st.st_dev : region.device).first;
+      Seen seen{region.device, {}};
+      if (found) seen = {st.st_dev, {st.st_size, st.st_ctim.tv_sec, st.st_ctim.tv_nsec}};
+      known = files.emplace(key, seen).first;
     }
-    region.device = known->second;
+    region.device = known->second.device;
+    region.version = known->second.version;
   }
 }
 
@@ -96,10 +103,16 @@ bool Process::alive() const {
 Result<std::vector<MappedRegion>> Process::regions() const {
   auto text = read_proc_file(proc_path(pid_, "/maps"));
   if (!text) return missing_or_forbidden(pid_, text.error().code);
-  std::vector<MappedRegion> regions = parse_maps(*text);
-  correct_devices(pid_, regions);
+  constexpr auto kFilesTrusted = std::chrono::seconds(1);
+  const auto now = std::chrono::steady_clock::now();
+  if (*text != regions_text_ || now - regions_read_ > kFilesTrusted) {
+    regions_ = parse_maps(*text);
+    look_at_files(pid_, regions_);
+    regions_text_ = std::move(*text);
+    regions_read_ = now;
+  }
   if (!alive()) return process_error(pid_, ESRCH, "it has exited");
-  return regions;
+  return regions_;
 }
 
 Result<Status> Process::status() const {

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -13,11 +14,18 @@
 
 namespace bpftime::target {
 
+// Of a file, when it was looked at: another version is another content.
+struct FileVersion {
+  int64_t size = -1, seconds = 0, nanoseconds = 0;  // of the last change; size -1: not known
+  bool operator==(const FileVersion&) const = default;
+};
+
 struct MappedRegion {
   uint64_t start, end, offset;
   uint64_t device, inode;  // as stat(2) reports them
   bool readable, writable, executable, shared;
-  std::string path;  // as /proc/PID/maps has it; " (deleted)" kept
+  std::string path;     // as /proc/PID/maps has it; " (deleted)" kept
+  FileVersion version;  // known only to those that may look (CAP_CHECKPOINT_RESTORE)
 };
 
 struct Status {
@@ -46,6 +54,7 @@ class Process {
   bool alive() const;  // by pidfd: never another process with the same pid
   int pidfd() const { return pidfd_.get(); }
 
+  // What the files say is up to a second old while the mappings stay as they are.
   Result<std::vector<MappedRegion>> regions() const;
   Result<Status> status() const;
   Result<std::vector<pid_t>> threads() const;
@@ -60,6 +69,10 @@ class Process {
   pid_t pid_ = 0;
   uint64_t start_time_ = 0;
   Fd pidfd_;
+  // The last answer of regions(), and the text it was made of.
+  mutable std::string regions_text_;
+  mutable std::vector<MappedRegion> regions_;
+  mutable std::chrono::steady_clock::time_point regions_read_{};
 };
 
 // Processes that map a memfd called `memfd_name` and whose mapping starts at `address`: targets and their heirs.

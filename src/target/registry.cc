@@ -305,6 +305,11 @@ Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry&
     std::copy_n(record.original, record.length, change.to);
     changes.push_back(change);
   }
+  // From here on the text may be either: a record that says kActive is believed by the next daemon, should we die.
+  for (const size_t index : indices)
+    if (registry.patches[index].state == PatchState::kActive)
+      if (auto written = write_state(process, window, registry, index, PatchState::kPending); !written)
+        return written;
   if (auto changed = change_text(process, changes, threads); !changed) return changed;
   for (const size_t index : indices)
     if (auto written = retire(process, window, registry, index); !written) return written;

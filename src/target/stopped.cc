@@ -34,6 +34,8 @@ StopEvent wait_for_held(pid_t pid, pid_t tid, Deadline deadline, bool& stuck) {
   for (;;) {
     const Deadline step = std::min(deadline, Clock::now() + kUninterruptiblePatience);
     const StopEvent event = bring_to_trap(pid, tid, step);
+    if (event.kind == StopEvent::Kind::kTrap && event.signal == SIGTRAP)
+      return enter_fault_handlers(pid, tid, deadline);
     if (event.kind != StopEvent::Kind::kTimeout) return event;
     stuck = thread_state(pid, tid).value_or('X') == 'D';
     if (stuck || Clock::now() >= deadline) return event;
@@ -171,8 +173,52 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
   return StoppedProcess(std::move(state));
 }
 
+Result<StoppedProcess> StoppedProcess::from_outside(const Process& process) {
+  auto state = std::make_unique<State>();
+  state->pid = process.pid();
+  state->nobody = true;
+  state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
+  if (!state->memory) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
+  if (!process.alive()) return process_error(process.pid(), ESRCH, "it has exited");
+  return StoppedProcess(std::move(state));
+}
+
+namespace {
+// MEMBARRIER_CMD_…
+constexpr int kGlobalExpedited = 1 << 1;
+constexpr uint64_t kRegisterGlobalExpedited = 1 << 2, kSyncCore = 1 << 5, kRegisterSyncCore = 1 << 6;
+
+// Whether an interrupt ends with iret, which serialises. Processors with FRED end it otherwise.
+bool interrupts_serialize() {
+  static const bool result = [] {
+    auto text = read_proc_file("/proc/cpuinfo");
+    return text.ok() && text->find(" fred ") == std::string::npos &&
+           text->find(" fred\n") == std::string::npos;
+  }();
+  return result;
+}
+}  // namespace
+
+// Of the two registrations the first has our own barrier interrupt every processor that runs a thread of the process: what it
+// runs next, in user space, it fetches after the iret. The second has the kernel serialise a processor that comes back to the
+// process from a kernel thread, without a change of address space in between; all others come through such a change, which
+// serialises too.
+Result<bool> StoppedProcess::allow_outside_barriers() {
+  if (!interrupts_serialize()) return false;
+  for (const uint64_t command : {kRegisterSyncCore, kRegisterGlobalExpedited}) {
+    const uint64_t arguments[] = {command, 0, 0};
+    auto done = system_call(SYS_membarrier, arguments);
+    if (!done) return done.error();
+    if (*done < 0) return false;
+  }
+  return true;
+}
+
 Result<void> StoppedProcess::synchronize_cores() {
-  constexpr uint64_t kSyncCore = 1 << 5, kRegisterSyncCore = 1 << 6;  // MEMBARRIER_CMD_PRIVATE_EXPEDITED_…
+  if (state_->nobody) {
+    if (::syscall(SYS_membarrier, kGlobalExpedited, 0, 0) != 0) return Error::from_errno("membarrier");
+    return {};
+  }
   Result<void> result;
   state_->tracer.run([&] {
     const auto barrier = [&](uint64_t command) {
@@ -211,6 +257,12 @@ std::vector<StoppedProcess::Thread> StoppedProcess::threads() const {
     threads.push_back({held.tid, held.registers.rip, held.registers.rsp, held.registers.fs_base});
   }
   return threads;
+}
+
+std::vector<user_regs_struct> StoppedProcess::registers() const {
+  std::vector<user_regs_struct> out;
+  for (const HeldThread& held : state_->threads) out.push_back(held.registers);
+  return out;
 }
 
 Result<void> StoppedProcess::set_pc(pid_t tid, uint64_t pc) {

@@ -42,6 +42,12 @@ class StoppedProcess {
   // One thread alone, while the others run on: for remote system calls, and for changes that are right at any moment.
   // threads() names only this one. The main thread unless it cannot be stopped at once. Errors as of stop().
   static Result<StoppedProcess> stop_one(const Process& process, CallCode& code);
+  // No thread at all: memory is read and written, cores are synchronized, everything else is refused. The process must have
+  // been through allow_outside_barriers(). Errors as of stop().
+  static Result<StoppedProcess> from_outside(const Process& process);
+  // Registers the process, with a thread of it, for synchronize_cores() without one; once per process, its forks inherit it.
+  // The kernel takes a grace period of its own for it (milliseconds). False: this kernel or processor has no such barrier.
+  Result<bool> allow_outside_barriers();
   // Makes every thread of the process execute a serialising instruction before it runs on in user space, so that none still
   // works with instruction bytes of before (membarrier). Error ENOSYS-like: the kernel has none of it.
   Result<void> synchronize_cores();
@@ -54,6 +60,8 @@ class StoppedProcess {
     uint64_t pc, stack_pointer, thread_pointer;  // rip, rsp, fs base
   };
   std::vector<Thread> threads() const;
+  // All general registers of all held threads, as they were when they stopped.
+  std::vector<user_regs_struct> registers() const;
   // `pc` is where the thread is as threads() says. Of a thread in an interrupted system call that is just after the `syscall`
   // instruction, and the kernel will go back those two bytes to restart it.
   Result<void> set_pc(pid_t tid, uint64_t pc);

@@ -17,7 +17,8 @@ struct StoppedProcess::State {
   TracerThread tracer;  // its end detaches what is still attached
   pid_t pid = 0;
   Fd pidfd;
-  Fd memory;  // /proc/PID/mem
+  Fd memory;            // /proc/PID/mem
+  bool nobody = false;  // from_outside(): no thread is held, none will be
   std::vector<HeldThread> threads;
   std::unique_ptr<BorrowedThread> borrowed;
   // Of stop_one(), read before the thread was stopped.
@@ -31,7 +32,7 @@ struct StoppedProcess::State {
   uint64_t limit_before[2] = {0, 0};
 
   ~State() {
-    tracer.run([this] { release(); });
+    if (!nobody) tracer.run([this] { release(); });
   }
 
   // On the tracer thread:

@@ -133,6 +133,43 @@ StopEvent bring_to_trap(pid_t pid, pid_t tid, Deadline deadline) {
   }
 }
 
+namespace {
+// Whether a signal waits for the thread that the kernel sent it for what it executed.
+bool has_pending_fault(pid_t tid) {
+  struct {  // struct ptrace_peeksiginfo_args; glibc and the kernel's headers do not go together
+    uint64_t offset = 0;
+    uint32_t flags = 0;  // the thread's own signals
+    int32_t count = 8;   // faults are few, and few others are sent to a thread
+  } asked;
+  constexpr auto kPeekSignals = static_cast<__ptrace_request>(0x4209);  // PTRACE_PEEKSIGINFO
+  siginfo_t waiting[8];
+  const long count = ::ptrace(kPeekSignals, tid, &asked, waiting);
+  return std::any_of(waiting, waiting + std::clamp(count, 0L, 8L), [](const siginfo_t& each) {
+    const int number = each.si_signo;
+    const bool fault = number == SIGTRAP || number == SIGILL || number == SIGSEGV || number == SIGBUS ||
+                       number == SIGFPE || number == SIGSYS;
+    return fault && each.si_code > 0;
+  });
+}
+}  // namespace
+
+StopEvent enter_fault_handlers(pid_t pid, pid_t tid, Deadline deadline) {
+  constexpr int kFaultsMax = 8;  // one handler's own faults can only wait once it runs
+  StopEvent event{StopEvent::Kind::kTrap, SIGTRAP};
+  for (int i = 0; i < kFaultsMax && has_pending_fault(tid); ++i) {
+    // No interrupt yet: the kernel would stop for that before it looks at signals.
+    if (!resume_thread(tid, false, 0)) return {StopEvent::Kind::kGone};
+    event = wait_for_stop(pid, tid, deadline);
+    if (event.kind == StopEvent::Kind::kSignal || event.kind == StopEvent::Kind::kSyscall) {
+      const int signal = event.kind == StopEvent::Kind::kSignal ? event.signal : 0;
+      if (!interrupt_thread(tid) || !resume_thread(tid, false, signal)) return {StopEvent::Kind::kGone};
+      event = bring_to_trap(pid, tid, deadline);
+    }
+    if (event.kind != StopEvent::Kind::kTrap) return event;
+  }
+  return event;
+}
+
 void detach_thread(pid_t tid) { ::ptrace(PTRACE_DETACH, tid, nullptr, nullptr); }
 
 bool get_registers(pid_t tid, user_regs_struct& registers) {

@@ -54,6 +54,10 @@ bool resume_thread(pid_t tid, bool to_syscall, int signal);
 // Interrupts and waits until the thread is in PTRACE_EVENT_STOP. Signals that are delivered on the way are delivered: their
 // handlers have been entered, but not run, when the stop is reached.
 StopEvent bring_to_trap(pid_t pid, pid_t tid, Deadline deadline);
+// Of a thread in PTRACE_EVENT_STOP: has the kernel enter the handlers of faults it met just before (a trap, a bad access), and
+// brings it back to that stop. A fault's signal belongs to the instruction it was met at: were the thread made to execute
+// something else, it would be taken for a fault of that. Like bring_to_trap() otherwise.
+StopEvent enter_fault_handlers(pid_t pid, pid_t tid, Deadline deadline);
 void detach_thread(pid_t tid);
 
 bool get_registers(pid_t tid, user_regs_struct& registers);

@@ -4,7 +4,7 @@
 
 namespace bpftime::target {
 
-TracerThread::TracerThread() {
+void TracerThread::begin() {
   sigset_t all, before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -13,6 +13,7 @@ TracerThread::TracerThread() {
 }
 
 TracerThread::~TracerThread() {
+  if (!thread_.joinable()) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     ending_ = true;
@@ -22,6 +23,7 @@ TracerThread::~TracerThread() {
 }
 
 void TracerThread::run(const std::function<void()>& work) {
+  if (!thread_.joinable()) begin();
   if (std::this_thread::get_id() == thread_.get_id()) return work();
   std::unique_lock<std::mutex> lock(mutex_);
   changed_.wait(lock, [this] { return work_ == nullptr; });

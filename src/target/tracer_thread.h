@@ -13,15 +13,17 @@ namespace bpftime::target {
 // cannot do that: it needs a stopped tracee). All signals are blocked in it.
 class TracerThread {
  public:
-  TracerThread();
+  TracerThread() = default;
   TracerThread(const TracerThread&) = delete;
   TracerThread& operator=(const TracerThread&) = delete;
   ~TracerThread();  // waits for the thread's end; afterwards nothing is traced by it
 
-  // Runs `work` on the thread and returns when it is done. Called from the thread itself it runs in place.
+  // Runs `work` on the thread and returns when it is done. Called from the thread itself it runs in place. The thread begins
+  // with the first call: who holds nobody pays for none.
   void run(const std::function<void()>& work);
 
  private:
+  void begin();
   void loop();
 
   std::mutex mutex_;

@@ -75,11 +75,12 @@ bool type_fits(const Call& call, ArgKind kind, const Value& value) {
     case ArgKind::kFunction:
       return value.kind == Kind::kFunction;
     case ArgKind::kStackOrNull:
+      return value.kind == Kind::kStack;
     case ArgKind::kDynptr:
     case ArgKind::kUninitLocalDynptr:
     case ArgKind::kUninitRecordDynptr:
     case ArgKind::kRecordDynptr:
-      return value.kind == Kind::kStack;
+      return value.kind == Kind::kStack || value.kind == Kind::kDynptr;
     case ArgKind::kKernelObject:
     case ArgKind::kKernelObjectOrNull:
       return value.kind == Kind::kKernelObject && takes_task(call.id());

@@ -222,6 +222,7 @@ bool may_move(const Value& pointer, const Value& number, uint8_t op) {
     case Kind::kMap:
       return op == BPF_ADD && number.is_null();
     case Kind::kPacketEnd:
+    case Kind::kDynptr:
     case Kind::kHandle:
       return false;
     default:
@@ -266,11 +267,14 @@ bool refuse_pointer_operator(Engine& engine, uint32_t reg, uint8_t op) {
                                 linux_name(reg) + words);
 }
 
+// A pointer read from the host may be anything already: loads through it are repaired wherever it is moved.
+bool is_repaired(const Value& pointer) { return pointer.walked && pointer.kind == Kind::kHostObject; }
+
 // What may not be done whatever the numbers are. `reversed`: number OP pointer.
 bool check_pointer_operands(Engine& engine, const Insn& insn, const Value& pointer, const Value& number) {
   const uint32_t reg = insn.dst_reg;
   const std::string type = type_name(pointer);
-  if (pointer.may_be_null &&
+  if (pointer.may_be_null && !is_repaired(pointer) &&
       !engine.refuse_register(
           Rule::kNUL002, pointer.kind == engine.state.reg(reg).kind ? reg : insn.src_reg,
           "arithmetic on a pointer that may be null",
@@ -326,6 +330,11 @@ bool move_pointer(Engine& engine, const Insn& insn, const Value& pointer, const 
   }
 
   Value result = pointer;
+  if (is_repaired(pointer)) {
+    // Whether it was null is no longer to be seen from it, nor the other way round.
+    result.may_be_null = false;
+    result.id = 0;
+  }
   const int64_t step = std::clamp(static_cast<int64_t>(number.scalar.bits.value), -kOffsetMax, kOffsetMax);
   const int64_t fixed = pointer.off + (op == BPF_ADD ? step : -step);
   if (number.scalar.is_const() && fixed == static_cast<int32_t>(fixed)) {

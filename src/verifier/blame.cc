@@ -78,6 +78,8 @@ std::string pointee(const Engine& engine, const Value& value) {
       return "packet metadata";
     case Kind::kFunction:
       return "function";
+    case Kind::kDynptr:
+      return "dynptr";
     case Kind::kKernelObject:
       return "kernel object";
     case Kind::kHostObject:

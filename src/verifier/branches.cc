@@ -53,6 +53,7 @@ bool is_never_null(const Value& value) {
     case Kind::kMapValue:
     case Kind::kMapKey:
     case Kind::kMemory:
+    case Kind::kDynptr:
     case Kind::kKernelObject:
     case Kind::kHostObject:
     case Kind::kHostBuffer:

@@ -86,7 +86,10 @@ bool refuse_unknown(Engine& engine, uint32_t id) {
 const Prototype* prototype_for(const Engine& engine, uint32_t id) {
   if (needs_grant(id) && engine.request.constraints == nullptr && !engine.request.options.probe_write_user)
     return nullptr;
-  return find_prototype(id, engine.request.program.type);
+  // Linux ends functions at probes alone; a class for a system call may let its programs answer in the kernel's place.
+  const bool ends_system_call = id == BPF_FUNC_override_return && engine.request.constraints != nullptr &&
+                                engine.request.program.type == BPF_PROG_TYPE_TRACEPOINT;
+  return find_prototype(id, ends_system_call ? uint32_t{BPF_PROG_TYPE_KPROBE} : engine.request.program.type);
 }
 
 // Whether a program of this licence and class may call it.
@@ -244,8 +247,10 @@ bool call_back(Engine& engine, const Call& call) {
       arguments[2] = engine.state.reg(BPF_REG_4);
       break;
     case BPF_FUNC_user_ringbuf_drain:
-      return engine.refuse(Rule::kFUN008, "user ring buffers are not supported yet",
-                           "bpf_user_ringbuf_drain is not supported");
+      arguments[0] = Value::pointer(Kind::kDynptr);
+      arguments[0].instance = engine.new_id();
+      arguments[1] = engine.state.reg(BPF_REG_3);
+      break;
     default:
       return true;
   }

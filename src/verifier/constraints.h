@@ -22,13 +22,15 @@ struct View {
     uint32_t size = 0;          // bytes; an array member covers all its elements
     uint32_t element_size = 0;  // 0: not an array; else an access must lie within one element
     bool read = false, write = false;
-    bool bit_field = false;  // reads whole covering bytes; never writable
+    bool bit_field =
+        false;  // reads whole covering bytes; is written by an atomic or, or and, of `bits` alone
     // What a load of exactly this member gives.
     enum class Gives : uint8_t { kNumber, kObject, kBuffer, kOpaque } gives = Gives::kNumber;
     Scalar number;          // kNumber: range that the host's type promises (enum, bool), else unknown
     uint32_t view = kNone;  // kObject: of the pointee; walked, may be null
     uint32_t buffer_length_member =
         kNone;  // kBuffer: index of the member of this view with the length in bytes; never written through
+    uint64_t bits = 0;  // bit_field: its own ones of the `size` bytes, at most 8
   };
   std::string type;             // "ngx_http_request_t", for messages
   uint32_t size = 0;            // bytes of the whole object

@@ -2,6 +2,8 @@
 // kMemory, so that states are compared by all of it): index its DynptrKind, off which half it is (0: the lower address),
 // instance its identity, reference what it owns. A slice (bpf_dynptr_data) carries the identity as its own instance.
 //
+// A kDynptr is a sample of a user ring in the callback that looks at it: its memory is the ring's and nobody's to release.
+//
 // 1. Whatever writes to one of its slots ends the whole dynptr and its slices; if it owns something, the write is refused.
 // 2. Releasing what it owns ends it and its slices.
 #include <linux/bpf.h>
@@ -83,6 +85,12 @@ void forget_dynptr(Engine& engine, uint32_t identity) {
 bool check_dynptr_argument(Engine& engine, Call& call, uint32_t number, ArgKind kind) {
   if (kind == ArgKind::kUninitLocalDynptr) return make_dynptr(engine, number, DynptrKind::kLocal);
   if (kind == ArgKind::kUninitRecordDynptr) return make_dynptr(engine, number, DynptrKind::kRecord);
+  if (const Value& sample = engine.state.reg(number); sample.kind == Kind::kDynptr) {
+    call.dynptr_id = sample.instance;
+    return kind == ArgKind::kDynptr ||
+           engine.refuse_register(Rule::kREF002, number, "a sample belongs to its ring and ends with the callback",
+                                  "cannot release unowned const bpf_dynptr");
+  }
   const Value* dynptr = dynptr_at(engine, engine.state.reg(number));
   if (kind == ArgKind::kRecordDynptr && (dynptr == nullptr || dynptr->reference == 0))
     return engine.refuse_register(Rule::kREF002, number, "this is no dynptr that owns a record",

@@ -206,6 +206,38 @@ bool access_object(Engine& engine, const Value& base, const Touch& touch) {
   return true;
 }
 
+std::optional<bool> change_bits(Engine& engine, const Value& base, const Touch& touch, uint64_t changed) {
+  const Constraints* constraints = engine.request.constraints;
+  if (!constraints || base.index >= constraints->views.size() || !base.scalar.is_const()) return std::nullopt;
+  const View& view = constraints->views[base.index];
+  const int64_t offset = static_cast<int64_t>(base.scalar.value()) + base.off + touch.offset;
+  if (offset < 0 || offset + touch.size > view.size) return std::nullopt;
+  bool any = false;
+  uint64_t granted = 0;
+  const View::Member* refused = nullptr;
+  for (const View::Member& member : view.members) {
+    const int64_t distance = 8 * (int64_t{member.offset} - offset);  // bits
+    if (!member.bit_field || distance >= 64 || distance <= -64) continue;
+    const uint64_t bits = distance >= 0 ? member.bits << distance : member.bits >> -distance;
+    if ((bits & size_bits(touch.size)) == 0) continue;
+    any = true;
+    if (member.write) granted |= bits;
+    if (!member.write && (bits & changed) != 0) refused = &member;
+  }
+  if (!any) return std::nullopt;
+  const std::string place =
+      object_place(view, base, offset - static_cast<int64_t>(base.scalar.value()), touch.size);
+  if (base.walked && !engine.refuse_register(Rule::kEIM003, touch.reg, "write to " + place)) return false;
+  if ((changed & ~granted) == 0) return true;
+  const std::string grant =
+      refused == nullptr ? std::string()
+                         : "write(" + (view.path.empty() ? view.type : view.path) + "." + refused->name + ")";
+  return refuse_member(engine, Rule::kEIM002, touch.reg,
+                       "bits " + describe_bits(Tnum{changed, 0}) + " of " + place +
+                           " would change, not all of them of a bit-field that may be written",
+                       grant);
+}
+
 // [variable + offset, … + size) lies within the buffer, by its symbolic length or by what is known to be there.
 bool access_buffer(Engine& engine, const Value& base, const Touch& touch) {
   const int64_t offset = touch.offset + base.off;

@@ -459,7 +459,9 @@ class Analysis {
       read_slots(slots, loaded_relevant, needs);
       if (loaded_relevant && outside) raise(reads_matter_, subprogram);
       if (at.imm == BPF_CMPXCHG) need(needs, 0, relevant);
-      need(needs, at.src_reg, relevant);
+      // Bit-fields of the host are written so: which bits change decides (change_bits).
+      const bool changes_bits = request_.constraints != nullptr && (at.imm == BPF_OR || at.imm == BPF_AND);
+      need(needs, at.src_reg, relevant || changes_bits);
       need(needs, at.dst_reg, true);
       return;
     }

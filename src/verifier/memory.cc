@@ -230,17 +230,9 @@ bool check_leak(Engine& engine, const Touch& touch, const char* where) {
 
 bool refuse_no_pointer(Engine& engine, const Value& base, uint32_t reg) {
   const std::string linux_message = reg_name(reg) + " invalid mem access '" + linux_type_name(base) + "'";
-  if (base.may_be_null) {
-    const bool ignored = engine.refuse_register(Rule::kNUL001, reg,
-                                                "`r" + std::to_string(reg) + "` may be null", linux_message);
-    // `if (r->c) use(r->c->x)` loads the pointer twice, and the host may change it in between.
-    if (!ignored && base.walked && !engine.verdict.diagnoses.empty())
-      engine.verdict.diagnoses.back().help =
-          "each load of a pointer from the host is a new value: keep it in a local variable, test that and "
-          "use that: "
-          "`struct x *p = r->p; if (!p) return 0;`";
-    return ignored;
-  }
+  if (base.may_be_null)
+    return engine.refuse_register(Rule::kNUL001, reg, "`r" + std::to_string(reg) + "` may be null",
+                                  linux_message);
   if (base.is_null())
     return engine.refuse_register(Rule::kNUL001, reg, "`r" + std::to_string(reg) + "` is null",
                                   linux_message);
@@ -295,7 +287,11 @@ bool access_packet(Engine& engine, const Value& base, const Touch& touch) {
 bool access_by_kind(Engine& engine, const Value& base, const Touch& touch) {
   const int64_t offset = touch.offset + base.off;
   const bool write = touch.access == Access::kWrite;
-  if (base.may_be_null || !base.is_pointer()) return refuse_no_pointer(engine, base, touch.reg);
+  // What was read from the host may dangle, so that loads through it are repaired: a null pointer is only the harmless case of
+  // that. `if (r->c) use(r->c->x)` loads the pointer twice, and no test of one says anything about the other.
+  const bool repaired = base.walked && base.kind == Kind::kHostObject;
+  if ((base.may_be_null && !repaired) || !base.is_pointer())
+    return refuse_no_pointer(engine, base, touch.reg);
   switch (base.kind) {
     case Kind::kStack:
       return write ? write_stack(engine, touch.reg, base.frame, base.scalar, offset, touch.size, touch.stored)
@@ -465,6 +461,17 @@ bool check_atomic_operand(Engine& engine, uint32_t reg) {
                                 reg_name(reg) + " leaks addr into mem");
 }
 
+// `lock *(u32 *)(r1 + 8) |= r2`, which changes the bits that may be set in r2, and `&=`, those that may be clear.
+std::optional<bool> step_change_of_bits(Engine& engine, const Value& base, const Touch& touch) {
+  const Insn& insn = engine.insn();
+  const Value& operand = engine.state.reg(insn.src_reg);
+  if (base.kind != Kind::kHostObject || base.may_be_null || !operand.is_number()) return std::nullopt;
+  const Tnum& bits = operand.scalar.bits;
+  if (insn.imm != BPF_OR && insn.imm != BPF_AND) return std::nullopt;
+  const uint64_t changed = insn.imm == BPF_OR ? bits.value | bits.mask : ~bits.value;
+  return change_bits(engine, base, touch, changed & size_bits(touch.size));
+}
+
 bool step_atomic_update(Engine& engine) {
   const Insn& insn = engine.insn();
   const bool fetches = insn.imm & BPF_FETCH;
@@ -484,6 +491,8 @@ bool step_atomic_update(Engine& engine) {
     return false;
   Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kRead};
   touch.atomic = true;
+  if (const auto answer = step_change_of_bits(engine, base, touch))
+    return *answer && check_alignment(engine, base, touch) && remember_kind(engine, base);
   if (!access_memory(engine, touch)) return false;
   Value loaded;
   if (fetches) {
@@ -553,6 +562,9 @@ std::string linux_type_name(const Value& value) {
       break;
     case Kind::kFunction:
       name = "func";
+      break;
+    case Kind::kDynptr:
+      name = "dynptr_ptr";
       break;
     case Kind::kKernelObject:
       name = "ptr_";

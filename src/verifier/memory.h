@@ -39,6 +39,11 @@ struct Touch {
 // ---- host_memory.cc: `base` is what the register holds, kHostObject or kHostBuffer, not null ----
 bool access_object(Engine& engine, const Value& base, const Touch& touch);
 bool access_buffer(Engine& engine, const Value& base, const Touch& touch);
+// All bits of `size` bytes, 1 to 8.
+constexpr uint64_t size_bits(uint32_t size) { return ~uint64_t{0} >> (64 - 8 * size); }
+// An atomic or, or and, that gives nothing back and changes no other bits than `changed`: bit-fields are written so. nullopt:
+// there is none of the object's, it is an access like any other.
+std::optional<bool> change_bits(Engine& engine, const Value& base, const Touch& touch, uint64_t changed);
 
 // ---- stack.cc ----
 // A helper's buffer of at most `size` bytes on the stack. `fills`: the helper writes every byte of exactly `size`.

@@ -194,11 +194,12 @@ TEST(Memory, Packets) {
 
 using Member = View::Member;
 
-// struct request { int status; char method[8]; struct uri *uri; struct { u16 a, b; } pairs[6]; size_t length; char *data; }
+// struct request { int status; char method[8]; struct uri *uri; struct { u16 a, b; } pairs[6]; size_t length; char *data;
+//                  int unused; unsigned open : 2, depth : 2; }
 Constraints host() {
   Constraints constraints;
   constraints.class_name = "test";
-  View request{"request", 64, {}};
+  View request{"request", 72, {}};
   request.members = {
       {.name = "status", .offset = 0, .size = 4, .read = true, .write = true},
       {.name = "method", .offset = 4, .size = 8, .element_size = 1, .read = true},
@@ -212,8 +213,13 @@ Constraints host() {
        .gives = Member::Gives::kBuffer,
        .buffer_length_member = 4},
       {.name = "secret", .offset = 12, .size = 4},
+      {.name = "open", .offset = 68, .size = 4, .read = true, .write = true, .bit_field = true, .bits = 3},
+      {.name = "depth", .offset = 68, .size = 4, .read = true, .bit_field = true, .bits = 12},
   };
-  View uri{"uri", 16, {{.name = "port", .offset = 0, .size = 2, .read = true, .write = true}}};
+  View uri{"uri",
+           16,
+           {{.name = "port", .offset = 0, .size = 2, .read = true, .write = true},
+            {.name = "open", .offset = 4, .size = 4, .write = true, .bit_field = true, .bits = 1}}};
   constraints.views = {request, uri};
   constraints.typed_entry = true;
   Argument r;
@@ -274,6 +280,34 @@ TEST(HostObject, MembersAreGrantedOneByOne) {
   });
 }
 
+// By an atomic or, or and, that cannot change anything else; all other stores would write their neighbours' old values.
+TEST(HostObject, BitFieldsAreWrittenAlone) {
+  expect_rules({
+      {"set", "mov %r2, 3\nlock or32 [%r6+68], %r2" END},
+      {"the next bit, too", "mov %r2, 7\nlock or32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"another field", "mov %r2, 8\nlock or32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"none's bit", "mov %r2, 16\nlock or32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"cleared", "mov %r2, -4\nlock and32 [%r6+68], %r2" END},
+      {"the next bit cleared, too", "mov %r2, -8\nlock and32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"set to what fits", "ldxw %r2, [%r6]\nand %r2, 3\nlock or32 [%r6+68], %r2" END},
+      {"set to what may not fit", "ldxw %r2, [%r6]\nand %r2, 7\nlock or32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"set where ways have met",
+       "mov %r2, 3\nldxw %r3, [%r6]\njeq %r3, 0, same\nmov %r4, 1\nsame:\nlock or32 [%r6+68], %r2" END},
+      {"cleared by what may clear more", "ldxw %r2, [%r6]\nlock and32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"in a wider word", "mov %r2, 3\nlsh %r2, 32\nlock or [%r6+64], %r2" END},
+      {"the next bit in a wider word", "mov %r2, 7\nlsh %r2, 32\nlock or [%r6+64], %r2" END, Rule::kEIM002},
+      {"a bit below in a wider word", "mov %r2, 1\nlsh %r2, 31\nlock or [%r6+64], %r2" END, Rule::kEIM002},
+      {"beyond the object", "mov %r2, 3\nlock or32 [%r6+72], %r2" END, Rule::kEIM001},
+      {"not aligned", "mov %r2, 0x300\nlock or32 [%r6+67], %r2" END, Rule::kMEM006},
+      {"stored", "stw [%r6+68], 3" END, Rule::kEIM002},
+      {"added", "mov %r2, 1\nlock add32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"flipped", "mov %r2, 1\nlock xor32 [%r6+68], %r2" END, Rule::kEIM002},
+      {"a pointer", "lock or [%r6+64], %r6" END, Rule::kTYP006},
+      {"of an object that was walked to",
+       "ldxdw %r3, [%r6+16]\njeq %r3, 0, out\nmov %r2, 1\nlock or32 [%r3+4], %r2\nout:" END, Rule::kEIM003},
+  });
+}
+
 TEST(HostObject, RefusalsNameTheMissingGrant) {
   const auto grant = [](const char* assembly) {
     const Verdict verdict = verify_host(assembly);
@@ -283,6 +317,7 @@ TEST(HostObject, RefusalsNameTheMissingGrant) {
   EXPECT_EQ(grant("stb [%r6+4], 1" END), "write(request.method)");
   EXPECT_EQ(grant("ldxb %r2, [%r6+20]" END), "");  // inside a pointer: nothing to grant
   EXPECT_EQ(grant("ldxw %r2, [%r6]" END), "accepted");
+  EXPECT_EQ(grant("mov %r2, 4\nlock or32 [%r6+68], %r2" END), "write(request.depth)");
 }
 
 // A member whose type promises a range (an enum) takes only numbers within it, and gives them back.
@@ -337,7 +372,15 @@ TEST(HostObject, ArraysWithinOneElement) {
 
 TEST(HostObject, WalkedPointers) {
   expect_rules({
-      {"not tested", "ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END, Rule::kNUL001},
+      {"not tested", "ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END},
+      {"known to be null", "ldxdw %r2, [%r6+16]\njne %r2, 0, out\nldxh %r3, [%r2]" OUT, Rule::kNUL001},
+      {"moved, not tested", "ldxdw %r2, [%r6+16]\nadd %r2, 4\nldxh %r3, [%r2-4]" END},
+      {"moved, tested before it was",
+       "ldxdw %r2, [%r6+16]\nmov %r3, %r2\nadd %r3, 4\njeq %r2, 0, out\nldxh %r4, [%r3-4]" OUT},
+      {"moved, tested, not a number then",
+       "ldxdw %r2, [%r6+16]\nadd %r2, 4\njne %r2, 0, out\nmov %r0, %r2\nexit" OUT, Rule::kTYP006},
+      {"not granted, not tested", "ldxdw %r2, [%r6+16]\nldxw %r3, [%r2]" END, Rule::kEIM001},
+      {"never written, not tested", "ldxdw %r2, [%r6+16]\nsth [%r2], 80" END, Rule::kEIM003},
       {"read", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nldxh %r3, [%r2]" OUT},
       {"not granted behind it", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nldxw %r3, [%r2]" OUT, Rule::kEIM001},
       {"never written", "ldxdw %r2, [%r6+16]\njeq %r2, 0, out\nsth [%r2], 80" OUT, Rule::kEIM003},
@@ -346,6 +389,9 @@ TEST(HostObject, WalkedPointers) {
   ASSERT_EQ(verdict.error, 0);
   EXPECT_FALSE(verdict.facts.insns[2].needs_fault_table);  // through the argument itself
   EXPECT_TRUE(verdict.facts.insns[4].needs_fault_table);
+  const Verdict untested = verify_host("ldxdw %r2, [%r6+16]\nldxh %r3, [%r2]" END);
+  ASSERT_EQ(untested.error, 0);
+  EXPECT_TRUE(untested.facts.insns[3].needs_fault_table) << "null, too, is repaired";
 }
 
 TEST(HostBuffer, BelowItsLength) {

@@ -257,6 +257,15 @@ bool write_fixed(Engine& engine, uint32_t reg, const Span& span, uint32_t size, 
         !engine.refuse(Rule::kSTK006, "a pointer to the stack would be stored in the frame of a caller",
                        "cannot spill pointers to stack into stack frame of the caller"))
       return false;
+    // As in Linux, which cannot spill one: what is read back is a number.
+    if (stored->kind == Kind::kDynptr) {
+      if (!engine.request.options.allow_pointer_leaks &&
+          !engine.refuse(Rule::kSTK004, "a sample's dynptr cannot be kept on the stack",
+                         "invalid size of register spill"))
+        return false;
+      overwrite(slot, span.low, size, Byte::kMisc);
+      return true;
+    }
     spill(slot, *stored, size);
     return true;
   }

@@ -35,6 +35,8 @@ const char* base_name(Kind kind) {
       return "pkt_meta";
     case Kind::kFunction:
       return "func";
+    case Kind::kDynptr:
+      return "dynptr_ptr";
     case Kind::kKernelObject:
       return "ptr_";
     case Kind::kHostObject:

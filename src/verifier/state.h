@@ -26,6 +26,7 @@ enum class Kind : uint8_t {
   kPacketEnd,
   kPacketMeta,
   kFunction,      // subprogram `index`, for callbacks
+  kDynptr,        // callback argument of bpf_user_ringbuf_drain: a sample as a dynptr that helpers may use, nobody end
   kKernelObject,  // pointer with a kernel type (current task): only probe_read-like access
   kHostObject,    // view `index` of the constraints
   kHostBuffer,    // at least `size` bytes, or as many as the length it is tied to (length_id)
@@ -53,7 +54,7 @@ struct Value {
   // of the outer map when the map came out of a map of maps.
   uint32_t size = 0;
   // kMapValue: which look-up it came from (locks, timers). kMap: not 0 when it is a value of the map of maps `index`.
-  // kMemory: id of the dynptr it is a slice of.
+  // kMemory: id of the dynptr it is a slice of. kDynptr: its identity.
   uint32_t instance = 0;
   // Names the length of one host buffer (0: none), in a namespace of its own (memory.h, length_id_of). A kScalar with it is
   // bounded by that length, a kHostBuffer is the buffer of that length; in both, `value + length_slack <= length` holds,

@@ -103,6 +103,8 @@ inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here un
 inline constexpr uint32_t kTscClock =
     4;  // the kernel's own clock is the time stamp counter: programs may read it too
 
+inline constexpr uint32_t kSessionsMax = 3;
+
 struct TargetContext {
   SharedHeader header;
   uint64_t daemon_instance;  // the runtime directory's identity: a daemon touches only its own targets
@@ -129,7 +131,9 @@ struct TargetContext {
   uint64_t announcements;  // wire::Announcements, shared by all targets and the daemon
   uint64_t loader_state;   // the dynamic loader's r_debug.r_state, an int
   uint64_t loads;          // raised by the agent at each change
-  uint64_t reserved[3];
+  // Whose extensions may run here, besides those for any process of their host: sessions of `bpftime extend`, by their token
+  // (kernel::HostClass::session); 0: free. Forks have them, too.
+  uint64_t sessions[kSessionsMax];
   // The registry.
   uint32_t patch_count;  // records in use, <= kPatchesMax
   uint32_t arena_count;
@@ -167,11 +171,15 @@ static_assert(sizeof(ClockLine) == 128);
 // another time namespace.
 struct TargetIdentity {
   uint32_t tgid;
-  uint32_t reserved;
+  // Children there may be just now that run in this memory under ids of their own (vfork, posix_spawn): while it is not zero, who
+  // wants to know its ids asks the kernel. Raised before such a call, lowered when it has returned to the parent, which by then
+  // has its memory to itself again. Too high costs time only. Read together with tgid.
+  uint32_t memory_shared;
   // When the process began, by CLOCK_MONOTONIC and CLOCK_BOOTTIME; 0: not known (a child the daemon has not met yet).
   uint64_t start_time_ns, start_boottime_ns;
   ClockLine monotonic, boottime;
 };
+static_assert(offsetof(TargetIdentity, memory_shared) == 4);
 static_assert(offsetof(TargetIdentity, monotonic) == 64 && sizeof(TargetIdentity) == 320);
 
 inline constexpr uint64_t kContextSize = (sizeof(TargetContext) + 4095) / 4096 * 4096;

@@ -189,6 +189,41 @@ print("again", open("/sys/kernel/tracing/trace").read().count(" says "), flush=T
 
 // ---- somebody who is not root ----
 
+// Where the kernel's cannot be read.
+TEST_F(Clients, TracefsCanBeListed) {
+  if (::access("/sys/kernel/tracing/events/syscalls", R_OK) == 0) GTEST_SKIP() << "the kernel's own is there";
+  const auto list = [&](const std::string& inside) {
+    return bpftime(load({"ls", "/sys/kernel/tracing" + inside})).output;
+  };
+  EXPECT_EQ(list(""), "available_events\nevents\n");
+  EXPECT_EQ(list("/events/"), "raw_syscalls\nsignal\nsyscalls\n");
+  EXPECT_EQ(list("/events/syscalls/sys_enter_openat"), "format\nid\n");
+  EXPECT_NE(bpftime(load({"ls", "/sys/kernel/tracing/events/sched"})).code, 0);
+  EXPECT_EQ(bpftime(load({"test", "-d", "/sys/kernel/tracing/events/signal/signal_generate"})).code, 0);
+  EXPECT_NE(bpftime(load({"test", "-d", "/sys/kernel/tracing/events/signal/signal_deliver"})).code, 0);
+}
+
+// A run that takes long is its caller's business.
+TEST_F(Clients, OthersAreServedWhileAProgramRuns) {
+  {
+    const Finished quick = bpftime(load({program("endless"), "answers"}));
+    EXPECT_EQ(quick.output, "running\n0 42\n") << quick.error;
+  }
+  // Ten seconds are given to it: on a very slow machine they may be over before anybody asks for anything.
+  bool meanwhile = false;
+  for (int attempt = 0; attempt < 3 && !meanwhile; ++attempt) {
+    Child endless = bpftime_child(load({program("endless"), "endless"}));
+    ASSERT_TRUE(endless.wait_for_output("running")) << endless.error();
+    Child behind = bpftime_child(load({program("endless"), "answers"}));
+    EXPECT_EQ(bpftime({"list"}).code, 0);
+    meanwhile = endless.output() == "running\n";
+    // Its end is that of the runner; who waited behind it gets a new one.
+    EXPECT_TRUE(endless.wait_for_output("-5 0", std::chrono::seconds(60)));
+    EXPECT_TRUE(behind.wait_for_output("0 42", std::chrono::seconds(60)));
+  }
+  EXPECT_TRUE(meanwhile);
+}
+
 TEST_F(Clients, NobodyIsToldWhatLetsEbpfToolsGoOn) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root to become somebody else";
   Child::Options as_nobody = options();

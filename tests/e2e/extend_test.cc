@@ -1,10 +1,13 @@
 // Extensions of a host under policies: what each capability allows and refuses, what happens to the host meanwhile.
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "harness.h"
 
@@ -40,16 +43,29 @@ class Extend : public EndToEnd {
   }
 
   // `bpftime extend ARGUMENTS…` or a host, whose input the test writes.
-  Child with_input(Arguments arguments, bool host_alone = false) {
+  Child with_input(Arguments arguments, bool host_alone = false, void (*first)() = nullptr) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) throw std::runtime_error("pipe");
     input_ = ends[1];
     Child::Options with = options();
     const int theirs = ends[0];
-    with.before_exec = [theirs] { ::dup2(theirs, STDIN_FILENO); };
+    with.before_exec = [theirs, first] {
+      ::dup2(theirs, STDIN_FILENO);
+      if (first != nullptr) first();
+    };
     Child child = host_alone ? Child(arguments, with) : bpftime_child(arguments, with);
     ::close(theirs);
     return child;
+  }
+  // A policy for one extension at a system call. Its path.
+  std::string guard_policy(const std::string& allowed, const std::string& host,
+                           const std::string& entry = "syscalls:sys_enter_openat") {
+    const std::string path = directory() + "/guard.yaml";
+    std::ofstream(path) << "version: 1\n" + host + "\nclasses:\n  - {name: guard, extension_entry: " + entry +
+                               ", allowed: [" + allowed +
+                               "]}\nextensions:\n  - {program: " + program("guard.bpf.o") +
+                               ", class: guard}\n";
+    return path;
   }
   void say(const std::string& line) {
     const std::string text = line + "\n";
@@ -111,6 +127,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"ReadMember", "read_member", "read(r.number), return(1000..1255)",
              "read(r.priority), return(1000..1255)", "result 1007 total 5",
              "add \"read(r.number)\" to class \"class_read_member\""},
+        Case{"PointerLoadedTwice", "pointer_twice", "read(r.module.weight), return(1000..1255)",
+             "read(r.module), return(1000..1255)", "result 1017 total 5", "read(r.module.weight)"},
         Case{"WriteMember", "write_member", "write(r.priority)", "read(r.priority)", "result 16 total 5",
              "write(r.priority)"},
         Case{"ReadBuffer", "read_buffer", "read(r.uri), return(1000..1255)",
@@ -129,6 +147,23 @@ INSTANTIATE_TEST_SUITE_P(
              "are granted"},
         Case{"Memory", "use_map", "memory < 1MiB", "memory < 16KiB", "result 10 total 5", "are granted"}),
     [](const auto& info) { return info.param.name; });
+
+// A pointer of the host needs no test to be loaded through: what is null reads 0, is counted, and the host goes on.
+TEST_F(Extend, LoadsThroughNullReadZeroAndAreCounted) {
+  const Answer twice = ask(policy({{"pointer_twice", "read(r.module.weight), return(1000..1255)"}}), "7 13");
+  EXPECT_EQ(twice.line, "result 1001 total 5") << twice.said;
+  EXPECT_EQ(twice.said.find("faults in"), std::string::npos) << twice.said;
+  Child extend =
+      with_input({"extend", policy({{"pointer_untested", "read(r.module.weight), return(1000..1255)"}}), "--",
+                  program("extend_host")});
+  say("7 13");
+  EXPECT_TRUE(extend.wait_for_output("result 1000")) << extend.output();
+  EXPECT_TRUE(extend.wait_for_error("1 loads through bad pointers")) << extend.error();
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_output("result 1017")) << extend.output();
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+}
 
 TEST_F(Extend, OneObjectServesTwoBuilds) {
   const std::vector<Rule> rules = {
@@ -163,6 +198,76 @@ TEST_F(Extend, CommandsKeepTheirExitStatus) {
   const Finished ended = bpftime({"extend", policy({{"read_member", "read(r.number), return(1000..1255)"}}),
                                   "--", "/bin/sh", "-c", "exit 7"});
   EXPECT_EQ(ended.code, 7) << ended.error;
+}
+
+// Two processes of one binary: what is granted in one is not in the other.
+TEST_F(Extend, OnlyTheCommandIsExtended) {
+  Child other = with_input({program("extend_host")}, /*host_alone=*/true);
+  const int others_input = std::exchange(input_, -1);
+  ASSERT_TRUE(other.wait_for_output("ready"));
+  ASSERT_EQ(bpftime({"attach", std::to_string(other.pid())}).code, 0);
+  const std::string path = policy({{"return_value", "return(403)"}});
+  Child extend = with_input({"extend", path, "--", program("extend_host")});
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_output("result 403")) << extend.error();
+  EXPECT_EQ(active_probes(other.pid()), 0u);
+  const int commands_input = std::exchange(input_, others_input);
+  say("7 3");
+  EXPECT_TRUE(other.wait_for_output("result 10")) << other.output();
+  // One that comes later is none of the command's either.
+  ASSERT_EQ(bpftime({"detach", std::to_string(other.pid())}).code, 0);
+  ASSERT_EQ(bpftime({"attach", std::to_string(other.pid())}).code, 0);
+  EXPECT_EQ(active_probes(other.pid()), 0u);
+  close_input();
+  input_ = commands_input;
+}
+
+TEST_F(Extend, WhatTheCommandStartsIsExtendedToo) {
+  // By fork and execve, then by fork alone.
+  Child extend = with_input({"extend", policy({{"return_value", "return(403)"}}), "--", "/bin/sh", "-c",
+                             program("extend_host") + "; exit 5"});
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_output("result 403")) << extend.output() << extend.error();
+  say("fork");
+  ASSERT_TRUE(extend.wait_for_output("forked"));
+  const size_t before = extend.output().size();
+  say("8 3");
+  close_input();
+  EXPECT_EQ(extend.wait(seconds(60)), 5) << extend.error();
+  EXPECT_NE(extend.output().find("result 403", before), std::string::npos) << extend.output();
+}
+
+TEST_F(Extend, OnlyTheProcessAndItsChildrenAreExtended) {
+  Child host = with_input({program("extend_host")}, /*host_alone=*/true);
+  const int hosts_input = std::exchange(input_, -1);
+  Child other = with_input({program("extend_host")}, /*host_alone=*/true);
+  const int others_input = std::exchange(input_, hosts_input);
+  ASSERT_TRUE(host.wait_for_output("ready"));
+  ASSERT_TRUE(other.wait_for_output("ready"));
+  for (const pid_t pid : {host.pid(), other.pid()})
+    ASSERT_EQ(bpftime({"attach", std::to_string(pid)}).code, 0);
+  say("fork");  // a target already when the policy comes
+  ASSERT_TRUE(host.wait_for_output("forked"));
+  Child extend = bpftime_child(
+      {"extend", policy({{"return_value", "return(403)"}}), "--pid", std::to_string(host.pid())});
+  ASSERT_TRUE(extend.wait_for_output("running in")) << extend.output() << extend.error();
+  say("7 3");
+  EXPECT_TRUE(host.wait_for_output("result 403")) << host.output();
+  const size_t before = host.output().size();
+  say("fork");  // and one that is forked under it
+  say("8 3");
+  EXPECT_TRUE(eventually([&] {
+    host.wait_for_output("result", seconds(0));
+    return host.output().find("result 403", before) != std::string::npos;
+  })) << host.output();
+  EXPECT_EQ(active_probes(other.pid()), 0u);
+  input_ = others_input;
+  say("7 3");
+  EXPECT_TRUE(other.wait_for_output("result 10")) << other.output();
+  extend.signal(SIGINT);
+  EXPECT_EQ(extend.wait(), 0) << extend.error();
+  close_input();
+  input_ = hosts_input;
 }
 
 TEST_F(Extend, InterruptedItRestoresTheHost) {
@@ -346,6 +451,177 @@ TEST_F(Extend, ProgramsAreHeldToTheirEntry) {
   const auto list = bpftime_json({"list"});
   EXPECT_NE(list.dump().find("is for ngx_http_process_request, not for nginxTime"), std::string::npos)
       << list.dump();
+}
+
+// What a proof took on trust is said, and looked at when asked for: the host goes on, the extension does not.
+TEST_F(Extend, BrokenPromisesEndTheExtensionWhenChecked) {
+  const std::string path = policy({{"use_promise", "nginxTime, return(1000..1255)"}});
+  Child checked = with_input({"extend", "--check-promises", path, "--", program("extend_host")});
+  say("7 3");
+  ASSERT_TRUE(checked.wait_for_output("result 1042")) << checked.error();
+  EXPECT_TRUE(checked.wait_for_error("use_promise relies on the host: nginxTime: result is in"))
+      << checked.error();
+  EXPECT_EQ(checked.error().find("promise broken"), std::string::npos);
+  say("time -5");
+  say("7 3");
+  EXPECT_TRUE(checked.wait_for_output("result 10 ")) << checked.output();
+  EXPECT_TRUE(checked.wait_for_error("promise broken")) << checked.error();
+  EXPECT_NE(checked.error().find("use_promise: 1 runs ended there"), std::string::npos) << checked.error();
+  close_input();
+  EXPECT_EQ(checked.wait(), 0);
+  Child trusting = with_input({"extend", path, "--", program("extend_host")});
+  say("time -5");
+  say("7 3");
+  EXPECT_TRUE(trusting.wait_for_output("result 1251")) << trusting.output();
+  close_input();
+  EXPECT_EQ(trusting.wait(), 0);
+  EXPECT_EQ(trusting.error().find("promise broken"), std::string::npos) << trusting.error();
+}
+
+// ---- system calls ----
+
+constexpr char kMayAnswer[] = "bpf_probe_read_user_str, return(-EACCES)";
+
+TEST_F(Extend, SystemCallsAreEndedWhereAPolicySaysSo) {
+  std::ofstream(directory() + "/secret") << "s";
+  std::ofstream(directory() + "/public") << "p";
+  // Another process of the same host, entered as well: the policy is not for it.
+  Child other = with_input({program("extend_host")}, /*host_alone=*/true);
+  const int others_input = std::exchange(input_, -1);
+  ASSERT_TRUE(other.wait_for_output("ready"));
+  ASSERT_EQ(bpftime({"attach", std::to_string(other.pid())}).code, 0);
+  Child extend = with_input({"extend", guard_policy(kMayAnswer, "manifest: " + program("extend_host")), "--",
+                             program("extend_host")});
+  say("open secret");
+  say("open public");
+  say("open missing");
+  ASSERT_TRUE(extend.wait_for_output("open missing: 2")) << extend.output() << extend.error();
+  EXPECT_NE(extend.output().find("open secret: 13\nopen public: 0\n"), std::string::npos) << extend.output();
+  EXPECT_TRUE(extend.wait_for_error("at syscalls:sys_enter_openat: no_secret")) << extend.error();
+  EXPECT_TRUE(extend.wait_for_error("hits: no_secret")) << extend.error();
+  const int commands_input = std::exchange(input_, others_input);
+  say("open secret");
+  EXPECT_TRUE(other.wait_for_output("open secret: 0")) << other.output();
+  // One that runs already, until the policy is taken out.
+  Child entered = bpftime_child({"extend", guard_policy(kMayAnswer, "manifest: " + program("extend_host")),
+                                 "--pid", std::to_string(other.pid())});
+  ASSERT_TRUE(entered.wait_for_output("running in")) << entered.output() << entered.error();
+  say("open secret");
+  EXPECT_TRUE(other.wait_for_output("open secret: 13")) << other.output();
+  entered.signal(SIGINT);
+  EXPECT_EQ(entered.wait(), 0) << entered.error();
+  say("open secret");
+  say("open public");
+  ASSERT_TRUE(other.wait_for_output("open public: 0")) << other.output();
+  EXPECT_NE(other.output().find("open secret: 0\nopen public: 0"), std::string::npos) << other.output();
+  close_input();
+  input_ = commands_input;
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+}
+
+TEST_F(Extend, NobodyEndsSystemCallsWithoutAGrant) {
+  std::ofstream(directory() + "/secret") << "s";
+  const std::string host = "manifest: " + program("extend_host");
+  struct {
+    std::string allowed, why;
+  } const cases[] = {
+      {"bpf_probe_read_user_str", "add \"return(VALUE)\" to class \"guard\""},
+      {"bpf_probe_read_user_str, return(-EPERM)", "EIM005"},
+      {"bpf_probe_read_user_str, return(-12..0)", "EIM005"},
+      {"return(-EACCES)", "add \"bpf_probe_read_user_str\" to class \"guard\""},
+  };
+  for (const auto& each : cases) {
+    const Finished refused =
+        bpftime({"extend", guard_policy(each.allowed, host), "--", program("extend_host")});
+    EXPECT_EQ(refused.code, 4) << each.allowed << refused.error;
+    EXPECT_NE(refused.error.find(each.why), std::string::npos) << refused.error;
+  }
+  // Without a policy, and at a function's class.
+  Child loader = bpftime_child({"load", program("extend_loader"), program("guard.bpf.o"), "no_secret",
+                                program("extend_host"), "nginxTime"});
+  EXPECT_EQ(loader.wait(), 1);
+  EXPECT_NE(loader.error().find("bpf_override_return"), std::string::npos) << loader.error();
+  Child other =
+      bpftime_child({"load", "--policy", policy({{"return_value", "return(-13)"}}), program("extend_loader"),
+                     program("guard.bpf.o"), "no_secret", program("extend_host"), "nginxTime"});
+  EXPECT_EQ(other.wait(), 1);
+  EXPECT_NE(other.error().find("bpf_override_return"), std::string::npos) << other.error();
+}
+
+TEST_F(Extend, ProgramsWithoutAManifestAreGuardedToo) {
+  std::ofstream(directory() + "/secret") << "hidden\n";
+  std::ofstream(directory() + "/public") << "shown\n";
+  const std::string path = guard_policy(kMayAnswer, "host: /bin/cat");
+  const Finished denied = bpftime({"extend", path, "--", "/bin/cat", "public", "secret"});
+  EXPECT_EQ(denied.code, 1) << denied.error;
+  EXPECT_EQ(denied.output, "shown\n");
+  EXPECT_NE(denied.error.find("Permission denied"), std::string::npos) << denied.error;
+  // It is for cat alone, even in the processes of its command.
+  const Finished head = bpftime({"extend", path, "--", "/usr/bin/head", "secret"});
+  EXPECT_EQ(head.output, "hidden\n") << head.error;
+}
+
+TEST_F(Extend, MistakesAboutSystemCallsHaveAPlace) {
+  struct {
+    std::string allowed, entry, host, why;
+  } const cases[] = {
+      {"return(-13)", "syscalls:sys_enter_opnat", "host: /bin/cat",
+       "guard.yaml:4:36: there is no system call event"},
+      {"return(-13)", "syscalls:sys_enter_opnat", "host: /bin/cat",
+       "did you mean \"syscalls:sys_enter_openat\"?"},
+      {"return(-13)", "syscalls:sys_exit_openat", "host: /bin/cat", "can be ended where it begins"},
+      {"return()", "syscalls:sys_enter_openat", "host: /bin/cat", "write return(values)"},
+      {"return(-EACESS)", "syscalls:sys_enter_openat", "host: /bin/cat", "expected a number"},
+      {"read(filename)", "syscalls:sys_enter_openat", "host: /bin/cat", "bpf_probe_read_user"},
+      {"readTotal", "syscalls:sys_enter_openat", "manifest: " + program("extend_host"), "is the host's"},
+      {"return(-13)", "processBegin", "host: /bin/cat", "\"manifest\" is missing"},
+  };
+  for (const auto& each : cases) {
+    const Finished refused =
+        bpftime({"eim", "check", "--policy", guard_policy(each.allowed, each.host, each.entry)});
+    EXPECT_NE(refused.code, 0) << each.why;
+    EXPECT_NE(refused.error.find(each.why), std::string::npos) << refused.error;
+  }
+  const Finished explained =
+      bpftime({"eim", "explain", "guard", "--policy", guard_policy(kMayAnswer, "host: /bin/cat")});
+  EXPECT_EQ(explained.code, 0) << explained.error;
+  EXPECT_NE(explained.output.find("with the result -13"), std::string::npos) << explained.output;
+}
+
+// ---- machines whose kernel does not show its types ----
+
+void hide_kernel_types() {
+  if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      ::mount("tmpfs", "/sys/kernel/btf", "tmpfs", 0, nullptr) != 0)
+    ::_exit(99);
+}
+
+TEST_F(Extend, WithoutTheKernelsTypesExtensionsLoadAllTheSame) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root may hide /sys/kernel/btf in a mount namespace";
+  if (!std::filesystem::exists("/sys/kernel/btf")) GTEST_SKIP() << "there is no /sys/kernel/btf to hide";
+  // Types, a function and a variable of the host, whatever the kernel calls the same.
+  const std::string path =
+      policy({{"kernel_names", "memcpy, read(r.module.weight), read(r.inner), return(1000..1255)"}});
+  Child extend = with_input({"extend", path, "--", program("extend_host")}, false, hide_kernel_types);
+  say("7 3");
+  EXPECT_TRUE(extend.wait_for_output("result 1120 total 5")) << extend.output() << extend.error();
+  close_input();
+  EXPECT_EQ(extend.wait(), 0);
+  Child::Options hidden = options();
+  hidden.before_exec = hide_kernel_types;
+  Child check = bpftime_child({"eim", "check", program("extensions.bpf.o"), "--policy", path}, hidden);
+  EXPECT_EQ(check.wait(), 0) << check.output() << check.error();
+  Child loader =
+      bpftime_child({"load", "--policy", path, program("extend_loader"), program("extensions.bpf.o"),
+                     "kernel_names", program("extend_host"), "ngx_http_process_request"},
+                    hidden);
+  EXPECT_TRUE(loader.wait_for_output("attached")) << loader.error();
+  // What the host has not is still named.
+  Child missing =
+      bpftime_child({"extend", policy({{"missing_type", "read(r)"}}), "--", program("extend_host")}, hidden);
+  EXPECT_EQ(missing.wait(), 4);
+  EXPECT_NE(missing.error().find("type gone not found in host"), std::string::npos) << missing.error();
 }
 
 TEST_F(Extend, EverythingIsInTheAuditLog) {

@@ -29,6 +29,8 @@ LOOK_UP = "__u32 key = 0; __u64 *value = bpf_map_lookup_elem(&m, &key); return v
 # The compiler would put such an index into the load itself, or leave the comparison out.
 VALUE = "#define opaque(x) asm volatile(\"\" : \"+r\"(x))\n"
 
+OPENAT = "syscalls:sys_enter_openat"
+
 SECTIONS = [
     ("read(arg), read(arg.field.field)", "Loading an object of the host, or a part of it.", cells(
         ("member", "return r->status;", "read(r.status)", ALLOWED),
@@ -65,8 +67,13 @@ SECTIONS = [
         ("walked pointer", "struct host__connection *c = r->connection; return c ? c->fd : 0;", "read(r.connection.fd)", ALLOWED),
         ("walked pointer", "struct host__connection *c = r->connection; return c ? c->fd : 0;", "read(r.connection)", "EIM001", 'read(r.connection.fd)'),
         ("walked pointer", "struct host__connection *c = r->connection; return c ? c->peer.len : 0;", "read(r.connection.fd)", "EIM001", 'read(r.connection.peer.len)'),
-        ("walked pointer, not tested", "return r->connection->fd;", "read(r.connection.fd)", "NUL001"),
-        ("walked pointer, loaded again", "return r->connection ? *(int *)*(void *volatile *)&r->connection : 0;", "read(r.connection.fd)", "NUL001", "keep it in a local variable"),
+        ("walked pointer, not tested", "return r->connection->fd;", "read(r.connection.fd)", ALLOWED),
+        ("walked pointer, not tested", "return r->connection->fd;", "read(r.connection)", "EIM001", 'read(r.connection.fd)'),
+        ("walked pointer, loaded again", "return r->connection && r->connection->fd > 2;", "read(r.connection.fd)", ALLOWED),
+        ("walked pointer, loaded again", "return r->connection ? *(int *)*(void *volatile *)&r->connection : 0;", "read(r.connection.fd)", ALLOWED),
+        ("walked pointer, loaded again", "return r->connection && r->connection->peer.len;", "read(r.connection.fd)", "EIM001", 'read(r.connection.peer.len)'),
+        ("walked pointer, null", "struct host__connection *c = r->connection; if (!c) { opaque(c); return c->fd; } return 0;", "read(r.connection.fd)", "NUL001"),
+        ("walked pointer, written when null", "if (r->connection) r->connection->fd = 1; return 0;", "read(r.connection.fd), write(r)", "EIM003"),
         ("walked pointer, two steps", "struct host__connection *c = r->connection; struct host__node *n = c ? c->nodes : 0; return n ? n->value : 0;", "read(r.connection.nodes.value)", ALLOWED),
         ("walked pointer, two steps", "struct host__connection *c = r->connection; struct host__node *n = c ? c->nodes : 0; n = n ? n->next : 0; return n ? n->value : 0;", "read(r.connection.nodes.value), read(r.connection.nodes.next)", "EIM001"),
         ("walked pointer, before the object", "struct host__connection *c = r->connection; return c ? ((int *)c)[-1] : 0;", "read(r.connection.fd)", "EIM001"),
@@ -120,7 +127,12 @@ SECTIONS = [
         ("constant member", "*(volatile int *)&r->version = 1; return 0;", "write(r)", "EIM002"),
         ("constant member", "return 0;", "write(r.version)", POLICY, "it is const"),
         ("bit-field", "*((volatile unsigned char *)&r->keep_alive + 1) = 1; return 0;", "write(r), read(r)", "EIM002"),
-        ("bit-field", "return 0;", "write(r.depth)", POLICY, "it is a bit-field"),
+        ("bit-field", "HOST_SET_BITS(r, depth, 3); return 0;", "write(r.depth)", ALLOWED),
+        ("bit-field", "HOST_SET_BITS(r, depth, r->status); return 0;", "write(r), read(r.status)", ALLOWED),
+        ("bit-field", "HOST_SET_BITS(r, internal, 1); return 0;", "write(r.depth)", "EIM002", 'write(r.internal)'),
+        ("bit-field, off by one", "__sync_fetch_and_or((unsigned int *)&r->version - 1, 0x3e00); return 0;", "write(r.depth)", ALLOWED),
+        ("bit-field, off by one", "__sync_fetch_and_or((unsigned int *)&r->version - 1, 0x7e00); return 0;", "write(r.depth)", "EIM002"),
+        ("bit-field, off by one", "__sync_fetch_and_and((unsigned int *)&r->version - 1, ~0x3f00); return 0;", "write(r.depth)", "EIM002", 'write(r.internal)'),
         ("array edge", "r->ports[3] = 1; return 0;", "write(r.ports)", ALLOWED),
         ("array edge", "unsigned long i = 4; opaque(i); ((volatile unsigned short *)r->ports)[i] = 1; return 0;", "write(r.ports)", "EIM002"),
         ("array edge", "long i = -1; opaque(i); ((volatile unsigned short *)r->ports)[i] = 1; return 0;", "write(r.ports)", "EIM002"),
@@ -282,5 +294,24 @@ SECTIONS = [
         ("bpf_send_signal", "bpf_send_signal(9); return 0;", "read(r)", "EIM008"),
         ("bpf_send_signal", "return 0;", "bpf_send_signal", POLICY, "cannot be granted"),
         ("bpf_get_current_pid_tgid", "return bpf_get_current_pid_tgid() != 0;", "", ALLOWED),
+    )),
+    ("system calls", "Classes whose entry is `syscalls:sys_enter_…` or `syscalls:sys_exit_…`: programs of type tracepoint, whose `ctx` is the event's record.", cells(
+        ("result", OVERRIDE % "-13", "return(-13)", ALLOWED, "", OPENAT),
+        ("result by name", OVERRIDE % "-13", "return(-EACCES, -EPERM)", ALLOWED, "", OPENAT),
+        ("another result", OVERRIDE % "-1", "return(-EACCES)", "EIM005", "", OPENAT),
+        ("result that is not known", OVERRIDE % "ctx->number", "return(-4095..0)", "EIM005", "", OPENAT),
+        ("not granted", OVERRIDE % "-13", "", "EIM008", 'return(', OPENAT),
+        ("range", OVERRIDE % "(ctx->number & 7)", "return(0..7)", ALLOWED, "", OPENAT),
+        ("no values", "return 0;", "return()", POLICY, "write return(values)", OPENAT),
+        ("where it ends", "return 0;", "return(-13)", POLICY, "can be ended where it begins", "syscalls:sys_exit_openat"),
+        ("arguments", "return ctx->arguments[2] & 64;", "", ALLOWED, "", OPENAT),
+        ("beyond every record", "return ((long *)ctx)[1024];", "", "CTX001", "", OPENAT),
+        ("memory of an argument", "char c[8]; return bpf_probe_read_user_str(c, 8, (void *)ctx->arguments[1]);", "bpf_probe_read_user_str", ALLOWED, "", OPENAT),
+        ("memory of an argument", "char c[8]; return bpf_probe_read_user_str(c, 8, (void *)ctx->arguments[1]);", "", "EIM008", "bpf_probe_read_user_str", OPENAT),
+        ("memory of an argument, written", "char c[8] = {}; return bpf_probe_write_user((void *)ctx->arguments[1], c, 8);", "bpf_probe_read_user", "EIM008", "bpf_probe_write_user", OPENAT),
+        ("read(argument)", "return 0;", "read(filename)", POLICY, "bpf_probe_read_user", OPENAT),
+        ("the host's functions", "return 0;", "plain", POLICY, "manifest offers no", OPENAT),
+        ("the host's functions", "return 0;", "slow", POLICY, "is the host's", OPENAT),
+        ("name", "return 0;", "return(-13)", POLICY, 'did you mean', "syscalls:sys_enter_openatt"),
     )),
 ]

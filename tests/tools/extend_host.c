@@ -1,9 +1,13 @@
 // A host for extensions: answers "NUMBER PRIORITY" on each line of its input with what its entry returns and what became of its
-// state. Some of its names are the kernel's, too. With OTHER_LAYOUT: the same host in another version.
+// state; to "open FILE" with what became of that, to "fork" it forks, and the child answers from then on. PRIORITY 13: without a module. Some of its names are the kernel's, too. With OTHER_LAYOUT: the same host in another version.
 #include <bpftime/eim.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 struct module {
   int id, weight;
@@ -31,8 +35,9 @@ struct Request {
 };
 
 int host_total = 5;
+volatile int the_time = 42;
 
-__attribute__((noinline)) int nginxTime(void) { return 42; }
+__attribute__((noinline)) int nginxTime(void) { return the_time; }
 __attribute__((noinline)) int scale(int value, int factor) { return value * factor; }
 __attribute__((noinline)) void* memcpy(void* to, const void* from, size_t count) {
   for (size_t i = 0; i < count; ++i) ((volatile char*)to)[i] = ((const volatile char*)from)[i];
@@ -59,7 +64,26 @@ int main(void) {
   puts("ready");
   while (fgets(line, sizeof line, stdin) != NULL) {
     struct Request request = {.module = &module, .inner = {3}, .uri = {strcspn(line, "\n"), line}};
+    if (strncmp(line, "open ", 5) == 0) {
+      line[strcspn(line, "\n")] = '\0';
+      const int file = open(line + 5, O_RDONLY);
+      printf("open %s: %d\n", line + 5, file < 0 ? errno : 0);
+      if (file >= 0) close(file);
+      continue;
+    }
+    int told;
+    if (sscanf(line, "time %d", &told) == 1) {  // not positive: breaks a promise
+      the_time = told;
+      continue;
+    }
+    if (strcmp(line, "fork\n") == 0) {
+      const pid_t child = fork();
+      if (child > 0) return waitpid(child, NULL, 0) == child ? 0 : 1;
+      printf("forked %d\n", (int)getpid());
+      continue;
+    }
     if (sscanf(line, "%d %d", &request.number, &request.priority) != 2) continue;
+    if (request.priority == 13) request.module = NULL;
     const int result = ngx_http_process_request(&request);
     printf("result %d total %d\n", result, host_total);
   }

@@ -75,6 +75,25 @@ host__processBegin(use_map) {
   return 0;
 }
 
+// In a function of its own, which a broken promise ends as well.
+static __attribute__((noinline)) int the_time(void) { return host__nginxTime(); }
+
+host__processBegin(use_promise) {
+  RETURN(1000 + (the_time() & 255));
+  return 0;
+}
+
+// A pointer of the host that nobody keeps a copy of: loaded twice, or not tested at all.
+host__processBegin(pointer_twice) {
+  RETURN(r->module && r->module->weight > 3 ? 1000 + (r->module->weight & 255) : 1001);
+  return 0;
+}
+
+host__processBegin(pointer_untested) {
+  RETURN(1000 + (r->module->weight & 255));
+  return 0;
+}
+
 host__processBegin(print_number) {
   bpf_printk("number %d", r->number);
   return 0;

@@ -9,7 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +34,19 @@ static void open_files(void) {
   const int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
   CHECK(fd >= 0);
   CHECK(close(fd) == 0);
+}
+
+static void look_at_files(void) {
+  const char* path = "/nowhere/system_caller_stat";
+  struct stat file;
+  struct statx more;
+  struct statfs system;
+  CHECK(stat(path, &file) == -1 && errno == ENOENT);
+  CHECK(lstat("/dev/null", &file) == 0 && S_ISCHR(file.st_mode));
+  CHECK(statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, &more) == -1 && errno == ENOENT);
+  CHECK(statfs(path, &system) == -1 && errno == ENOENT);
+  CHECK(syscall(SYS_stat, path, &file) == -1 && errno == ENOENT);
+  CHECK(syscall(SYS_lstat, "/dev/null", &file) == 0);
 }
 
 // Number known to nobody but the caller.
@@ -94,6 +109,10 @@ static void start_processes(void) {
   char* arguments[] = {"/bin/true", "system_caller_execs", NULL};
   pid_t child = fork();
   if (child == 0) {
+    // The kernel can print only what is in this process's memory already.
+    volatile size_t touched =
+        strlen("/bin/nowhere/system_caller") + strlen(arguments[0]) + strlen(arguments[1]);
+    (void)touched;
     execve("/bin/nowhere/system_caller", arguments, environ);
     execve(arguments[0], arguments, environ);
     _exit(99);
@@ -102,9 +121,19 @@ static void start_processes(void) {
   child = vfork();
   if (child == 0) _exit(7);
   CHECK(status_of(child) == 7);
-  arguments[1] = "system_caller_spawns";
+  arguments[1] = "system_caller_execs_after_vfork";
+  child = vfork();
+  if (child == 0) {
+    execve("/bin/nowhere/system_caller", arguments, environ);
+    execve(arguments[0], arguments, environ);
+    _exit(99);
+  }
+  CHECK(status_of(child) == 0);
+  arguments[1] = "system_caller_execs_by_spawn";
   CHECK(posix_spawn(&child, "/bin/true", NULL, NULL, arguments, environ) == 0);
   CHECK(status_of(child) == 0);
+  CHECK(posix_spawn(&child, "/bin/nowhere/system_caller", NULL, NULL, arguments, environ) == ENOENT);
+  CHECK(system("exec /bin/true system_caller_execs_by_system") == 0);
 }
 
 static void* run(void* argument) {
@@ -130,6 +159,7 @@ int main(int argc, char** argv) {
     CHECK(sigwait(&wake, &number) == 0);
   }
   open_files();
+  look_at_files();
   call_by_number();
   send_signals();
   cancel_and_restart();

@@ -10,3 +10,4 @@
 #include "helpers/runtime/task.cc"
 #include "helpers/runtime/time_called.cc"
 #include "helpers/runtime/trace_printk.cc"
+#include "helpers/runtime/user_ring.cc"

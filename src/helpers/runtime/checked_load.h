@@ -34,20 +34,16 @@ inline int64_t load_checked(uint64_t address, T& value) {
   return error;
 }
 
-// The reverse. 0, or -EFAULT with nothing written.
-// The same for who asks no questions: zero where nothing can be read. Neither volatile nor a clobber of all memory, so that
-// loops keep what they hold in registers and look once at what never changes; no comparison with kTaskSize, since what lies
-// behind it faults as well.
+// The same for who asks no questions: zero where nothing can be read. One instruction: neither volatile nor a clobber of all
+// memory, so that loops keep what they hold in registers and look once at what never changes; no comparison with kTaskSize,
+// since what lies behind it faults as well; and nobody asks whether faults are repaired, because a program with such loads
+// (MachineCode::repairs_faults) is put only where they are.
 template <typename T>
 inline uint64_t load_or_zero(uint64_t address) {
   static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8);
-  uint64_t loaded = 0;
-  if (!faults_are_repaired()) return 0;
-#define BPFTIME_LOAD(instruction)                                                     \
-  asm("xorl %k0, %k0\n" BPFTIME_CHECKED_LOAD_MARK("2f - 1f") "1: " instruction "\n2:" \
-      : "=&r"(loaded)                                                                 \
-      : "m"(*reinterpret_cast<const T*>(address))                                     \
-      : "cc")
+  uint64_t loaded;
+#define BPFTIME_LOAD(instruction) \
+  asm(BPFTIME_ZERO_LOAD_PREFIX instruction : "=r"(loaded) : "m"(*reinterpret_cast<const T*>(address)))
   if constexpr (sizeof(T) == 1) BPFTIME_LOAD("movzbl %1, %k0");
   if constexpr (sizeof(T) == 2) BPFTIME_LOAD("movzwl %1, %k0");
   if constexpr (sizeof(T) == 4) BPFTIME_LOAD("movl %1, %k0");
@@ -57,6 +53,7 @@ inline uint64_t load_or_zero(uint64_t address) {
   return loaded;
 }
 
+// The reverse. 0, or -EFAULT with nothing written.
 template <typename T>
 inline int64_t store_checked(uint64_t address, const void* source) {
   static_assert(sizeof(T) == 1 || sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8);

@@ -1,19 +1,9 @@
-// Dynptrs: 16 bytes on the program's stack that only these functions touch (the verifier sees to that), laid out as the
-// kernel's struct bpf_dynptr_kern. Included behind maps.cc, whose rings they stand on.
+// What programs do with dynptrs. Included behind maps.cc, whose rings they stand on.
+#include "helpers/runtime/dynptr.h"
 #include "helpers/runtime/map_access.h"
 
 namespace bpftime::runtime {
 namespace {
-
-struct Dynptr {
-  uint64_t data;  // 0: nothing
-  uint32_t size;  // and its kind, above
-  uint32_t offset;
-};
-static_assert(sizeof(Dynptr) == 16);
-
-constexpr uint32_t kDynptrSizeMax = (1u << 24) - 1, kDynptrKindShift = 28;
-constexpr uint32_t kDynptrLocal = 1, kDynptrRingbuf = 2;
 
 inline uint64_t set(uint64_t place, Dynptr value, int64_t result) {
   *pointer<Dynptr>(place) = value;

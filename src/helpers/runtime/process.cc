@@ -45,16 +45,18 @@ uint32_t current_cpu() {
 
 uint32_t current_tid() {
   const uint32_t tid = known_tid();
-  if (__builtin_expect(tid != 0, 1)) return tid;
-  return may_call_system() ? static_cast<uint32_t>(system_call(kSysGettid)) : 0;
+  if (__builtin_expect(tid != 0 && identity()->memory_shared == 0, 1)) return tid;
+  return may_call_system() ? static_cast<uint32_t>(system_call(kSysGettid)) : tid;
 }
 
 uint32_t current_tgid() {
   const uint32_t tgid = identity()->tgid;
-  if (__builtin_expect(tgid != 0, 1)) return tgid;
-  if (!may_call_system()) return known_tid();  // the thread that forked is the only one yet
+  const bool shared = identity()->memory_shared != 0;  // by the time a child runs here, it is
+  if (__builtin_expect(tgid != 0 && !shared, 1)) return tgid;
+  if (!may_call_system())
+    return tgid != 0 ? tgid : known_tid();  // the thread that forked is the only one yet
   const uint32_t asked = static_cast<uint32_t>(system_call(kSysGetpid));
-  identity()->tgid = asked;
+  if (!shared) identity()->tgid = asked;
   return asked;
 }
 

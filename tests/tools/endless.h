@@ -1,0 +1,2 @@
+// (bpf_tool wants one.)
+#pragma once
