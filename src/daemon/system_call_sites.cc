@@ -71,10 +71,11 @@ bool uses_io_uring(pid_t pid) {
   return found;
 }
 
-// Executable, and of no file: what a just-in-time compiler makes.
+// Executable, and of no file: what a just-in-time compiler makes. Shared memory is a file of the kernel's own.
 bool is_anonymous_code(const MappedRegion& region) {
-  return region.executable && (region.inode == 0 || region.path.starts_with("/memfd:")) &&
-         region.path != "[vdso]" && region.path != "[vsyscall]" && !is_ours(region);
+  const bool shared = region.path.starts_with("/memfd:") || region.path.starts_with("/dev/zero");
+  return region.executable && (region.inode == 0 || shared) && region.path != "[vdso]" &&
+         region.path != "[vsyscall]" && !is_ours(region);
 }
 
 // Where an event is seen: the numbers of system calls, -1 for all.

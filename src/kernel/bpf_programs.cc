@@ -16,7 +16,28 @@ namespace bpftime::kernel {
 namespace {
 
 constexpr uint32_t kMapsPerProgramMax = 64;  // MAX_USED_MAPS
-constexpr uint32_t kProgramTypeMax = 32;     // BPF_PROG_TYPE_NETFILTER, not in every linux/bpf.h
+constexpr char kKernelOnly[] =
+    ": it attaches to what only the kernel has (docs/support-matrix.md); probes here are uprobes, USDT, "
+    "system calls "
+    "and clocks";
+
+// Of those that name what they attach to when they are loaded.
+std::string type_text(uint32_t type) {
+  switch (type) {
+    case BPF_PROG_TYPE_TRACING:
+      return "tracing (fentry, fexit, tp_btf, iter)";
+    case BPF_PROG_TYPE_STRUCT_OPS:
+      return "struct_ops";
+    case BPF_PROG_TYPE_EXT:
+      return "ext";
+    case BPF_PROG_TYPE_LSM:
+      return "lsm";
+    default:
+      return std::to_string(type);
+  }
+}
+
+constexpr uint32_t kProgramTypeMax = 32;  // BPF_PROG_TYPE_NETFILTER, not in every linux/bpf.h
 
 std::vector<uint8_t> copy(Bytes bytes) { return {bytes.begin(), bytes.end()}; }
 
@@ -176,7 +197,9 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
     return BpfReply::fail(EINVAL, "load program: log buffer, size and level do not fit together");
   if (attr.prog_ifindex != 0 || attr.attach_btf_id != 0 || attr.attach_prog_fd != 0)
     return BpfReply::fail(
-        EINVAL, "load program: no device, function or program to attach to with programs of this type");
+        EINVAL, "load program " + std::string(attr.prog_name, ::strnlen(attr.prog_name, BPF_OBJ_NAME_LEN)) +
+                    ": type " + type_text(attr.prog_type) + (attr.prog_ifindex != 0 ? ", for a device" : "") +
+                    kKernelOnly);
   if (attr.prog_type == BPF_PROG_TYPE_UNSPEC || attr.prog_type > kProgramTypeMax)
     return BpfReply::fail(EINVAL, "load program: unknown program type " + std::to_string(attr.prog_type));
   auto name = object_name(attr.prog_name);

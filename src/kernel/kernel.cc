@@ -86,7 +86,9 @@ BpfReply Kernel::bpf(const BpfRequest& request) {
     case BPF_LINK_GET_FD_BY_ID:
       return object_by_id(request, ObjectKind::kLink);
     default:
-      return BpfReply::fail(EINVAL, "bpf command " + std::to_string(request.command) + ": not supported yet");
+      return BpfReply::fail(EINVAL, "bpf command " + std::to_string(request.command) +
+                                        ": not supported; it may be about what only the kernel has "
+                                        "(docs/support-matrix.md)");
   }
 }
 

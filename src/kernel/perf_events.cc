@@ -187,8 +187,9 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
     if (auto made = make_clock(attr, *event); !made)
       return BpfReply::fail(made.error().code, made.error().message);
   } else {
-    return BpfReply::fail(ENOENT, "perf event: type " + std::to_string(attr.type) +
-                                      ": not supported yet (docs/support-matrix.md)");
+    return BpfReply::fail(
+        ENOENT, "perf event: type " + std::to_string(attr.type) +
+                    ": not supported; it may be for what only the kernel has (docs/support-matrix.md)");
   }
   if (auto entered = enter(event, 0, /*growable=*/event->perf_kind == PerfKind::kBpfOutput); !entered)
     return BpfReply::fail(entered.error().code, entered.error().message);
@@ -299,8 +300,9 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
   if (prog->source.expected_attach_type == kTraceUprobeMulti)
     return BpfReply::fail(EINVAL, "create link: program " + prog->name + " is for uprobe_multi links");
   if (attr.link_create.attach_type != BPF_PERF_EVENT)
-    return BpfReply::fail(EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
-                                      ": not supported yet (docs/support-matrix.md)");
+    return BpfReply::fail(
+        EINVAL, "create link: attach type " + std::to_string(attr.link_create.attach_type) +
+                    ": not supported; it may be for what only the kernel has (docs/support-matrix.md)");
   if (attr.link_create.flags != 0) return BpfReply::fail(EINVAL, "create link: unknown flags");
   // Clients ask with target_fd -1 whether perf links exist: EBADF says yes.
   auto event = object_of<PerfEvent>(

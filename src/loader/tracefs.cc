@@ -152,4 +152,13 @@ uint64_t daemon_tracepoint_id(uint64_t id) {
   return id;
 }
 
+std::optional<std::string> kernel_only_file(std::string_view path) {
+  const auto inside = inside_tracefs(path);
+  if (!inside) return std::nullopt;
+  if (*inside == "kprobe_events") return "kprobes are for the kernel only (docs/support-matrix.md)";
+  if (!inside->starts_with("events/") || !inside->ends_with("/id")) return std::nullopt;
+  return "of the tracepoints, those of system calls exist here; others are for the kernel only "
+         "(docs/support-matrix.md)";
+}
+
 }  // namespace bpftime::loader

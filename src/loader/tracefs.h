@@ -21,6 +21,8 @@ std::optional<std::string> trace_directory(const char* path);
 enum class TraceFile { kNone, kTrace, kTracePipe };
 TraceFile trace_file(std::string_view path);
 bool is_tracefs_root(std::string_view path);
+// Why there is no such file of tracefs under us: it is about probes or events inside the kernel. nullopt: another path.
+std::optional<std::string> kernel_only_file(std::string_view path);
 // open(2) of one: a descriptor or -errno.
 int64_t open_trace_file(TraceFile file, int flags);
 

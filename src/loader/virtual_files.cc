@@ -12,6 +12,7 @@
 
 #include "loader/calls.h"
 #include "loader/fdinfo.h"
+#include "loader/log.h"
 #include "loader/real.h"
 #include "loader/tracefs.h"
 #include "loader/user_memory.h"
@@ -75,6 +76,16 @@ bool is_virtual_file(const char* path) {
          trace_directory(path).has_value();
 }
 
+// Clients ask tracefs first for what lies in the kernel, and give up there when it has no such file: `load -v` says why.
+void explain_missing(const char* path) {
+  if (!logs(-ENOENT)) return;
+  const auto name = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
+  if (!name || raw_syscall(SYS_access, reinterpret_cast<long>(name->c_str()), F_OK) == 0) return;
+  const auto what = kernel_only_file(*name);
+  if (what && (name->ends_with("/kprobe_events") || !find_file(path)))
+    log_call("open(" + *name + ")", -ENOENT, *what);
+}
+
 std::optional<int64_t> open_virtual_file(const char* path, int flags) {
   if (const auto pinned = pinned_path(path)) {
     if ((flags & O_CREAT) != 0) return -EPERM;  // a bpf file system has no plain files
@@ -82,6 +93,7 @@ std::optional<int64_t> open_virtual_file(const char* path, int flags) {
   }
   if (const TraceFile trace = trace_file_at(path); trace != TraceFile::kNone)
     return open_trace_file(trace, flags);
+  explain_missing(path);
   const auto file = find_file(path);
   if (!file || (flags & O_ACCMODE) != O_RDONLY) return std::nullopt;
   const long fd = raw_syscall(SYS_memfd_create, reinterpret_cast<long>("bpftime-file"),

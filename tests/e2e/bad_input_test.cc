@@ -401,5 +401,41 @@ TEST_F(Protocol, RequestsThatMakeNoSenseAreAnswered) {
   expect_nothing_attached();
 }
 
+// Debian's tools that need the kernel's own functions and events: each gives up with its own words and status, and -v names
+// the call that failed, what it was for, and why.
+TEST_F(BadInput, ToolsForTheKernelOnlyGiveUpAndTheReasonIsTold) {
+  struct Case {
+    const char *tool, *call, *what;
+  };
+  const Case cases[] = {
+      {"biolatency", "bpf(PROG_LOAD): EINVAL: load program", "type tracing (fentry, fexit, tp_btf, iter)"},
+      {"biolatency", "bpf(RAW_TRACEPOINT_OPEN): ENOENT: raw tracepoint", "only sys_enter and sys_exit"},
+      {"runqlat", "bpf(RAW_TRACEPOINT_OPEN): ENOENT: raw tracepoint sched_", "only sys_enter and sys_exit"},
+      {"exitsnoop", "/events/sched/sched_process_exit/id): ENOENT", "those of system calls exist here"},
+      {"tcpconnect", "/kprobe_events): ENOENT", "kprobes are for the kernel only"},
+  };
+  bool tracefs = false;  // readable, the kernel's own answers
+  for (const char* path : {"/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"})
+    tracefs = tracefs || ::access(path, F_OK) == 0;
+  size_t tried = 0;
+  for (const Case& each : cases) {
+    const std::string tool = std::string("/usr/sbin/") + each.tool;
+    if (::access(tool.c_str(), X_OK) != 0 || (tracefs && each.call[0] == '/')) continue;
+    ++tried;
+    const Finished quiet = bpftime({"load", tool});
+    EXPECT_NE(quiet.code, 0) << each.tool;
+    EXPECT_LT(quiet.code, 128) << each.tool << ": by a signal";
+    EXPECT_FALSE(quiet.error.empty()) << each.tool << " says itself that it cannot";
+    EXPECT_EQ(quiet.error.find("bpftime: bpf("), std::string::npos) << "only -v tells more: " << quiet.error;
+    const Finished told = bpftime({"load", "-v", tool});
+    EXPECT_EQ(told.code, quiet.code) << each.tool;
+    const size_t call = told.error.find(each.call);
+    ASSERT_NE(call, std::string::npos) << each.tool << ":\n" << told.error;
+    const std::string line = told.error.substr(call, told.error.find('\n', call) - call);
+    EXPECT_NE(line.find(each.what), std::string::npos) << each.tool << ": " << line;
+  }
+  if (tried == 0) GTEST_SKIP() << "none of libbpf-tools' is installed";
+}
+
 }  // namespace
 }  // namespace bpftime::e2e

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <regex>
 #include <sstream>
 
@@ -257,6 +258,61 @@ TEST_F(SystemCalls, OfARunningProcessAreSeenAndItsTextRestored) {
   EXPECT_TRUE(eventually([&] { return text_differences(target.pid()).empty(); }));
   target.signal(SIGUSR2);
   EXPECT_EQ(target.wait(), 0) << target.output();
+}
+
+// `list --hits`, of a system call: its beginning and its end run as often as it was made.
+TEST_F(SystemCalls, HitsAreCounted) {
+  Child tool = bpftime_child(load(unbuffered({"/usr/sbin/opensnoop"})));
+  ASSERT_TRUE(tool.wait_for_output("PATH")) << tool.error();
+  const std::string go = directory() + "/go";
+  // Waiting opens nothing.
+  Child target = bpftime_child({"start", "sh", "-c",
+                                "echo waiting; while [ ! -e " + go +
+                                    " ]; do :; done; i=0; while [ $i -lt 50 ]; do : "
+                                    "</dev/null; i=$((i+1)); done; echo done; while [ -e " +
+                                    go + " ]; do :; done"});
+  ASSERT_TRUE(target.wait_for_output("waiting\n")) << target.error();
+  Child list = bpftime_child({"list", "--hits", "--for", "600", "--json"});
+  ASSERT_TRUE(eventually([&] { return bpftime_json({"list"})["counting"] == true; })) << list.error();
+  std::ofstream(go) << "go";
+  ASSERT_TRUE(target.wait_for_output("done\n"));
+  list.signal(SIGINT);
+  ASSERT_EQ(list.wait(), 0) << list.error();
+  ::unlink(go.c_str());
+  EXPECT_EQ(target.wait(), 0);
+  const auto answer = nlohmann::json::parse(list.output(), nullptr, false);
+  std::map<std::string, uint64_t> hits;
+  for (const auto& probe : answer["targets"][0]["probes"])
+    for (const auto& program : probe["programs"]) {
+      ASSERT_TRUE(program.contains("hits")) << probe;
+      hits[probe["path"]] += program["hits"].get<uint64_t>();
+    }
+  EXPECT_EQ(hits["syscalls:sys_enter_openat"], 50u) << answer;
+  EXPECT_EQ(hits["syscalls:sys_exit_openat"], 50u) << answer;
+  EXPECT_EQ(hits["syscalls:sys_enter_open"], 0u);
+}
+
+// `list` names the ways a target may make system calls that no event shows; where there is none it says nothing.
+TEST_F(SystemCalls, WhatIsNotSeenIsListed) {
+  if (::access("/usr/bin/python3", X_OK) != 0) GTEST_SKIP() << "python3 is not installed";
+  Child tool = bpftime_child(load(unbuffered({"/usr/sbin/opensnoop"})));
+  ASSERT_TRUE(tool.wait_for_output("PATH")) << tool.error();
+  const auto listed = [&](const std::string& protection) {
+    Child target = bpftime_child({"start", "/usr/bin/python3", "-c",
+                                  "import mmap, signal; m = mmap.mmap(-1, 4096, prot=" + protection +
+                                      "); print('ready', flush=True); signal.pause()"});
+    EXPECT_TRUE(target.wait_for_output("ready\n")) << target.error();
+    // What a process maps by itself is seen at the next change: counting is one.
+    EXPECT_EQ(bpftime({"list", "--hits", "--for", "0"}).code, 0);
+    return std::pair(bpftime({"list"}).output, bpftime_json({"list"})["targets"][0]["not_seen"]);
+  };
+  const auto [text, reasons] = listed("7");
+  EXPECT_NE(text.find("    not seen: system calls of code made at run time (1 mapping)\n"), std::string::npos)
+      << text;
+  EXPECT_NE(reasons.dump().find("made at run time (1 mapping)"), std::string::npos);
+  const auto [plain, none] = listed("3");
+  EXPECT_EQ(plain.find("made at run time"), std::string::npos) << plain;
+  EXPECT_EQ(none.dump().find("made at run time"), std::string::npos);
 }
 
 }  // namespace
