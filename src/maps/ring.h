@@ -134,6 +134,51 @@ BPFTIME_MAPS_FOLD bool ring_is_full(const Ring& ring, uint64_t start, uint64_t t
   return start + total - consumer > ring.size - 1;
 }
 
+// Whether `start` is where the last reservation, which `control` names, ends: it stands in the table.
+BPFTIME_MAPS_FOLD bool ring_last_is_entered(const Ring& ring, WordPair control, uint64_t start) {
+  Reservation* previous = ring_entry(ring, last_ticket(control.high));
+  return control.high == 0 ||
+         (load_acquire(&previous->low) & ~uint64_t{7}) == start - last_total(control.high) + 8;
+}
+// Whether the entry of the next ticket may be used again.
+BPFTIME_MAPS_FOLD bool ring_next_is_free(const Ring& ring, WordPair control) {
+  uint64_t occupant = load_acquire(&ring_entry(ring, last_ticket(control.high) + 1)->low);
+  return occupant == 0 || entry_start(occupant) < load_acquire(&ring.producer->position);
+}
+
+// Takes [start, start + total), which the checks above have allowed. nullptr: somebody was faster; `control` is what stands there.
+BPFTIME_MAPS_FOLD void* ring_take(const Ring& ring, WordPair& control, uint64_t start, uint64_t total,
+                                  uint64_t size, uint32_t owner) {
+  uint32_t ticket = last_ticket(control.high) + 1;
+  Reservation* entry = ring_entry(ring, ticket);
+  if (!compare_exchange_pair(&ring.producer->control, control,
+                             {start + total, pack_last(total, owner, ticket)}))
+    return nullptr;
+  uint8_t* header = ring.data + (start & (ring.size - 1));
+  store_relaxed(&entry->high, total << 32 | (owner & ((1u << kOwnerBits) - 1)));
+  store_release(&entry->low, start + 8);
+  // Until committed the second word holds the ticket; afterwards nobody reads it.
+  store_release(reinterpret_cast<uint64_t*>(header),
+                uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
+  return header + kRecordHeaderSize;
+}
+
+// A reservation that meets nothing unusual. nullptr: it does, nothing has happened, and ring_reserve_at knows.
+BPFTIME_MAPS_FOLD void* ring_reserve_at_once(const Ring& ring, uint64_t size, uint64_t flags,
+                                             uint32_t owner) {
+  if (flags != 0 || size > kRecordSizeMax) return nullptr;
+  uint64_t total = align_up(size + kRecordHeaderSize, 8);
+  RingProducer* producer = ring.producer;
+  WordPair control = {load_acquire(&producer->control.low), load_acquire(&producer->control.high)};
+  uint64_t start = control.low & ~uint64_t{7};
+  bool room = start + total - load_relaxed(&producer->consumer_seen) <= ring.size - 1;
+  // The position seen is hostile: it must not make room for what is larger than the ring.
+  if (total > ring.size || !room || !ring_last_is_entered(ring, control, start) ||
+      !ring_next_is_free(ring, control))
+    return nullptr;
+  return ring_take(ring, control, start, total, size, owner);
+}
+
 // nullptr: full (or too large, or unknown flags), as bpf_ringbuf_reserve.
 BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_t flags, uint32_t owner) {
   if (flags != 0 || size > kRecordSizeMax) return nullptr;
@@ -150,9 +195,7 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
       control = again;
       continue;
     }
-    Reservation* previous = ring_entry(ring, last_ticket(control.high));
-    if (control.high != 0 &&
-        (load_acquire(&previous->low) & ~uint64_t{7}) != start - last_total(control.high) + 8) {
+    if (!ring_last_is_entered(ring, control, start)) {
       WordPair now = ring_read_control(ring);
       if (now.low != control.low || now.high != control.high) {
         control = now;
@@ -160,25 +203,14 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
       }
       ring_enter_last(ring, control);
     }
-    uint32_t ticket = last_ticket(control.high) + 1;
-    Reservation* entry = ring_entry(ring, ticket);
-    uint64_t occupant = load_acquire(&entry->low);
-    if (occupant != 0 && entry_start(occupant) >= load_acquire(&producer->position)) {
+    if (!ring_next_is_free(ring, control)) {
       WordPair now = ring_read_control(ring);
       if (now.low == control.low && now.high == control.high)
         return nullptr;  // too many reservations are open
       control = now;
       continue;
     }
-    if (!compare_exchange_pair(&producer->control, control, {start + total, pack_last(total, owner, ticket)}))
-      continue;
-    uint8_t* header = ring.data + (start & (ring.size - 1));
-    store_relaxed(&entry->high, total << 32 | (owner & ((1u << kOwnerBits) - 1)));
-    store_release(&entry->low, start + 8);
-    // Until committed the second word holds the ticket; afterwards nobody reads it.
-    store_release(reinterpret_cast<uint64_t*>(header),
-                  uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
-    return header + kRecordHeaderSize;
+    if (void* record = ring_take(ring, control, start, total, size, owner)) return record;
   }
   return nullptr;
 }
@@ -208,7 +240,16 @@ BPFTIME_MAPS_FOLD bool ring_take_wake(RingProducer* producer) {
   return (word & 1) != 0 && compare_exchange(&producer->wake_word, word, (word + 2) & ~1u);
 }
 
-BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
+// How far a commit has come: it published [start, end), nothing when they are equal; `ticket` is of the record at `start`.
+struct RingCommit {
+  uint64_t start, end;
+  uint32_t ticket;
+};
+
+// Commits a record. True: that was all, as usual. False: others' records may be left to publish, or the consumer to be woken;
+// ring_commit_rest does it.
+BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, bool discard, RingCommit* commit) {
+  RingProducer* producer = ring.producer;
   uint8_t* header = static_cast<uint8_t*>(record) - kRecordHeaderSize;
   uint64_t word = load_relaxed(reinterpret_cast<uint64_t*>(header));
   uint32_t ticket = static_cast<uint32_t>(word >> 32);
@@ -218,7 +259,23 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
   uint64_t low = load_relaxed(&entry->low);
   uint64_t start = entry_start(low);
   store_release(&entry->low, low | kDone);
-  uint64_t end = ring_publish(ring, start, ticket);
+  uint64_t end = start, position = start;
+  uint64_t total = load_relaxed(&entry->high) >> 32 & ~uint64_t{7};
+  bool alone = false;
+  if (compare_exchange(&producer->position, position, start + total)) {
+    end = start + total;
+    alone = load_acquire(&ring_entry(ring, ticket + 1)->low) != ((end + 8) | kDone);
+  }
+  *commit = {start, end, ticket};
+  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
+  // this read; a consumer announces itself before it looks at the position.)
+  return alone && load_relaxed(&producer->handover) == 0 && (load_relaxed(&producer->wake_word) & 1) == 0;
+}
+
+// Whether the consumer must be woken.
+BPFTIME_MAPS_FOLD bool ring_commit_rest(const Ring& ring, uint64_t flags, RingCommit commit) {
+  uint64_t start = commit.start, end = commit.end;
+  if (end != start) end = ring_publish(ring, end, commit.ticket + 1);
   if (load_relaxed(&ring.producer->handover) != 0) {
     uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
     uint64_t from = load_acquire(&ring.producer->position);
@@ -227,13 +284,16 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
     if (to != from && end == start) start = from;
     if (to != from) end = to;
   }
-  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
-  // this read; a consumer announces itself before it looks at the position.)
-  if (__builtin_expect((load_relaxed(&ring.producer->wake_word) & 1) == 0, 1)) return false;
+  if ((load_relaxed(&ring.producer->wake_word) & 1) == 0) return false;
   if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
   // As Linux: only when the consumer had read everything before what became visible now.
   if ((flags & kRingNoWakeup) || load_acquire(ring.consumer) - start >= end - start) return false;
   return ring_take_wake(ring.producer);
+}
+
+BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
+  RingCommit commit;
+  return !ring_commit_at_once(ring, record, discard, &commit) && ring_commit_rest(ring, flags, commit);
 }
 
 BPFTIME_MAPS_FOLD uint64_t ring_query_at(const Ring& ring, uint64_t flags) {

@@ -5,15 +5,6 @@
 namespace bpftime::runtime {
 namespace {
 
-// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
-// program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
-template <int displacement = 0>
-inline uint32_t thread_word(int64_t offset) {
-  uint32_t value;
-  asm("movl %%fs:%c2(%1), %0" : "=r"(value) : "r"(offset), "i"(displacement));
-  return value;
-}
-
 // What the vDSO's getcpu finds: the limit of a GDT entry the kernel keeps per CPU (cpu | node
 // << 12).
 inline uint32_t segment_limit() {
@@ -23,11 +14,6 @@ inline uint32_t segment_limit() {
   return limit;
 }
 inline uint32_t segment_limit_cpu() { return segment_limit() & 0xfff; }
-
-inline uint32_t known_tid() {
-  const int32_t offset = context()->tid_offset;
-  return offset != 0 ? thread_word(offset) : 0;
-}
 
 }  // namespace
 
@@ -45,17 +31,12 @@ uint32_t current_cpu() {
 
 uint32_t current_tid() {
   const uint32_t tid = known_tid();
-  if (__builtin_expect(tid != 0, 1)) return tid;
-  return may_call_system() ? static_cast<uint32_t>(system_call(kSysGettid)) : 0;
+  return __builtin_expect(tid != 0, 1) ? tid : bpftime_slow_tid();
 }
 
 uint32_t current_tgid() {
   const uint32_t tgid = identity()->tgid;
-  if (__builtin_expect(tgid != 0, 1)) return tgid;
-  if (!may_call_system()) return known_tid();  // the thread that forked is the only one yet
-  const uint32_t asked = static_cast<uint32_t>(system_call(kSysGetpid));
-  identity()->tgid = asked;
-  return asked;
+  return __builtin_expect(tgid != 0, 1) ? tgid : bpftime_slow_tgid();
 }
 
 int64_t current_comm(char comm[16]) {
