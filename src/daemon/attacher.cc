@@ -133,8 +133,9 @@ Result<void> Attacher::reconcile(pid_t pid) {
   return done;
 }
 
+// Processes are looked for once, at the end: all of /proc is read for it. Who forked before that, from a parent that was still as
+// before, is found then; who forked later is as its parent.
 void Attacher::reconcile_all() {
-  find_targets();
   drop_dead();
   for (auto it = targets_.begin(); it != targets_.end();) {
     auto done = reconcile(it->second, /*create=*/false);
@@ -146,7 +147,7 @@ void Attacher::reconcile_all() {
     const bool gone = !done && done.error().code == ENODATA;
     it = gone ? targets_.erase(it) : std::next(it);
   }
-  reconcile_new();  // forked meanwhile, from parents that were still as before
+  reconcile_new();
 }
 
 void Attacher::reconcile_new() {

@@ -1,7 +1,7 @@
 // Executable memory in targets: memfds that the daemon writes and targets map read-execute, near the code they patch.
 // Never handed out again while any process maps it, since a thread may be anywhere in it; equal content is found again
-// instead (a probe that comes back costs no memory). Arenas are wide, so that trampolines find the addresses their sites ask
-// for (rewrite::TrampolineRule), but only pages that hold something cost memory.
+// instead (a probe that comes back costs no memory). Arenas are wider than their content, so that trampolines find the
+// addresses their sites ask for (rewrite::TrampolineRule); who finds none there gets another arena, so that they need not be huge.
 #pragma once
 
 #include <functional>
@@ -19,7 +19,7 @@
 
 namespace bpftime::daemon {
 
-inline constexpr uint64_t kArenaSize = uint64_t{12} << 20;
+inline constexpr uint64_t kArenaSize = uint64_t{1} << 20;
 
 // One memfd, shared by a target and its forks, at the same address in all.
 class Arena {

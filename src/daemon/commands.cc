@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/version.h"
+#include "compiler/compiler.h"
 #include "daemon/worker.h"
 #include "maps/map.h"
 #include "rewrite/rewrite.h"
@@ -120,6 +121,7 @@ Answer status(Worker& worker, const json&) {
               {"uptime_s", worker.uptime_s()},
               {"runtime_directory", worker.directory().path},
               {"maps", maps},
+              {"programs_compiled", compiler::programs_compiled()},
               {"programs", objects.all<kernel::Prog>(ObjectKind::kProgram).size()},
               {"links", objects.all<kernel::Link>(ObjectKind::kLink).size()},
               {"targets", worker.attacher().reports().size()},

@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "daemon/site.h"
@@ -26,6 +27,12 @@ bool return_is_special(std::string name) {
   name.erase(0, std::min(name.find_first_not_of('_'), name.size()));
   if (name.starts_with("libc_")) name.erase(0, 5);
   return kNames.contains(name);
+}
+
+// Code that we put there: nobody probes it, and a file that grows with every probe is not to be parsed with every probe.
+bool is_ours(const MappedRegion& region) {
+  return region.path.starts_with("/memfd:") &&
+         std::string_view(region.path).substr(strlen("/memfd:")).starts_with(wire::kCodeMemfdName);
 }
 
 }  // namespace
@@ -87,7 +94,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
     for (const auto& region : regions) {
-      if (!region.executable || region.inode == 0) continue;
+      if (!region.executable || region.inode == 0 || is_ours(region)) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
       if (!same_file(target.process, region, event)) {
         if (auto other = other_build(target.process, region, probe))
