@@ -96,11 +96,12 @@ std::optional<program::Program> find_program(Bytes object, const std::string& na
   return std::nullopt;
 }
 
-// As a verified program comes: everything reached, no stack read before it is written.
+// As a verified program comes: everything reached, no stack read before it is written, every call with the one map there is.
 verifier::Facts plain_facts(const program::Program& program) {
   verifier::Facts facts;
   verifier::InsnFacts reached;
   reached.reached = true;
+  reached.same_map = true;
   facts.insns.assign(program.insns.size(), reached);
   facts.zeroed_bytes.assign(program::subprogram_starts(program).size(), 0);
   return facts;

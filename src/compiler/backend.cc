@@ -1,5 +1,6 @@
 #include "compiler/backend.h"
 
+#include <llvm/ADT/SmallPtrSet.h>
 #include <llvm/Bitcode/BitcodeReader.h>
 #include <llvm/IR/DiagnosticInfo.h>
 #include <llvm/IR/DiagnosticPrinter.h>
@@ -93,9 +94,14 @@ Result<void> link_runtime(llvm::Module& module) {
   if (!runtime) return Error{EINVAL, "compile: helpers' bitcode: " + llvm::toString(runtime.takeError())};
   (*runtime)->setTargetTriple(module.getTargetTriple());
   (*runtime)->setDataLayout(module.getDataLayout());
+  llvm::SmallPtrSet<const llvm::Function*, 16> own;
+  for (const llvm::Function& function : module)
+    if (!function.isDeclaration()) own.insert(&function);
   if (llvm::Linker::linkModules(module, std::move(*runtime), llvm::Linker::Flags::LinkOnlyNeeded)) {
     return Error{EINVAL, "compile: linking the helpers' bitcode failed"};
   }
+  for (llvm::Function& function : module)
+    if (!function.isDeclaration() && !own.contains(&function)) function.addFnAttr(kRuntimeAttribute);
   // Flags like "uwtable" would bring unwind tables back.
   if (auto* flags = module.getModuleFlagsMetadata()) module.eraseNamedMetadata(flags);
   return {};

@@ -81,6 +81,9 @@ struct MachineCode {
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
 
+// How many programs this process has compiled, not counting those it remembered.
+uint64_t programs_compiled();
+
 // Does now what the first compile() would do besides its own work, so that it need not: whoever starts and has nothing to do
 // yet calls it.
 void warm_up();

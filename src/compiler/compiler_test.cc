@@ -115,14 +115,18 @@ TEST(Compile, AContextThatGoesElsewhereIsNeededWhole) {
 
 TEST(Compile, TheSameContentIsTheSameCodeAndOtherContentIsNot) {
   program::Program program{.name = "a", .type = BPF_PROG_TYPE_KPROBE, .insns = {mov(0, 4711), exit_insn()}};
+  const uint64_t before = programs_compiled();
   auto first = compile(program, {}, {});
+  EXPECT_EQ(programs_compiled(), before + 1);
   program.name = "b";
   auto again = compile(program, {}, {});
   ASSERT_TRUE(first.ok() && again.ok());
   EXPECT_EQ(first->image, again->image);
+  EXPECT_EQ(programs_compiled(), before + 1);
   program.insns[0] = mov(0, 4712);
   auto other = compile(program, {}, {});
   ASSERT_TRUE(other.ok());
+  EXPECT_EQ(programs_compiled(), before + 2);
   EXPECT_NE(first->image, other->image);
   // What was proved is part of the content.
   verifier::Facts facts;

@@ -141,9 +141,9 @@ struct ProgramScope {
     return map_globals[index];
   }
 
-  llvm::Function* helper(const helpers::Helper& helper) const {
+  llvm::Function* helper(std::string_view symbol) const {
     return llvm::cast<llvm::Function>(
-        module.getOrInsertFunction(std::string(helper.symbol), helper_type()).getCallee());
+        module.getOrInsertFunction(std::string(symbol), helper_type()).getCallee());
   }
 
   // `helper`, whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
@@ -157,7 +157,8 @@ struct ProgramScope {
     std::vector<Value*> arguments;
     for (llvm::Argument& argument : made->args()) arguments.push_back(&argument);
     arguments[0] = builder.CreatePtrToInt(map_global(index), word());
-    llvm::CallInst* call = builder.CreateCall(helper_type(), helper(row), arguments);
+    llvm::Function* body = helper(helpers::symbol_for_map(row, maps[index].spec.type));
+    llvm::CallInst* call = builder.CreateCall(helper_type(), body, arguments);
     call->addFnAttr(llvm::Attribute::AlwaysInline);
     builder.CreateRet(call);
     return made;

@@ -53,6 +53,28 @@ struct SpeedUpCopyLoops : llvm::PassInfoMixin<SpeedUpCopyLoops> {
   }
 };
 
+// Runs what it holds over some functions only.
+class Where : public llvm::PassInfoMixin<Where> {
+ public:
+  using Test = bool (*)(llvm::Function&, llvm::FunctionAnalysisManager&);
+  Where(Test test, llvm::FunctionPassManager passes) : test_(test), passes_(std::move(passes)) {}
+  llvm::PreservedAnalyses run(llvm::Function& function, llvm::FunctionAnalysisManager& analyses) {
+    return test_(function, analyses) ? passes_.run(function, analyses) : llvm::PreservedAnalyses::all();
+  }
+
+ private:
+  Test test_;
+  llvm::FunctionPassManager passes_;
+};
+
+// Functions of the runtime come optimised.
+bool is_the_programs(llvm::Function& function, llvm::FunctionAnalysisManager&) {
+  return !function.hasFnAttribute(kRuntimeAttribute);
+}
+bool has_loops(llvm::Function& function, llvm::FunctionAnalysisManager& analyses) {
+  return !analyses.getResult<llvm::LoopAnalysis>(function).empty();
+}
+
 // What makes inlining see what it inlines into: registers as values, map references as constants.
 llvm::FunctionPassManager before_inlining() {
   llvm::FunctionPassManager passes;
@@ -80,25 +102,26 @@ llvm::FunctionPassManager loop_passes() {
   second.addPass(llvm::LoopFullUnrollPass(2, /*OnlyWhenForced=*/false));
   passes.addPass(llvm::createFunctionToLoopPassAdaptor(std::move(second)));
   passes.addPass(SpeedUpCopyLoops());
+  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
   return passes;
 }
 
 llvm::FunctionPassManager after_inlining() {
-  llvm::FunctionPassManager passes;
+  llvm::FunctionPassManager passes, unrolling;
   passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
   passes.addPass(llvm::EarlyCSEPass(true));
   passes.addPass(llvm::InstCombinePass());
   passes.addPass(llvm::JumpThreadingPass());
   passes.addPass(llvm::CorrelatedValuePropagationPass());
   passes.addPass(llvm::SimplifyCFGPass());
-  passes.addPass(loop_passes());
-  passes.addPass(llvm::SROAPass(llvm::SROAOptions::ModifyCFG));
+  passes.addPass(Where(has_loops, loop_passes()));
   passes.addPass(llvm::GVNPass());
   passes.addPass(llvm::InstCombinePass());
   passes.addPass(llvm::DSEPass());
   passes.addPass(llvm::ADCEPass());
-  passes.addPass(llvm::LoopUnrollPass(llvm::LoopUnrollOptions(2)));
-  passes.addPass(llvm::InstCombinePass());
+  unrolling.addPass(llvm::LoopUnrollPass(llvm::LoopUnrollOptions(2)));
+  unrolling.addPass(llvm::InstCombinePass());
+  passes.addPass(Where(has_loops, std::move(unrolling)));
   passes.addPass(llvm::SimplifyCFGPass(final_cfg()));
   return passes;
 }
@@ -121,13 +144,14 @@ void optimize(llvm::Module& module, llvm::TargetMachine& machine) {
   builder.registerLoopAnalyses(loops);
   builder.crossRegisterProxies(loops, functions, components, modules);
   llvm::ModulePassManager passes;
-  passes.addPass(llvm::createModuleToFunctionPassAdaptor(before_inlining()));
+  passes.addPass(llvm::createModuleToFunctionPassAdaptor(Where(is_the_programs, before_inlining())));
   // Helpers end in functions made for one map, which must have become small before it is asked whether they are.
   llvm::ModuleInlinerWrapperPass inliner(llvm::getInlineParams(2, 0), /*MandatoryFirst=*/false);
   llvm::FunctionPassManager simplify;
   simplify.addPass(llvm::EarlyCSEPass(true));
   simplify.addPass(llvm::SimplifyCFGPass());
-  inliner.getPM().addPass(llvm::createCGSCCToFunctionPassAdaptor(std::move(simplify)));
+  inliner.getPM().addPass(
+      llvm::createCGSCCToFunctionPassAdaptor(Where(is_the_programs, std::move(simplify))));
   passes.addPass(std::move(inliner));
   passes.addPass(llvm::GlobalDCEPass());
   passes.addPass(llvm::createModuleToFunctionPassAdaptor(after_inlining()));

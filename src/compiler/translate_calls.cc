@@ -128,6 +128,7 @@ static bool is_map_helper(uint32_t id) {
     case BPF_FUNC_map_lookup_elem:
     case BPF_FUNC_map_update_elem:
     case BPF_FUNC_map_delete_elem:
+    case BPF_FUNC_map_lookup_percpu_elem:
     case BPF_FUNC_ringbuf_reserve:
     case BPF_FUNC_ringbuf_query:
       return true;
@@ -154,7 +155,7 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
   if (id == BPF_FUNC_for_each_map_elem) return for_each_call(), Result<void>();
   if (id == BPF_FUNC_user_ringbuf_drain) return drain_call(), Result<void>();
   const auto map = is_map_helper(id) ? proved_map(index) : std::nullopt;
-  llvm::Function* callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(*helper);
+  llvm::Function* callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(helper->symbol);
   std::array<Value*, 6> arguments{};
   for (uint32_t i = 0; i < 5; i++) arguments[i] = get_argument(i + 1);
   arguments[kInvocationArgument] = invocation_;

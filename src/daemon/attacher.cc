@@ -177,8 +177,8 @@ Result<void> Attacher::join_session(const target::Process& process, uint64_t ses
     return {};
   }
   return target::process_error(process.pid(), EUSERS,
-                       "it is in " + std::to_string(wire::kSessionsMax) +
-                           " sessions of `bpftime extend` already; try ending one of them");
+                               "it is in " + std::to_string(wire::kSessionsMax) +
+                                   " sessions of `bpftime extend` already; try ending one of them");
 }
 
 Result<void> Attacher::join_children(pid_t pid, uint64_t session) {

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/version.h"
+#include "compiler/compiler.h"
 #include "daemon/worker.h"
 #include "maps/map.h"
 #include "rewrite/rewrite.h"
@@ -122,6 +123,7 @@ Answer status(Worker& worker, const json&) {
               {"uptime_s", worker.uptime_s()},
               {"runtime_directory", worker.directory().path},
               {"maps", maps},
+              {"programs_compiled", compiler::programs_compiled()},
               {"programs", objects.all<kernel::Prog>(ObjectKind::kProgram).size()},
               {"links", objects.all<kernel::Link>(ObjectKind::kLink).size()},
               {"targets", worker.attacher().reports().size()},

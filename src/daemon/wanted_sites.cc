@@ -2,6 +2,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 
 #include "daemon/site.h"
@@ -26,6 +27,12 @@ bool return_is_special(std::string name) {
   name.erase(0, std::min(name.find_first_not_of('_'), name.size()));
   if (name.starts_with("libc_")) name.erase(0, 5);
   return kNames.contains(name);
+}
+
+// Code that we put there: nobody probes it, and a file that grows with every probe is not to be parsed with every probe.
+bool is_ours(const MappedRegion& region) {
+  return region.path.starts_with("/memfd:") &&
+         std::string_view(region.path).substr(strlen("/memfd:")).starts_with(wire::kCodeMemfdName);
 }
 
 }  // namespace

@@ -22,6 +22,18 @@ constexpr auto kRows = [] {
   return rows;
 }();
 
+struct MapRow {
+  std::string_view symbol;
+  uint32_t type;
+  std::string_view symbol_for_type;
+};
+constexpr MapRow kMapRows[] = {
+#define BPFTIME_MAP_HELPER(helper, type, number) \
+  {"bpftime_helper_" #helper, number, "bpftime_helper_" #helper "_of_type_" #number},
+#include "helpers/map_types.def"
+#undef BPFTIME_MAP_HELPER
+};
+
 static_assert(std::adjacent_find(kRows.begin(), kRows.end(),
                                  [](const Helper& a, const Helper& b) { return a.id == b.id; }) ==
                   kRows.end(),
@@ -36,6 +48,12 @@ const Helper* find(uint32_t id) {
       std::lower_bound(kRows.begin(), kRows.end(), id,
                        [](const Helper& helper, uint32_t wanted) { return helper.id < wanted; });
   return row != kRows.end() && row->id == id ? row : nullptr;
+}
+
+std::string_view symbol_for_map(const Helper& helper, uint32_t map_type) {
+  for (const MapRow& row : kMapRows)
+    if (row.symbol == helper.symbol && row.type == map_type) return row.symbol_for_type;
+  return helper.symbol;
 }
 
 bool needs_system_calls(uint32_t id) {

@@ -21,6 +21,9 @@ struct Helper {
 std::span<const Helper> all();
 const Helper* find(uint32_t id);  // nullptr: not supported
 
+// The function for maps of one type; `helper.symbol` where there is none (map_types.def).
+std::string_view symbol_for_map(const Helper& helper, uint32_t map_type);
+
 // True when the helper can do nothing useful without entering the kernel: only a system call knows the answer, or a reader
 // has to be woken. The others have another way where system calls are forbidden (wire::kNoSystemCalls).
 bool needs_system_calls(uint32_t id);

@@ -196,11 +196,24 @@ Result<void> Kernel::ensure_reference(Map& map) {
   return {};
 }
 
+namespace {
+
+// Two megabytes of address space that most programs have no use for.
+bool prints_trace(const Prog& prog) {
+  constexpr int32_t kTraceVprintk = 177;  // not in older linux/bpf.h
+  const auto& insns = prog.source.program.insns;
+  return std::any_of(insns.begin(), insns.end(), [](const program::Insn& insn) {
+    return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == 0 &&
+           (insn.imm == BPF_FUNC_trace_printk || insn.imm == kTraceVprintk);
+  });
+}
+
+}  // namespace
+
 std::vector<TargetMemory> Kernel::memory_of(const std::vector<std::shared_ptr<Prog>>& programs) const {
   std::vector<TargetMemory> out;
   std::set<const Object*> seen;
   std::vector<std::shared_ptr<Object>> pending(programs.begin(), programs.end());
-  if (!programs.empty()) pending.push_back(trace_ring_);
   while (!pending.empty()) {
     const auto object = std::move(pending.back());
     pending.pop_back();
@@ -209,6 +222,7 @@ std::vector<TargetMemory> Kernel::memory_of(const std::vector<std::shared_ptr<Pr
       const auto& prog = static_cast<const Prog&>(*object);
       pending.insert(pending.end(), prog.maps.begin(), prog.maps.end());
       pending.push_back(prog.runs);
+      if (prints_trace(prog)) pending.push_back(trace_ring_);
       const auto size = prog.code_memory ? file_size(prog.code_memory) : Result<uint64_t>(0);
       if (prog.code_address != 0 && size && *size != 0)
         out.push_back({prog.code_address, *size, prog.code_memory.get(), false, true});

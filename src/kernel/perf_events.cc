@@ -19,6 +19,21 @@ constexpr int kCounterShift = 32;         // and format/ref_ctr_offset: config:3
 
 bool alive(int32_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
 
+// The build-id finds copies of the file, in other mount namespaces for one. A file that is no ELF has none. Of the file asked for
+// last it is remembered: a thousand probes are in few files, one after the other.
+std::string build_id_of(int fd, const std::string& path, const struct stat& st) {
+  using Version = std::array<int64_t, 5>;
+  static Version known{};
+  static std::string build_id;
+  const Version version = {static_cast<int64_t>(st.st_dev), static_cast<int64_t>(st.st_ino), st.st_size,
+                           st.st_ctim.tv_sec, st.st_ctim.tv_nsec};
+  if (version == known) return build_id;
+  const auto elf = symbols::ElfFile::from_fd(fd, path);
+  build_id = elf ? elf->build_id() : "";
+  known = version;
+  return build_id;
+}
+
 // Fills the file identity by which mappings in targets are recognised.
 Result<void> identify_file(PerfEvent& event) {
   Fd fd(::open(event.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
@@ -31,8 +46,7 @@ Result<void> identify_file(PerfEvent& event) {
     return Error{EINVAL,
                  "uprobe on " + event.path + ": offset " + std::to_string(event.offset) + " is past its end"};
   event.file = {st.st_dev, st.st_ino};
-  // The build-id finds copies of the file, in other mount namespaces for one. A file that is no ELF has none.
-  if (auto elf = symbols::ElfFile::from_fd(fd.get(), event.path)) event.build_id = elf->build_id();
+  event.build_id = build_id_of(fd.get(), event.path, st);
   return {};
 }
 

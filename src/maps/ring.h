@@ -147,6 +147,37 @@ BPFTIME_MAPS_COLD RingRoom ring_make_room(Ring ring, WordPair control, uint32_t 
   return same(ring_read_control(ring), control) ? RingRoom::kNo : RingRoom::kControlChanged;
 }
 
+// Takes [start, start + total), which the checks have allowed. nullptr: somebody was faster; `control` is what stands there now.
+BPFTIME_MAPS_FOLD void* ring_take(const Ring& ring, WordPair& control, uint64_t start, uint64_t total,
+                                  uint64_t size, uint32_t owner) {
+  const uint32_t ticket = last_ticket(control.high) + 1;
+  if (!compare_exchange_pair(&ring.producer->control, control,
+                             {start + total, pack_last(total, owner, ticket)}))
+    return nullptr;
+  uint8_t* header = ring.data + (start & (ring.size - 1));
+  // Until committed the second word holds the ticket; afterwards nobody reads it.
+  store_release(reinterpret_cast<uint64_t*>(header),
+                uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
+  return header + kRecordHeaderSize;
+}
+
+// A reservation that finds room and nothing open, as usual; small enough to be inlined into programs. nullptr: it is not so,
+// nothing has happened, and ring_reserve_at knows.
+BPFTIME_MAPS_FOLD void* ring_reserve_at_once(const Ring& ring, uint64_t size, uint64_t flags,
+                                             uint32_t owner) {
+  if (flags != 0 || size > kRecordSizeMax) return nullptr;
+  const uint64_t total = align_up(size + kRecordHeaderSize, 8);
+  // The position seen is hostile: it must not make room for what is larger than the ring.
+  if (total > ring.size) return nullptr;
+  RingProducer* producer = ring.producer;
+  WordPair control = {load_acquire(&producer->control.low), load_acquire(&producer->control.high)};
+  const uint64_t start = control.low & ~uint64_t{7};
+  if (start + total - load_relaxed(&producer->consumer_seen) > ring.size - 1 ||
+      load_acquire(&producer->position) != start)
+    return nullptr;
+  return ring_take(ring, control, start, total, size, owner);
+}
+
 // nullptr: full (or too large, or unknown flags), as bpf_ringbuf_reserve.
 BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_t flags, uint32_t owner) {
   if (flags != 0 || size > kRecordSizeMax) return nullptr;
@@ -163,23 +194,16 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at(const Ring& ring, uint64_t size, uint64_
       control = again;
       continue;
     }
-    uint32_t ticket = last_ticket(control.high) + 1;
     // Nothing is open, as usual: the table has nothing to say (rule 3).
     if (__builtin_expect(load_acquire(&producer->position) != start, 0)) {
-      const RingRoom room = ring_make_room(ring, control, ticket);
+      const RingRoom room = ring_make_room(ring, control, last_ticket(control.high) + 1);
       if (room == RingRoom::kNo) return nullptr;
       if (room == RingRoom::kControlChanged) {
         control = ring_read_control(ring);
         continue;
       }
     }
-    if (!compare_exchange_pair(&producer->control, control, {start + total, pack_last(total, owner, ticket)}))
-      continue;
-    uint8_t* header = ring.data + (start & (ring.size - 1));
-    // Until committed the second word holds the ticket; afterwards nobody reads it.
-    store_release(reinterpret_cast<uint64_t*>(header),
-                  uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
-    return header + kRecordHeaderSize;
+    if (void* record = ring_take(ring, control, start, total, size, owner)) return record;
   }
   return nullptr;
 }
@@ -218,7 +242,16 @@ BPFTIME_MAPS_COLD uint64_t ring_commit_open(Ring ring, uint64_t start, uint32_t 
   return ring_publish(ring, start, ticket);
 }
 
-BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
+// How far a commit has come: it published [start, end), nothing when they are equal; `ticket` is of the record at `start`.
+struct RingCommit {
+  uint64_t start, end;
+  uint32_t ticket;
+};
+
+// Commits a record. True: that was all, as usual. False: records may be left to publish, or the consumer to be woken, which
+// ring_commit_rest does.
+BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, bool discard, RingCommit* commit) {
+  RingProducer* producer = ring.producer;
   uint8_t* header = static_cast<uint8_t*>(record) - kRecordHeaderSize;
   // Plain: nobody else writes it, and the compiler may know it still from the reservation.
   uint64_t word = read_word(header);
@@ -226,16 +259,27 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
   uint32_t length = static_cast<uint32_t>(word) & ~(kRecordBusy | kRecordDiscarded);
   store_release(reinterpret_cast<uint64_t*>(header), uint64_t{length | (discard ? kRecordDiscarded : 0)});
   // The oldest open reservation, as usual: less than a ring lies between it and any other, so the offset tells (rule 6).
-  uint64_t start = load_acquire(&ring.producer->position);
+  const uint64_t offset = static_cast<uint64_t>(header - ring.data);
+  uint64_t start = load_acquire(&producer->position);
   uint64_t end = start + align_up(uint64_t{length} + kRecordHeaderSize, 8);
-  bool oldest = (start & (ring.size - 1)) == static_cast<uint64_t>(header - ring.data);
-  if (__builtin_expect(oldest && compare_exchange(&ring.producer->position, start, end), 1)) {
-    if (__builtin_expect(load_acquire(&ring.producer->control.low) != end, 0))
-      end = ring_publish(ring, end, ticket + 1);
-  } else {
-    start += (static_cast<uint64_t>(header - ring.data) - start) & (ring.size - 1);
-    end = ring_commit_open(ring, start, ticket);
+  const bool oldest = (start & (ring.size - 1)) == offset;
+  if (__builtin_expect(!oldest || !compare_exchange(&producer->position, start, end), 0)) {
+    start += (offset - start) & (ring.size - 1);
+    *commit = {start, start, ticket};
+    return false;
   }
+  *commit = {start, end, ticket};
+  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
+  // this read; a consumer announces itself before it looks at the position.)
+  return load_acquire(&producer->control.low) == end && load_relaxed(&producer->handover) == 0 &&
+         (load_relaxed(&producer->wake_word) & 1) == 0;
+}
+
+// Whether the consumer must be woken.
+BPFTIME_MAPS_FOLD bool ring_commit_rest(const Ring& ring, uint64_t flags, RingCommit commit) {
+  uint64_t start = commit.start, end = commit.end;
+  end = end == start ? ring_commit_open(ring, start, commit.ticket)
+                     : ring_publish(ring, end, commit.ticket + 1);
   if (load_relaxed(&ring.producer->handover) != 0) {
     uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
     uint64_t from = load_acquire(&ring.producer->position);
@@ -244,13 +288,16 @@ BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t f
     if (to != from && end == start) start = from;
     if (to != from) end = to;
   }
-  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
-  // this read; a consumer announces itself before it looks at the position.)
-  if (__builtin_expect((load_relaxed(&ring.producer->wake_word) & 1) == 0, 1)) return false;
+  if ((load_relaxed(&ring.producer->wake_word) & 1) == 0) return false;
   if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
   // As Linux: only when the consumer had read everything before what became visible now.
   if ((flags & kRingNoWakeup) || load_acquire(ring.consumer) - start >= end - start) return false;
   return ring_take_wake(ring.producer);
+}
+
+BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
+  RingCommit commit;
+  return !ring_commit_at_once(ring, record, discard, &commit) && ring_commit_rest(ring, flags, commit);
 }
 
 BPFTIME_MAPS_FOLD uint64_t ring_query_at(const Ring& ring, uint64_t flags) {

@@ -35,9 +35,20 @@ bool jumps_into_arena(const TargetContext& header, uint64_t address, Bytes text)
 }  // namespace
 
 const PatchRecord* Registry::active_at(uint64_t address) const {
-  for (const auto& record : patches)
-    if (is_live(record) && record.address == address) return &record;
-  return nullptr;
+  if (indexed_ != patches.size()) {
+    index_.clear();
+    for (size_t i = 0; i < patches.size(); ++i)
+      if (is_live(patches[i])) index_.emplace(patches[i].address, i);
+    indexed_ = patches.size();
+  }
+  const auto wanted = [address](const PatchRecord& record) {
+    return is_live(record) && record.address == address;
+  };
+  if (const auto known = index_.find(address); known != index_.end() && wanted(patches[known->second]))
+    return &patches[known->second];
+  // Records change: what is not where it was may be elsewhere.
+  const auto found = std::find_if(patches.begin(), patches.end(), wanted);
+  return found == patches.end() ? nullptr : &*found;
 }
 
 std::optional<Registry> read_registry(const Process& process, uint64_t window, std::string* why) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "target/process.h"
@@ -27,6 +28,11 @@ struct Registry {
 
   // The record of a live patch at `address`, or nullptr.
   const wire::PatchRecord* active_at(uint64_t address) const;
+
+ private:
+  // Where live records were found when there were `indexed_` of them: with a thousand probes all are asked for at every change.
+  mutable std::unordered_map<uint64_t, size_t> index_;
+  mutable size_t indexed_ = 0;
 };
 
 // nullopt: the process has no context of ours at `window` (not a target, or another version's; `why` then says which).

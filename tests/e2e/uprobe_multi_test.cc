@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <regex>
 #include <sstream>
 
@@ -128,6 +129,64 @@ TEST_F(UprobeMulti, OfManyPlaces) {
   EXPECT_TRUE(target.wait_for_output("round 1 done\n")) << target.output() << target.error();
   (void)finish(probe);
   EXPECT_TRUE(eventually([&] { return text_differences(pid).empty(); }));
+}
+
+// KiB of address space, and of memory in use.
+std::pair<long, long> memory_of(pid_t pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  long mapped = 0, resident = 0;
+  for (std::string line; std::getline(status, line);) {
+    std::sscanf(line.c_str(), "VmSize: %ld", &mapped);
+    std::sscanf(line.c_str(), "VmRSS: %ld", &resident);
+  }
+  return {mapped, resident};
+}
+
+// A thousand links of one program, made and let go one by one: every one counts, every byte comes back, the target grows by
+// little, and what was compiled once is not compiled again.
+TEST_F(UprobeMulti, AThousandLinksOneByOne) {
+  constexpr long kGrowthMaxKib = 8 * 1024;
+  const std::string symbols = run({"nm", program("many_functions")}).output, list = directory() + "/offsets";
+  {
+    std::ofstream offsets(list);
+    const std::regex function("([0-9a-f]+) T many_");
+    for (std::sregex_iterator at(symbols.begin(), symbols.end(), function), end; at != end; ++at)
+      offsets << (*at)[1].str() << "\n";
+  }
+  Child target({program("many_functions")}, options());
+  ASSERT_TRUE(target.wait_for_output("waiting\n"));
+  const auto before = memory_of(target.pid());
+  ASSERT_EQ(bpftime({"attach", std::to_string(target.pid())}).code, 0);
+  const auto limit = std::chrono::seconds(200);
+  Child tool = bpftime_child(load({"sh", "-c", "exec \"$0\" \"$1\" -1 < \"$2\"", program("many_probes"),
+                                   program("many_functions"), list}));
+  ASSERT_TRUE(tool.wait_for_output("ready\n", limit)) << tool.output() << tool.error();
+  const auto round = [&](int number) {
+    target.signal(SIGUSR1);
+    EXPECT_TRUE(target.wait_for_output("round " + std::to_string(number) + " done, 0 wrong\n"))
+        << target.output();
+    tool.signal(SIGUSR1);
+    const std::string all = std::to_string(number);
+    EXPECT_TRUE(tool.wait_for_output("hits: " + all + " to " + all + "\n")) << tool.output();
+  };
+  round(1);
+  EXPECT_EQ(active_probes(target.pid()), 1000u);
+  const auto with = memory_of(target.pid());
+  EXPECT_LT(with.first - before.first, kGrowthMaxKib) << "address space";
+  EXPECT_LT(with.second - before.second, kGrowthMaxKib) << "resident";
+  const auto compiled = [&] { return bpftime_json({"daemon", "status"})["programs_compiled"]; };
+  const auto once = compiled();
+  ASSERT_TRUE(once.is_number());
+  EXPECT_GE(once, 1);
+  tool.signal(SIGUSR2);
+  ASSERT_TRUE(tool.wait_for_output("let go 1000", limit)) << tool.output() << tool.error();
+  ASSERT_TRUE(tool.wait_for_output("us\nattached 1000", limit)) << tool.output() << tool.error();
+  ASSERT_TRUE(eventually([&] { return active_probes(target.pid()) == 1000u; }, limit));
+  round(2);
+  EXPECT_EQ(compiled(), once);
+  tool.signal(SIGTERM);
+  EXPECT_EQ(tool.wait(limit), 0);
+  EXPECT_TRUE(eventually([&] { return text_differences(target.pid()).empty(); }, limit));
 }
 
 }  // namespace

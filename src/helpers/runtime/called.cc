@@ -5,6 +5,7 @@
 #include "helpers/runtime/memory.cc"
 #include "helpers/runtime/probe_read.cc"
 #include "helpers/runtime/process.cc"
+#include "helpers/runtime/process_called.cc"
 #include "helpers/runtime/stack.cc"
 #include "helpers/runtime/strings.cc"
 #include "helpers/runtime/task.cc"

@@ -3,24 +3,57 @@
 
 namespace bpftime::runtime {
 
-BPFTIME_HELPER_FUNCTION(map_lookup_elem) {
-  const maps::MapView map = view(r1);
+namespace {
+
+// A map whose type is known; 0: it is not. Behind this the body of the type remains of those for all.
+template <uint32_t kType>
+inline maps::MapView view_of_type(uint64_t map) {
+  const maps::MapView out = view(map);
+  if (kType != 0 && out.spec->type != kType) __builtin_unreachable();
+  return out;
+}
+
+template <uint32_t kType>
+inline uint64_t map_lookup_elem(uint64_t r1, uint64_t r2, uint64_t, uint64_t) {
+  const maps::MapView map = view_of_type<kType>(r1);
   if (map.spec->type == maps::kTypeLpmTrie)
     return reinterpret_cast<uint64_t>(bpftime_map_lookup(pointer<const MapRef>(r1), pointer(r2)));
   return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), cpu_for(map)));
 }
 
-BPFTIME_HELPER_FUNCTION(map_update_elem) {
-  const maps::MapView map = view(r1);
+template <uint32_t kType>
+inline uint64_t map_update_elem(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4) {
+  const maps::MapView map = view_of_type<kType>(r1);
   if (map.spec->type == maps::kTypeHash) {
     if (maps::hash_update_in_place(map, pointer(r2), pointer(r3), r4)) return 0;
     return bpftime_hash_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
   }
-  if (map.spec->type == maps::kTypeArray || map.spec->type == maps::kTypePercpuArray)
-    return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);
+  if (map.spec->type == maps::kTypeArray) return maps::array_update(map, pointer(r2), pointer(r3), r4);
+  if (map.spec->type == maps::kTypePercpuArray)
+    return maps::percpu_array_update(map, pointer(r2), pointer(r3), r4, cpu_for(map));
   if (core::update_in_place(map, pointer(r2), pointer(r3), r4, cpu_for(map))) return 0;
   return bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
 }
+
+// As Linux: no element for a CPU that cannot exist.
+template <uint32_t kType>
+inline uint64_t map_lookup_percpu_elem(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t) {
+  const maps::MapView map = view_of_type<kType>(r1);
+  if (static_cast<uint32_t>(r3) >= map.spec->cpu_count) return 0;
+  return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), static_cast<uint32_t>(r3)));
+}
+
+}  // namespace
+
+BPFTIME_HELPER_FUNCTION(map_lookup_elem) { return map_lookup_elem<0>(r1, r2, r3, r4); }
+BPFTIME_HELPER_FUNCTION(map_update_elem) { return map_update_elem<0>(r1, r2, r3, r4); }
+BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem) { return map_lookup_percpu_elem<0>(r1, r2, r3, r4); }
+
+#define BPFTIME_MAP_HELPER(helper, type, number) \
+  static_assert(maps::type == (number));         \
+  BPFTIME_HELPER_FUNCTION(helper##_of_type_##number) { return helper<maps::type>(r1, r2, r3, r4); }
+#include "helpers/map_types.def"
+#undef BPFTIME_MAP_HELPER
 
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
@@ -30,28 +63,27 @@ BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   return bpftime_map_remove(pointer<const MapRef>(r1), pointer(r2));
 }
 
-// As Linux: no element for a CPU that cannot exist.
-BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem) {
-  const maps::MapView map = view(r1);
-  if (static_cast<uint32_t>(r3) >= map.spec->cpu_count) return 0;
-  return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), static_cast<uint32_t>(r3)));
-}
-
-BPFTIME_HELPER_FUNCTION(ringbuf_reserve) {
-  return reinterpret_cast<uint64_t>(core::ring_reserve(view(r1), r2, r3, current_tgid()));
-}
-
 namespace {
+
+inline void* reserve(uint64_t ring, uint64_t size, uint64_t flags) {
+  const uint32_t owner = known_tgid();
+  void* record = nullptr;
+  if (__builtin_expect(owner != 0, 1)) record = core::ring_reserve_at_once(view(ring), size, flags, owner);
+  if (__builtin_expect(record != nullptr, 1)) return record;
+  return bpftime_ring_reserve(pointer<const MapRef>(ring), size, flags);
+}
 
 inline void commit(uint64_t record, uint64_t flags, bool discard) {
   const MapRef* ring = bpftime_ring_of(pointer(record));
   if (ring == nullptr) return;  // never in a verified program
-  const maps::MapView map = view(ring);
-  if (__builtin_expect(core::ring_commit(map, pointer(record), flags, discard), 0))
-    bpftime_wake(core::ring_wake_word(map));
+  maps::RingCommit commit;
+  if (__builtin_expect(core::ring_commit_at_once(view(ring), pointer(record), discard, &commit), 1)) return;
+  bpftime_ring_commit_rest(ring, flags, commit.start, commit.end, commit.ticket);
 }
 
 }  // namespace
+
+BPFTIME_HELPER_FUNCTION(ringbuf_reserve) { return reinterpret_cast<uint64_t>(reserve(r1, r2, r3)); }
 
 BPFTIME_HELPER_FUNCTION(ringbuf_submit) {
   commit(r1, r2, false);

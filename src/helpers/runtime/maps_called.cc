@@ -38,6 +38,16 @@ __attribute__((visibility("hidden"))) const maps::MapReference* bpftime_inner_ri
   return nullptr;
 }
 
+void* bpftime_ring_reserve(const MapRef* ring, uint64_t size, uint64_t flags) {
+  return core::ring_reserve(view(ring), size, flags, current_tgid());
+}
+
+void bpftime_ring_commit_rest(const MapRef* ring, uint64_t flags, uint64_t start, uint64_t end,
+                              uint32_t ticket) {
+  const maps::MapView map = view(ring);
+  if (core::ring_commit_rest(map, flags, {start, end, ticket})) bpftime_wake(core::ring_wake_word(map));
+}
+
 void bpftime_wake(uint32_t* word) {
   constexpr uint64_t kFutexWake = 1, kEveryone = 0x7fffffff;  // not PRIVATE: the consumer is another process
   if (may_call_system()) system_call(kSysFutex, reinterpret_cast<uint64_t>(word), kFutexWake, kEveryone);

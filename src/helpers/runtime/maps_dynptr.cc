@@ -36,7 +36,7 @@ BPFTIME_HELPER_FUNCTION(ringbuf_reserve_dynptr) {
   const uint32_t size = static_cast<uint32_t>(r2);
   if (r3 != 0) return set(r4, {}, -kEinval);
   if (size > kDynptrSizeMax) return set(r4, {}, -kE2big);
-  void* record = core::ring_reserve(view(r1), size, 0, current_tgid());
+  void* record = reserve(r1, size, 0);
   if (record == nullptr) return set(r4, {}, -kEinval);
   return set(r4, {reinterpret_cast<uint64_t>(record), size | kDynptrRingbuf << kDynptrKindShift, 0}, 0);
 }

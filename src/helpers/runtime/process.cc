@@ -5,15 +5,6 @@
 namespace bpftime::runtime {
 namespace {
 
-// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
-// program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
-template <int displacement = 0>
-inline uint32_t thread_word(int64_t offset) {
-  uint32_t value;
-  asm("movl %%fs:%c2(%1), %0" : "=r"(value) : "r"(offset), "i"(displacement));
-  return value;
-}
-
 // What the vDSO's getcpu finds: the limit of a GDT entry the kernel keeps per CPU (cpu | node
 // << 12).
 inline uint32_t segment_limit() {
@@ -23,11 +14,6 @@ inline uint32_t segment_limit() {
   return limit;
 }
 inline uint32_t segment_limit_cpu() { return segment_limit() & 0xfff; }
-
-inline uint32_t known_tid() {
-  const int32_t offset = context()->tid_offset;
-  return offset != 0 ? thread_word(offset) : 0;
-}
 
 }  // namespace
 
@@ -45,19 +31,12 @@ uint32_t current_cpu() {
 
 uint32_t current_tid() {
   const uint32_t tid = known_tid();
-  if (__builtin_expect(tid != 0 && identity()->memory_shared == 0, 1)) return tid;
-  return may_call_system() ? static_cast<uint32_t>(system_call(kSysGettid)) : tid;
+  return __builtin_expect(tid != 0, 1) ? tid : bpftime_slow_tid();
 }
 
 uint32_t current_tgid() {
-  const uint32_t tgid = identity()->tgid;
-  const bool shared = identity()->memory_shared != 0;  // by the time a child runs here, it is
-  if (__builtin_expect(tgid != 0 && !shared, 1)) return tgid;
-  if (!may_call_system())
-    return tgid != 0 ? tgid : known_tid();  // the thread that forked is the only one yet
-  const uint32_t asked = static_cast<uint32_t>(system_call(kSysGetpid));
-  if (!shared) identity()->tgid = asked;
-  return asked;
+  const uint32_t tgid = known_tgid();
+  return __builtin_expect(tgid != 0, 1) ? tgid : bpftime_slow_tgid();
 }
 
 int64_t current_comm(char comm[16]) {
@@ -162,7 +141,7 @@ BPFTIME_HELPER_FUNCTION(send_signal_thread) {
 BPFTIME_HELPER_FUNCTION(get_prandom_u32) {
   uint64_t state = context()->random_state + 0x9e3779b97f4a7c15u;
   context()->random_state = state;
-  state ^= uint64_t{known_tid()} << 32 ^ identity()->tgid;
+  state ^= uint64_t{libc_tid()} << 32 ^ identity()->tgid;
   state = (state ^ state >> 30) * 0xbf58476d1ce4e5b9u;
   state = (state ^ state >> 27) * 0x94d049bb133111ebu;
   return static_cast<uint32_t>(state >> 32);

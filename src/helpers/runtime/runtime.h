@@ -80,6 +80,25 @@ inline int64_t system_call(int64_t number, uint64_t a1 = 0, uint64_t a2 = 0, uin
 inline constexpr int64_t kSysGetpid = 39, kSysGetuid = 102, kSysGetgid = 104, kSysPrctl = 157,
                          kSysGettid = 186, kSysFutex = 202, kSysClockGettime = 228;
 
+// Thread-local memory of libc, at a known distance from the thread pointer. Not volatile: read once per
+// program is right for a thread id, and for the CPU too (the kernel does not migrate running programs).
+template <int displacement = 0>
+inline uint32_t thread_word(int64_t offset) {
+  uint32_t value;
+  asm("movl %%fs:%c2(%1), %0" : "=r"(value) : "r"(offset), "i"(displacement));
+  return value;
+}
+
+// What libc keeps of the thread; 0: it is not known where.
+inline uint32_t libc_tid() {
+  const int32_t offset = context()->tid_offset;
+  return offset != 0 ? thread_word(offset) : 0;
+}
+
+// 0: not known without asking the kernel, as in a child that has its parent's memory.
+inline uint32_t known_tid() { return identity()->memory_shared == 0 ? libc_tid() : 0; }
+inline uint32_t known_tgid() { return identity()->memory_shared == 0 ? identity()->tgid : 0; }
+
 uint32_t current_cpu();
 uint32_t current_tid();
 uint32_t current_tgid();
@@ -99,6 +118,13 @@ int64_t bpftime_hash_remove(const MapRef* map, const void* key);
 void* bpftime_map_lookup(const MapRef* map, const void* key);
 int64_t bpftime_map_update(const MapRef* map, const void* key, const void* value, uint64_t flags);
 int64_t bpftime_map_remove(const MapRef* map, const void* key);
+// What the kernel knows, where memory does not.
+uint32_t bpftime_slow_tid();
+uint32_t bpftime_slow_tgid();
+// What ring.h does at once in most cases, in the others.
+void* bpftime_ring_reserve(const MapRef* ring, uint64_t size, uint64_t flags);
+void bpftime_ring_commit_rest(const MapRef* ring, uint64_t flags, uint64_t start, uint64_t end,
+                              uint32_t ticket);
 void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
 uint64_t bpftime_clock(
     int clock);  // the kernel's; 0: it cannot be read without a system call that is not allowed

@@ -1,0 +1,1 @@
+#define MANY_MAX 1024
