@@ -29,12 +29,6 @@ bool return_is_special(std::string name) {
   return kNames.contains(name);
 }
 
-// Code that we put there: nobody probes it, and a file that grows with every probe is not to be parsed with every probe.
-bool is_ours(const MappedRegion& region) {
-  return region.path.starts_with("/memfd:") &&
-         std::string_view(region.path).substr(strlen("/memfd:")).starts_with(wire::kCodeMemfdName);
-}
-
 }  // namespace
 
 std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& process,
