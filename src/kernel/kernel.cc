@@ -273,6 +273,13 @@ Result<void> Kernel::ensure_code(Prog& prog) {
   return {};
 }
 
+Result<compiler::MachineCode> Kernel::code_for_others(const Prog& prog) const {
+  return with_options(prog, [&](auto maps, compiler::CompileOptions options) {
+    options.tail_entry = true;
+    return compiler::compile(prog.source.program, maps, options);
+  });
+}
+
 Result<std::vector<compiler::CodeLine>> Kernel::code_lines(Prog& prog) {
   if (auto compiled = ensure_code(prog); !compiled) return compiled.error();
   if (auto known = ensure_facts(prog); !known) return known.error();
