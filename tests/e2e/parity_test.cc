@@ -120,6 +120,27 @@ TEST_F(Parity, MapsAnswerAsTheKernels) {
     EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
 }
 
+// Each way a call can be bad: descriptors, lengths, stray bytes, flags, sizes, pointers, modes.
+TEST_F(Parity, BadCallsAreRefusedAsByTheKernel) {
+  const Arguments tool = {program("call_sweep")};
+  const Finished kernel = run(tool, options());
+  ASSERT_EQ(kernel.code, 0) << kernel.error;
+  const Finished here = bpftime(load(tool));
+  ASSERT_EQ(here.code, 0) << here.error;
+  const auto theirs = lines_of(kernel.output), ours = lines_of(here.output);
+  ASSERT_GT(theirs.size(), 20000u);
+  ASSERT_EQ(theirs.size(), ours.size());
+  // Samples of what is not recorded here are refused; the kernel has them.
+  const std::regex samples("event: sample type [0-9a-f]+: EOPNOTSUPP");
+  for (size_t i = 0; i < theirs.size(); ++i)
+    if (!std::regex_match(ours[i], samples)) {
+      EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
+    }
+  EXPECT_GT(worker_pid(), 0);
+  EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
+  EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
+}
+
 // uprobe_stat's events without what differs from process to process.
 std::vector<std::string> comparable_events(const std::string& output) {
   std::vector<std::string> out;
