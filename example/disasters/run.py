@@ -58,7 +58,7 @@ def run_native(kind, target, options, directory):
 def run_lua(kind, target, options, directory):
     modules = options.peers / PEER_MODULES if options.peers else None
     if modules is None or not (modules / "ngx_http_lua_module.so").exists():
-        say("as Lua: SKIPPED: needs libnginx-mod-http-lua, unpacked (scripts/unpack-packages.sh bench-nginx)")
+        say("as Lua: SKIPPED: needs libnginx-mod-http-lua, unpacked (scripts/unpack-packages.sh disasters, which `make disasters` runs)")
         return
     server = Server(directory, top=f"load_module {modules}/ndk_http_module.so;\nload_module {modules}/ngx_http_lua_module.so;",
                     http=f'lua_package_path "{options.peers}/usr/share/lua/5.1/?.lua;;";',
