@@ -45,7 +45,7 @@ firewall: ## an nginx firewall of extensions, checked with curl and wrk
 
 disasters: ## three published disasters, as native modules and as extensions
 	@scripts/ensure-packages.sh build test
-	@scripts/unpack-packages.sh test
+	@scripts/unpack-packages.sh disasters
 	@scripts/build.sh dev bpftime bpftimed bpftime-agent bpftime-loader
 	@PATH="$(CURDIR)/build/dev/bin:$$PATH" example/disasters/run.sh
 

@@ -9,19 +9,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 DEADLINE_S = 110
 
 
 def blocks(text):
-    """(command text, line, [what its output has]) of each sh block of the tutorials."""
+    """(command text, [what its output has], title of its tutorial) of each sh block of the tutorials."""
     text = text[text.index("\n## Tutorials\n"):]
-    found = []
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        if match[1] == "sh":
-            found.append((match[2], []))
-        elif match[1] == "text":
-            found[-1][1].extend(match[2].splitlines())
+    found, title = [], ""
+    for match in re.finditer(r"^### ([^\n]*)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if match[1]:
+            title = match[1]
+        elif match[2] == "sh":
+            found.append((match[3], [], title))
+        elif match[2] == "text":
+            found[-1][1].extend(match[3].splitlines())
     return found
 
 
@@ -53,17 +56,27 @@ def main():
         shutil.rmtree(base, ignore_errors=True)
 
 
+def typed(text):
+    """The commands of a block, without the text of the files they write."""
+    return re.sub(r"(<<'END')([^\n]*\n).*?^END\n", r"\1 …\2", text, flags=re.MULTILINE | re.DOTALL).splitlines()
+
+
 def run(base, environment, as_user, commands):
     marker = "==== after block "
-    script = "set -eu\n" + "".join(f"{text}\necho '{marker}{number}'\n" for number, (text, _) in enumerate(commands))
+    script = "set -eu\n" + "".join(f"{text}\necho '{marker}{number}'\n" for number, (text, _, _) in enumerate(commands))
+    began = time.monotonic()
+    print(f"==> tutorials: the commands of docs/eim.md, one after the other, with what is installed (at most {DEADLINE_S} s)", flush=True)
     try:
         done = subprocess.run(["bash", "-c", script], cwd=base / "home/work", env=environment, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=DEADLINE_S, check=False, **as_user)
         output, status = done.stdout.decode(errors="replace"), done.returncode
     except subprocess.TimeoutExpired as late:
         output, status = (late.stdout or b"").decode(errors="replace"), "none: too late"
-    wrong, rest = 0, output
-    for number, (text, expected) in enumerate(commands):
+    wrong, rest, last = 0, output, ""
+    for number, (text, expected, title) in enumerate(commands):
+        if title != last:
+            print(f"==> {title or 'Before the first'}")
+        last = title
         said, found, rest = rest.partition(f"{marker}{number}\n")
         missing = [line for line in expected if line not in said]
         wrong += len(missing)
@@ -72,7 +85,11 @@ def run(base, environment, as_user, commands):
         if not found:
             print(f"error: block {number} ended with status {status}:\n{text}---\n{said}")
             return 1
-    print(f"{len(commands)} blocks of commands, {sum(len(expected) for _, expected in commands)} lines expected, {wrong} missing")
+        if not missing:
+            print("".join(f"      $ {line}\n" for line in typed(text)) +
+                  "".join(f"        {line}\n" for line in expected), end="")
+    print(f"==> done: {len(commands)} steps; of {sum(len(step[1]) for step in commands)} lines the tutorials show, {wrong} were not printed "
+          f"({time.monotonic() - began:.0f} s)")
     return 1 if wrong else 0
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "nginx_firewall"))
@@ -58,7 +59,7 @@ def run_native(kind, target, options, directory):
 def run_lua(kind, target, options, directory):
     modules = options.peers / PEER_MODULES if options.peers else None
     if modules is None or not (modules / "ngx_http_lua_module.so").exists():
-        say("as Lua: SKIPPED: needs libnginx-mod-http-lua, unpacked (scripts/unpack-packages.sh bench-nginx)")
+        say("as Lua: SKIPPED: needs libnginx-mod-http-lua, unpacked (scripts/unpack-packages.sh disasters, which `make disasters` runs)")
         return
     server = Server(directory, top=f"load_module {modules}/ndk_http_module.so;\nload_module {modules}/ngx_http_lua_module.so;",
                     http=f'lua_package_path "{options.peers}/usr/share/lua/5.1/?.lua;;";',
@@ -154,6 +155,7 @@ def main():
     if not options.bpftime:
         print("SKIPPED: needs the bpftime command: --bpftime, or on PATH")
         return 77
+    began = time.monotonic()
     for kind, what, target, rule in DISASTERS:
         print(f"==> {what}", flush=True)
         with tempfile.TemporaryDirectory(prefix=f"disaster-{kind}-") as name:
@@ -172,7 +174,7 @@ def main():
             except Failure as failure:
                 print(f"error: {kind}: {failure}", file=sys.stderr)
                 return 1
-    print("==> done: three disasters for the server, none with extensions")
+    print(f"==> done: three disasters for the server, none with extensions ({time.monotonic() - began:.0f} s)")
     return 0
 
 

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 import rules
 from filters import FILTERS, rule_numbers
@@ -147,6 +148,18 @@ def run_classes(filter_, directory):
     say(f"20 answers with Last-Modified: {expected}; 20 requests observed; without the extension {before} again")
 
 
+WHAT = {
+    "none": "nginx alone, to compare with",
+    "module": "the firewall as a native C module",
+    "observe": "the firewall as eBPF that only observes: it counts, and cannot block",
+    "extension": "the firewall as eBPF that may block, because a policy says so",
+    "classes": "the policy's other classes, in a running nginx: each may do what it is granted",
+    "lua": "the firewall as a Lua script",
+    "njs": "the firewall as a JavaScript",
+    "wasm": "the firewall's C as WebAssembly, in a module",
+}
+
+
 def run(filter_, directory, requests):
     if isinstance(filter_, FILTERS["classes"]):
         return run_classes(filter_, directory)
@@ -176,9 +189,10 @@ def main():
             parser.error(f"{name}: no such filter")
     requests = list(rules.read_requests(HERE / "requests.txt"))
     ran = failed = 0
+    began = time.monotonic()
     for name in options.filters or ["none", "module", "observe"]:
         filter_ = FILTERS[name](options.out, options.peers, options.bpftime)
-        print(f"==> {name}", flush=True)
+        print(f"==> {name}: {WHAT[name]}", flush=True)
         lacks = filter_.lacks()
         if lacks:
             say(f"SKIPPED: needs {lacks}")
@@ -194,7 +208,7 @@ def main():
             finally:
                 filter_.stop()
     if failed == 0 and ran:
-        print(f"==> done: {ran} filters, all as they should be")
+        print(f"==> done: {ran} filters, all as they should be ({time.monotonic() - began:.0f} s)")
     return 1 if failed else 0 if ran else 77
 
 

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "cli/testing/run_command.h"
+#include "wire/abi.h"
 
 namespace bpftime::cli {
 namespace {
@@ -229,6 +230,27 @@ TEST_F(CliTest, DaemonStatusStopRestart) {
   const Json first = Json::parse(bpftime({"daemon", "status", "--json"}).out);
   const Json second = Json::parse(bpftime({"--json", "daemon", "restart"}).out);
   EXPECT_NE(first.at("worker_pid"), second.at("worker_pid"));
+  EXPECT_EQ(bpftime({"daemon", "stop"}).out, "stopped\n");
+  EXPECT_EQ(bpftime({"daemon", "stop"}).out, "no daemon was running\n");
+}
+
+TEST_F(CliTest, ADaemonOfAnotherVersionIsNamedAndReplaced) {
+  const std::string other = std::to_string(wire::kAbiVersion + 1);
+  CommandRun old = command({"daemon", "start"});
+  old.environment["FAKE_DAEMON_VERSION"] = other;
+  const Outcome started = run_command(old);
+  EXPECT_NE(started.exit_code(), 0) << "what came up is not what this command can talk to";
+  const Outcome listed = bpftime({"list"});
+  EXPECT_NE(listed.exit_code(), 0);
+  EXPECT_HAS(listed.err, "it speaks version " + other);
+  EXPECT_HAS(listed.err, "try `bpftime daemon restart`");
+  const Outcome restarted = bpftime({"daemon", "restart"});
+  EXPECT_EQ(restarted.exit_code(), 0) << restarted.err;
+  EXPECT_HAS(restarted.err, "of version " + other);
+  EXPECT_EQ(bpftime({"list"}).exit_code(), 0);
+  // Stopped, too.
+  bpftime({"daemon", "stop"});
+  run_command(old);
   EXPECT_EQ(bpftime({"daemon", "stop"}).out, "stopped\n");
   EXPECT_EQ(bpftime({"daemon", "stop"}).out, "no daemon was running\n");
 }

@@ -60,6 +60,13 @@ Result<Connection> Connection::to_running(const RuntimeDirectory& directory) {
   return Connection(std::move(*client));
 }
 
+Result<Connection> Connection::to_any_version(const RuntimeDirectory& directory) {
+  auto client =
+      wire::Client::connect_any_version(directory.socket(), kHello, wire::Deadline::after_ms(kDaemonStartMs));
+  if (!client) return client.error();
+  return Connection(std::move(*client));
+}
+
 Result<Connection> Connection::to_daemon(const RuntimeDirectory& directory) {
   // One that leaves as we come resets the connection: the same as none.
   auto absent = [](const Error& error) {

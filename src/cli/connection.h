@@ -21,6 +21,8 @@ class Connection {
  public:
   // To a running daemon. ENOENT or ECONNREFUSED when there is none.
   static Result<Connection> to_running(const RuntimeDirectory& directory);
+  // To a running daemon of any version: to look at its processes and to end it.
+  static Result<Connection> to_any_version(const RuntimeDirectory& directory);
   // To the daemon, started first when there is none (bpftimed beside this binary). Two commands at once start
   // one daemon.
   static Result<Connection> to_daemon(const RuntimeDirectory& directory);
@@ -29,6 +31,7 @@ class Connection {
   Result<Json> command(const Json& request);
 
   wire::Client& client() { return client_; }
+  bool other_version() const { return client_.version() != wire::kAbiVersion; }
 
  private:
   explicit Connection(wire::Client client) : client_(std::move(client)) {}

@@ -66,7 +66,7 @@ std::vector<Fd> process_handles(const Json& status) {
 
 // Stops the daemon and waits until its processes have gone. None running is fine.
 Result<bool> stop_and_wait(const RuntimeDirectory& directory) {
-  auto connection = Connection::to_running(directory);
+  auto connection = Connection::to_any_version(directory);
   if (!connection && is_absent(connection.error())) return false;
   if (!connection) return connection.error();
   auto before = connection->command(Json{{"command", "status"}});
@@ -102,9 +102,16 @@ int stop(bool json) {
 // Lets another worker, of the program as it is installed now, take over all maps, programs and links. False: none runs, or
 // one that cannot.
 Result<bool> replace_worker(const RuntimeDirectory& directory) {
-  auto connection = Connection::to_running(directory);
+  auto connection = Connection::to_any_version(directory);
   if (!connection && is_absent(connection.error())) return false;
   if (!connection) return connection.error();
+  if (connection->other_version()) {
+    fmt::print(stderr,
+               "bpftime: the running daemon is of version {}, this is {}: its maps, programs and probes end "
+               "with it; start the tools anew\n",
+               connection->client().version(), wire::kAbiVersion);
+    return false;
+  }
   auto asked = connection->command(Json{{"command", "restart"}});
   if (!asked) return asked.error().code == EPROTO ? Result<bool>(false) : Result<bool>(asked.error());
   const auto deadline = wire::Deadline::after_ms(kStopMs);

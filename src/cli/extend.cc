@@ -12,9 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <optional>
+#include <string_view>
 
 #include "cli/connection.h"
 #include "cli/exit_codes.h"
@@ -24,6 +26,7 @@
 #include "cli/program_file.h"
 #include "cli/trace_stream.h"
 #include "cli/verbs.h"
+#include "wire/target_context.h"
 
 namespace bpftime::cli {
 namespace {
@@ -159,7 +162,7 @@ class Extend {
 
   // ---- What extensions print ----
 
-  // Lines of bpf_printk, with --watch. Of a command's processes only those; of others' all that the daemon hears.
+  // Lines of bpf_printk, with --watch: of processes the policy is in force in, and of those forked from the same one.
   void follow_prints() {
     if (!options_.watch || prints_) return;
     auto directory = find_runtime_directory();
@@ -172,9 +175,8 @@ class Extend {
     auto line = next_trace_line(prints_->client(), wire::Deadline::after_ms(kLookMs));
     if (!line || !*line) return prints_.reset();  // followed again with the next look
     const TraceLine& printed = **line;
-    const auto first = static_cast<pid_t>(printed.lineage);  // of its forks, too
-    if (child_ > 0 && first != child_ && !report_.knows(first)) look();
-    if (child_ > 0 && first != child_ && !report_.knows(first)) return;
+    if (!report_.ran_in(printed.lineage)) look();
+    if (!report_.ran_in(printed.lineage)) return;
     report_.note("printed", "printed: " + printed.text,
                  {{"lineage", printed.lineage}, {"message", std::string(message_of(printed.text))}});
   }
@@ -331,6 +333,14 @@ class Extend {
   int status_ = kOk;
 };
 
+// How many runs of this command the present process is part of.
+size_t sessions_around() {
+  const char* outer = std::getenv("BPFTIME_EXTEND");
+  if (outer == nullptr || *outer == 0) return 0;
+  const std::string_view tokens = outer;
+  return static_cast<size_t>(std::count(tokens.begin(), tokens.end(), ',')) + 1;
+}
+
 int extend(Options options, const std::vector<std::string>& command, bool json) {
   if (command.empty() == options.pids.empty()) {
     fmt::print(stderr, "bpftime: extend: name either a command, after --, or processes, with --pid\n");
@@ -351,6 +361,12 @@ int extend(Options options, const std::vector<std::string>& command, bool json) 
                                           "; try starting it, then `bpftime extend POLICY --pid PID`"});
     command_path = file->path;
   }
+  if (!command.empty() && sessions_around() >= wire::kSessionsMax)
+    return report(
+        Error{EUSERS,
+              fmt::format("extend: this is within {0} `bpftime extend` already, and a process can be in {0}; "
+                          "try one policy with all their classes",
+                          wire::kSessionsMax)});
   auto directory = find_runtime_directory();
   if (!directory) return report(directory.error());
   auto daemon = Connection::to_daemon(*directory);

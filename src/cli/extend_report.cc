@@ -75,6 +75,7 @@ void ExtendReport::look_at_target(const Json& target) {
     }
     if (names.empty()) continue;
     const bool active = field(probe, "state") == "active";
+    if (active) lineages_.insert(number(target, "lineage"));
     const bool is_event = !probe.contains("function");  // of system calls
     const std::string place = field(probe, is_event ? "path" : "function");
     const std::string where = fmt::format("{} ({})", pid, field(target, "name"));

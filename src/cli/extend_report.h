@@ -26,6 +26,8 @@ class ExtendReport {
   void look(const Json& list, const Json& programs);
   // Whether a probe of the programs followed was seen in the process, in place or skipped.
   bool knows(int pid) const;
+  // Whether one was in place in a process of this lineage (the pid first attached): of what prints, only that is known.
+  bool ran_in(uint64_t lineage) const { return lineages_.contains(lineage); }
   // Hits of every program followed, whether they changed or not.
   void totals();
 
@@ -45,6 +47,7 @@ class ExtendReport {
   std::map<uint64_t, Program> programs_;       // by id
   std::map<std::string, std::string> states_;  // of "pid/offset", as told last
   std::map<std::string, uint64_t> faults_;     // by pid
+  std::set<uint64_t> lineages_;
 };
 
 }  // namespace bpftime::cli

@@ -85,6 +85,7 @@ void Attacher::find_targets(Look look) {
     auto process = target::Process::open(pid);
     if (!process) continue;
     auto registry = target::read_registry(*process, config_.window);
+    if (!registry) release_other_version(*process);
     if (!registry || registry->header.daemon_instance != config_.instance) continue;
     Target target{std::move(*process), {}, is_detached(*registry), {}};
     target.report.pid = pid;
@@ -92,6 +93,34 @@ void Attacher::find_targets(Look look) {
     std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
     targets_.insert_or_assign(pid, std::move(target));
   }
+}
+
+// A daemon of another version died, or was replaced, and left its probes. Nobody would ever take them out but us; what is there
+// of ours beside them (the guard, the agent) works by itself and stays.
+void Attacher::release_other_version(const target::Process& process) const {
+  auto registry = target::read_other_registry(process, config_.window);
+  if (!registry || registry->header.daemon_instance != config_.instance) return;
+  std::vector<uint64_t> probes;
+  std::vector<wire::PatchRecord> semaphores;
+  for (const PatchRecord& record : registry->patches) {
+    if (!target::is_live(record)) continue;
+    if (record.kind == wire::PatchKind::kProbe) probes.push_back(record.address);
+    if (record.kind == wire::PatchKind::kSemaphore) semaphores.push_back(record);
+  }
+  if (probes.empty() && semaphores.empty()) return;
+  const std::string who = "process " + std::to_string(process.pid()) + ": ";
+  const std::string whose = "version " + std::to_string(registry->header.header.abi_version) + " of bpftime";
+  auto stopped = StoppedProcess::stop(process);
+  Result<void> done = stopped ? target::restore_patches(*stopped, config_.window, *registry, probes,
+                                                        target::Threads::kStopped)
+                              : Result<void>(stopped.error());
+  for (size_t i = 0; done && i < semaphores.size(); ++i)
+    done = target::set_semaphore(*stopped, config_.window, *registry, semaphores[i].address,
+                                 semaphores[i].trampoline, 0);
+  if (done)
+    log_warning(who + "probes of " + whose + " are taken out; restart the process to have it probed again");
+  else
+    log_warning(who + "probes of " + whose + " stay in, and do nothing useful: " + done.error().message);
 }
 
 bool Attacher::unfinished() const {
@@ -123,6 +152,11 @@ std::vector<uint32_t> Attacher::take_dead() {
 Result<TargetReport> Attacher::attach(pid_t pid, uint64_t session) {
   auto process = target::Process::open(pid);
   if (!process) return process.error();
+  if (auto other = target::read_other_registry(*process, config_.window))
+    return target::process_error(
+        pid, ESTALE,
+        "it was attached by version " + std::to_string(other->header.header.abi_version) +
+            " of bpftime, this is " + std::to_string(wire::kAbiVersion) + "; try restarting the process");
   Target target{std::move(*process), {}, false, inherited_sessions(pid)};
   target.report.pid = pid;
   if (session != 0) {

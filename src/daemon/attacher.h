@@ -157,6 +157,7 @@ class Attacher {
 
   void drop_dead();
   Sessions inherited_sessions(pid_t pid) const;
+  void release_other_version(const target::Process& process) const;
   bool session_lives(uint64_t session) const;
   // Has a process that carries a context belong to a session. EUSERS: to too many others.
   Result<void> join_session(const target::Process& process, uint64_t session) const;

@@ -1,4 +1,6 @@
-// What the worker tells the keeper, over a socket pair, framed as wire/messages.h. Both are always of one build.
+// What the worker tells the keeper, over a socket pair, framed as wire/messages.h. The keeper starts the program that is
+// installed now, so a worker may be of a later version (or, after a downgrade, of an earlier one): these messages are the same
+// in all, and the worker speaks the keeper's version. What records hold is the worker's affair (kernel/record.h).
 #pragma once
 
 #include "wire/messages.h"

@@ -93,8 +93,7 @@ int Worker::run() {
   follow_targets();
   update_clocks();
   for (int fd : {channel_.get(), listener_.get(), kernel_.objects().notification_fd()}) watch(fd);
-  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kReady), 0, {}, {},
-                           wire::Deadline::after_ms(1000));
+  (void)tell_keeper(KeeperMessage::kReady, {}, {}, 1000);
   bool warm = false;
   while (!stop_asked_) {
     epoll_event events[64];
@@ -112,23 +111,38 @@ int Worker::run() {
   }
   if (!restart_asked_) attacher_->withdraw();
   const auto farewell = restart_asked_ ? KeeperMessage::kRestart : KeeperMessage::kStop;
-  (void)wire::send_message(channel_.get(), type_of(farewell), 0, {}, {}, wire::Deadline::after_ms(1000));
+  (void)tell_keeper(farewell, {}, {}, 1000);
   return 0;
 }
 
 bool Worker::recover() {
   for (;;) {
-    auto message = wire::receive_message(channel_.get(), wire::Deadline::after_ms(5000));
+    auto message =
+        wire::receive_message(channel_.get(), wire::Deadline::after_ms(5000), wire::Versions::kAny);
     if (!message) {
       log_error("recover: " + message.error().message);
       return false;
     }
+    if (message->version != keeper_version_)
+      log_warning("the keeper is of version " + std::to_string(message->version) + ", this worker of " +
+                  std::to_string(wire::kAbiVersion) +
+                  "; `bpftime daemon stop` ends both, and the next command starts a new one");
+    keeper_version_ = message->version;
     if (message->type == type_of(KeeperMessage::kReplayed)) return true;
     const Bytes body(message->body);
     if (body.size() < sizeof(uint64_t)) continue;
-    if (auto done = kernel_.recover(body.subspan(sizeof(uint64_t)), std::move(message->fds)); !done)
-      log_warning(done.error().message);
+    auto done = kernel_.recover(body.subspan(sizeof(uint64_t)), std::move(message->fds));
+    if (done) continue;
+    log_warning(done.error().message);
+    if (done.error().code == ESTALE)  // nor any later worker
+      (void)tell_keeper(KeeperMessage::kErase, body.first(sizeof(uint64_t)), {}, 5000);
   }
+}
+
+Result<void> Worker::tell_keeper(KeeperMessage message, Bytes body, std::span<const int> fds,
+                                 uint64_t timeout_ms) {
+  return wire::send_message(channel_.get(), type_of(message), 0, body, fds,
+                            wire::Deadline::after_ms(timeout_ms), keeper_version_);
 }
 
 void Worker::watch(int fd) {
@@ -156,15 +170,13 @@ void Worker::object_changed(const kernel::Object& object) {
   const auto record = kernel::Kernel::serialize(object);
   body.insert(body.end(), record.begin(), record.end());
   const auto fds = kernel::Kernel::descriptors(object);
-  if (!wire::send_message(channel_.get(), type_of(KeeperMessage::kPut), 0, body, fds,
-                          wire::Deadline::after_ms(5000)))
+  if (!tell_keeper(KeeperMessage::kPut, body, fds, 5000))
     stop_asked_ = true;  // without a keeper we must not go on
 }
 
 void Worker::object_gone(const kernel::Object& object) {
   const uint64_t key = kernel::Kernel::record_key(object);
-  (void)wire::send_message(channel_.get(), type_of(KeeperMessage::kErase), 0, as_bytes(key), {},
-                           wire::Deadline::after_ms(5000));
+  (void)tell_keeper(KeeperMessage::kErase, as_bytes(key), {}, 5000);
   if (object.kind == kernel::ObjectKind::kProgram) {
     runner_.retire(static_cast<const kernel::Prog&>(object).code_address);
     // The last one that could need it: no process is left behind.

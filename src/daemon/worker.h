@@ -91,6 +91,7 @@ class Worker : public kernel::Observer {
   uint64_t last_busy_s_ = 0;
   uint64_t last_scan_s_ = 0;
   bool recovering_ = true;
+  uint16_t keeper_version_ = wire::kAbiVersion;
   bool stop_asked_ = false;
   bool restart_asked_ = false;
   const uint64_t idle_seconds_;
@@ -104,6 +105,7 @@ class Worker : public kernel::Observer {
   Result<uint64_t> run(const kernel::ProgramRun& run) override;
 
   bool recover();
+  Result<void> tell_keeper(KeeperMessage message, Bytes body, std::span<const int> fds, uint64_t timeout_ms);
   void watch(int fd);
   void watch_pipe(int writer);
   void accept_clients();

@@ -160,6 +160,7 @@ class Kernel {
   // Where an object comes in recovery: what it refers to has a smaller key. Unique per object.
   static uint64_t record_key(const Object& object);
   // To be called in order of record_key.
+  // ESTALE: written by another version.
   Result<void> recover(Bytes record, std::vector<Fd> fds);
 
  private:

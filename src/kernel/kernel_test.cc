@@ -262,6 +262,52 @@ TEST_F(KernelTest, RecordsCutShortAreRefused) {
     }
 }
 
+TEST_F(KernelTest, RecordsOfAnotherVersionAreDroppedNotMisread) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_ARRAY, 4, 8, 4, 0, "counts");
+  BpfReply prog = load_program(kernel_, kUsesMap, {{0, map.fd.get()}});
+  ASSERT_EQ(prog.result, 0);
+  Remembering next_observer;
+  Kernel next(next_observer, kWindow);
+  for (const auto& [key, record] : observer_.records)
+    for (const RecordVersion version : {RecordVersion{wire::kAbiVersion - 1, kRecordLayout},
+                                        RecordVersion{wire::kAbiVersion + 1, kRecordLayout},
+                                        RecordVersion{wire::kAbiVersion, kRecordLayout + 1}}) {
+      std::vector<uint8_t> other = record;
+      std::memcpy(other.data(), &version, sizeof version);
+      std::vector<Fd> fds;
+      for (const Fd& fd : observer_.fds[key]) fds.push_back(std::move(*fd.duplicate()));
+      const auto recovered = next.recover(other, std::move(fds));
+      ASSERT_FALSE(recovered.ok());
+      EXPECT_EQ(recovered.error().code, ESTALE);
+      const std::string& why = recovered.error().message;
+      EXPECT_NE(why.find("another version of bpftimed (" + std::to_string(version.abi) + "."),
+                std::string::npos)
+          << why;
+      EXPECT_NE(why.find("start the tool"), std::string::npos) << why;
+    }
+  EXPECT_EQ(next.objects().size(), 0u);
+}
+
+// Layouts change here first: who reads a record of before would take one field for another.
+TEST_F(KernelTest, AChangedRecordIsANewLayout) {
+  BpfReply map = create_map(kernel_, BPF_MAP_TYPE_ARRAY, 4, 8, 4, 0, "counts");
+  BpfReply prog = load_program(kernel_, kUsesMap, {{0, map.fd.get()}});
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+  ASSERT_EQ(link.result, 0) << link.text;
+  std::string sizes;
+  for (const BpfReply* each : {&map, &prog, &event, &link}) {
+    const auto object = kernel_.objects().find_fd(each->fd.get());
+    size_t size = Kernel::serialize(*object).size();
+    if (const auto* uprobe = dynamic_cast<const PerfEvent*>(object.get()))
+      size -= uprobe->path.size() + uprobe->build_id.size();  // of wherever this runs
+    sizes += std::to_string(size) + " ";
+  }
+  EXPECT_EQ(std::to_string(wire::kAbiVersion) + "." + std::to_string(kRecordLayout) + " " + sizes,
+            "5.1 204 156 135 56 ")
+      << "raise kRecordLayout (record.h), then write here what is measured";
+}
+
 // Every field differs from its default: one that is not written comes back as the default, and the bytes differ.
 TEST(HostClassRecord, HoldsEveryField) {
   verifier::Argument argument{"a",
@@ -281,7 +327,7 @@ TEST(HostClassRecord, HoldsEveryField) {
                               4};
   verifier::View::Member member{
       "m", 8, 4, 2, true, true, true, verifier::View::Member::Gives::kBuffer, verifier::Scalar::constant(6),
-      7,   8};
+      7,   8, 9};
   HostClass host;
   host.constraints = {"class",
                       {{"type", 64, {member, member}, "r.a"}},
@@ -316,6 +362,7 @@ TEST(HostClassRecord, HoldsEveryField) {
   EXPECT_TRUE(in.ok && in.bytes.at_end());
   EXPECT_EQ(again.constraints.functions[0].arguments[0].values, argument.values);
   EXPECT_EQ(again.constraints.views[0].members[1].number, member.number);
+  EXPECT_EQ(again.constraints.views[0].members[1].bits, 9u);
   EXPECT_EQ(again.constraints.memory_below, 4096u);
   EXPECT_EQ(again.symbols[0].btf_id, 99u);
   EXPECT_EQ(again.session, 11u);

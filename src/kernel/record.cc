@@ -1,5 +1,5 @@
 // Objects as bytes and descriptors: what the keeper holds so that a new worker goes on where another died.
-// The records never leave the two processes of one daemon version; still, reading is bounds-checked.
+// Records never leave the daemon's two processes; still, reading is bounds-checked, and those of another build are refused.
 #include "kernel/record.h"
 
 #include <fcntl.h>
@@ -14,7 +14,12 @@ namespace bpftime::kernel {
 namespace {
 
 void put_common(Writer& out, const Object& object) {
-  out.put(object.kind).put(object.id).put(object.created_by_uid).put(object.created_ns).put(object.name);
+  out.put(RecordVersion{})
+      .put(object.kind)
+      .put(object.id)
+      .put(object.created_by_uid)
+      .put(object.created_ns)
+      .put(object.name);
   out.put(static_cast<uint32_t>(object.pins.size()));
 }
 
@@ -308,11 +313,19 @@ Result<std::shared_ptr<Object>> recover_link(Reader& in, const ObjectTable& obje
   return std::shared_ptr<Object>(link);
 }
 
+std::string text_of(RecordVersion version) {
+  return std::to_string(version.abi) + "." + std::to_string(version.layout);
+}
+
 }  // namespace
 
 Result<void> Kernel::recover(Bytes record, std::vector<Fd> fds) {
   if (fds.empty()) return Error{EINVAL, "recover object: no descriptor"};
   Reader in{ByteReader(record)};
+  if (const auto version = in.get<RecordVersion>(); in.ok && version != RecordVersion{})
+    return Error{ESTALE, "recover object: its record was written by another version of bpftimed (" +
+                             text_of(version) + ", this is " + text_of({}) +
+                             "): dropped; start the tool that made it anew"};
   const auto kind = in.get<ObjectKind>();
   Result<std::shared_ptr<Object>> made = Error{EINVAL, "recover object: unknown kind"};
   switch (kind) {

@@ -9,6 +9,15 @@
 
 namespace bpftime::kernel {
 
+// What every record starts with. Raise kRecordLayout with any change of what follows (kernel_test.cc notices some), and begin
+// again at 1 with each wire::kAbiVersion: records hold structures of it. A keeper lives on while its program is replaced, so a
+// worker may well find records of another build.
+inline constexpr uint16_t kRecordLayout = 1;
+struct RecordVersion {
+  uint16_t abi = wire::kAbiVersion, layout = kRecordLayout;
+  bool operator==(const RecordVersion&) const = default;
+};
+
 class Writer {
  public:
   template <typename T>

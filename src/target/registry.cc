@@ -51,7 +51,18 @@ const PatchRecord* Registry::active_at(uint64_t address) const {
   return found == patches.end() ? nullptr : &*found;
 }
 
-std::optional<Registry> read_registry(const Process& process, uint64_t window, std::string* why) {
+namespace {
+
+// The first that had what is relied on here: contexts whose patches are followed by `traps`.
+constexpr uint16_t kOldestKnown = 3;
+
+bool is_of_other_version(const wire::SharedHeader& header) {
+  return header.magic == wire::kMagic && header.arch == wire::kArchX86_64 &&
+         header.abi_version != wire::kAbiVersion && header.abi_version >= kOldestKnown &&
+         header.size >= offsetof(TargetContext, traps);
+}
+
+std::optional<Registry> read_any(const Process& process, uint64_t window, bool other, std::string* why) {
   constexpr size_t kHeaderSize = offsetof(TargetContext, patches);
   auto bytes = process.read(window, kHeaderSize);
   if (!bytes) {
@@ -60,8 +71,11 @@ std::optional<Registry> read_registry(const Process& process, uint64_t window, s
   }
   auto registry = std::make_optional<Registry>();
   std::memcpy(&registry->header, bytes->data(), kHeaderSize);
-  if (!registry->header.header.matches(sizeof(TargetContext))) {
-    if (why) *why = "its context was made by another version";
+  const wire::SharedHeader& header = registry->header.header;
+  if (other ? !is_of_other_version(header) : !header.matches(sizeof(TargetContext))) {
+    if (why)
+      *why = "its context was made by version " + std::to_string(header.abi_version) +
+             " of bpftime, this is " + std::to_string(wire::kAbiVersion) + "; try restarting the process";
     return std::nullopt;
   }
   const uint32_t count = std::min(registry->header.patch_count, wire::kPatchesMax);
@@ -75,6 +89,16 @@ std::optional<Registry> read_registry(const Process& process, uint64_t window, s
   std::memcpy(registry->patches.data(), records->data(), records->size());
   for (auto& record : registry->patches) record.length = std::min(record.length, wire::kPatchBytesMax);
   return registry;
+}
+
+}  // namespace
+
+std::optional<Registry> read_registry(const Process& process, uint64_t window, std::string* why) {
+  return read_any(process, window, false, why);
+}
+
+std::optional<Registry> read_other_registry(const Process& process, uint64_t window) {
+  return read_any(process, window, true, nullptr);
 }
 
 Result<void> create_context(StoppedProcess& stopped, const TargetContext& initial, uint32_t tgid,
@@ -185,7 +209,9 @@ Result<void> write_traps(StoppedProcess& process, uint64_t window, size_t index,
 Result<void> retire(StoppedProcess& process, uint64_t window, Registry& registry, size_t index) {
   const auto off = wire::TrapState::kOff;
   const uint64_t at = trap_address(window, index) + offsetof(wire::TrapRecord, state);
-  if (auto written = process.write(at, as_bytes(off)); !written) return written;
+  // Another version's may look otherwise. Who is led on by its agent still finds its trampoline.
+  if (!registry.of_other_version())
+    if (auto written = process.write(at, as_bytes(off)); !written) return written;
   return write_state(process, window, registry, index, PatchState::kRestored);
 }
 
@@ -308,9 +334,12 @@ Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry&
     if (!now ||
         !(is_ours(registry, record.address, *now) || jumps_into_arena(registry.header, record.address, *now)))
       continue;
-    auto traps = process.read(trap_address(window, index), sizeof(wire::TrapRecord));
-    if (!traps) return traps.error();
-    const auto led = read_at<wire::TrapRecord>(*traps, 0).value_or(wire::TrapRecord{});
+    wire::TrapRecord led{};
+    if (!registry.of_other_version()) {
+      auto traps = process.read(trap_address(window, index), sizeof led);
+      if (!traps) return traps.error();
+      led = read_at<wire::TrapRecord>(*traps, 0).value_or(led);
+    }
     TextChange change{record.address, record.length, boundaries_of(led.go_on), false, {}, {}};
     std::copy(now->begin(), now->end(), change.now);
     std::copy_n(record.original, record.length, change.to);

@@ -28,6 +28,7 @@ struct Registry {
 
   // The record of a live patch at `address`, or nullptr.
   const wire::PatchRecord* active_at(uint64_t address) const;
+  bool of_other_version() const { return header.header.abi_version != wire::kAbiVersion; }
 
  private:
   // Where live records were found when there were `indexed_` of them: with a thousand probes all are asked for at every change.
@@ -37,6 +38,10 @@ struct Registry {
 
 // nullopt: the process has no context of ours at `window` (not a target, or another version's; `why` then says which).
 std::optional<Registry> read_registry(const Process& process, uint64_t window, std::string* why = nullptr);
+
+// A context that another version made: of its header and patches, what all versions agree on (wire/abi.h). Enough to take its
+// patches out with all threads stopped; nothing of the kind: nullopt.
+std::optional<Registry> read_other_registry(const Process& process, uint64_t window);
 
 // Maps and fills the context and identity pages of a new target. `context_fd`: a zeroed memfd named wire::kTargetMemfdName
 // of wire::kContextSize bytes, mapped privately. Errors name what is in the way.

@@ -31,13 +31,13 @@ std::vector<program::Insn> instructions(const std::vector<uint8_t>& bytes) {
   return insns;
 }
 
-// A class with an object of two members, so that typed entries are reached too.
+// A class with an object of members of each kind, so that typed entries are reached too.
 Constraints constraints_from(uint8_t choice) {
   Constraints constraints;
   View view;
   view.type = "object";
   view.size = 32;
-  View::Member number, next, data, length;
+  View::Member number, next, data, length, flag;
   number = {.name = "n", .offset = 0, .size = 8, .read = true, .write = (choice & 1) != 0};
   next = {.name = "next", .offset = 8, .size = 8, .read = true};
   next.gives = View::Member::Gives::kObject;
@@ -46,7 +46,10 @@ Constraints constraints_from(uint8_t choice) {
   data.gives = View::Member::Gives::kBuffer;
   data.buffer_length_member = 3;
   length = {.name = "length", .offset = 24, .size = 4, .read = true};
-  view.members = {number, next, data, length};
+  flag = {.name = "flag", .offset = 28, .size = 4, .read = true, .write = (choice & 8) != 0};
+  flag.bit_field = true;
+  flag.bits = (choice & 16) != 0 ? 0x6 : 0x80000000;
+  view.members = {number, next, data, length, flag};
   constraints.views = {view};
   constraints.typed_entry = true;
   Argument argument;

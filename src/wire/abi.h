@@ -12,7 +12,7 @@
 namespace bpftime::wire {
 
 inline constexpr uint32_t kMagic = 0x66707462;  // "btpf"
-inline constexpr uint16_t kAbiVersion = 4;
+inline constexpr uint16_t kAbiVersion = 5;
 inline constexpr uint16_t kArchX86_64 = 62;  // EM_X86_64
 
 struct SharedHeader {

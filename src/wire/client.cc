@@ -115,10 +115,14 @@ Result<void> receive_all(int socket, uint8_t* data, size_t size, std::vector<Fd>
   return {};
 }
 
-Error version_error() {
-  return Error{EPROTO,
-               "talk to the daemon: protocol: not this version of bpftime; try `bpftime daemon restart`"};
+// What a header of ours with another version says.
+Error version_error(uint16_t version) {
+  return Error{EPROTO, "talk to the daemon: protocol: it speaks version " + std::to_string(version) +
+                           ", this bpftime " + std::to_string(kAbiVersion) +
+                           "; try `bpftime daemon restart`, then start the tools anew"};
 }
+
+Error misplaced_reply() { return Error{EPROTO, "talk to the daemon: reply: does not belong to the request"}; }
 
 }  // namespace
 
@@ -150,11 +154,11 @@ Result<ReplyView> parse_reply(Bytes body) {
 }
 
 Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body,
-                          std::span<const int> fds, Deadline deadline) {
+                          std::span<const int> fds, Deadline deadline, uint16_t version) {
   if (body.size() > kMessageBodyMax || fds.size() > kFdsMax)
     return Error{EMSGSIZE, "send to the daemon: message: larger than the protocol allows"};
   const MessageHeader header = {kMagic,
-                                kAbiVersion,
+                                version,
                                 kArchX86_64,
                                 type,
                                 static_cast<uint32_t>(body.size()),
@@ -165,17 +169,20 @@ Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes
   return send_all(socket, body.data(), body.size(), {}, deadline);
 }
 
-Result<Message> receive_message(int socket, Deadline deadline) {
+Result<Message> receive_message(int socket, Deadline deadline, Versions versions) {
   Message message;
   MessageHeader header;
   auto got = receive_all(socket, reinterpret_cast<uint8_t*>(&header), sizeof(header), message.fds, deadline);
   if (!got) return got.error();
-  if (header.magic != kMagic || header.abi_version != kAbiVersion || header.arch != kArchX86_64)
-    return version_error();
+  if (header.magic != kMagic || header.arch != kArchX86_64)
+    return Error{EPROTO, "talk to the daemon: protocol: no message of bpftime"};
+  if (header.abi_version != kAbiVersion && versions == Versions::kOurs)
+    return version_error(header.abi_version);
   if (header.length > kMessageBodyMax || header.fd_count > kFdsMax)
     return Error{EPROTO, "read from the daemon: message: larger than the protocol allows"};
   message.type = header.type;
   message.sequence = header.sequence;
+  message.version = header.abi_version;
   // Grows with what has really arrived: a header alone must not make this process allocate 64 MiB.
   constexpr size_t kStep = size_t{1} << 20;
   for (size_t have = 0; have < header.length;) {
@@ -190,7 +197,7 @@ Result<Message> receive_message(int socket, Deadline deadline) {
   return message;
 }
 
-Result<Client> Client::connect(const std::string& path, Hello hello, Deadline deadline) {
+Result<Client> Client::open(const std::string& path, uint16_t version) {
   struct sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path))
@@ -205,33 +212,67 @@ Result<Client> Client::connect(const std::string& path, Hello hello, Deadline de
   if (status != 0 && errno != EISCONN)
     return Error{errno, "connect to the daemon: " + path + ": " + std::strerror(errno) +
                             "; try `bpftime daemon start`"};
-  Client client(std::move(socket));
-  auto answer = client.call(MessageType::kHello, as_bytes(hello), {}, deadline);
+  return Client(std::move(socket), version);
+}
+
+// `spoken`: what the daemon answered in, whatever the answer was.
+Result<void> Client::greet(Hello hello, Deadline deadline, uint16_t* spoken) {
+  auto sequence = send(MessageType::kHello, as_bytes(hello), {}, deadline);
+  if (!sequence) return sequence.error();
+  auto answer = receive_message(socket_.get(), deadline, Versions::kAny);
   if (!answer) return answer.error();
+  *spoken = answer->version;
+  if (*spoken != version_) return version_error(*spoken);
+  if (answer->type != MessageType::kReply || answer->sequence != *sequence) return misplaced_reply();
   auto reply = parse_reply(answer->body);
   if (!reply) return reply.error();
   if (reply->result < 0)
     return Error{static_cast<int>(-reply->result),
                  reply->text.empty() ? "connect to the daemon: hello: refused" : std::string(reply->text)};
+  return {};
+}
+
+Result<Client> Client::connect(const std::string& path, Hello hello, Deadline deadline) {
+  auto client = open(path, kAbiVersion);
+  if (!client) return client;
+  uint16_t spoken = 0;
+  if (auto greeted = client->greet(hello, deadline, &spoken); !greeted) return greeted.error();
+  return client;
+}
+
+Result<Client> Client::connect_any_version(const std::string& path, Hello hello, Deadline deadline) {
+  auto client = open(path, kAbiVersion);
+  if (!client) return client;
+  uint16_t spoken = kAbiVersion;
+  auto greeted = client->greet(hello, deadline, &spoken);
+  if (!greeted && spoken != kAbiVersion) {  // it tells which when it refuses ours
+    client = open(path, spoken);
+    if (!client) return client;
+    greeted = client->greet(hello, deadline, &spoken);
+  }
+  if (!greeted) return greeted.error();
   return client;
 }
 
 Result<uint32_t> Client::send(MessageType type, Bytes body, std::span<const int> fds, Deadline deadline) {
   const uint32_t sequence = next_sequence_++;
-  auto sent = send_message(socket_.get(), type, sequence, body, fds, deadline);
+  auto sent = send_message(socket_.get(), type, sequence, body, fds, deadline, version_);
   if (!sent) return sent.error();
   return sequence;
 }
 
-Result<Message> Client::receive(Deadline deadline) { return receive_message(socket_.get(), deadline); }
+Result<Message> Client::receive(Deadline deadline) {
+  auto message = receive_message(socket_.get(), deadline, Versions::kAny);
+  if (message && message->version != version_) return version_error(message->version);
+  return message;
+}
 
 Result<Message> Client::call(MessageType type, Bytes body, std::span<const int> fds, Deadline deadline) {
   auto sequence = send(type, body, fds, deadline);
   if (!sequence) return sequence.error();
   auto answer = receive(deadline);
   if (!answer) return answer;
-  if (answer->type != MessageType::kReply || answer->sequence != *sequence)
-    return Error{EPROTO, "talk to the daemon: reply: does not belong to the request"};
+  if (answer->type != MessageType::kReply || answer->sequence != *sequence) return misplaced_reply();
   return answer;
 }
 

@@ -23,6 +23,7 @@ namespace bpftime::wire {
 struct Message {
   MessageType type = MessageType::kReply;
   uint32_t sequence = 0;
+  uint16_t version = kAbiVersion;  // the sender's
   std::vector<uint8_t> body;
   std::vector<Fd> fds;
 };
@@ -51,12 +52,14 @@ class Deadline {
 
 // Writes one message to a connected stream socket. EMSGSIZE when body or fds exceed the protocol's limits,
 // EPIPE when the peer is gone, ETIMEDOUT at the deadline. The descriptors stay the caller's.
+// `version`: the peer's, where it is not ours: headers are the same in all.
 Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes body,
-                          std::span<const int> fds, Deadline deadline);
+                          std::span<const int> fds, Deadline deadline, uint16_t version = kAbiVersion);
 
 // Reads one whole message. ECONNRESET at end of stream, EPROTO for anything that is not this protocol and
-// version.
-Result<Message> receive_message(int socket, Deadline deadline);
+// version; with kAny, of any version (Message::version): only for who knows what all versions agree on.
+enum class Versions { kOurs, kAny };
+Result<Message> receive_message(int socket, Deadline deadline, Versions versions = Versions::kOurs);
 
 // A connection to the daemon that has said hello. Not thread-safe; movable.
 class Client {
@@ -64,6 +67,8 @@ class Client {
   // ENOENT or ECONNREFUSED when no daemon listens at `path`; EPROTO when it speaks another version;
   // the daemon's own error when it refuses the hello.
   static Result<Client> connect(const std::string& path, Hello hello, Deadline deadline);
+  // Speaks what the daemon there speaks. All versions agree on hello, replies and kCommand: enough to end one.
+  static Result<Client> connect_any_version(const std::string& path, Hello hello, Deadline deadline);
 
   // Sends a request and waits for its reply (its sequence is checked).
   Result<Message> call(MessageType type, Bytes body, std::span<const int> fds, Deadline deadline);
@@ -73,6 +78,7 @@ class Client {
   Result<Message> receive(Deadline deadline);
 
   int descriptor() const { return socket_.get(); }
+  uint16_t version() const { return version_; }  // kAbiVersion, but after connect_any_version
   // Moves the descriptor to `minimum` or above, where hosts that close low numbers do not hit it. Keeps it if
   // it cannot.
   void move_descriptor_above(int minimum);
@@ -80,9 +86,12 @@ class Client {
   void abandon() { (void)socket_.release(); }
 
  private:
-  explicit Client(Fd socket) : socket_(std::move(socket)) {}
+  Client(Fd socket, uint16_t version) : socket_(std::move(socket)), version_(version) {}
+  static Result<Client> open(const std::string& path, uint16_t version);
+  Result<void> greet(Hello hello, Deadline deadline, uint16_t* spoken);
 
   Fd socket_;
+  uint16_t version_;
   uint32_t next_sequence_ = 1;
 };
 

@@ -107,6 +107,23 @@ TEST(Client, HostileHeadersAreRefused) {
   EXPECT_EQ(outcome([](MessageHeader& h) { h.length = 100; }), ECONNRESET);
 }
 
+TEST(Client, AnotherVersionIsHeardOnlyByWhoAsksForIt) {
+  Pair pair;
+  const auto say = [&] {
+    EXPECT_TRUE(send_message(pair.a.get(), MessageType::kReply, 1, {}, {}, soon(), kAbiVersion + 1).ok());
+  };
+  say();
+  auto got = receive_message(pair.b.get(), soon(), Versions::kAny);
+  ASSERT_TRUE(got.ok()) << got.error().message;
+  EXPECT_EQ(got->version, kAbiVersion + 1);
+  say();
+  got = receive_message(pair.b.get(), soon());
+  ASSERT_FALSE(got.ok());
+  EXPECT_EQ(got.error().code, EPROTO);
+  EXPECT_NE(got.error().message.find("version " + std::to_string(kAbiVersion + 1)), std::string::npos);
+  EXPECT_NE(got.error().message.find("bpftime daemon restart"), std::string::npos);
+}
+
 TEST(Client, ReplyTextPastTheEndIsRefused) {
   auto body = reply_body(-22, "why");
   auto view = parse_reply(body);

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <utility>
 
 #include "harness.h"
@@ -414,6 +415,71 @@ TEST_F(Extend, WatchedItShowsWhatExtensionsPrint) {
   EXPECT_NE(at, std::string::npos) << extend.error();
   close_input();
   EXPECT_EQ(extend.wait(), 0);
+}
+
+// What another session's extensions print in another process is not this one's.
+TEST_F(Extend, WatchingAProcessShowsOnlyWhatIsPrintedThere) {
+  const std::string path = policy({{"print_number", "read(r.number)"}});
+  Child host = with_input({program("extend_host")}, /*host_alone=*/true);
+  const int hosts_input = std::exchange(input_, -1);
+  Child other = with_input({program("extend_host")}, /*host_alone=*/true);
+  ASSERT_TRUE(host.wait_for_output("ready"));
+  ASSERT_TRUE(other.wait_for_output("ready"));
+  Child watch = bpftime_child({"extend", "--watch", path, "--pid", std::to_string(host.pid())});
+  Child others = bpftime_child({"extend", "--watch", path, "--pid", std::to_string(other.pid())});
+  ASSERT_TRUE(watch.wait_for_output("running in")) << watch.output() << watch.error();
+  ASSERT_TRUE(others.wait_for_output("running in")) << others.output() << others.error();
+  say("9 3");
+  EXPECT_TRUE(others.wait_for_output(": number 9")) << others.output();
+  close_input();
+  input_ = hosts_input;
+  say("7 3");
+  EXPECT_TRUE(watch.wait_for_output(": number 7")) << watch.output();
+  EXPECT_EQ(watch.output().find(": number 9"), std::string::npos) << watch.output();
+  for (Child* each : {&watch, &others}) {
+    each->signal(SIGINT);
+    EXPECT_EQ(each->wait(), 0) << each->error();
+  }
+}
+
+TEST_F(Extend, AFourthSessionOfAProcessIsRefusedUntilOneEnds) {
+  const std::string path = policy({{"return_value", "return(403)"}});
+  Child host = with_input({program("extend_host")}, /*host_alone=*/true);
+  ASSERT_TRUE(host.wait_for_output("ready"));
+  const Arguments extend = {"extend", path, "--pid", std::to_string(host.pid())};
+  std::vector<std::unique_ptr<Child>> sessions;
+  const auto enter = [&] {
+    sessions.push_back(std::make_unique<Child>(bpftime_child(extend)));
+    EXPECT_TRUE(sessions.back()->wait_for_output("running in"))
+        << sessions.back()->output() << sessions.back()->error();
+  };
+  for (int i = 0; i < 3; ++i) enter();
+  const auto fourth = bpftime(extend);
+  EXPECT_NE(fourth.code, 0);
+  EXPECT_NE(fourth.error.find("in 3 sessions of `bpftime extend` already; try ending one"), std::string::npos)
+      << fourth.error;
+  say("7 3");
+  EXPECT_TRUE(host.wait_for_output("result 403")) << "the three go on: " << host.output();
+  sessions[1]->signal(SIGINT);
+  EXPECT_EQ(sessions[1]->wait(), 0) << sessions[1]->error();
+  enter();
+  for (const auto& each : sessions) {
+    if (!each->running()) continue;
+    each->signal(SIGINT);
+    EXPECT_EQ(each->wait(), 0) << each->error();
+  }
+  say("8 3");
+  EXPECT_TRUE(host.wait_for_output("result 11")) << host.output();
+}
+
+TEST_F(Extend, AFourthCommandWithinThreeIsRefused) {
+  const std::string path = policy({{"return_value", "return(403)"}});
+  Arguments nested;
+  for (int i = 0; i < 3; ++i) nested.insert(nested.end(), {"extend", path, "--", program("bpftime")});
+  nested.insert(nested.end(), {"extend", path, "--", program("extend_host")});
+  const auto run = bpftime(nested);
+  EXPECT_NE(run.code, 0);
+  EXPECT_NE(run.error.find("within 3 `bpftime extend` already"), std::string::npos) << run.error;
 }
 
 // Each copy of the map takes some 68 KiB; proved of one alone is a bound of twice that. What was loaded before the worker was killed counts as well.

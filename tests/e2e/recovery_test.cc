@@ -1,10 +1,20 @@
 // The daemon's own deaths: targets go on undisturbed, the next command finds everything as it was or cleans up.
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/un.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <thread>
 
 #include "conversation.h"
+#include "daemon/keeper_protocol.h"
+#include "wire/client.h"
+#include "wire/object.h"
+#include "wire/target_context.h"
 
 namespace bpftime::e2e {
 namespace {
@@ -178,6 +188,100 @@ TEST_F(Recovery, KeeperKilledAndTargetForkedMeanwhile) {
   processes();
   EXPECT_TRUE(becomes_restored(child, "the new daemon's start, in a fork"));
   ::kill(child, SIGKILL);
+}
+
+// As after an upgrade with the old daemon killed: what its version left in a target goes, and is not taken for ours.
+TEST_F(Recovery, ProbesOfAnotherVersionAreTakenOut) {
+  Conversation target = victim();
+  attach(target);
+  Child tool = stat_tool("latency");
+  const Daemon before = processes();
+  kill_and_see(before.keeper);
+  ASSERT_TRUE(eventually([&] { return gone(before.worker); }));
+  ASSERT_FALSE(restored(target.pid()));
+  uint16_t version = wire::kAbiVersion + 1;
+  const iovec ours{&version, sizeof version};
+  const iovec theirs{
+      reinterpret_cast<void*>(wire::window_address(::geteuid()) + offsetof(wire::SharedHeader, abi_version)),
+      sizeof version};
+  ASSERT_EQ(::process_vm_writev(target.pid(), &ours, 1, &theirs, 1, 0), ssize_t{sizeof version});
+  bpftime_json({"daemon", "start"});
+  processes();
+  // What leads sigaction through that version's agent stays: it works by itself.
+  const auto probed = [&] {
+    const auto places = text_differences(target.pid());
+    return std::any_of(places.begin(), places.end(),
+                       [](const auto& place) { return place.find("/libc.so.6") == std::string::npos; });
+  };
+  EXPECT_TRUE(eventually([&] { return !probed(); }));
+  EXPECT_EQ(target.ask("call 10"), "wrong 0\n");
+  const auto attached = bpftime({"attach", std::to_string(target.pid())});
+  EXPECT_NE(attached.code, 0);
+  EXPECT_NE(attached.error.find("version " + std::to_string(version)), std::string::npos) << attached.error;
+  EXPECT_NE(attached.error.find("restarting the process"), std::string::npos) << attached.error;
+  Child again = stat_tool("count");
+  EXPECT_FALSE(probed());
+  EXPECT_EQ(finish_tool(again)["calls"], 0);
+  EXPECT_EQ(target.ask("call 10"), "wrong 0\n");
+}
+
+// A keeper that lives while its program is replaced starts a worker of the new version. The test is such a keeper.
+TEST_F(Recovery, RecordsOfAnotherVersionAreDropped) {
+  using daemon::KeeperMessage;
+  constexpr uint16_t kOther = wire::kAbiVersion + 1;
+  const std::string run = directory() + "/run", socket = run + "/daemon.sock";
+  std::filesystem::create_directory(run);
+  std::filesystem::permissions(run, std::filesystem::perms::owner_all);
+  int pair[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+  const Fd channel(pair[0]);
+  Fd theirs(pair[1]), listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  socket.copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(::listen(listener.get(), 4), 0);
+  Child::Options options = this->options();
+  options.before_exec = [&] {
+    const int a = ::fcntl(theirs.get(), F_DUPFD, 10), b = ::fcntl(listener.get(), F_DUPFD, 10);
+    ::dup2(a, daemon::kKeeperChannelFd);
+    ::dup2(b, daemon::kListenFd);
+  };
+  Child worker({program("bpftimed"), "--worker", "--runtime-dir", run, "--idle-seconds", "100"}, options);
+  theirs.reset();
+  const auto soon = [] { return wire::Deadline::after_ms(20000); };
+  const auto say = [&](KeeperMessage message, Bytes body, std::span<const int> fds) {
+    return wire::send_message(channel.get(), static_cast<wire::MessageType>(message), 0, body, fds, soon(),
+                              kOther)
+        .ok();
+  };
+  // The key, then a map's record as that version may have it.
+  const struct {
+    uint64_t key;
+    uint16_t abi, layout;
+    uint32_t kind;
+    uint8_t rest[64];
+  } record{uint64_t{2} << 32 | 77, kOther, 1, static_cast<uint32_t>(wire::ObjectKind::kMap), {}};
+  const Fd memory(::memfd_create("bpftime-map", MFD_CLOEXEC));
+  const int fd = memory.get();
+  ASSERT_TRUE(say(KeeperMessage::kPut, as_bytes(record), std::span(&fd, 1)));
+  ASSERT_TRUE(say(KeeperMessage::kReplayed, {}, {}));
+  bool erased = false, ready = false;
+  while (!ready) {
+    auto heard = wire::receive_message(channel.get(), soon(), wire::Versions::kAny);
+    ASSERT_TRUE(heard.ok()) << heard.error().message << worker.error();
+    EXPECT_EQ(heard->version, kOther) << "the keeper would not understand";
+    const auto type = static_cast<KeeperMessage>(heard->type);
+    erased = erased || (type == KeeperMessage::kErase && read_at<uint64_t>(heard->body, 0) == record.key);
+    ready = type == KeeperMessage::kReady;
+  }
+  EXPECT_TRUE(erased);
+  EXPECT_TRUE(
+      worker.wait_for_error("written by another version of bpftimed (" + std::to_string(kOther) + ".1"))
+      << worker.error();
+  EXPECT_NE(worker.error().find("start the tool that made it anew"), std::string::npos);
+  EXPECT_NE(worker.error().find("the keeper is of version " + std::to_string(kOther)), std::string::npos);
+  EXPECT_EQ(bpftime_json({"daemon", "status"})["maps"], 0) << "and it serves";
 }
 
 TEST_F(Recovery, RestartKeepsEverything) {

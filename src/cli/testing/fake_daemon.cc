@@ -1,11 +1,13 @@
 // A daemon for the CLI's tests: speaks the protocol, holds nothing. Run as `bpftimed --runtime-dir DIR`; ends
 // on `stop`, or when nobody has spoken to it for a while. Appends one line per start to DIR/starts.
+// FAKE_DAEMON_VERSION=N: it is of that version and, as the real one, refuses others in its own.
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -20,6 +22,7 @@ using namespace bpftime::wire;
 using Json = nlohmann::json;
 
 constexpr int kIdleMs = 20000;
+uint16_t version = kAbiVersion;
 
 Bytes bytes_of(const std::string& text) {
   return Bytes(reinterpret_cast<const uint8_t*>(text.data()), text.size());
@@ -28,7 +31,8 @@ Bytes bytes_of(const std::string& text) {
 void reply(int socket, uint32_t sequence, int64_t result, const std::string& text, const std::string& json) {
   const Reply header{result, static_cast<uint32_t>(text.size()), 0};
   const std::string body = std::string(reinterpret_cast<const char*>(&header), sizeof(header)) + text + json;
-  (void)send_message(socket, MessageType::kReply, sequence, bytes_of(body), {}, Deadline::after_ms(5000));
+  (void)send_message(socket, MessageType::kReply, sequence, bytes_of(body), {}, Deadline::after_ms(5000),
+                     version);
 }
 
 void trace_line(int socket, uint32_t lineage, const std::string& text) {
@@ -66,8 +70,9 @@ void command(int socket, const Message& message) {
 
 void serve(Fd connection) {
   for (;;) {
-    auto message = receive_message(connection.get(), Deadline::never());
+    auto message = receive_message(connection.get(), Deadline::never(), Versions::kAny);
     if (!message) return;
+    if (message->version != version) return reply(connection.get(), 0, -EPROTO, "speaks another version", "");
     if (message->type == MessageType::kHello) {
       reply(connection.get(), message->sequence, 0, "", "");
     } else if (message->type == MessageType::kCommand) {
@@ -92,6 +97,8 @@ void serve(Fd connection) {
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
   const std::string directory = argv[2];
+  if (const char* other = std::getenv("FAKE_DAEMON_VERSION"))
+    version = static_cast<uint16_t>(std::atoi(other));
   if (FILE* starts = std::fopen((directory + "/starts").c_str(), "a")) {
     std::fprintf(starts, "%d\n", static_cast<int>(::getpid()));
     std::fclose(starts);
