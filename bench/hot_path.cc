@@ -86,6 +86,7 @@ class Bench {
     await_site(mode, before, false);
     into.attach_us.push_back(std::stod(ready.substr(6)));
     if (mode.attach_only) {
+      if (ours) into.change_us.push_back(last_change_us());
       victim_.read_line();
       running.finish(true);
       await_site(mode, before, true);
@@ -108,6 +109,13 @@ class Bench {
   }
 
  private:
+  // To plan, write and synchronize the daemon's last change of a running process.
+  double last_change_us() const {
+    const auto said = nlohmann::json::parse(
+        output_of({options_.bin + "/bpftime", "daemon", "status", "--json"}, options_.work + "/status.err"));
+    return said.at("changes").at("last_us").get<double>();
+  }
+
   // What lets a program write to the victim's memory: the path of the file.
   std::string policy() const {
     std::string path = options_.work + "/writer.policy.yaml";

@@ -30,7 +30,8 @@ const std::vector<Mode>& modes();
 // Nanoseconds per operation over the bare call of the same round, one value per round; attach_only: microseconds.
 struct Variant {
   std::vector<double> over_bare_ns;
-  std::vector<double> attach_us;    // bpf_program__attach_uprobe, as the tool saw it
+  std::vector<double> attach_us;  // bpf_program__attach_uprobe, as the tool saw it
+  std::vector<double> change_us;  // of these, changing the running target, as the daemon saw it; attach_only
   std::vector<std::string> losses;  // "round 3: 5 of 100 events": empty if every call was counted
 };
 struct ModeResult {

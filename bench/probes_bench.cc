@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kRounds = 12;  // a multiple of three: each variant comes first equally often
 constexpr int kStartRounds = 30;
+constexpr char kManyRow[] = "many_probes";
 
 struct Options {
   int rounds = kRounds;
@@ -58,7 +59,7 @@ class Workshop {
 Report measure(const Options& options) {
   const std::string bin = std::filesystem::read_symlink("/proc/self/exe").parent_path();
   Workshop workshop(bin);
-  Report report{this_machine(options.commit), {}, {}, {}, {}};
+  Report report{this_machine(options.commit), {}, {}, {}, {}, {}};
 
   std::fprintf(stderr, "==> a process without probes\n");
   const std::string program = bin + "/bench_victim";
@@ -77,6 +78,10 @@ Report measure(const Options& options) {
   std::fprintf(stderr, "==> probed calls, %d rounds\n", options.rounds);
   report.hot_path = measure_hot_path(victim, {bin, workshop.path(), greeting, options.rounds, options.only});
   victim.finish(false);
+  if (!options.only || *options.only == kManyRow) {
+    std::fprintf(stderr, "==> %d probes in one process\n", kManyProbes);
+    report.many = measure_many_probes(bin, workshop.path(), options.rounds);
+  }
   return report;
 }
 

@@ -85,6 +85,10 @@ void print_hot_path(const HotPath& hot_path) {
   if (counting && !lost) std::printf("Every program that counts has counted every call, in every round.\n");
   std::printf("Attaching a loaded program, µs, as the tool sees it: kernel %s, ours %s\n",
               text(kernel_attach).c_str(), text(our_attach).c_str());
+  for (const ModeResult& result : hot_path.results)
+    if (!result.ours.change_us.empty())
+      std::printf("In row \"%s\", the change of the running victim alone (plan, write, barriers), µs: %s\n",
+                  result.mode.title.c_str(), text(result.ours.change_us).c_str());
 }
 
 void print_footprint(const char* how, const Footprint& footprint) {
@@ -103,6 +107,7 @@ Json json_of(const Variant& variant) {
   if (variant.over_bare_ns.empty()) return nullptr;
   return {{"over_bare_ns", json_of(variant.over_bare_ns)},
           {"attach_us", json_of(variant.attach_us)},
+          {"change_us", json_of(variant.change_us)},
           {"lost", variant.losses}};
 }
 
@@ -152,6 +157,15 @@ void print(const Report& report) {
   print_footprint("bpftime attach PID", report.attached);
   print_footprint("bpftime start PROGRAM", report.started);
 
+  if (report.many) {
+    const ManyProbes& many = *report.many;
+    std::printf(
+        "\n%d probes in one process, ms: with one change (`bpftime attach`) %s; link by link %s, let go %s; "
+        "it grew by %.1f MiB of address space, %.1f MiB resident\n",
+        kManyProbes, text(many.at_once_ms).c_str(), text(many.one_by_one_ms).c_str(),
+        text(many.let_go_ms).c_str(), many.address_space_mib, many.resident_mib);
+  }
+
   std::vector<double> over;
   for (size_t i = 0; i < report.start.plain_ms.size(); ++i) {
     over.push_back(report.start.started_ms[i] - report.start.plain_ms[i]);
@@ -187,6 +201,13 @@ std::string json(const Report& report) {
               {"footprint", {{"attached", json_of(report.attached)}, {"started", json_of(report.started)}}},
               {"start_ms",
                {{"plain", json_of(report.start.plain_ms)}, {"started", json_of(report.start.started_ms)}}}};
+  if (report.many)
+    out["many_probes"] = {{"probes", kManyProbes},
+                          {"at_once_ms", json_of(report.many->at_once_ms)},
+                          {"one_by_one_ms", json_of(report.many->one_by_one_ms)},
+                          {"let_go_ms", json_of(report.many->let_go_ms)},
+                          {"address_space_mib", report.many->address_space_mib},
+                          {"resident_mib", report.many->resident_mib}};
   return out.dump(2) + "\n";
 }
 

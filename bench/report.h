@@ -5,6 +5,7 @@
 
 #include "footprint.h"
 #include "hot_path.h"
+#include "many_probes.h"
 
 namespace bpftime::bench {
 
@@ -20,6 +21,7 @@ struct Report {
   HotPath hot_path;
   Footprint attached, started;  // no probes
   StartCost start;
+  std::optional<ManyProbes> many;  // no value: only one row was asked for
 };
 
 void print(const Report& report);

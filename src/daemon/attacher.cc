@@ -495,11 +495,12 @@ std::vector<uint64_t> Attacher::unwanted_sites(const Registry& registry, const s
   return out;
 }
 
-void Attacher::publish(Target& target, const std::vector<Site>& sites) {
+void Attacher::publish(Target& target, std::vector<Site>& sites) {
+  auto of_calls = system_call_reports(target, sites);
   target.report.probes.clear();
-  for (const auto& site : sites)
-    if (!site.system_call) target.report.probes.push_back(site.report);
-  for (auto& report : system_call_reports(target, sites)) target.report.probes.push_back(std::move(report));
+  for (auto& site : sites)
+    if (!site.system_call) target.report.probes.push_back(std::move(site.report));
+  for (auto& report : of_calls) target.report.probes.push_back(std::move(report));
 }
 
 }  // namespace bpftime::daemon

@@ -208,7 +208,8 @@ class Attacher {
   rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
-  static void publish(Target& target, const std::vector<Site>& sites);
+  // Takes the sites' reports: to be called last.
+  static void publish(Target& target, std::vector<Site>& sites);
 
   // System calls (system_call_sites.cc).
   void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,

@@ -116,6 +116,12 @@ Answer status(Worker& worker, const json&) {
   for (const auto& [fd, client] : worker.connections())
     loaders += client.hello && client.hello->kind == wire::ClientKind::kLoader;
   for (const auto& map : objects.all<kernel::Map>(ObjectKind::kMap)) maps += !map->internal;
+  const auto& attacher = worker.attacher();
+  const auto& last = attacher.last_running_change();
+  const json changes = {{"running", attacher.running_changes()},
+                        {"outside", attacher.outside_changes()},
+                        {"last_us", static_cast<double>(last.whole_ns) / 1000},
+                        {"last_held_us", static_cast<double>(last.held_ns) / 1000}};
   return json{{"version", kVersion},
               {"abi_version", wire::kAbiVersion},
               {"worker_pid", ::getpid()},
@@ -123,6 +129,7 @@ Answer status(Worker& worker, const json&) {
               {"uptime_s", worker.uptime_s()},
               {"runtime_directory", worker.directory().path},
               {"maps", maps},
+              {"changes", changes},
               {"programs_compiled", compiler::programs_compiled()},
               {"programs", objects.all<kernel::Prog>(ObjectKind::kProgram).size()},
               {"links", objects.all<kernel::Link>(ObjectKind::kLink).size()},

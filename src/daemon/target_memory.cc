@@ -140,7 +140,8 @@ std::vector<TargetMemory> Attacher::memory_of(const std::vector<Site>& sites) co
   std::vector<std::shared_ptr<kernel::Prog>> programs;
   for (const auto& site : sites)
     if (site.report.skipped.empty())
-      for (const auto& want : site.wants) programs.push_back(want.program);
+      for (const auto& want : site.wants)
+        if (programs.empty() || programs.back() != want.program) programs.push_back(want.program);
   auto out = kernel_.memory_of(programs);
   if (!programs.empty() && kernel_.counting())
     out.push_back(kernel::Kernel::memory_of_map(*kernel_.hits_map()));

@@ -133,6 +133,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     }
   }
   std::vector<Site> out;
+  out.reserve(sites.size());
   for (auto& [address, site] : sites) {
     std::sort(site.wants.begin(), site.wants.end(),
               [](const auto& a, const auto& b) { return a.order < b.order; });

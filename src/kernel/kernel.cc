@@ -30,6 +30,15 @@ Kernel::Kernel(Observer& observer, uint64_t context_address)
       next_map_address_(context_address + wire::kMapsOffset) {}
 
 BpfReply Kernel::bpf(const BpfRequest& request) {
+  BpfReply reply = answer(request);
+  const auto command = request.command;  // those after which some object refers to less
+  if (command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_DELETE_ELEM || command == BPF_LINK_UPDATE ||
+      command == BPF_LINK_DETACH)
+    objects_.ask_for_sweep();
+  return reply;
+}
+
+BpfReply Kernel::answer(const BpfRequest& request) {
   switch (request.command) {
     case BPF_MAP_CREATE:
       return map_create(request);
@@ -173,26 +182,32 @@ Result<std::shared_ptr<Map>> Kernel::make_own_map(const std::string& name, const
   return map;
 }
 
+namespace {
+// Whether programs run because of it: tools disable a uprobe before they close it, and closing then changes nothing any more.
+bool is_seen(const PerfEvent& event) {
+  return (event.enabled || event.perf_kind != PerfKind::kUprobe) &&
+         !(event.by_link.empty() && event.by_ioctl.empty());
+}
+}  // namespace
+
 void Kernel::collect() {
   bool probes_differ = false;
-  // Each looks at every object: not at every request of a client that makes thousands.
-  const bool due = objects_.sweep_is_due();
-  if (due) drop_unlinked_pins();
-  objects_.collect([&](const std::shared_ptr<Object>& object) {
+  if (objects_.take_names_touched() || objects_.sweep_is_due()) drop_unlinked_pins();
+  const bool swept = objects_.collect([&](const std::shared_ptr<Object>& object) {
     if (object->kind == ObjectKind::kLink) {
       auto& link = static_cast<Link&>(*object);
+      probes_differ |= !link.event || is_seen(*link.event);
       if (link.event)
         std::erase_if(link.event->by_link, [&](const AttachedProgram& a) { return a.link_id == link.id; });
-      probes_differ = true;
     }
-    if (object->kind == ObjectKind::kPerfEvent) probes_differ = true;
+    if (object->kind == ObjectKind::kPerfEvent) probes_differ |= is_seen(static_cast<PerfEvent&>(*object));
     if (object->kind == ObjectKind::kStats) probes_differ |= !counting();
     if (object->kind == ObjectKind::kProgram) hits_.forget_program(object->id);
     if (object->kind == ObjectKind::kMap)
       static_cast<Map&>(*object).slots.clear();  // may lead back to itself
     observer_.object_gone(*object);
   });
-  if (due) clear_unheld_arrays();
+  if (swept) clear_unheld_arrays();
   if (probes_differ) observer_.probes_changed();
 }
 
@@ -217,18 +232,19 @@ std::vector<Probe> Kernel::clocks() const {
 
 std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
-  auto events = objects_.all<PerfEvent>(ObjectKind::kPerfEvent);
-  for (const auto& link : objects_.all<Link>(ObjectKind::kLink))
-    events.insert(events.end(), link->places.begin(), link->places.end());
-  for (const auto& event : events) {
-    if (!wanted(*event)) continue;
+  const auto add = [&](const std::shared_ptr<PerfEvent>& event) {
+    if (!wanted(*event) || (event->by_ioctl.empty() && event->by_link.empty())) return;
     Probe probe{event, event->by_ioctl};
     probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
-    if (probe.programs.empty()) continue;
     std::sort(probe.programs.begin(), probe.programs.end(),
               [](const auto& a, const auto& b) { return a.order < b.order; });
     out.push_back(std::move(probe));
-  }
+  };
+  objects_.each(ObjectKind::kPerfEvent,
+                [&](const auto& object) { add(std::static_pointer_cast<PerfEvent>(object)); });
+  objects_.each(ObjectKind::kLink, [&](const auto& object) {
+    for (const auto& place : static_cast<const Link&>(*object).places) add(place);
+  });
   return out;
 }
 

@@ -179,6 +179,7 @@ class Kernel {
   std::shared_ptr<Map>
       references_;  // maps::MapReference of every map that is in a map of maps; made when first needed
 
+  BpfReply answer(const BpfRequest&);
   BpfReply map_create(const BpfRequest&);
   BpfReply map_update_fd_value(const BpfRequest&);
   BpfReply map_delete_fd_value(const BpfRequest&);

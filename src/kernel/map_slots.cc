@@ -417,6 +417,7 @@ void Kernel::clear_unheld_arrays() {
       continue;
     for (const auto& [key, program] : map->slots) write_slot(*map, key, nullptr);
     map->slots.clear();
+    objects_.ask_for_sweep();
     observer_.object_changed(*map);
   }
 }

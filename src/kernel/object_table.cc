@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstring>
 #include <set>
+#include <utility>
 
 namespace bpftime::kernel {
 
@@ -195,6 +196,7 @@ uint32_t ObjectTable::next_id(ObjectKind kind, uint32_t after) const {
 
 void ObjectTable::suspect_all() {
   for (auto& [key, object] : objects_) object->held_outside = !only_we_hold(*object);
+  sweep_asked_ = true;
 }
 
 void ObjectTable::read_notifications() {
@@ -205,9 +207,16 @@ void ObjectTable::read_notifications() {
     for (ssize_t at = 0; at < count;) {
       const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
       at += sizeof(inotify_event) + event->len;
-      if (event->mask & IN_Q_OVERFLOW) return suspect_all();
+      if (event->mask & IN_Q_OVERFLOW) {
+        names_touched_ = true;
+        suspect_all();
+        continue;
+      }
       auto watched = by_watch_.find(event->wd);
-      if (watched == by_watch_.end()) continue;
+      if (watched == by_watch_.end()) {
+        names_touched_ |= (event->mask & (IN_ATTRIB | IN_DELETE_SELF)) != 0;
+        continue;
+      }
       // Events coalesce: only the lease tells whether that was the last holder.
       if (auto object = watched->second.lock()) suspects_[object] = boot_time_ns() + kSuspectNs;
       if (event->mask & IN_IGNORED) by_watch_.erase(watched);
@@ -215,17 +224,65 @@ void ObjectTable::read_notifications() {
   }
 }
 
-bool ObjectTable::sweep_is_due() const { return boot_time_ns() >= rest_until_ns_; }
-
-void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>&)>& gone) {
-  read_notifications();
+bool ObjectTable::sweep_is_due() const {
+  constexpr uint64_t kSweepNs = 1'000'000'000;
   const uint64_t now = boot_time_ns();
-  std::erase_if(suspects_, [now](const auto& entry) {
+  return now >= rest_until_ns_ && (sweep_asked_ || now - swept_ns_ >= kSweepNs);
+}
+
+bool ObjectTable::take_names_touched() {
+  read_notifications();
+  return std::exchange(names_touched_, false);
+}
+
+bool ObjectTable::collect(const Gone& gone) {
+  read_notifications();
+  std::vector<std::shared_ptr<Object>> let_go;
+  const uint64_t now = boot_time_ns();
+  std::erase_if(suspects_, [&](const auto& entry) {
     entry.first->held_outside = !only_we_hold(*entry.first);
+    if (!entry.first->held_outside) let_go.push_back(entry.first);
     return !entry.first->held_outside || now > entry.second;
   });
-  sweep_owed_ = now < rest_until_ns_;
-  if (sweep_owed_) return;
+  drop_unreferenced(std::move(let_go), gone);
+  const bool due = sweep_is_due();
+  sweep_owed_ = sweep_asked_ && !due;
+  if (due) sweep(gone);
+  return due;
+}
+
+void ObjectTable::drop(const std::shared_ptr<Object>& object, const Gone& gone) {
+  objects_.erase({object->kind, object->id});
+  by_inode_.erase(object->inode);
+  if (by_watch_.erase(object->watch) != 0) ::inotify_rm_watch(inotify_.get(), object->watch);
+  gone(object);
+}
+
+void ObjectTable::drop_unreferenced(std::vector<std::shared_ptr<Object>> let_go, const Gone& gone) {
+  std::stable_sort(let_go.begin(), let_go.end(), [](const auto& a, const auto& b) {
+    return (a->kind == ObjectKind::kLink) > (b->kind == ObjectKind::kLink);
+  });
+  for (size_t i = 0; i < let_go.size(); ++i) {
+    const auto object = std::exchange(let_go[i], nullptr);
+    if (object->held_outside || !object->pins.empty() || find(object->kind, object->id) != object) continue;
+    const bool internal = object->kind == ObjectKind::kMap && static_cast<const Map&>(*object).internal;
+    constexpr long kOurs =
+        3;  // objects_, by_inode_, and `object`; whatever else points to it may be a reference
+    if (internal || object.use_count() != kOurs) {
+      // An event that refers to nothing is in no circle: it goes with the last that points to it.
+      if (object->kind != ObjectKind::kPerfEvent || !object->references().empty()) sweep_asked_ = true;
+      continue;
+    }
+    auto references = object->references();
+    drop(object, gone);
+    let_go.insert(let_go.end(), std::make_move_iterator(references.begin()),
+                  std::make_move_iterator(references.end()));
+  }
+}
+
+void ObjectTable::sweep(const Gone& gone) {
+  sweep_asked_ = false;
+  const uint64_t start = boot_time_ns();
   std::set<Object*> living;
   std::vector<std::shared_ptr<Object>> pending;
   for (const auto& [key, object] : objects_) {
@@ -244,15 +301,10 @@ void ObjectTable::collect(const std::function<void(const std::shared_ptr<Object>
   std::stable_sort(dead.begin(), dead.end(), [](const auto& a, const auto& b) {
     return (a->kind == ObjectKind::kLink) > (b->kind == ObjectKind::kLink);
   });
-  for (const auto& object : dead) {
-    objects_.erase({object->kind, object->id});
-    by_inode_.erase(object->inode);
-    if (by_watch_.erase(object->watch) != 0) ::inotify_rm_watch(inotify_.get(), object->watch);
-    gone(object);
-  }
+  for (const auto& object : dead) drop(object, gone);
   constexpr uint64_t kShortNs = 50'000;
-  const uint64_t end = boot_time_ns();
-  if (end - now > kShortNs) rest_until_ns_ = end + 7 * (end - now);
+  swept_ns_ = boot_time_ns();
+  if (swept_ns_ - start > kShortNs) rest_until_ns_ = swept_ns_ + 7 * (swept_ns_ - start);
 }
 
 }  // namespace bpftime::kernel

@@ -33,21 +33,33 @@ class ObjectTable {
   std::shared_ptr<Object> find_fd(int fd) const;
   // Smallest id above `after`; 0: none.
   uint32_t next_id(ObjectKind kind, uint32_t after) const;
+  // In order of their ids. `visit` must not change the table.
+  template <typename Visit>
+  void each(ObjectKind kind, Visit visit) const {
+    for (auto at = objects_.lower_bound({kind, 0}); at != objects_.end() && at->first.first == kind; ++at)
+      visit(at->second);
+  }
   template <typename T>
   std::vector<std::shared_ptr<T>> all(ObjectKind kind) const {
     std::vector<std::shared_ptr<T>> out;
-    for (const auto& [key, object] : objects_)
-      if (key.first == kind) out.push_back(std::static_pointer_cast<T>(object));
+    each(kind, [&](const auto& object) { out.push_back(std::static_pointer_cast<T>(object)); });
     return out;
   }
   size_t size() const { return objects_.size(); }
 
-  // Drops every object nobody holds and no living object refers to. Calls `gone` for each, links first.
-  void collect(const std::function<void(const std::shared_ptr<Object>&)>& gone);
-  // Somebody may have let go of an object a moment ago: collect() again soon.
-  // Whether collect() would look at all objects now. It rests after long looks, so that they take an eighth of the time at most.
+  // Drops every object nobody holds and no living object refers to. Calls `gone` for each, links first. What nothing else here
+  // points to goes at once; a look at all objects finds the rest (circles). Such looks are made when somebody asks for them or
+  // let go of what is still pointed to, each second in any case, and rest after long ones, so that they take an eighth of the
+  // time at most. Returns whether it made one.
+  bool collect(const std::function<void(const std::shared_ptr<Object>&)>& gone);
+  // Some object refers to less than before.
+  void ask_for_sweep() { sweep_asked_ = true; }
+  // Whether collect() would look at all objects now.
   bool sweep_is_due() const;
-  bool suspects() const { return !suspects_.empty() || sweep_owed_; }
+  // Whether a pin's name may have gone since last asked.
+  bool take_names_touched();
+  // Somebody may have let go of an object a moment ago: collect() again soon.
+  bool suspects() const { return !suspects_.empty() || sweep_owed_ || sweep_asked_; }
   // Looks at every object again, not only at those inotify named (after recovery or a lost notification).
   void suspect_all();
 
@@ -62,10 +74,15 @@ class ObjectTable {
   // Objects somebody has just closed, and until when to ask again: the kernel reports a close before it counts it.
   std::map<std::shared_ptr<Object>, uint64_t> suspects_;
 
-  // Looking at every object takes its time when there are many: then not after each event, but an eighth of the time.
-  uint64_t rest_until_ns_ = 0;
-  bool sweep_owed_ = false;
+  uint64_t rest_until_ns_ = 0, swept_ns_ = 0;
+  bool sweep_asked_ = true, sweep_owed_ = false;
+  bool names_touched_ = true;
 
+  using Gone = std::function<void(const std::shared_ptr<Object>&)>;
+  // Drops those of `let_go` that nothing points to, and then those that these pointed to.
+  void drop_unreferenced(std::vector<std::shared_ptr<Object>> let_go, const Gone& gone);
+  void sweep(const Gone& gone);
+  void drop(const std::shared_ptr<Object>& object, const Gone& gone);
   Result<void> watch(const std::shared_ptr<Object>& object);
   void read_notifications();
 };

@@ -127,7 +127,9 @@ void Kernel::drop_unlinked_pins() {
         struct stat st {};
         return ::fstat(pin.get(), &st) == 0 && st.st_nlink == 0;
       });
-      if (dropped != 0) observer_.object_changed(*object);
+      if (dropped == 0) continue;
+      objects_.ask_for_sweep();
+      observer_.object_changed(*object);
     }
 }
 
