@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <thread>
+#include <utility>
 
 #include "compiler/testing_kernel.h"
 #include "helpers/table.h"
@@ -222,6 +223,77 @@ TEST_F(BothWays, TimesAgree) {
   constexpr uint64_t kTicksOff = 100;  // what differs
   EXPECT_LE(first, ours + kTicksOff);
   EXPECT_LE(ours, last + kTicksOff);
+}
+
+// One of ours between two of the kernel's.
+TEST_F(BothWays, ClocksGoOnFromOneSideToTheOther) {
+  const auto clock_of = [](int32_t helper) {
+    return [=]() { return Sequence() << call(helper) << store(BPF_DW, 6, 0, 0) << mov(0, 0) << exit_insn(); };
+  };
+  constexpr uint64_t kNsOff = 10'000;  // what differs (helpers.def)
+  for (const int32_t helper : {int32_t{BPF_FUNC_ktime_get_ns}, int32_t{BPF_FUNC_ktime_get_boot_ns}, kTai}) {
+    const uint64_t before = run_in_kernel(clock_of(helper)).at<uint64_t>(0);
+    const uint64_t here = run_here(target_, clock_of(helper)).at<uint64_t>(0);
+    const uint64_t after = run_in_kernel(clock_of(helper)).at<uint64_t>(0);
+    EXPECT_GT(before, 0u);
+    EXPECT_LE(before, here + kNsOff) << "helper " << helper;
+    EXPECT_LE(here, after + kNsOff) << "helper " << helper;
+  }
+}
+
+TEST_F(BothWays, WhoIsRunning) {
+  for (const int32_t helper : {BPF_FUNC_get_current_pid_tgid, BPF_FUNC_get_current_uid_gid}) {
+    const auto body = [=]() {
+      return Sequence() << call(helper) << store(BPF_DW, 6, 0, 0) << mov(0, 0) << exit_insn();
+    };
+    same(body);
+    RunResult of_another;
+    std::thread([&] { of_another = same(body); }).join();
+    if (helper == BPF_FUNC_get_current_pid_tgid) {
+      EXPECT_EQ(of_another.at<uint32_t>(4), static_cast<uint32_t>(getpid()));
+      EXPECT_NE(of_another.at<uint32_t>(0), static_cast<uint32_t>(getpid()));
+    }
+  }
+  for (const int32_t size : {1, 4, 15, 16, 17, 64}) {
+    same([=]() {
+      return Sequence() << store_imm(BPF_DW, 6, 16, -1) << mov_reg(1, 6) << mov(2, size)
+                        << call(BPF_FUNC_get_current_comm) << exit_insn();
+    });
+  }
+}
+
+TEST_F(BothWays, MemoryOfTheProcessIsWritten) {
+  uint64_t place = 0;
+  const auto body = [](uint64_t address, int32_t size) {
+    return [=]() {
+      return Sequence() << load_imm(2, 0x1122334455667788) << store(BPF_DW, 10, -8, 2) << load_imm(1, address)
+                        << mov_reg(2, 10) << add(2, -8) << mov(3, size) << call(BPF_FUNC_probe_write_user)
+                        << exit_insn();
+    };
+  };
+  const auto here = [&](uint64_t address, int32_t size) {
+    return static_cast<int32_t>(run_here(target_, body(address, size)).result);
+  };
+  const auto at = reinterpret_cast<uint64_t>(&place);
+  const RunResult kernel = run_in_kernel(body(at, 8));
+  const bool refused = kernel.refused.find("cannot use helper bpf_probe_write_user") != std::string::npos;
+  if (refused) printf("not compared with the kernel, which lets nobody write to processes\n");
+  EXPECT_TRUE(refused || place == 0x1122334455667788) << kernel.refused;
+  place = 0;
+  EXPECT_EQ(here(at, 8), 0);
+  EXPECT_EQ(std::exchange(place, 0), 0x1122334455667788u);
+  EXPECT_EQ(here(at, 3), 0);
+  EXPECT_EQ(place, 0x667788u);
+  static const uint64_t constant = 4711;
+  for (const uint64_t address : {uint64_t{0}, uint64_t{16}, reinterpret_cast<uint64_t>(&constant),
+                                 uint64_t{0x7fffffffeffc}, uint64_t{1} << 63, ~uint64_t{0} - 3}) {
+    const int32_t result = here(address, 8);
+    EXPECT_EQ(result, -EFAULT) << std::hex << address;
+    if (!refused) {
+      EXPECT_EQ(static_cast<int32_t>(run_in_kernel(body(address, 8)).result), result) << std::hex << address;
+    }
+  }
+  EXPECT_EQ(constant, 4711u);
 }
 
 TEST_F(BothWays, PidNamespace) {

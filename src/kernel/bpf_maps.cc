@@ -132,15 +132,19 @@ BpfReply Kernel::map_update_fd_value(const BpfRequest& request) {
   if (auto refused = refuse_write(request, *map)) return *std::move(refused);
   if (holds_objects(map->spec.type)) return slot_update(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
-    return BpfReply::fail(EINVAL, "map update: map " + map->name + " takes its values in place");
+    return element_error(EINVAL, "map update", *map,
+                         "its values are not the daemon's to change; the loader writes them in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
-  if (!key) return BpfReply::fail(EFAULT, "map update: no key");
-  if (attr.flags != BPF_ANY) return BpfReply::fail(EINVAL, "map update: perf event arrays take no flags");
-  if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map update: index out of range");
+  if (!key) return element_error(EFAULT, "map update", *map, "no key of 4 bytes");
+  if (attr.flags != BPF_ANY)
+    return element_error(EINVAL, "map update", *map, "perf event arrays take no flags; try BPF_ANY");
+  if (*key >= map->spec.max_entries)
+    return element_error(E2BIG, "map update", *map, no_such_index(*map, *key));
   auto event = object_of<PerfEvent>(request.fd(wire::FdPlace::kValue, 0), ObjectKind::kPerfEvent);
-  if (!event) return BpfReply::fail(EBADF, "map update: value is no perf event");
+  if (!event) return element_error(EBADF, "map update", *map, "the value is no perf event's descriptor");
   if (event->perf_kind != PerfKind::kBpfOutput)
-    return BpfReply::fail(EINVAL, "map update: event is not BPF_OUTPUT");
+    return element_error(EINVAL, "map update", *map,
+                         "the event is none that programs write to; try one of PERF_COUNT_SW_BPF_OUTPUT");
   map->perf_slots[*key] = event;
   const uint64_t early = maps::perf_set_slot({map->memory.data(), &map->spec}, *key, true);
   if (early != 0)
@@ -157,11 +161,14 @@ BpfReply Kernel::map_delete_fd_value(const BpfRequest& request) {
   if (auto refused = refuse_write(request, *map)) return *std::move(refused);
   if (holds_objects(map->spec.type)) return slot_delete(request, map);
   if (map->spec.type != BPF_MAP_TYPE_PERF_EVENT_ARRAY)
-    return BpfReply::fail(EINVAL, "map delete: map " + map->name + " takes its values in place");
+    return element_error(EINVAL, "map delete", *map,
+                         "its values are not the daemon's to change; the loader writes them in place");
   const auto key = read_at<uint32_t>(request.in(offsetof(bpf_attr, key)), 0);
-  if (!key) return BpfReply::fail(EFAULT, "map delete: no key");
-  if (*key >= map->spec.max_entries) return BpfReply::fail(E2BIG, "map delete: index out of range");
-  if (map->perf_slots.erase(*key) == 0) return BpfReply::fail(ENOENT, "map delete: slot is empty");
+  if (!key) return element_error(EFAULT, "map delete", *map, "no key of 4 bytes");
+  if (*key >= map->spec.max_entries)
+    return element_error(E2BIG, "map delete", *map, no_such_index(*map, *key));
+  if (map->perf_slots.erase(*key) == 0)
+    return element_error(ENOENT, "map delete", *map, "slot " + std::to_string(*key) + " is empty");
   (void)maps::perf_set_slot({map->memory.data(), &map->spec}, *key, false);
   observer_.object_changed(*map);
   return {};

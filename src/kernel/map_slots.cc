@@ -76,10 +76,10 @@ Result<std::string> cgroup_path(int fd) {
   struct statfs fs {};
   constexpr long kCgroup2Magic = 0x63677270;
   if (fd < 0 || ::fstatfs(fd, &fs) != 0 || fs.f_type != kCgroup2Magic)
-    return Error{EBADF, "map update: value is no control group (version 2)"};
+    return Error{EBADF, "value is no control group (version 2)"};
   char path[4096];
   const ssize_t size = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path - 1);
-  if (size <= 0) return Error{EBADF, "map update: the control group has no path"};
+  if (size <= 0) return Error{EBADF, "the control group has no path"};
   const std::string full(path, static_cast<size_t>(size));
   // The mount it is seen through: the longest mount point of that file system above it.
   std::string best, root;
@@ -97,14 +97,22 @@ Result<std::string> cgroup_path(int fd) {
     ::free(line);
     ::fclose(mounts);
   }
-  if (best.empty()) return Error{EBADF, "map update: " + full + " lies in no mounted hierarchy"};
+  if (best.empty()) return Error{EBADF, full + " lies in no mounted hierarchy"};
   std::string out = (root == "/" ? "" : root) + full.substr(best == "/" ? 0 : best.size());
   if (out.empty()) out = "/";
-  if (out.size() > maps::kCgroupPathMax) return Error{ENAMETOOLONG, "map update: path of the group too long"};
+  if (out.size() > maps::kCgroupPathMax) return Error{ENAMETOOLONG, "path of the group too long"};
   return out;
 }
 
 }  // namespace
+
+BpfReply element_error(int error, const char* operation, const Map& map, const std::string& why) {
+  return BpfReply::fail(error, operation + (": map " + map.name) + ": " + why);
+}
+
+std::string no_such_index(const Map& map, uint32_t index) {
+  return "no index " + std::to_string(index) + ": there are " + std::to_string(map.spec.max_entries);
+}
 
 Result<void> check_prog_arrays(const Prog& program) {
   for (const auto& map : program.maps) {
@@ -258,7 +266,7 @@ void Kernel::write_slot(Map& map, const std::vector<uint8_t>& key, const Object*
 BpfReply Kernel::set_slot(const std::shared_ptr<Map>& map, const std::vector<uint8_t>& key,
                           const std::shared_ptr<Object>& value) {
   const auto refuse = [&](const Error& error) {
-    return BpfReply::fail(error.code, "map update: " + error.message);
+    return element_error(error.code, "map update", *map, error.message);
   };
   std::vector<std::shared_ptr<Prog>> programs;
   std::vector<TargetMemory> memory;
@@ -286,35 +294,49 @@ BpfReply Kernel::set_slot(const std::shared_ptr<Map>& map, const std::vector<uin
 
 BpfReply Kernel::slot_update(const BpfRequest& request, const std::shared_ptr<Map>& map) {
   const auto key = key_of(request, *map);
-  if (!key) return BpfReply::fail(EFAULT, "map update: no key");
+  if (!key)
+    return element_error(EFAULT, "map update", *map,
+                         "no key of " + std::to_string(map->spec.key_size) + " bytes");
   const uint64_t flags = request.attr->flags;
   const uint32_t type = map->spec.type;
   const bool hash = type == BPF_MAP_TYPE_HASH_OF_MAPS;
-  if ((flags & BPF_F_LOCK) != 0) return BpfReply::fail(EINVAL, "map update: nothing to lock in this map");
-  if (!hash && flags != BPF_ANY) return BpfReply::fail(EINVAL, "map update: maps of this type take no flags");
+  if ((flags & BPF_F_LOCK) != 0)
+    return element_error(EINVAL, "map update", *map,
+                         "there is no lock in its values; try without BPF_F_LOCK");
+  if (!hash && flags != BPF_ANY)
+    return element_error(EINVAL, "map update", *map, "maps of this type take no flags; try BPF_ANY");
   if (!hash && index_of(*key) >= map->spec.max_entries)
-    return BpfReply::fail(E2BIG, "map update: index out of range");
+    return element_error(E2BIG, "map update", *map, no_such_index(*map, index_of(*key)));
   if (type == BPF_MAP_TYPE_CGROUP_ARRAY) return cgroup_update(request, *map, index_of(*key));
   const int fd = request.fd(wire::FdPlace::kValue, 0);
   if (type == BPF_MAP_TYPE_PROG_ARRAY) {
     auto prog = object_of<Prog>(fd, ObjectKind::kProgram);
-    if (!prog) return BpfReply::fail(wrong_fd(fd), "map update: value is no program");
-    if (auto fits = fits_owner(*map, *prog); !fits) return BpfReply::fail(EINVAL, fits.error().message);
+    if (!prog) return element_error(wrong_fd(fd), "map update", *map, "the value is no program's descriptor");
+    if (auto fits = fits_owner(*map, *prog); !fits)
+      return BpfReply::fail(EINVAL, "map update: " + fits.error().message);
     map->owner_type = prog->source.program.type;
     return set_slot(map, *key, prog);
   }
   auto inner = object_of<Map>(fd, ObjectKind::kMap);
-  if (!inner) return BpfReply::fail(wrong_fd(fd), "map update: value is no map");
+  if (!inner) return element_error(wrong_fd(fd), "map update", *map, "the value is no map's descriptor");
   if (inner->inner || !maps::same_inner_map(*map->inner, inner->spec))
-    return BpfReply::fail(EINVAL, "map update: map " + inner->name + " differs from the inner map " +
-                                      map->name + " was made with");
+    return element_error(
+        EINVAL, "map update", *map,
+        "map " + inner->name +
+            " differs from the inner map it was made with; try one of its type, sizes and flags");
   if (hash) {
     const bool there = map->slots.contains(*key);
-    if (flags > BPF_EXIST) return BpfReply::fail(EINVAL, "map update: unknown flags");
-    if (there && flags == BPF_NOEXIST) return BpfReply::fail(EEXIST, "map update: key exists");
-    if (!there && flags == BPF_EXIST) return BpfReply::fail(ENOENT, "map update: no such key");
+    if (flags > BPF_EXIST)
+      return element_error(EINVAL, "map update", *map,
+                           "unknown flags; try BPF_ANY, BPF_NOEXIST or BPF_EXIST");
+    if (there && flags == BPF_NOEXIST)
+      return element_error(EEXIST, "map update", *map, "the key exists; try BPF_ANY");
+    if (!there && flags == BPF_EXIST)
+      return element_error(ENOENT, "map update", *map, "no such key; try BPF_ANY");
     if (!there && map->slots.size() >= map->spec.max_entries)
-      return BpfReply::fail(E2BIG, "map update: map is full");
+      return element_error(
+          E2BIG, "map update", *map,
+          "all " + std::to_string(map->spec.max_entries) + " entries are in use; try deleting one");
   }
   return set_slot(map, *key, inner);
 }
@@ -322,9 +344,10 @@ BpfReply Kernel::slot_update(const BpfRequest& request, const std::shared_ptr<Ma
 BpfReply Kernel::cgroup_update(const BpfRequest& request, Map& map, uint32_t index) {
   const int fd = request.fd(wire::FdPlace::kValue, 0);
   auto path = cgroup_path(fd);
-  if (!path) return BpfReply::fail(path.error().code, path.error().message);
+  if (!path) return element_error(path.error().code, "map update", map, path.error().message);
   struct stat status {};
-  if (::fstat(fd, &status) != 0) return BpfReply::fail(EBADF, "map update: value is no control group");
+  if (::fstat(fd, &status) != 0)
+    return element_error(EBADF, "map update", map, "the value is no control group's descriptor");
   auto* slot = const_cast<maps::CgroupSlot*>(maps::cgroup_array_slot(view_of(map), index));
   maps::store_release(&slot->length, 0u);
   slot->id = status.st_ino;  // cgroup2's inode numbers are its groups' ids
@@ -335,10 +358,12 @@ BpfReply Kernel::cgroup_update(const BpfRequest& request, Map& map, uint32_t ind
 
 BpfReply Kernel::slot_delete(const BpfRequest& request, const std::shared_ptr<Map>& map) {
   const auto key = key_of(request, *map);
-  if (!key) return BpfReply::fail(EFAULT, "map delete: no key");
+  if (!key)
+    return element_error(EFAULT, "map delete", *map,
+                         "no key of " + std::to_string(map->spec.key_size) + " bytes");
   if (map->spec.type != BPF_MAP_TYPE_HASH_OF_MAPS && index_of(*key) >= map->spec.max_entries)
-    return BpfReply::fail(E2BIG, "map delete: index out of range");
-  const auto empty = [] { return BpfReply::fail(ENOENT, "map delete: nothing there"); };
+    return element_error(E2BIG, "map delete", *map, no_such_index(*map, index_of(*key)));
+  const auto empty = [&] { return element_error(ENOENT, "map delete", *map, "nothing has that key"); };
   if (map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY) {
     auto* slot = const_cast<maps::CgroupSlot*>(maps::cgroup_array_slot(view_of(*map), index_of(*key)));
     if (slot->length == 0) return empty();
@@ -358,16 +383,18 @@ BpfReply Kernel::slot_lookup(const BpfRequest& request) {
   auto map = object_of<Map>(fd, ObjectKind::kMap);
   if (!map) return BpfReply::fail(wrong_fd(fd), "map look-up: no such map");
   if ((::fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY)
-    return BpfReply::fail(EPERM, "map look-up: write-only descriptor");
+    return element_error(EPERM, "map look-up", *map, "the descriptor is write-only");
   if (!holds_objects(map->spec.type) || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY)
-    return BpfReply::fail(kNotSupported,
-                          "map look-up: map " + map->name + " is read in place, or not at all");
+    return element_error(kNotSupported, "map look-up", *map,
+                         "maps of this type are read in place, or not at all");
   const auto key = key_of(request, *map);
-  if (!key) return BpfReply::fail(EFAULT, "map look-up: no key");
+  if (!key)
+    return element_error(EFAULT, "map look-up", *map,
+                         "no key of " + std::to_string(map->spec.key_size) + " bytes");
   const auto held = map->slots.find(*key);
-  if (held == map->slots.end()) return BpfReply::fail(ENOENT, "map look-up: nothing there");
+  if (held == map->slots.end()) return element_error(ENOENT, "map look-up", *map, "nothing has that key");
   if (request.out_size(offsetof(bpf_attr, value)) < sizeof(uint32_t))
-    return BpfReply::fail(EFAULT, "map look-up: no room for the value");
+    return element_error(EFAULT, "map look-up", *map, "no room for the value, an id of 4 bytes");
   const Bytes id = as_bytes(held->second->id);
   BpfReply reply;
   reply.out.push_back({offsetof(bpf_attr, value), {id.begin(), id.end()}});
@@ -380,15 +407,15 @@ BpfReply Kernel::slot_next_key(const BpfRequest& request) {
   auto map = object_of<Map>(fd, ObjectKind::kMap);
   if (!map) return BpfReply::fail(wrong_fd(fd), "next key: no such map");
   if ((::fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY)
-    return BpfReply::fail(EPERM, "next key: write-only descriptor");
+    return element_error(EPERM, "next key", *map, "the descriptor is write-only");
   if (map->spec.type != BPF_MAP_TYPE_HASH_OF_MAPS)
-    return BpfReply::fail(kNotSupported, "next key: map " + map->name + " is read in place");
+    return element_error(kNotSupported, "next key", *map, "maps of this type are read in place");
   auto next = map->slots.begin();
   if (const auto key = key_of(request, *map); key && map->slots.contains(*key))
     next = map->slots.upper_bound(*key);
-  if (next == map->slots.end()) return BpfReply::fail(ENOENT, "next key: that was the last");
+  if (next == map->slots.end()) return element_error(ENOENT, "next key", *map, "that was the last");
   if (request.out_size(offsetof(bpf_attr, next_key)) < next->first.size())
-    return BpfReply::fail(EFAULT, "next key: no room for it");
+    return element_error(EFAULT, "next key", *map, "no room for it");
   BpfReply reply;
   reply.out.push_back({offsetof(bpf_attr, next_key), next->first});
   return reply;

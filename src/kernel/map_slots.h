@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 
 #include <optional>
+#include <string>
 
 #include "kernel/kernel.h"
 
@@ -25,6 +26,10 @@ inline std::optional<BpfReply> refuse_write(const BpfRequest& request, const Map
   if ((::fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY && !map.frozen) return std::nullopt;
   return BpfReply::fail(EPERM, "map " + map.name + ": frozen, or a read-only descriptor");
 }
+
+// "OPERATION: map NAME: why".
+BpfReply element_error(int error, const char* operation, const Map& map, const std::string& why);
+std::string no_such_index(const Map& map, uint32_t index);
 
 // Whether the program fits the arrays it may tail-call through; if so they are for its type from now on
 // (bpf_prog_map_compatible).

@@ -46,6 +46,8 @@ int64_t element(Kernel& kernel, uint32_t command, int map, const Key& key, int v
   if (value_fd >= 0) call.fds[{wire::FdPlace::kValue, 0}] = value_fd;
   call.out_room[offsetof(bpf_attr, value)] = 8;
   BpfReply reply = call.run(kernel, command);
+  EXPECT_TRUE(reply.result >= 0 || reply.text.find(": map ") != std::string::npos)
+      << "names no map: " << reply.text;
   if (out != nullptr && !reply.out.empty()) std::memcpy(out, reply.out[0].bytes.data(), 4);
   return reply.result;
 }
