@@ -67,8 +67,11 @@ Result<Fd> lock_directory(const RuntimeDirectory& directory) {
 
 class Keeper {
  public:
-  Keeper(const RuntimeDirectory& directory, Fd listener, uint64_t idle_seconds)
-      : directory_(directory), listener_(std::move(listener)), idle_seconds_(std::to_string(idle_seconds)) {
+  Keeper(const RuntimeDirectory& directory, Fd listener, const Options& options)
+      : directory_(directory),
+        listener_(std::move(listener)),
+        idle_seconds_(std::to_string(options.idle_seconds)),
+        run_seconds_(std::to_string(options.run_seconds)) {
     char path[4096];
     const ssize_t size = ::readlink("/proc/self/exe", path, sizeof path - 1);
     if (size > 0) program_.assign(path, static_cast<size_t>(size));
@@ -92,7 +95,7 @@ class Keeper {
  private:
   RuntimeDirectory directory_;
   Fd listener_;
-  std::string idle_seconds_, program_;
+  std::string idle_seconds_, run_seconds_, program_;
   std::map<uint64_t, Record> records_;  // key order is recovery order
 
   bool served_ = false;  // the present worker
@@ -132,7 +135,7 @@ class Keeper {
     // By path first: after an upgrade that is the new program.
     for (const char* program : {program_.c_str(), "/proc/self/exe"})
       ::execl(program, "bpftimed", "--worker", "--runtime-dir", directory_.path.c_str(), "--idle-seconds",
-              idle_seconds_.c_str(), nullptr);
+              idle_seconds_.c_str(), "--run-seconds", run_seconds_.c_str(), nullptr);
     ::_exit(127);
   }
 
@@ -180,7 +183,7 @@ class Keeper {
 
 }  // namespace
 
-int run_keeper(const RuntimeDirectory& directory, uint64_t idle_seconds) {
+int run_keeper(const RuntimeDirectory& directory, const Options& options) {
   ::signal(SIGPIPE, SIG_IGN);
   // A terminal's Ctrl-C and hang-up are not for us; `bpftime daemon stop` is.
   ::signal(SIGHUP, SIG_IGN);
@@ -195,7 +198,7 @@ int run_keeper(const RuntimeDirectory& directory, uint64_t idle_seconds) {
     log_error(listener.error().message);
     return 1;
   }
-  const int code = Keeper(directory, std::move(*listener), idle_seconds).run();
+  const int code = Keeper(directory, std::move(*listener), options).run();
   ::unlink(directory.socket().c_str());
   return code;
 }

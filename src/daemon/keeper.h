@@ -6,10 +6,11 @@
 #include <string>
 
 #include "base/runtime_dir.h"
+#include "daemon/options.h"
 
 namespace bpftime::daemon {
 
 // Runs until the worker asks to stop or is given up. Returns the process's exit code.
-int run_keeper(const RuntimeDirectory& directory, uint64_t idle_seconds);
+int run_keeper(const RuntimeDirectory& directory, const Options& options);
 
 }  // namespace bpftime::daemon

@@ -18,26 +18,35 @@ namespace {
 constexpr char kHelp[] =
     "bpftimed: the daemon behind bpftime; one per user, started by the CLI on first use\n"
     "\n"
-    "usage: bpftimed [--runtime-dir DIR] [--idle-seconds N]\n"
+    "usage: bpftimed [--runtime-dir DIR] [--idle-seconds N] [--run-seconds N]\n"
     "  --runtime-dir DIR  where the socket lies (default: as `bpftime doctor` shows)\n"
     "  --idle-seconds N   leave after so long without clients, programs and maps (default: 20)\n"
+    "  --run-seconds N    end a program that nobody calls (bpf_prog_test_run, clocks) after so long "
+    "(default: 10)\n"
     "  --version, --help\n";
-constexpr uint64_t kIdleSeconds = 20;
+
+// The number that follows the option at `i`, if it is `name`; moves `i` to it.
+bool number_of(const char* name, int argc, char** argv, int& i, uint64_t& number) {
+  if (std::strcmp(argv[i], name) != 0 || i + 1 >= argc || std::strspn(argv[i + 1], "0123456789") == 0)
+    return false;
+  number = std::strtoull(argv[++i], nullptr, 10);
+  return true;
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
   bool worker = false;
   std::string path;
-  uint64_t idle_seconds = kIdleSeconds;
+  bpftime::daemon::Options options;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--worker") == 0) {
       worker = true;
     } else if (std::strcmp(argv[i], "--runtime-dir") == 0 && i + 1 < argc) {
       path = argv[++i];
-    } else if (std::strcmp(argv[i], "--idle-seconds") == 0 && i + 1 < argc &&
-               std::strspn(argv[i + 1], "0123456789") != 0) {
-      idle_seconds = std::strtoull(argv[++i], nullptr, 10);
+    } else if (number_of("--idle-seconds", argc, argv, i, options.idle_seconds) ||
+               number_of("--run-seconds", argc, argv, i, options.run_seconds)) {
+      continue;
     } else if (std::strcmp(argv[i], "--version") == 0) {
       std::printf("bpftimed %s\n", bpftime::kVersion);
       return 0;
@@ -63,6 +72,6 @@ int main(int argc, char** argv) {
     bpftime::log_error(directory.error().message);
     return 1;
   }
-  if (worker) return bpftime::daemon::Worker(*directory, idle_seconds).run();
-  return bpftime::daemon::run_keeper(*directory, idle_seconds);
+  if (worker) return bpftime::daemon::Worker(*directory, options).run();
+  return bpftime::daemon::run_keeper(*directory, options);
 }

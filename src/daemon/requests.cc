@@ -180,12 +180,15 @@ bool Worker::handle_policy(Connection& client, const wire::Message& message) {
 
 bool Worker::handle_perf_event_open(Connection& client, const wire::Message& message) {
   auto request = read_at<wire::PerfEventOpen>(message.body, 0);
-  if (!request || message.body.size() - sizeof *request < request->path_length)
+  if (!request ||
+      message.body.size() - sizeof *request < uint64_t{request->path_length} + request->given_length)
     return send_reply(client, message.sequence, BpfReply::fail(EPROTO, "perf event: message cut short"));
-  const auto* path = reinterpret_cast<const char*>(message.body.data()) + sizeof *request;
+  const auto* text = reinterpret_cast<const char*>(message.body.data()) + sizeof *request;
+  const std::string path(text, request->path_length);
+  const std::string given(text + request->path_length, request->given_length);
   if (request->pid == 0) request->pid = client.peer().pid;  // perf_event_open(2): the caller itself
   return send_reply(client, message.sequence,
-                    kernel_.perf_event_open(*request, std::string(path, request->path_length)));
+                    kernel_.perf_event_open(*request, path, given.empty() ? path : given));
 }
 
 bool Worker::handle_perf(Connection& client, const wire::Message& message) {

@@ -19,21 +19,22 @@ namespace bpftime::daemon {
 
 class Runner {
  public:
-  // `program`: path of bpftime-runner. `window`: wire::window_address of our user.
-  Runner(std::string program, uint64_t window);
+  // `program`: path of bpftime-runner. `window`: wire::window_address of our user. `run_max_ms`: what one run is given; verified
+  // programs end, but their loops may be long.
+  Runner(std::string program, uint64_t window, uint64_t run_max_ms);
   ~Runner();
   Runner(const Runner&) = delete;
 
   // Runs it, behind what was begun before; its number. `memory`: Kernel::memory_of the program.
   Result<uint32_t> begin(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory);
-  // What has come of those. Errors: ENXIO, no such CPU; EIO, the run ended the runner, or was ended after ten seconds.
+  // What has come of those. Errors: ENXIO, no such CPU; EIO, the run ended the runner, or took longer than it is given.
   struct Ended {
     uint32_t number;
     Result<uint64_t> result;
     bool innocent = false;  // another brought the runner down, it never ran: worth another try
   };
   std::vector<Ended> take_ended();
-  // Ends a run that takes longer than ten seconds: to be called now and then.
+  // Ends a run that takes longer than it is given: to be called now and then.
   void expire();
   // The same for nobody who waits. False: the run before it, for the same `key`, has not ended yet, or nothing can be run now.
   bool start(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory, uint64_t key);
@@ -67,7 +68,7 @@ class Runner {
   };
 
   const std::string program_;
-  const uint64_t window_;
+  const uint64_t window_, run_max_ns_;
   Fd socket_;
   pid_t pid_ = -1;
   uint32_t last_number_ = 0;

@@ -69,18 +69,18 @@ void take_short_turns() {
 
 }  // namespace
 
-Worker::Worker(RuntimeDirectory directory, uint64_t idle_seconds)
+Worker::Worker(RuntimeDirectory directory, const Options& options)
     : directory_(std::move(directory)),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       channel_(kKeeperChannelFd),
       listener_(kListenFd),
       kernel_(*this, wire::window_address(::geteuid())),
-      runner_(beside_us("bpftime-runner"), wire::window_address(::geteuid())),
+      runner_(beside_us("bpftime-runner"), wire::window_address(::geteuid()), options.run_seconds * 1000),
       clocks_(kernel_, runner_),
       audit_(directory_),
       started_s_(now_s()),
       last_busy_s_(now_s()),
-      idle_seconds_(idle_seconds) {}
+      options_(options) {}
 
 Worker::~Worker() = default;
 
@@ -469,7 +469,7 @@ void Worker::housekeeping() {
     for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap))
       maps::repair({map->memory.data(), &map->spec}, owner);
   if (!idle()) last_busy_s_ = now;
-  if (now - last_busy_s_ >= idle_seconds_) stop_asked_ = true;
+  if (now - last_busy_s_ >= options_.idle_seconds) stop_asked_ = true;
 }
 
 // Nothing to lose by leaving: targets keep what they need, and the next command starts another daemon.

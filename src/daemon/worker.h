@@ -16,6 +16,7 @@
 #include "daemon/clocks.h"
 #include "daemon/connection.h"
 #include "daemon/keeper_protocol.h"
+#include "daemon/options.h"
 #include "daemon/policies.h"
 #include "daemon/ring_watcher.h"
 #include "daemon/runner.h"
@@ -27,8 +28,7 @@ namespace bpftime::daemon {
 
 class Worker : public kernel::Observer {
  public:
-  // Leaves after `idle_seconds` without clients and objects.
-  Worker(RuntimeDirectory directory, uint64_t idle_seconds);
+  Worker(RuntimeDirectory directory, const Options& options);
   ~Worker() override;
 
   // Until stopped, idle for long, or the keeper is gone. Returns the exit code.
@@ -94,7 +94,7 @@ class Worker : public kernel::Observer {
   uint16_t keeper_version_ = wire::kAbiVersion;
   bool stop_asked_ = false;
   bool restart_asked_ = false;
-  const uint64_t idle_seconds_;
+  const Options options_;
 
   // kernel::Observer
   void object_changed(const kernel::Object& object) override;

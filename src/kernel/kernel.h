@@ -80,7 +80,8 @@ class Observer {
     (void)map, (void)memory;
     return {};
   }
-  // Runs a program and waits for its result. Errors: ENXIO, no such CPU; EIO, the run has failed and cost only itself.
+  // Runs a program. EINPROGRESS: it runs, and who called the kernel answers the caller when it has ended (or has failed, which
+  // costs only that run). Other errors: it could not be begun.
   virtual Result<uint64_t> run(const ProgramRun& run) {
     (void)run;
     return Error{EOPNOTSUPP, "run program: nowhere to run it"};
@@ -101,7 +102,12 @@ class Kernel {
   Kernel(Observer& observer, uint64_t context_address);
 
   BpfReply bpf(const BpfRequest& request);
-  BpfReply perf_event_open(const wire::PerfEventOpen& request, const std::string& path);
+  // `given`: how the caller named the file of a uprobe, for who asks about it later; `path` is where it is.
+  BpfReply perf_event_open(const wire::PerfEventOpen& request, const std::string& path,
+                           const std::string& given);
+  BpfReply perf_event_open(const wire::PerfEventOpen& request, const std::string& path) {
+    return perf_event_open(request, path, path);
+  }
   BpfReply perf_ioctl(int event_fd, uint64_t command, uint64_t argument, int argument_fd);
   BpfReply perf_mmap(int event_fd, uint64_t size);
   // An eventfd that becomes readable when the ring map or perf event gets data.

@@ -183,6 +183,7 @@ struct PerfEvent : Object {
   // Uprobes.
   bool return_probe = false;
   std::string path;
+  std::string given;     // the path as the tool named it: relative to its directory, /proc/self/exe
   uint64_t offset = 0;   // file offset
   uint64_t counter = 0;  // file offset of a 16-bit word that says how many watch (USDT semaphore); 0: none
   InodeId file;

@@ -255,7 +255,7 @@ BpfReply perf_event_info(const BpfRequest& request, const Link& link, LinkInfo i
   if (!uprobe && event.perf_kind != PerfKind::kTracepoint) return info_reply(request, info);
   if ((asked.name == 0) != (asked.name_len == 0))
     return BpfReply::fail(EINVAL, "link info: name and its length go together");
-  const std::string name = uprobe ? event.path : event.tracepoint.name();
+  const std::string name = uprobe ? event.given : event.tracepoint.name();
   info.perf_event.type = !uprobe ? kTracepoint : event.return_probe ? kUretprobe : kUprobe;
   info.perf_event.name = asked.name;
   info.perf_event.name_len = static_cast<uint32_t>(name.size() + 1);

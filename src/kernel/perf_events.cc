@@ -165,7 +165,8 @@ bool lacks_what_it_samples(const perf_event_attr& attr) {
 
 }  // namespace
 
-BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::string& path) {
+BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::string& path,
+                                 const std::string& given) {
   perf_event_attr attr{};
   static_assert(sizeof attr <= sizeof request.attr);
   std::memcpy(&attr, request.attr, sizeof attr);
@@ -203,6 +204,7 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
     event->counter = attr.config >> kCounterShift;
     event->offset = attr.config2;
     event->path = path;
+    event->given = given;
     event->name = event->return_probe ? "uretprobe" : "uprobe";
     if (path.empty()) return BpfReply::fail(EINVAL, "uprobe: no path");
     if (auto found = identify_file(*event); !found)

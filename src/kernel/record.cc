@@ -73,7 +73,12 @@ void put_prog(Writer& out, const Prog& prog) {
 void put_event(Writer& out, const PerfEvent& event) {
   out.put(event.perf_kind).put(event.pid).put(event.cpu).put(event.enabled).put(event.return_probe);
   out.put(event.tracepoint.on_exit).put(event.tracepoint.number);
-  out.put(event.path).put(event.offset).put(event.counter).put(event.file).put(event.build_id);
+  out.put(event.path)
+      .put(event.given)
+      .put(event.offset)
+      .put(event.counter)
+      .put(event.file)
+      .put(event.build_id);
   out.put(event.period_ns).put(event.by_frequency);
   out.put(event.lost).put(event.ring.size()).put(event.readiness.valid()).put(event.sample_type);
   put_attached(out, event.by_ioctl);
@@ -254,6 +259,7 @@ Result<std::shared_ptr<Object>> recover_event(Reader& in, std::vector<Fd>& fds, 
   event->tracepoint.on_exit = in.get<bool>();
   event->tracepoint.number = in.get<int32_t>();
   event->path = in.text();
+  event->given = in.text();
   event->offset = in.get<uint64_t>();
   event->counter = in.get<uint64_t>();
   event->file = in.get<InodeId>();

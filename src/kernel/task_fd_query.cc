@@ -76,7 +76,7 @@ BpfReply Kernel::task_fd_query(const BpfRequest& request) {
     return tell(request, {id, BPF_FD_TYPE_TRACEPOINT, event.tracepoint.name()});
   if (event.perf_kind != PerfKind::kUprobe)
     return BpfReply::fail(EOPNOTSUPP, "query descriptor: not for events of this kind");
-  return tell(request, {id, event.return_probe ? BPF_FD_TYPE_URETPROBE : BPF_FD_TYPE_UPROBE, event.path,
+  return tell(request, {id, event.return_probe ? BPF_FD_TYPE_URETPROBE : BPF_FD_TYPE_UPROBE, event.given,
                         event.offset, event.counter});
 }
 

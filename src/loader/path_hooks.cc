@@ -1,9 +1,10 @@
 // The libc calls on paths that lead below /sys/fs/bpf: the daemon's virtual bpf file system is a directory of real files
 // (kernel/pins.cc), so each call goes to libc with the path of the file there. What a tool asks the file system about itself
-// (statfs) is answered as by a bpf file system. Directories of the virtual tracefs are real ones elsewhere, too. Rules: see real.h and hooks.cc.
+// (statfs) is answered as by a bpf file system. Files and directories of the virtual tracefs are real ones elsewhere, too. Rules: see real.h and hooks.cc.
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <glob.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -33,8 +34,8 @@ class Path {
         real_ = std::move(*real);
         path_ = real_.c_str();
         ours_ = true;
-      } else if (auto directory = trace_directory(path)) {
-        real_ = std::move(*directory);
+      } else if (auto there = trace_path(path)) {
+        real_ = std::move(*there);
         path_ = real_.c_str();
       }
     } catch (const std::exception&) {
@@ -160,6 +161,30 @@ DECLARE(int, nftw64, const char* given, __nftw64_func_t visit, int descriptors, 
 int hook_nftw64(const char* given, __nftw64_func_t visit, int descriptors, int flags) {
   const Path path(given);
   return REAL(nftw64, int(const char*, __nftw64_func_t, int, int), -1, path.get(), visit, descriptors, flags);
+}
+
+// libc's glob looks at directories by functions nobody can hook: it is given those that are.
+void look_through_hooks(glob_t* matches) {
+  matches->gl_opendir = [](const char* name) -> void* { return ::opendir(name); };
+  matches->gl_closedir = [](void* directory) { (void)::closedir(static_cast<DIR*>(directory)); };
+  matches->gl_readdir = [](void* directory) { return ::readdir(static_cast<DIR*>(directory)); };
+  matches->gl_stat = ::stat;
+  matches->gl_lstat = ::lstat;
+}
+
+DECLARE(int, glob, const char* pattern, int flags, int (*failed)(const char*, int), glob_t* matches);
+int hook_glob(const char* pattern, int flags, int (*failed)(const char*, int), glob_t* matches) {
+  const bool ours = !inside() && (flags & GLOB_ALTDIRFUNC) == 0;
+  if (ours) look_through_hooks(matches);
+  const int result = REAL(glob, int(const char*, int, int (*)(const char*, int), glob_t*), GLOB_ABORTED,
+                          pattern, ours ? flags | GLOB_ALTDIRFUNC : flags, failed, matches);
+  if (ours) matches->gl_flags &= ~GLOB_ALTDIRFUNC;
+  return result;
+}
+DECLARE(int, glob64, const char* pattern, int flags, int (*failed)(const char*, int), glob64_t* matches);
+int hook_glob64(const char* pattern, int flags, int (*failed)(const char*, int), glob64_t* matches) {
+  static_assert(sizeof(glob64_t) == sizeof(glob_t));  // one layout on 64-bit machines
+  return hook_glob(pattern, flags, failed, reinterpret_cast<glob_t*>(matches));
 }
 
 PATH_HOOK(ssize_t, -1, getxattr, const char* given COMMA const char* name COMMA void* value COMMA size_t size,

@@ -51,7 +51,7 @@ std::string resolved_path(const std::string& path) {
 
 struct Event {
   wire::PerfEventOpen message{};
-  std::string path;
+  std::string path, given;
 
   template <typename T>
   T field(uint32_t offset) const {
@@ -172,9 +172,10 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
     if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
     event.set(kTypeOffset, wire::kUprobePmuType);
     if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
-    const auto path = read_user_string(event.field<uint64_t>(kConfig1Offset), PATH_MAX);
-    if (!path) return -EFAULT;
-    event.path = resolved_path(*path);
+    const auto given = read_user_string(event.field<uint64_t>(kConfig1Offset), PATH_MAX);
+    if (!given) return -EFAULT;
+    event.path = resolved_path(*given);
+    if (event.path != *given) event.given = *given;
   }
   if (type == PERF_TYPE_TRACEPOINT)
     event.set(kConfigOffset, daemon_tracepoint_id(event.field<uint64_t>(kConfigOffset)));
@@ -183,9 +184,11 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   event.message.group_fd = group_fd;
   event.message.flags = flags;
   event.message.path_length = static_cast<uint32_t>(event.path.size());
-  std::vector<uint8_t> body(sizeof(event.message) + event.path.size());
-  std::memcpy(body.data(), &event.message, sizeof(event.message));
-  std::memcpy(body.data() + sizeof(event.message), event.path.data(), event.path.size());
+  event.message.given_length = static_cast<uint32_t>(event.given.size());
+  const auto message = as_bytes(event.message);
+  std::vector<uint8_t> body(message.begin(), message.end());
+  for (const std::string* text : {&event.path, &event.given})
+    body.insert(body.end(), text->begin(), text->end());
 
   auto answer = ask_daemon(wire::MessageType::kPerfEventOpen, body, {});
   if (!answer) return -answer.error().code;

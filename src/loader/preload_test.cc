@@ -196,9 +196,9 @@ class FakeDaemon {
 
   Answer perf_open(const wire::Message& message) {
     const auto open = read_at<wire::PerfEventOpen>(message.body, 0);
-    if (!open || message.body.size() != sizeof(*open) + open->path_length)
+    if (!open || message.body.size() != sizeof(*open) + open->path_length + open->given_length)
       return {wire::ReplyBuilder(-EPROTO), {}};
-    last_path.assign(message.body.begin() + sizeof(*open), message.body.end());
+    last_path.assign(message.body.begin() + sizeof(*open), message.body.end() - open->given_length);
     Answer answer;
     answer.fds.push_back(make_object(wire::ObjectKind::kPerfEvent, {}, wire::kTrailerSize));
     return answer;

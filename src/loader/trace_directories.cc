@@ -52,10 +52,10 @@ void remove_tree(const std::string& place) {
 
 }  // namespace
 
-std::optional<std::string> trace_directory(const char* path) {
+std::optional<std::string> trace_path(const char* path) {
   const auto text = read_user_string(reinterpret_cast<uint64_t>(path), kPathMax);
   const char* socket = std::getenv("BPFTIME_SOCKET");
-  if (!text || socket == nullptr || !tracefs_directory(*text)) return std::nullopt;
+  if (!text || socket == nullptr || (!tracefs_directory(*text) && !tracefs_file(*text))) return std::nullopt;
   const char* slash = std::strrchr(socket, '/');
   if (slash == nullptr) return std::nullopt;
   const std::string tree = std::string(socket, slash) + "/tracefs";

@@ -14,8 +14,8 @@ namespace bpftime::loader {
 std::optional<std::string> tracefs_file(std::string_view path);
 // Names in a virtual directory, likewise.
 std::optional<std::vector<std::string>> tracefs_directory(std::string_view path);
-// A real directory with the same in it (trace_directories.cc). `path`: of the host, any pointer.
-std::optional<std::string> trace_directory(const char* path);
+// A real file or directory with the same in it (trace_directories.cc). `path`: of the host, any pointer.
+std::optional<std::string> trace_path(const char* path);
 
 // The files of what programs print. They are always ours: under `bpftime load` the kernel's show other programs' lines.
 enum class TraceFile { kNone, kTrace, kTracePipe };

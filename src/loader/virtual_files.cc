@@ -73,7 +73,7 @@ bool is_virtual_file(const char* path) {
   if (const auto pinned = pinned_path(path))
     return raw_syscall(SYS_access, reinterpret_cast<long>(pinned->c_str()), F_OK) == 0;
   return trace_file_at(path) != TraceFile::kNone || find_file(path).has_value() ||
-         trace_directory(path).has_value();
+         trace_path(path).has_value();
 }
 
 // Clients ask tracefs first for what lies in the kernel, and give up there when it has no such file: `load -v` says why.

@@ -14,7 +14,7 @@ enum class MessageType : uint32_t {
   kReply = 1,          // body: Reply, then type-specific bytes
   kHello = 2,          // body: Hello. First message of every connection
   kBpf = 3,            // body: BpfCall …: one bpf(2) call
-  kPerfEventOpen = 4,  // body: PerfEventOpen, then the path
+  kPerfEventOpen = 4,  // body: PerfEventOpen, then the path, then the path as given
   kPerfIoctl = 5,      // body: PerfIoctl; fds: the event [, the program]
   kPerfMmap = 6,       // body: PerfMmap; fds: the event. Sizes the ring before the client maps it
   kReadiness =
@@ -124,8 +124,8 @@ struct PerfEventOpen {
   int32_t cpu;
   int32_t group_fd;
   uint64_t flags;
-  uint32_t path_length;  // uprobe: bytes of path following (absolute, as the caller sees it)
-  uint32_t reserved;
+  uint32_t path_length;   // uprobe: bytes of path following (absolute, as the caller sees it)
+  uint32_t given_length;  // bytes behind that: the path as it was given, if it was another; else 0
 };
 static_assert(sizeof(PerfEventOpen) == 176);
 

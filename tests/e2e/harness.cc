@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -229,6 +230,10 @@ void EndToEnd::SetUp() {
 }
 
 void EndToEnd::TearDown() {
+  if (nobody_) {
+    std::string none;
+    EXPECT_EQ(run({program("bpftime"), "daemon", "stop"}, options_of_nobody(&none)).code, 0);
+  }
   const pid_t keeper = keeper_pid();
   bpftime({"daemon", "stop"});
   if (keeper > 0) {
@@ -246,6 +251,28 @@ Child::Options EndToEnd::options() const {
   Child::Options out;
   out.environment = {{"BPFTIME_RUNTIME_DIR", directory_ + "/run"}, {"BPFTIME_LOG", "info"}};
   out.directory = directory_;
+  return out;
+}
+
+Child::Options EndToEnd::options_of_nobody(std::string* reason) {
+  constexpr uid_t kNobody = 65534;
+  Child::Options out = options();
+  const std::string runtime = directory_ + "/nobody";
+  out.environment["BPFTIME_RUNTIME_DIR"] = runtime;
+  const auto become = [] {
+    if (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0) ::_exit(125);
+  };
+  if (!nobody_) {
+    *reason = "needs root to become somebody else";
+    if (::geteuid() != 0) return out;
+    if (::mkdir(runtime.c_str(), 0700) != 0 || ::chown(runtime.c_str(), kNobody, kNobody) != 0) return out;
+    Child::Options asked = options();
+    asked.before_exec = become;
+    *reason = "nobody cannot execute what was built here";
+    if (run({program("bpftime"), "version"}, asked).code != 0) return out;
+    nobody_ = true;
+  }
+  out.before_exec = become;
   return out;
 }
 

@@ -102,9 +102,13 @@ class EndToEnd : public ::testing::Test {
   // Probes in state "active" of one target, all targets with pid 0.
   size_t active_probes(pid_t pid);
   Child::Options options() const;
+  // The same for children that run as nobody, with a daemon of nobody's own. Empty `before_exec`: skip, it cannot be, and
+  // `reason` says why.
+  Child::Options options_of_nobody(std::string* reason);
 
  private:
   std::string directory_;
+  bool nobody_ = false;  // has been asked for
 };
 
 }  // namespace bpftime::e2e

@@ -1,6 +1,7 @@
 // The same stock program on the kernel and under `bpftime load` must print the same. Where it does not, the difference
 // stands in a table here, with its reason, and in docs/support-matrix.md.
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <functional>
@@ -139,6 +140,26 @@ TEST_F(Parity, BadCallsAreRefusedAsByTheKernel) {
   EXPECT_GT(worker_pid(), 0);
   EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
   EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
+}
+
+// Files of uprobes are called what the tool called them, whatever that means to others.
+TEST_F(Parity, FilesHaveTheNamesTheToolGaveThem) {
+  const std::string directory = this->directory() + "/named";
+  ASSERT_EQ(::mkdir(directory.c_str(), 0755), 0);
+  ASSERT_EQ(::symlink(program("victim").c_str(), (directory + "/link").c_str()), 0);
+  Child::Options inside = options();
+  inside.directory = directory;
+  for (const std::string& name :
+       Arguments{"link", "./../named/link", directory + "/link", program("victim"), "/proc/self/cwd/link"}) {
+    const std::string script =
+        "printf '1 attach 7 -1 entry\\n2 names 0\\n3 quit\\n' | \"$0\" \"$1\" victim_call";
+    const Arguments shell = {"/bin/sh", "-c", script, program("link_tool"), name};
+    const Finished kernel = run(shell, inside);
+    ASSERT_NE(kernel.output.find("link 0 " + name + " "), std::string::npos) << kernel.output << kernel.error;
+    Arguments loaded = load(shell);
+    loaded.insert(loaded.begin(), program("bpftime"));
+    EXPECT_EQ(run(loaded, inside).output, kernel.output);
+  }
 }
 
 // uprobe_stat's events without what differs from process to process.

@@ -5,6 +5,7 @@
 //         attach_ioctl PID                 new event, program set by ioctl, not enabled
 //         enable I | disable I | close_link I | close_event I | dup_link I
 //         fork                             a child inherits everything and waits; prints its pid
+//         names I                          the file as the link, then as the event, is asked for it
 //         mapid | dump (prints and empties the log) | quit
 #include "link_tool.h"
 
@@ -112,6 +113,18 @@ static void dump(void) {
   bpf_map_update_elem(map, &key, &none, BPF_ANY);
 }
 
+static void print_names(int i) {
+  // struct bpf_link_info as of Linux 6.6: file_name and name_len of a perf event's link are its words 3 and 4.
+  char of_link[256] = "", of_event[256] = "";
+  unsigned long long info[12] = {[3] = (unsigned long)of_link, [4] = sizeof(of_link)};
+  unsigned int size = sizeof(info), length = sizeof(of_event), program, type;
+  unsigned long long at, address;
+  int error = bpf_obj_get_info_by_fd(links[i], info, &size);
+  printf("link %d %s %u\n", error, of_link, (unsigned int)info[4]);
+  error = bpf_task_fd_query(getpid(), events[i], 0, of_event, &length, &program, &type, &at, &address);
+  printf("event %d %s %u\n", error, of_event, length);
+}
+
 static void print_map_id(void) {
   struct bpf_map_info info = {0};
   unsigned int size = sizeof(info);
@@ -138,6 +151,8 @@ static void obey(char* line) {
     printf("%d\n", close(events[i]));
   else if (strcmp(what, "dup_link") == 0)
     printf("%d\n", dup(links[i]) >= 0 ? 0 : -1);
+  else if (strcmp(what, "names") == 0)
+    print_names(i);
   else if (strcmp(what, "mapid") == 0)
     print_map_id();
   else if (strcmp(what, "dump") == 0)
