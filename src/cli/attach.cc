@@ -6,6 +6,7 @@
 #include "cli/connection.h"
 #include "cli/exit_codes.h"
 #include "cli/printers.h"
+#include "cli/usage.h"
 #include "cli/verbs.h"
 
 namespace bpftime::cli {
@@ -38,7 +39,7 @@ void add_one(CLI::App& app, CommandLine& line, const std::string& name, const st
              const std::string& examples) {
   CLI::App* verb = add_verb(app, name, what, examples);
   auto pids = std::make_shared<std::vector<int>>();
-  verb->add_option("PID", *pids, "Process ids")->required()->check(CLI::PositiveNumber);
+  verb->add_option("PID", *pids, "Process ids")->required()->check(check_pid);
   verb->callback(
       [pids, name, &line] { line.run = [=, &line] { return for_each_pid(name, *pids, line.json); }; });
 }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cli/connection.h"
+#include "cli/usage.h"
 #include "loader/calls.h"
 #include "loader/objects.h"
 
@@ -228,11 +229,14 @@ std::string map_type_word(uint32_t type) {
 
 Result<uint32_t> map_type_of(const std::string& word) {
   constexpr uint32_t kTypesMax = 64;
+  std::vector<std::string> known;
   for (uint32_t type = 1; type < kTypesMax; ++type) {
     const char* name = libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
     if (name != nullptr && word == name) return type;
+    if (name != nullptr) known.push_back(name);
   }
-  return Error{EINVAL, "map create: type " + word + ": not a type of map; try `bpftime map --help`"};
+  return Error{EINVAL, "map create: type " + word + ": not a type of map" +
+                           hint(word, known, "bpftime map create --help")};
 }
 
 std::string link_type_word(uint32_t type) {

@@ -12,6 +12,8 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <regex>
+#include <sstream>
 #include <thread>
 
 #include "cli/testing/run_command.h"
@@ -65,14 +67,88 @@ class CliTest : public Test {
 #define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
 #define EXPECT_LACKS(text, part) EXPECT_EQ((text).find(part), std::string::npos) << (text)
 
-TEST_F(CliTest, EveryVerbHasHelpWithExamples) {
-  for (const char* verb : {"load", "start", "attach", "detach", "list", "prog", "map", "link", "trace",
-                           "verify", "doctor", "daemon", "extend", "eim", "completion", "version", "help"}) {
-    const Outcome outcome = bpftime({verb, "--help"});
-    EXPECT_EQ(outcome.exit_code(), 0) << verb;
-    EXPECT_HAS(outcome.out, "Examples:") << verb;
+// The names below "Subcommands:" in a help text.
+std::vector<std::string> subcommands_in(const std::string& help) {
+  std::vector<std::string> out;
+  std::istringstream lines(help.substr(std::min(help.find("\nSubcommands:\n"), help.size())));
+  std::string line;
+  std::getline(lines, line), std::getline(lines, line);
+  while (std::getline(lines, line) && line.starts_with("  "))
+    if (line[2] != ' ') out.push_back(line.substr(2, line.find(' ', 2) - 2));
+  return out;
+}
+
+TEST_F(CliTest, EveryVerbAndActionHasHelpWithExamples) {
+  const auto verbs = subcommands_in(bpftime({"help"}).out);
+  EXPECT_GE(verbs.size(), 17u);
+  size_t actions = 0;
+  const auto expect_examples = [&](const std::string& words, const Outcome& help) {
+    EXPECT_EQ(help.exit_code(), 0) << words;
+    EXPECT_EQ(help.err, "") << words;
+    const size_t examples = help.out.find("\nExamples:\n");
+    ASSERT_NE(examples, std::string::npos) << words << "\n" << help.out;
+    // `map list` and `map show` are one.
+    const std::string shown = words.ends_with(" list") ? words.substr(0, words.size() - 4) + "show" : words;
+    const std::string text =
+        std::regex_replace(help.out.substr(examples), std::regex("bpftime --json "), "bpftime ");
+    EXPECT_HAS(text, "\n  bpftime " + shown) << words;
+  };
+  for (const std::string& verb : verbs) {
+    const Outcome help = bpftime({verb, "--help"});
+    expect_examples(verb, help);
+    EXPECT_EQ(bpftime({"help", verb}).exit_code(), 0) << verb;
+    for (const std::string& action : subcommands_in(help.out)) {
+      ++actions;
+      expect_examples(verb + " " + action, bpftime({verb, action, "--help"}));
+    }
   }
+  EXPECT_GE(actions, 30u) << "prog, map, link, eim and daemon have actions";
   EXPECT_FALSE(fs::exists(base_ + "/run/starts")) << "help started a daemon";
+}
+
+TEST_F(CliTest, WordsThatAreNearlyRightAreNamed) {
+  const std::pair<std::vector<std::string>, const char*> cases[] = {
+      {{"lod", "x"}, "bpftime: lod: no such verb; did you mean `load`? Or try `bpftime --help`"},
+      {{"doct"}, "did you mean `doctor`?"},
+      {{"help", "lst"}, "did you mean `list`?"},
+      {{"map", "dmp", "id", "1"},
+       "map: dmp: no such action; did you mean `dump`? Or try `bpftime map --help`"},
+      {{"daemon", "restrat"}, "did you mean `restart`?"},
+      {{"eim", "manifst"}, "did you mean `manifest`?"},
+      {{"list", "--hit"}, "list: --hit: no such option; did you mean `--hits`?"},
+      {{"list", "--jsn"}, "did you mean `--json`?"},
+      {{"load", "--polcy=x", "true"}, "did you mean `--policy`?"},
+      {{"verify", "--explain", "NUL01"}, "did you mean `NUL001`?"},
+      {{"map", "create", "/sys/fs/bpf/x", "type", "hsh"}, "did you mean `hash`?"},
+      {{"map", "create", "/sys/fs/bpf/x", "typ", "hash"}, "did you mean `type`?"},
+      {{"map", "show", "nam", "x"}, "did you mean `name`?"},
+      {{"attach", "nginx"}, "attach: PID: nginx: no process id"},
+      {{"trace", "--pid", "x"}, "x: no process id"},
+      {{"map"}, "map: no action named; there are show, "},
+      {{"list", "more"}, "list: more: not expected here; try `bpftime list --help`"},
+  };
+  for (const auto& [arguments, expected] : cases) {
+    const Outcome outcome = bpftime(arguments);
+    EXPECT_NE(outcome.exit_code(), 0) << expected;
+    EXPECT_TRUE(outcome.err.starts_with("bpftime: ")) << outcome.err;
+    EXPECT_HAS(outcome.err, expected);
+    EXPECT_HAS(outcome.err, "try `bpftime") << "no next step";
+    EXPECT_EQ(outcome.out, "");
+  }
+  EXPECT_LACKS(bpftime({"frobnicate"}).err, "did you mean");
+  EXPECT_LACKS(bpftime({"list", "-x"}).err, "did you mean");
+}
+
+TEST_F(CliTest, OutputThatCannotBeWrittenIsAFailure) {
+  const Outcome full =
+      run_command(CommandRun{{"sh", "-c", bpftime_ + " help > /dev/full"}, command({}).environment});
+  EXPECT_EQ(full.exit_code(), 1);
+  EXPECT_HAS(full.err, "cannot be written");
+  // Who reads no further is not told.
+  const Outcome pipe = run_command(CommandRun{
+      {"bash", "-c", bpftime_ + " help | head -1; echo ${PIPESTATUS[1]}"}, command({}).environment});
+  EXPECT_EQ(pipe.err, "");
+  EXPECT_HAS(pipe.out, "\n0\n");
 }
 
 TEST_F(CliTest, NonsenseIsUsage) {

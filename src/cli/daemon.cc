@@ -140,15 +140,17 @@ void add_action(CLI::App& daemon, CommandLine& line, const std::string& name, co
                 int (*action)(bool json)) {
   CLI::App* verb = daemon.add_subcommand(name, what);
   verb->fallthrough();
+  verb->footer("Examples:\n  bpftime daemon " + name + "\n");
   verb->callback([action, &line] { line.run = [action, &line] { return action(line.json); }; });
 }
 
 }  // namespace
 
 void add_daemon(CLI::App& app, CommandLine& line) {
-  CLI::App* daemon =
-      add_verb(app, "daemon", "The daemon: status, start, stop, restart",
-               "  bpftime daemon status\n  bpftime daemon stop      probes leave all targets\n");
+  CLI::App* daemon = add_verb(app, "daemon", "The daemon: status, start, stop, restart",
+                              "  bpftime daemon status --json\n"
+                              "  bpftime daemon stop      probes leave all targets\n"
+                              "  bpftime daemon restart   after an upgrade\n");
   daemon->require_subcommand(1);
   add_action(*daemon, line, "status", "Show what it holds; exit status 3 when none runs", status);
   add_action(*daemon, line, "start", "Start it when none runs (other commands do so themselves)", start);

@@ -25,6 +25,7 @@
 #include "cli/printers.h"
 #include "cli/program_file.h"
 #include "cli/trace_stream.h"
+#include "cli/usage.h"
 #include "cli/verbs.h"
 #include "wire/target_context.h"
 
@@ -385,12 +386,13 @@ void add_extend(CLI::App& app, CommandLine& line) {
       "  bpftime extend host.policy.yaml -- ./host\n"
       "  bpftime extend nginx.policy.yaml --pid $(pidof nginx)\n"
       "  bpftime extend --watch host.policy.yaml -- ./host\n"
+      "  bpftime extend --check-promises host.policy.yaml -- ./host\n"
       "Nothing runs unless every extension is accepted. Interrupted (Ctrl-C), it takes them out again.\n"
       "SIGHUP, or a change seen by --watch, puts a changed policy in force, or says why it is not.\n"
       "With COMMAND the exit status is the command's, and what is said here goes to stderr.\n");
   auto options = std::make_shared<Options>();
   verb->add_option("POLICY", options->policy, "The policy (docs/eim.md)")->required();
-  verb->add_option("--pid", options->pids, "Processes that run already")->check(CLI::PositiveNumber);
+  verb->add_option("--pid", options->pids, "Processes that run already")->check(check_pid);
   verb->add_flag("--watch", options->watch,
                  "Read policy and extensions again when their files change, and show what extensions print");
   verb->add_flag(

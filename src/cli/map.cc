@@ -451,8 +451,18 @@ void add_map(CLI::App& app, CommandLine& line) {
       "  bpftime map show\n"
       "  bpftime map dump name calls\n"
       "  bpftime map update id 2 key 1 0 0 0 value hex ff 00 00 00 noexist\n"
+      "  bpftime map lookup id 2 key 1 0 0 0\n"
+      "  bpftime map getnext id 2              the first key\n"
+      "  bpftime map delete id 2 key hex 01 00 00 00\n"
       "  bpftime map create /sys/fs/bpf/mine type hash key 4 value 8 entries 64 name mine\n"
+      "  bpftime map pin name calls /sys/fs/bpf/calls\n"
+      "  bpftime map freeze pinned /sys/fs/bpf/calls\n"
       "  bpftime map event_pipe name events\n"
+      "  bpftime map enqueue name jobs value 7 0 0 0\n"
+      "  bpftime map dequeue name jobs\n"
+      "  bpftime map push name undo value 7 0 0 0\n"
+      "  bpftime map pop name undo\n"
+      "  bpftime map peek name undo\n"
       "MAP is [id] NUMBER, name NAME or pinned FILE. DATA is [hex] BYTES, as many as the key or value has.\n"
       "VALUE is DATA, in maps of maps a MAP, in a prog_array a PROG.\n");
 }

@@ -21,6 +21,24 @@ int run_action(const std::string& object, const Action& action, const std::vecto
   return words.misused() ? static_cast<int>(kUsage) : status;
 }
 
+// Of a verb's examples those of one action, and what is said of its words; `list` has those of `show`.
+std::string examples_of(const std::string& action, const std::string& examples) {
+  std::string out;
+  size_t mine = 0;
+  for (size_t at = 0; at < examples.size();) {
+    const size_t end = std::min(examples.find('\n', at), examples.size() - 1) + 1;
+    const std::string line = examples.substr(at, end - at);
+    const bool is_mine =
+        line.starts_with("  bpftime " + action + " ") || line == "  bpftime " + action + "\n";
+    mine += is_mine ? 1 : 0;
+    if (is_mine || !line.starts_with("  ")) out += line;
+    at = end;
+  }
+  if (mine == 0 && action.ends_with(" list"))
+    return examples_of(action.substr(0, action.size() - 4) + "show", examples);
+  return out;
+}
+
 }  // namespace
 
 void add_object_verb(CLI::App& app, CommandLine& line, const std::string& name, const std::string& what,
@@ -35,7 +53,8 @@ void add_object_verb(CLI::App& app, CommandLine& line, const std::string& name, 
   for (const Action& action : actions) {
     CLI::App* verb = object->add_subcommand(action.name, action.what);
     verb->fallthrough();
-    verb->footer("Usage:\n  bpftime " + name + " " + action.name + " " + action.words);
+    verb->footer("Usage:\n  bpftime " + name + " " + action.name + " " + action.words + "\n\nExamples:\n" +
+                 examples_of(name + " " + action.name, examples));
     verb->callback(
         [=, &line] { line.run = [=, &line] { return run_action(name, action, line.program, line.json); }; });
   }

@@ -205,10 +205,8 @@ Result<RunOptions> run_options(Words& words) {
       continue;
     }
     if (*option != "data_in" && *option != "ctx_in" && *option != "data_out" && *option != "ctx_out")
-      return Error{
-          EINVAL,
-          words.wrong("data_in, data_out, data_size_out, ctx_in, ctx_out, ctx_size_out or repeat").message +
-              " (read: " + *option + ")"};
+      return words.misread(
+          *option, {"data_in", "data_out", "data_size_out", "ctx_in", "ctx_out", "ctx_size_out", "repeat"});
     auto path = words.next("a file, or - for standard input");
     if (!path) return path.error();
     if (*option == "data_out") out.data_out = *path;

@@ -59,7 +59,7 @@ Result<std::string> find_in_path(const std::string& name) {
     if (!found_but && ::stat(candidate.c_str(), &st) == 0) found_but = error;
   }
   if (found_but) return *found_but;
-  return cannot_run(ENOENT, name, "not found in PATH");
+  return cannot_run(ENOENT, name, "not found in PATH; try its path, ./" + name);
 }
 
 // The first word after "#!", or empty when the file is no script.

@@ -6,6 +6,7 @@
 #include "cli/connection.h"
 #include "cli/exit_codes.h"
 #include "cli/trace_stream.h"
+#include "cli/usage.h"
 #include "cli/verbs.h"
 
 namespace bpftime::cli {
@@ -56,7 +57,8 @@ void add_trace(CLI::App& app, CommandLine& line) {
   verb->add_flag_callback(
       "-f,--follow", [options] { options->no_follow = false; }, "Go on until Ctrl-C (default)");
   verb->add_option("-p,--pid", options->lineage,
-                   "Only this target: the process first entered, with its children");
+                   "Only this target: the process first entered, with its children")
+      ->check(check_pid);
   verb->callback([options, &line] { line.run = [options, &line] { return trace(*options, line.json); }; });
 }
 

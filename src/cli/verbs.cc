@@ -5,6 +5,7 @@
 
 #include "cli/exit_codes.h"
 #include "cli/manual.h"
+#include "cli/usage.h"
 
 namespace bpftime::cli {
 namespace {
@@ -113,7 +114,11 @@ int run(int argc, char** argv) {
       }
       const CLI::App* about = find_verb(app, topic);
       if (about == nullptr) {
-        std::fprintf(stderr, "bpftime: help: %s: no such verb; try `bpftime help`\n", topic.c_str());
+        std::vector<std::string> verbs;
+        for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
+          if (!verb->get_group().empty()) verbs.push_back(verb->get_name());
+        std::fprintf(stderr, "bpftime: help: %s: no such verb%s\n", topic.c_str(),
+                     hint(topic, verbs, "bpftime help").c_str());
         return static_cast<int>(kUsage);
       }
       std::fputs(about->help("bpftime").c_str(), stdout);
@@ -130,7 +135,7 @@ int run(int argc, char** argv) {
     return app.exit(CLI::CallForHelp());
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    std::fprintf(stderr, "bpftime: %s; try `bpftime help`\n", error.what());
+    std::fprintf(stderr, "bpftime: %s\n", usage_text(app, own, error).c_str());
     return kUsage;
   }
   if (!line.run) {
@@ -144,7 +149,11 @@ int run(int argc, char** argv) {
     std::fprintf(stderr, "bpftime: %s: unexpected: %s\n", own.empty() ? "" : own[0].c_str(), error.what());
   }
   // Output that could not be written (a full disk, a closed pipe) is a failure, too.
-  if (std::fflush(stdout) != 0 && status == kOk) return kFailure;
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    std::fprintf(stderr, "bpftime: %s: standard output: cannot be written; see whether its disk is full\n",
+                 own[0].c_str());
+    if (status == kOk) return kFailure;
+  }
   return status;
 }
 

@@ -11,6 +11,7 @@
 
 #include "cli/bpf_objects.h"
 #include "cli/exit_codes.h"
+#include "cli/usage.h"
 #include "cli/verbs.h"
 #include "cli/verify_report.h"
 
@@ -45,7 +46,11 @@ int list_rules(bool json) {
 int explain_rule(const std::string& id, bool json) {
   const auto rule = verifier::find_rule(id);
   if (!rule) {
-    fmt::print(stderr, "bpftime: verify: {}: no such rule; try `bpftime verify --rules`\n", id);
+    std::vector<std::string> known;
+    for (size_t i = 0; i < verifier::kRuleCount; ++i)
+      known.emplace_back(verifier::info(static_cast<verifier::Rule>(i)).id);
+    fmt::print(stderr, "bpftime: verify: {}: no such rule{}\n", id,
+               hint(id, known, "bpftime verify --rules"));
     return kUsage;
   }
   const auto& info = verifier::info(*rule);

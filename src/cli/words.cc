@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "cli/usage.h"
+
 namespace bpftime::cli {
 namespace {
 
@@ -29,30 +31,33 @@ std::string tag_text(const uint8_t (&tag)[BPF_TAG_SIZE]) {
 
 std::string name_of(const char (&name)[BPF_OBJ_NAME_LEN]) { return {name, strnlen(name, sizeof name)}; }
 
-// Kernel names are cut to 15 bytes; so is what is looked for.
-Result<bool> matches(ObjectType type, const Fd& fd, const std::string& by, const std::string& wanted) {
-  const std::string cut = wanted.substr(0, BPF_OBJ_NAME_LEN - 1);
+// An object's name, or its tag.
+Result<std::string> label_of(ObjectType type, const Fd& fd, const std::string& by) {
   if (type == ObjectType::kMap) {
     auto info = map_info(fd);
     if (!info) return info.error();
-    return name_of(info->name) == cut;
+    return name_of(info->name);
   }
   auto program = program_info(fd);
   if (!program) return program.error();
-  if (by == "tag") return tag_text(program->info.tag) == wanted;
-  return name_of(program->info.name) == cut;
+  return by == "tag" ? tag_text(program->info.tag) : name_of(program->info.name);
 }
 
 }  // namespace
 
 bool Words::take(const std::string& word) {
-  if (!next_is(word)) return false;
+  if (!next_is(word)) {
+    looked_for_.push_back(word);
+    return false;
+  }
   ++at_;
+  looked_for_.clear();
   return true;
 }
 
 Result<std::string> Words::next(const std::string& expected) {
   if (done()) return wrong(expected);
+  looked_for_.clear();
   return words_[at_++];
 }
 
@@ -61,6 +66,7 @@ Result<uint64_t> Words::number(const std::string& expected, uint64_t max) {
   const auto value = parse_number(words_[at_], 10);
   if (!value || *value > max) return wrong(expected);
   ++at_;
+  looked_for_.clear();
   return *value;
 }
 
@@ -75,6 +81,7 @@ Result<std::vector<uint8_t>> Words::bytes(const std::string& expected, size_t si
     out.push_back(static_cast<uint8_t>(*value));
     ++at_;
   }
+  looked_for_.clear();
   return out;
 }
 
@@ -86,7 +93,15 @@ Result<void> Words::end() {
 Error Words::wrong(const std::string& expected) {
   misused_ = true;
   return Error{EINVAL, what_ + ": " + (done() ? "the end" : words_[at_]) + ": expected " + expected +
-                           "; try `bpftime " + what_.substr(0, what_.find(' ')) + " --help`"};
+                           hint(done() ? "" : words_[at_], looked_for_, "bpftime " + what_ + " --help")};
+}
+
+Error Words::misread(const std::string& word, const std::vector<std::string>& known) {
+  misused_ = true;
+  std::string list;
+  for (const std::string& each : known) list += (list.empty() ? "" : ", ") + each;
+  return Error{EINVAL, what_ + ": " + word + ": expected one of " + list +
+                           hint(word, known, "bpftime " + what_ + " --help")};
 }
 
 Result<std::vector<Selected>> select_all(ObjectType type) {
@@ -113,14 +128,21 @@ Result<std::vector<Selected>> select(ObjectType type, Words& words) {
     if (!wanted) return wanted.error();
     auto all = select_all(type);
     if (!all) return all.error();
+    // Kernel names are cut to 15 bytes; so is what is looked for.
+    const std::string cut = by == "tag" ? *wanted : wanted->substr(0, BPF_OBJ_NAME_LEN - 1);
+    std::vector<std::string> others;
     for (Selected& each : *all) {
-      auto fits = matches(type, each.fd, by, *wanted);
-      if (!fits) return fits.error();
-      if (*fits) out.push_back(std::move(each));
+      auto label = label_of(type, each.fd, by);
+      if (!label) return label.error();
+      if (*label == cut)
+        out.push_back(std::move(each));
+      else
+        others.push_back(*label);
     }
     const std::string word = word_of(type);
     if (out.empty())
-      return Error{ENOENT, word + " " + *wanted + ": no such " + by + "; try `bpftime " + word + " show`"};
+      return Error{ENOENT, word + " " + *wanted + ": no such " + by +
+                               hint(*wanted, others, "bpftime " + word + " show")};
     return out;
   }
   if (words.take("pinned")) {

@@ -28,7 +28,10 @@ class Words {
   Result<std::vector<uint8_t>> bytes(const std::string& expected, size_t size);
   // Error unless all is read.
   Result<void> end();
+  // Names the nearest of the words that take() looked for here in vain.
   Error wrong(const std::string& expected);
+  // Of a word that next() gave and that is none of these.
+  Error misread(const std::string& word, const std::vector<std::string>& known);
   // wrong() was called: what failed is the command line, not the call.
   bool misused() const { return misused_; }
 
@@ -37,6 +40,7 @@ class Words {
   std::vector<std::string> words_;
   size_t at_ = 0;
   bool misused_ = false;
+  std::vector<std::string> looked_for_;  // at this place, by take()
 };
 
 struct Selected {

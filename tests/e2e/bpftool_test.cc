@@ -83,6 +83,45 @@ TEST_F(BpftoolTest, ShowHasTheirColumnsAndKeys) {
   EXPECT_EQ(link["retprobe"], false);
 }
 
+// Every verb that prints data prints JSON when asked, before the verb or behind it, and nothing beside it.
+TEST_F(BpftoolTest, EveryVerbThatShowsDataHasJson) {
+  Child running = tool();
+  const std::vector<Arguments> verbs = {
+      {"list"},
+      {"list", "--hits", "--for", "0"},
+      {"prog", "show"},
+      {"prog", "list", "name", "on_counters"},
+      {"prog", "dump", "xlated", "name", "on_counters"},
+      {"prog", "dump", "jited", "name", "on_counters"},
+      {"map", "show"},
+      {"map", "dump", "name", "features.rodata"},
+      {"map", "lookup", "name", "features.rodata", "key", "0", "0", "0", "0"},
+      {"map", "getnext", "name", "features.rodata"},
+      {"link", "show"},
+      {"trace", "--no-follow"},
+      {"verify", "--rules"},
+      {"verify", "--explain", "NUL001"},
+      {"verify", program("features")},
+      {"doctor"},
+      {"daemon", "status"},
+      {"daemon", "start"},
+      {"version"},
+  };
+  for (const Arguments& verb : verbs) {
+    Arguments before = verb, behind = verb;
+    before.insert(before.begin(), "--json");
+    behind.push_back("-j");
+    for (const Arguments& arguments : {before, behind}) {
+      const Finished done = bpftime(arguments);
+      EXPECT_EQ(done.code, 0) << ::testing::PrintToString(arguments) << done.error;
+      EXPECT_EQ(done.error, "") << ::testing::PrintToString(arguments);
+      // A line each, of what comes one by one.
+      if (verb[0] == "trace" && done.output.empty()) continue;
+      EXPECT_TRUE(Json::accept(done.output)) << ::testing::PrintToString(arguments) << done.output;
+    }
+  }
+}
+
 TEST_F(BpftoolTest, DumpsOfInstructionsAreTheirs) {
   Child running = tool();
   // A call that no kernel knows is a number there, and a call within the program has no target in theirs.
