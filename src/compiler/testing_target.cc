@@ -78,14 +78,7 @@ Target::~Target() {
   if (context_ != nullptr) munmap(context_, wire::kIdentityOffset + wire::kIdentitySize);
 }
 
-// AddressSanitizer's shadow ends inside window 0, which is root's: such builds test in another.
-uint64_t Target::address() const {
-#if defined(__SANITIZE_ADDRESS__)
-  return wire::window_address(1);
-#else
-  return wire::window_address(getuid());
-#endif
-}
+uint64_t Target::address() const { return wire::window_address(getuid()); }
 
 wire::TargetIdentity* Target::identity() {
   return reinterpret_cast<wire::TargetIdentity*>(address() + wire::kIdentityOffset);

@@ -173,6 +173,9 @@ class Attacher {
   void count_hits(Target& target, std::vector<Site>& sites);
   bool up_to_date(const Target& target, const target::Registry& registry,
                   const std::vector<Site>& sites) const;
+  // Makes the window free where a sanitizer reserves it.
+  Result<void> make_room(target::StoppedProcess& stopped,
+                         const std::vector<target::MappedRegion>& regions) const;
   Result<void> create_context(Target& target, target::StoppedProcess& stopped,
                               const std::vector<target::MappedRegion>& regions, const target::Status& status);
   // Facts for the programs of these sites, in a process that has a context. Failures are logged: fields read as zero then.

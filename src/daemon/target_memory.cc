@@ -148,6 +148,17 @@ std::vector<TargetMemory> Attacher::memory_of(const std::vector<Site>& sites) co
   return out;
 }
 
+// ThreadSanitizer and MemorySanitizer make all addresses inaccessible that they give neither to the application nor to
+// themselves, the windows of all users among them. No other reservation is that large, or may be touched.
+Result<void> Attacher::make_room(StoppedProcess& stopped, const std::vector<MappedRegion>& regions) const {
+  const bool held = std::any_of(regions.begin(), regions.end(), [](const MappedRegion& region) {
+    return region.start <= wire::kWindowBase && region.end >= wire::kWindowsEnd && region.inode == 0 &&
+           !region.readable && !region.writable && !region.executable && !region.shared;
+  });
+  if (!held) return {};
+  return stopped.unmap(config_.window, wire::kWindowSize);
+}
+
 // What programs need to know about the process they run in.
 Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
                                       const std::vector<MappedRegion>& regions,
@@ -177,6 +188,7 @@ Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
       if (value) context.rseq_offset = read_at<int64_t>(*value, 0).value_or(0);
     }
   }
+  if (auto room = make_room(stopped, regions); !room) return room;
   return target::create_context(stopped, context, status.tgid, config_.window, context_fd_.get());
 }
 

@@ -14,7 +14,7 @@
 namespace bpftime::kernel {
 namespace {
 
-constexpr uint64_t kWindow = 0x110000000000;
+constexpr uint64_t kWindow = 0x400000000000;
 
 class KernelTest : public ::testing::Test {
  protected:

@@ -11,7 +11,7 @@
 namespace bpftime::kernel {
 namespace {
 
-constexpr uint64_t kWindow = 0x110000000000;
+constexpr uint64_t kWindow = 0x400000000000;
 
 struct Reaching : Remembering {
   std::vector<TargetMemory> reached;

@@ -12,7 +12,7 @@
 namespace bpftime::kernel {
 namespace {
 
-constexpr uint64_t kWindow = 0x110000000000;
+constexpr uint64_t kWindow = 0x400000000000;
 constexpr char kReal[] = "/sys/fs/bpf";
 
 int64_t pin(Kernel& kernel, const std::string& path, int fd, uint32_t flags = 0) {

@@ -11,7 +11,7 @@
 namespace bpftime::kernel {
 namespace {
 
-constexpr uint64_t kWindow = 0x110000000000;
+constexpr uint64_t kWindow = 0x400000000000;
 const std::vector<bpf_insn> kReturns = {{BPF_ALU64 | BPF_MOV | BPF_K, 0, 0, 0, 0},
                                         {BPF_JMP | BPF_EXIT, 0, 0, 0, 0}};
 

@@ -4,6 +4,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
+#include <cerrno>
 
 namespace bpftime::target {
 
@@ -104,6 +105,9 @@ std::optional<Registry> read_other_registry(const Process& process, uint64_t win
 Result<void> create_context(StoppedProcess& stopped, const TargetContext& initial, uint32_t tgid,
                             uint64_t window, int context_fd) {
   auto mapped = stopped.map(window, wire::kContextSize, PROT_READ | PROT_WRITE, MAP_PRIVATE, context_fd, 0);
+  if (!mapped && mapped.error().code == EEXIST)
+    return Error{
+        EEXIST, mapped.error().message + ": the process uses these addresses itself, so it cannot be probed"};
   if (!mapped) return Error{mapped.error().code, "map target context: " + mapped.error().message};
   const uint64_t identity = window + wire::kIdentityOffset;
   mapped =

@@ -29,11 +29,14 @@ static_assert(sizeof(SharedHeader) == 16);
 
 // Each user's daemon owns one 64 GiB window of target address space, between the usual places of executables (0x4000000,
 // 0x55…) and libraries (0x7f…). Programs are compiled against fixed addresses in it, so one piece of code serves all targets.
-inline constexpr uint64_t kWindowBase = 0x110000000000;  // above AddressSanitizer's shadow
+// All windows together are the 16 TiB that nobody else wants: the shadow and the heap of every sanitizer lie outside
+// (docs/decisions/0001), and where V8 draws its addresses from ends below.
+inline constexpr uint64_t kWindowBase = 0x400000000000;
 inline constexpr uint64_t kWindowSize = uint64_t{1} << 36;
-inline constexpr uint32_t kWindowCount = 1024;
+inline constexpr uint32_t kWindowCount = 256;
+inline constexpr uint64_t kWindowsEnd = kWindowBase + kWindowCount * kWindowSize;
 constexpr uint64_t window_address(uint32_t uid) {
-  return kWindowBase + uint64_t{(uid * 2654435761u) >> 22} * kWindowSize;
+  return kWindowBase + uint64_t{(uid * 2654435761u) >> 24} * kWindowSize;
 }
 
 }  // namespace bpftime::wire

@@ -86,7 +86,7 @@ class Conversation {
 // Tests of the purpose-built victim (tests/tools/victim.cc) with the stock tools.
 class VictimTest : public EndToEnd {
  protected:
-  const std::string victim_path = program("victim");
+  std::string victim_path = program("victim");
 
   Conversation victim(Child::Options extra = {}) {
     Child::Options all = options();

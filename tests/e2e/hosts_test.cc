@@ -45,6 +45,30 @@ class Hosts : public VictimTest {
     EXPECT_EQ(count(tool.output(), "length=6 text=hello\n"), 2u) << tool.output();
     EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
   }
+  void detach_and_attach_under_load(int rounds) {
+    Conversation target = victim();
+    attach(target);
+    Child tool = stat_tool("latency");
+    Child through = stat_tool("latency", "victim_through");
+    target.ask("hammer 4");
+    const std::string pid = std::to_string(target.pid());
+    for (int round = 0; round < rounds; ++round) {
+      const Finished detached = bpftime({"detach", pid});
+      EXPECT_EQ(detached.code, 0) << detached.error;
+      EXPECT_TRUE(restored(target.pid()));
+      const Finished attached = bpftime({"attach", pid});
+      EXPECT_EQ(attached.code, 0) << attached.error;
+      EXPECT_FALSE(restored(target.pid()));
+      ASSERT_TRUE(target.child().running()) << "round " << round << ": ended with " << *target.child().wait();
+    }
+    const std::string hammered = target.ask("hammer_stop");
+    EXPECT_NE(hammered.find(" wrong 0\n"), std::string::npos) << hammered;
+    EXPECT_EQ(bpftime({"detach", pid}).code, 0);
+    EXPECT_TRUE(restored(target.pid()));
+    finish_tool(tool);
+    finish_tool(through);
+    EXPECT_EQ(target.child().error().find("Sanitizer"), std::string::npos) << target.child().error();
+  }
 };
 
 TEST_F(Hosts, BadPointersWithSignalsBlocked) {
@@ -264,29 +288,67 @@ TEST_F(Hosts, WaysOutOfProbedFunctions) {
   }
 }
 
-TEST_F(Hosts, DetachedAndAttachedUnderLoad) {
+TEST_F(Hosts, DetachedAndAttachedUnderLoad) { detach_and_attach_under_load(100); }
+
+// What a process keeps for itself is not taken from it.
+TEST_F(Hosts, ReservedAddresses) {
+  Conversation target = victim();
+  ASSERT_EQ(target.ask("reserve"), "reserved 1\n");
+  const Finished refused = bpftime({"attach", std::to_string(target.pid())});
+  EXPECT_NE(refused.code, 0);
+  EXPECT_NE(refused.error.find("the process uses these addresses itself"), std::string::npos)
+      << refused.error;
+  EXPECT_EQ(target.ask("call 10"), "wrong 0\n");
+  std::ifstream maps("/proc/" + std::to_string(target.pid()) + "/maps");
+  const std::string all(std::istreambuf_iterator<char>(maps), {});
+  EXPECT_NE(all.find("400000000000-4ffffffff000 ---p"), std::string::npos) << all;
+}
+
+// Processes built with a sanitizer, whose shadow memory takes most of the address space: probed like others, and what the
+// sanitizer watches over is as it was.
+class SanitizedHosts : public Hosts, public ::testing::WithParamInterface<const char*> {
+ protected:
+  void SetUp() override {
+    victim_path = program("victim_" + std::string(GetParam()) + "_sanitizer");
+    if (!std::filesystem::exists(victim_path))
+      GTEST_SKIP() << "the compiler has no runtime for -fsanitize=" << GetParam();
+    Hosts::SetUp();
+  }
+  void TearDown() override {
+    if (!IsSkipped()) Hosts::TearDown();
+  }
+  void expect_no_report(Conversation& target) {
+    EXPECT_EQ(target.child().error().find("Sanitizer"), std::string::npos) << target.child().error();
+  }
+};
+
+TEST_P(SanitizedHosts, DetachedAndAttachedUnderLoad) { detach_and_attach_under_load(10); }
+
+TEST_P(SanitizedHosts, WaysOutOfProbedFunctions) {
+  Conversation plain = victim(), target = victim();
+  const std::string expected = plain.ask("ways_out");
+  EXPECT_NE(expected.find("after 42 0"), std::string::npos) << expected;
+  attach(target);
+  Child tool = stat_tool("latency", "victim_through");
+  EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_EQ(target.ask("ways_out"), expected);
+  EXPECT_EQ(target.ask("ways_out"), expected);
+  EXPECT_EQ(count(target.ask("fork 100"), " ended 0\n"), 1u);
+  finish_tool(tool);
+  EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+  EXPECT_EQ(target.ask("ways_out"), expected);
+  expect_no_report(target);
+}
+
+TEST_P(SanitizedHosts, BadPointers) {
   Conversation target = victim();
   attach(target);
-  Child tool = stat_tool("latency");
-  Child through = stat_tool("latency", "victim_through");
-  target.ask("hammer 4");
-  const std::string pid = std::to_string(target.pid());
-  for (int round = 0; round < 100; ++round) {
-    const Finished detached = bpftime({"detach", pid});
-    EXPECT_EQ(detached.code, 0) << detached.error;
-    EXPECT_TRUE(restored(target.pid()));
-    const Finished attached = bpftime({"attach", pid});
-    EXPECT_EQ(attached.code, 0) << attached.error;
-    EXPECT_FALSE(restored(target.pid()));
-    ASSERT_TRUE(target.child().running()) << "round " << round << ": ended with " << *target.child().wait();
-  }
-  const std::string hammered = target.ask("hammer_stop");
-  EXPECT_NE(hammered.find(" wrong 0\n"), std::string::npos) << hammered;
-  EXPECT_EQ(bpftime({"detach", pid}).code, 0);
-  EXPECT_TRUE(restored(target.pid()));
-  finish_tool(tool);
-  finish_tool(through);
+  expect_harmless(target);
+  expect_no_report(target);
 }
+
+INSTANTIATE_TEST_SUITE_P(All, SanitizedHosts, ::testing::Values("thread", "address"),
+                         [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace bpftime::e2e

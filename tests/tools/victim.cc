@@ -306,6 +306,12 @@ void obey(const std::string& line) {
   if (what == "confine") confine();
   if (what == "chroot") say("chroot %d\n", ::chroot(text) != 0 ? errno : ::chdir("/"));
   if (what == "stop") ::raise(SIGSTOP);
+  if (what == "reserve") {  // all windows but the last page: larger reservations are a sanitizer's
+    constexpr size_t kBase = 0x400000000000, kSize = 0x100000000000 - 4096;
+    void* at = ::mmap(reinterpret_cast<void*>(kBase), kSize, PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    say("reserved %d\n", at == reinterpret_cast<void*>(kBase));
+  }
 }
 
 // One byte at a time: what is not read yet must survive exec.
