@@ -273,6 +273,13 @@ Result<void> Kernel::ensure_code(Prog& prog) {
   return {};
 }
 
+Result<compiler::MachineCode> Kernel::code_for_others(const Prog& prog) const {
+  return with_options(prog, [&](auto maps, compiler::CompileOptions options) {
+    options.tail_entry = true;
+    return compiler::compile(prog.source.program, maps, options);
+  });
+}
+
 Result<std::vector<compiler::CodeLine>> Kernel::code_lines(Prog& prog) {
   if (auto compiled = ensure_code(prog); !compiled) return compiled.error();
   if (auto known = ensure_facts(prog); !known) return known.error();
@@ -378,11 +385,15 @@ BpfReply Kernel::object_next_id(const BpfRequest& request, ObjectKind kind) {
 }
 
 BpfReply Kernel::object_by_id(const BpfRequest& request, ObjectKind kind) {
-  // Only maps have modes (CHECK_ATTR ends at the id for the others).
-  const size_t known =
-      kind == ObjectKind::kMap ? offsetof(bpf_attr, open_flags) + 4 : offsetof(bpf_attr, map_id) + 4;
+  // Only maps have modes; BTF's flags and token (6.15) are none we know. CHECK_ATTR ends at the id for the others.
+  constexpr size_t kTokenEnd = offsetof(bpf_attr, open_flags) + 8;
+  const size_t known = kind == ObjectKind::kMap   ? offsetof(bpf_attr, open_flags) + 4
+                       : kind == ObjectKind::kBtf ? kTokenEnd
+                                                  : offsetof(bpf_attr, map_id) + 4;
   if (auto bad = check_attr_tail(request, known)) return *std::move(bad);
   const uint32_t flags = kind == ObjectKind::kMap ? request.attr->open_flags : 0;
+  if (kind == ObjectKind::kBtf && request.attr->open_flags != 0)
+    return BpfReply::fail(EINVAL, "BTF " + std::to_string(request.attr->btf_id) + ": unknown flags");
   if ((flags & ~(BPF_F_RDONLY | BPF_F_WRONLY)) != 0 || flags == (BPF_F_RDONLY | BPF_F_WRONLY))
     return BpfReply::fail(EINVAL, "object " + std::to_string(request.attr->map_id) + ": unknown flags");
   auto object = objects_.find(kind, request.attr->map_id);

@@ -232,6 +232,8 @@ class Kernel {
   // Calls `make` with what compiling the program takes.
   template <typename Make>
   auto with_options(const Prog& program, Make make) const;
+  // Compiled with an entry that other programs jump to.
+  Result<compiler::MachineCode> code_for_others(const Prog& program) const;
   Result<void> reserve_map_address(Map& map);
   Result<void> enter(const std::shared_ptr<Object>& object, uint64_t content_size, bool growable = false);
   template <typename T>

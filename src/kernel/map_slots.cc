@@ -149,12 +149,15 @@ Result<void> Kernel::make_private(Map& map) {
 Result<void> Kernel::place_code(Prog& prog) {
   if (prog.code_address != 0) return {};
   if (auto compiled = ensure_code(prog); !compiled) return compiled;
-  const uint64_t size = round_up(prog.code->image.size(), kPageSize);
+  // Programs that need the stack which those before them may have used, and extensions, have no entry for others.
+  const auto with_tail_entry = code_for_others(prog);
+  const compiler::MachineCode& code = with_tail_entry ? *with_tail_entry : *prog.code;
+  const uint64_t size = round_up(code.image.size(), kPageSize);
   if (size + kPageSize > context_address_ + wire::kWindowSize - next_map_address_)
     return Error{ENOMEM, "program " + prog.name + ": the address window of this daemon is used up"};
   auto memory = create_memfd("bpf-prog-code", size, 0);
   if (!memory) return memory.error();
-  const auto& image = prog.code->image;
+  const auto& image = code.image;
   if (::pwrite(memory->get(), image.data(), image.size(), 0) != static_cast<ssize_t>(image.size()) ||
       ::fcntl(memory->get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
     return Error::from_errno("place program " + prog.name);
@@ -162,7 +165,8 @@ Result<void> Kernel::place_code(Prog& prog) {
   if (!read_only) return read_only.error();
   prog.code_memory = std::move(*read_only);
   prog.code_address = next_map_address_;
-  prog.code_entry = prog.code_address + prog.code->entry_offset;
+  prog.code_entry = prog.code_address + code.entry_offset;
+  if (with_tail_entry) prog.tail_entry = prog.code_address + code.tail_entry_offset;
   next_map_address_ += size + kPageSize;
   observer_.object_changed(prog);
   return {};
@@ -248,7 +252,7 @@ void Kernel::write_slot(Map& map, const std::vector<uint8_t>& key, const Object*
   auto* slot = maps::prog_array_slot(view_of(map), index_of(key));
   const auto* prog = static_cast<const Prog*>(value);
   maps::store_relaxed(&slot->prog_id, prog != nullptr ? prog->id : 0);
-  maps::store_release(&slot->code, prog != nullptr ? prog->code_entry : 0);
+  maps::store_release(&slot->code, prog != nullptr ? prog->tail_entry : 0);
 }
 
 BpfReply Kernel::set_slot(const std::shared_ptr<Map>& map, const std::vector<uint8_t>& key,
@@ -261,6 +265,9 @@ BpfReply Kernel::set_slot(const std::shared_ptr<Map>& map, const std::vector<uin
   if (value->kind == ObjectKind::kProgram) {
     auto prog = std::static_pointer_cast<Prog>(value);
     if (auto placed = place_code(*prog); !placed) return refuse(placed.error());
+    if (prog->tail_entry == 0)
+      return refuse({E2BIG, "program " + prog->name +
+                                ": needs too much stack to be tail-called; use smaller local variables"});
     memory = memory_of({prog});
   } else {
     auto& inner = static_cast<Map&>(*value);

@@ -253,16 +253,19 @@ TEST_F(MapSlots, ProgramArraysHoldProgramsUntilNoClientHasThem) {
   EXPECT_EQ(id, prog->id);
   const auto map = map_of(array);
   const auto* slot = maps::prog_array_slot({map->memory.data(), &map->spec}, key);
-  EXPECT_EQ(slot->code, prog->code_entry);
+  EXPECT_EQ(slot->code, prog->tail_entry);
+  EXPECT_NE(prog->tail_entry, prog->code_entry)
+      << "where trampolines enter, the count of tail calls begins anew";
   EXPECT_NE(slot->code, 0u);
   // Its code, unchangeable, where the slot says.
   EXPECT_TRUE(std::any_of(observer_.reached.begin(), observer_.reached.end(), [&](const TargetMemory& m) {
     return m.executable && !m.writable && m.address <= slot->code && slot->code < m.address + m.size;
   }));
-  std::vector<uint8_t> image(prog->code->image.size());
-  EXPECT_EQ(::pread(prog->code_memory.get(), image.data(), image.size(), 0),
-            static_cast<ssize_t>(image.size()));
-  EXPECT_EQ(image, prog->code->image);
+  uint64_t first = 0;
+  EXPECT_EQ(::pread(prog->code_memory.get(), &first, sizeof first,
+                    static_cast<off_t>(prog->tail_entry - prog->code_address)),
+            static_cast<ssize_t>(sizeof first));
+  EXPECT_NE(first, 0u);
   EXPECT_NE(::fcntl(prog->code_memory.get(), F_GET_SEALS) & F_SEAL_WRITE, 0);
   // A program at work keeps the array, but once no client has it the slots are emptied.
   BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
@@ -318,7 +321,7 @@ TEST_F(MapSlots, AWorkerThatTakesOverFindsEverySlot) {
   ASSERT_EQ(element(kernel_, BPF_MAP_UPDATE_ELEM, outer.fd.get(), key, inner.fd.get()), 0);
   ASSERT_EQ(element(kernel_, BPF_MAP_UPDATE_ELEM, array.fd.get(), key, prog.fd.get()), 0);
   const uint64_t reference = map_of(inner)->reference;
-  const uint64_t entry = std::static_pointer_cast<Prog>(kernel_.objects().find_fd(prog.fd.get()))->code_entry;
+  const uint64_t entry = std::static_pointer_cast<Prog>(kernel_.objects().find_fd(prog.fd.get()))->tail_entry;
 
   Reaching observer;
   Kernel next(observer, kWindow);

@@ -144,8 +144,9 @@ struct Prog : Object {
   std::shared_ptr<const HostClass> host;      // null: an ordinary program, which observes
   std::optional<verifier::Facts> facts;       // of `source`; made again when a worker took over
   std::optional<compiler::MachineCode> code;  // made at the first attach
-  // For tail calls: the code once more, at one address in all targets. Never changes, never moves.
+  // For tail calls and the runner: the code once more, at one address in all processes. Never changes, never moves.
   uint64_t code_address = 0, code_entry = 0;  // of the memory, of the first instruction; 0: not placed
+  uint64_t tail_entry = 0;                    // what slots of program arrays hold; 0: nobody may jump to it
   Fd code_memory;                             // a read-only description
 
   std::vector<std::shared_ptr<Object>> references() const override;

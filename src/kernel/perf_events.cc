@@ -148,6 +148,21 @@ Result<void> make_clock(const perf_event_attr& attr, PerfEvent& event) {
   return {};
 }
 
+// Fields of samples that write_perf_sample() lays out. Without one of the others its reader would take the next for it.
+constexpr uint64_t kSampleTypesWritten = PERF_SAMPLE_IDENTIFIER | PERF_SAMPLE_IP | PERF_SAMPLE_TID |
+                                         PERF_SAMPLE_TIME | PERF_SAMPLE_ADDR | PERF_SAMPLE_ID |
+                                         PERF_SAMPLE_STREAM_ID | PERF_SAMPLE_CPU | PERF_SAMPLE_PERIOD |
+                                         PERF_SAMPLE_CALLCHAIN | PERF_SAMPLE_RAW;
+
+// As perf_copy_attr: masks of registers and kinds of branches come with the samples of them.
+bool lacks_what_it_samples(const perf_event_attr& attr) {
+  const auto asks = [&](uint64_t type) { return (attr.sample_type & type) != 0; };
+  constexpr uint64_t kKindsOfBranches = ~uint64_t{PERF_SAMPLE_BRANCH_PLM_ALL};
+  return (asks(PERF_SAMPLE_REGS_USER) && attr.sample_regs_user == 0) ||
+         (asks(PERF_SAMPLE_REGS_INTR) && attr.sample_regs_intr == 0) ||
+         (asks(PERF_SAMPLE_BRANCH_STACK) && (attr.branch_sample_type & kKindsOfBranches) == 0);
+}
+
 }  // namespace
 
 BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::string& path) {
@@ -164,6 +179,8 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   if ((request.flags & ~kKnownFlags) != 0 || (attr.sample_type & ~kKnownSampleTypes) != 0 ||
       (attr.read_format & ~kKnownReadFormats) != 0)
     return BpfReply::fail(EINVAL, "perf event: unknown flags, sample types or read formats");
+  if (lacks_what_it_samples(attr))
+    return BpfReply::fail(EINVAL, "perf event: samples of registers or branches without saying which");
   if (request.cpu < -1 || request.cpu >= static_cast<int32_t>(possible_cpus()))
     return BpfReply::fail(EINVAL, "perf event: CPU " + std::to_string(request.cpu) + ": not on this machine");
   if (request.pid == -1 && request.cpu == -1)
@@ -173,6 +190,10 @@ BpfReply Kernel::perf_event_open(const wire::PerfEventOpen& request, const std::
   if (request.pid < -1) return BpfReply::fail(ESRCH, "perf event: no such process");
 
   if (attr.type == PERF_TYPE_SOFTWARE && attr.config == PERF_COUNT_SW_BPF_OUTPUT) {
+    if ((attr.sample_type & ~kSampleTypesWritten) != 0)
+      return BpfReply::fail(EOPNOTSUPP,
+                            "perf event: sample type " + std::to_string(attr.sample_type) +
+                                ": of programs' output only the fields up to PERF_SAMPLE_RAW are recorded");
     event->perf_kind = PerfKind::kBpfOutput;
     event->name = "bpf_output";
   } else if (attr.type == wire::kUprobePmuType) {

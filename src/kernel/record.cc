@@ -65,7 +65,7 @@ void put_prog(Writer& out, const Prog& prog) {
     out.put(static_cast<uint32_t>(list->size()));
     for (const auto& map : *list) out.put(map->id);
   }
-  out.put(prog.code_address).put(prog.code_entry).put(prog.code_memory.valid());
+  out.put(prog.code_address).put(prog.code_entry).put(prog.tail_entry).put(prog.code_memory.valid());
   out.put(id_of(prog.runs)).put(prog.host != nullptr);
   if (prog.host) put_host_class(out, *prog.host);
 }
@@ -235,6 +235,7 @@ Result<std::shared_ptr<Object>> recover_prog(Reader& in, std::vector<Fd>& fds, c
   }
   prog->code_address = in.get<uint64_t>();
   prog->code_entry = in.get<uint64_t>();
+  prog->tail_entry = in.get<uint64_t>();
   if (in.get<bool>() && fds.size() > 1) prog->code_memory = std::move(fds[1]);
   prog->runs = std::static_pointer_cast<Map>(objects.find(ObjectKind::kMap, in.get<uint32_t>()));
   if (in.get<bool>()) prog->host = std::make_shared<HostClass>(get_host_class(in));

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstring>
 
+#include "loader/attr_checks.h"
 #include "loader/bpf_marshal.h"
 #include "loader/calls.h"
 #include "loader/connection.h"
@@ -47,8 +48,7 @@ int64_t read_attr(uint64_t address, uint32_t size, uint32_t known, Attr& attr) {
   if (size > sizeof(bytes)) return -E2BIG;
   if (!read_user(bytes, address, size)) return -EFAULT;
   // Bytes behind the whole union: E2BIG; bytes of the union that the command has no use for: EINVAL.
-  constexpr uint32_t kUnionSize = 168;
-  for (uint32_t i = kUnionSize; i < size; ++i)
+  for (uint32_t i = kAttrUnionSize; i < size; ++i)
     if (bytes[i] != 0) return -E2BIG;
   for (uint32_t i = known; i < size; ++i)
     if (bytes[i] != 0) return -EINVAL;
@@ -68,6 +68,8 @@ std::optional<int64_t> element_call(uint32_t command, uint64_t address, uint32_t
   ElementAttr attr;
   if (const int64_t checked = read_attr(address, size, known_bytes(command), attr); checked != 0)
     return checked;
+  const bool lookup = command == BPF_MAP_LOOKUP_ELEM || command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+  if (lookup && (attr.flags & ~uint64_t{4 /* BPF_F_LOCK */}) != 0) return -EINVAL;
   const int fd = static_cast<int>(attr.map_fd);
   const ObjectPtr object = find_object(fd);
   if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
@@ -96,6 +98,13 @@ FdFacts facts_of(int fd) {
     facts.spec = object->spec;
   }
   return facts;
+}
+
+// What is too long or cannot be read is the marshaller's to refuse.
+int attr_refused(uint32_t command, uint64_t address, uint32_t size) {
+  uint8_t bytes[wire::kAttrMax];
+  if (size > sizeof bytes || !read_user(bytes, address, size)) return 0;
+  return check_attr(command, Bytes(bytes, size), facts_of);
 }
 
 // As in enum bpf_cmd.
@@ -144,6 +153,8 @@ int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
     return result == -ENOENT ? result : explain(command, result, "");
   }
 
+  if (const int refused = attr_refused(command, address, size); refused != 0)
+    return explain(command, -refused, "attr is refused, whatever it points to");
   auto call = MarshalledCall::make(command, address, size, facts_of);
   if (!call) {
     explain(command, -call.error().code, call.error().message);

@@ -399,6 +399,7 @@ class Marshaller {
       add_blob(8, bytes, 0);
     }
     const auto value = field<uint64_t>(16);
+    if (value == 0 && command_ == BPF_MAP_UPDATE_ELEM) return fault("value");
     if (value == 0 || command_ == BPF_MAP_DELETE_ELEM) return {};
     if (command_ == BPF_MAP_GET_NEXT_KEY) {
       add_out(16, value, spec.key_size);

@@ -47,15 +47,16 @@ int64_t copy_key(const wire::MapSpec& spec, uint64_t address, Buffer& key) {
   return read_user(key.data(), address, spec.key_size) ? 0 : -EFAULT;
 }
 
-// Arrays whose values are descriptors: their slots can be counted, but not read.
+// Maps whose values are descriptors or objects' ids, as far as nobody needs to know which.
 int64_t slot_call(const wire::MapSpec& spec, const ElementCall& call) {
-  uint32_t index = 0;
+  Buffer key(spec.key_size);
+  if (key.data() == nullptr) return -ENOMEM;
   const bool next = call.command == BPF_MAP_GET_NEXT_KEY;
-  if (call.command == BPF_MAP_LOOKUP_ELEM && (call.flags & kFlagsLock) != 0)
-    return -EINVAL;  // nothing to lock
-  if (!(next && call.key == 0) && !read_user(&index, call.key, sizeof(index))) return -EFAULT;
+  if (!(next && call.key == 0) && !read_user(key.data(), call.key, spec.key_size)) return -EFAULT;
   if (!next) return -kNotSupported;
   // As array_map_get_next_key.
+  uint32_t index = 0;
+  std::memcpy(&index, key.data(), sizeof index);
   if (call.key == 0 || index >= spec.max_entries)
     index = 0;
   else if (index == spec.max_entries - 1)
@@ -97,12 +98,21 @@ int64_t run(maps::MapView view, const wire::ValueFields& fields, const ElementCa
 
 }  // namespace
 
-std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bool write,
-                                     maps::MapView* view) {
+namespace {
+
+// map_get_sys_perms, but for frozen maps.
+bool permits(const ObjectPtr& map, int fd, bool read, bool write) {
   const bool both = map->read_write_fd.load(std::memory_order_relaxed) == fd;
   const int mode = both ? O_RDWR : ::fcntl(fd, F_GETFL) & O_ACCMODE;
   if (mode == O_RDWR) map->read_write_fd.store(fd, std::memory_order_relaxed);
-  if ((read && mode == O_WRONLY) || (write && mode == O_RDONLY)) return -EPERM;
+  return !((read && mode == O_WRONLY) || (write && mode == O_RDONLY));
+}
+
+}  // namespace
+
+std::optional<int64_t> open_elements(const ObjectPtr& map, int fd, bool read, bool write,
+                                     maps::MapView* view) {
+  if (!permits(map, fd, read, write)) return -EPERM;
   const uint8_t* base = map_object(map, fd, false);
   if (base == nullptr) return std::nullopt;
   if (write) {
@@ -119,17 +129,29 @@ void hold_for_locks(const ObjectPtr& map, int fd, maps::MapView* view) {
   if (const uint8_t* base = map_object(map, fd, true)) view->base = const_cast<uint8_t*>(base);
 }
 
+namespace {
+
+// What needs no daemon of a call on a map that only the daemon can read.
+std::optional<int64_t> daemons_element(const ObjectPtr& map, int fd, const ElementCall& call) {
+  if (!permits(map, fd, reads(call.command), writes(call.command))) return -EPERM;
+  const uint32_t type = map->spec.type;
+  const bool unreadable = type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || type == BPF_MAP_TYPE_CGROUP_ARRAY;
+  const bool indexed = unreadable || type == BPF_MAP_TYPE_PROG_ARRAY || type == BPF_MAP_TYPE_ARRAY_OF_MAPS;
+  const bool pops = call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+  const bool lookup = call.command == BPF_MAP_LOOKUP_ELEM || pops;
+  if (lookup && (call.flags & kFlagsLock) != 0) return -EINVAL;  // nothing to lock
+  if (pops || (unreadable && lookup) || (indexed && call.command == BPF_MAP_GET_NEXT_KEY))
+    return slot_call(map->spec, call);
+  return std::nullopt;
+}
+
+}  // namespace
+
 std::optional<int64_t> run_element_call(const ObjectPtr& map, int fd, const ElementCall& call) {
-  const bool unreadable =
-      map->spec.type == BPF_MAP_TYPE_PERF_EVENT_ARRAY || map->spec.type == BPF_MAP_TYPE_CGROUP_ARRAY;
-  const bool slots =
-      unreadable || map->spec.type == BPF_MAP_TYPE_PROG_ARRAY || map->spec.type == BPF_MAP_TYPE_ARRAY_OF_MAPS;
   const bool lookup = call.command == BPF_MAP_LOOKUP_ELEM || call.command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
   if (lookup && (call.flags & ~kFlagsLock) != 0) return -EINVAL;
   if (!map->checked) return std::nullopt;
-  if ((unreadable && lookup) || (slots && call.command == BPF_MAP_GET_NEXT_KEY))
-    return slot_call(map->spec, call);
-  if (served_by_daemon(map->spec.type)) return std::nullopt;
+  if (served_by_daemon(map->spec.type)) return daemons_element(map, fd, call);
   maps::MapView view;
   const auto opened = open_elements(map, fd, reads(call.command), writes(call.command), &view);
   if (!opened || *opened != 0) return opened;

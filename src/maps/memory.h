@@ -66,6 +66,21 @@ BPFTIME_MAPS_FOLD bool compare_exchange(T* at, T expected, T desired) {
   return __atomic_compare_exchange_n(at, &expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 }
 
+// ThreadSanitizer does not see what assembly orders: it is told.
+#if defined(__SANITIZE_THREAD__)
+#define BPFTIME_MAPS_TSAN(what) what
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BPFTIME_MAPS_TSAN(what) what
+#endif
+#endif
+#ifdef BPFTIME_MAPS_TSAN
+extern "C" void __tsan_acquire(void*);
+extern "C" void __tsan_release(void*);
+#else
+#define BPFTIME_MAPS_TSAN(what)
+#endif
+
 // Two words changed as one. The type is 16-byte aligned because lock cmpxchg16b faults otherwise.
 struct alignas(16) WordPair {
   uint64_t low;
@@ -75,10 +90,12 @@ struct alignas(16) WordPair {
 // atomic read).
 BPFTIME_MAPS_FOLD bool compare_exchange_pair(WordPair* at, WordPair& expected, WordPair desired) {
   bool done;
+  BPFTIME_MAPS_TSAN(__tsan_release(at));
   __asm__ __volatile__("lock cmpxchg16b %1"
                        : "=@ccz"(done), "+m"(*at), "+a"(expected.low), "+d"(expected.high)
                        : "b"(desired.low), "c"(desired.high)
                        : "memory");
+  BPFTIME_MAPS_TSAN(__tsan_acquire(at));
   return done;
 }
 

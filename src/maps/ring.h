@@ -126,12 +126,13 @@ BPFTIME_MAPS_FOLD WordPair ring_read_control(const Ring& ring) {
   return control;
 }
 
-// Whether [start, start + total) overlaps what the consumer has not read.
+// Whether [start, start + total) overlaps what the consumer has not read. What one producer saw of the consumer another may
+// act upon: release and acquire, so that it writes where the consumer has read, not where it is about to.
 BPFTIME_MAPS_FOLD bool ring_is_full(const Ring& ring, uint64_t start, uint64_t total) {
-  uint64_t behind = start + total - load_relaxed(&ring.producer->consumer_seen);
+  uint64_t behind = start + total - load_acquire(&ring.producer->consumer_seen);
   if (__builtin_expect(behind <= ring.size - 1, 1)) return false;
   uint64_t consumer = load_acquire(ring.consumer);
-  store_relaxed(&ring.producer->consumer_seen, consumer);
+  store_release(&ring.producer->consumer_seen, consumer);
   return start + total - consumer > ring.size - 1;
 }
 
@@ -172,7 +173,7 @@ BPFTIME_MAPS_FOLD void* ring_reserve_at_once(const Ring& ring, uint64_t size, ui
   RingProducer* producer = ring.producer;
   WordPair control = {load_acquire(&producer->control.low), load_acquire(&producer->control.high)};
   const uint64_t start = control.low & ~uint64_t{7};
-  if (start + total - load_relaxed(&producer->consumer_seen) > ring.size - 1 ||
+  if (start + total - load_acquire(&producer->consumer_seen) > ring.size - 1 ||
       load_acquire(&producer->position) != start)
     return nullptr;
   return ring_take(ring, control, start, total, size, owner);

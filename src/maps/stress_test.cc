@@ -1,4 +1,4 @@
-// Several processes at once, with totals that must come out exactly.
+// Several processes (under ThreadSanitizer: threads) at once, with totals that must come out exactly.
 #include <set>
 #include <vector>
 
@@ -12,9 +12,10 @@ namespace {
 constexpr int kProcesses = 4;
 
 void run_processes(const std::function<int(int)>& body) {
-  std::vector<pid_t> children;
-  for (int i = 0; i < kProcesses; i++) children.push_back(start_child([&] { return body(i); }));
-  for (pid_t pid : children) EXPECT_EQ(wait_child(pid), 0);
+  Workers workers;
+  for (int i = 0; i < kProcesses; i++)
+    workers.push_back(std::make_unique<Worker>([&body, i] { return body(i); }));
+  for (auto& worker : workers) EXPECT_EQ(worker->wait(), 0);
 }
 
 TEST(Stress, CountersInHashValuesAreExact) {
@@ -88,9 +89,9 @@ TEST(Stress, RepairBesideTheLivingChangesNothing) {
   SharedMap shared(spec);
   MapView map = shared.view();
   uint64_t seed = test_seed();
-  std::vector<pid_t> children;
+  Workers workers;
   for (int process = 0; process < kProcesses; process++) {
-    children.push_back(start_child([&, process] {
+    workers.push_back(std::make_unique<Worker>([&, process] {
       std::mt19937_64 random(seed + static_cast<uint64_t>(process));
       uint32_t self = static_cast<uint32_t>(process + 1);
       for (uint64_t i = 0; i < test_rounds(100000); i++) {
@@ -103,15 +104,13 @@ TEST(Stress, RepairBesideTheLivingChangesNothing) {
   }
   constexpr uint32_t kNobody = 4000000;
   uint64_t repairs = 0;
-  for (size_t done = 0; done < children.size();) {
+  for (size_t done = 0; done < workers.size();) {
     store_relaxed(hash_doubt_word(map),
                   uint64_t{1});  // as after a death, so that the count is reconciled each time
     repair(map, kNobody);
     repairs++;
-    int status;
-    pid_t pid = waitpid(children[done], &status, WNOHANG);
-    if (pid <= 0) continue;
-    EXPECT_EQ(status, 0);
+    if (!workers[done]->has_ended()) continue;
+    EXPECT_EQ(workers[done]->wait(), 0);
     done++;
   }
   uint32_t key = 0, live = 0;
@@ -383,9 +382,9 @@ TEST(Stress, RingKeepsEveryProducersOrder) {
     uint64_t filler[6];
   };
   const uint64_t rounds = test_rounds(200000);
-  std::vector<pid_t> producers;
+  Workers producers;
   for (uint64_t process = 0; process < kProcesses; process++) {
-    producers.push_back(start_child([&] {
+    producers.push_back(std::make_unique<Worker>([&, process] {
       for (uint64_t i = 0, tried = ~uint64_t{0}; i < rounds;) {
         if (tried == i) sched_yield();  // full: let the others run
         tried = i;
@@ -409,7 +408,7 @@ TEST(Stress, RingKeepsEveryProducersOrder) {
     Record record;
     int64_t size = ring_consume(map, &record, sizeof(record));
     if (size == -EAGAIN) {
-      if (waitpid(producers[process], nullptr, WNOHANG) > 0) process++, left--;
+      if (producers[process]->has_ended()) process++, left--;
       sched_yield();
       continue;
     }
@@ -439,9 +438,9 @@ TEST(Stress, NoWakeUpIsLost) {
     return syscall(SYS_futex, ring_wake_word(map), operation, value, timeout, nullptr, 0);
   };
   constexpr int kFutexWait = 0, kFutexWake = 1;
-  std::vector<pid_t> producers;
+  Workers producers;
   for (uint32_t process = 1; process <= 2; process++) {
-    producers.push_back(start_child([&] {
+    producers.push_back(std::make_unique<Worker>([&, process] {
       for (uint64_t i = 0; i < rounds;) {
         bool wake = false;
         if (ring_output(map, &i, 8, 0, process, &wake) == 0) i++;
@@ -465,7 +464,7 @@ TEST(Stress, NoWakeUpIsLost) {
     ASSERT_FALSE(futex(kFutexWait, word, &deadline) < 0 && errno == ETIMEDOUT)
         << "slept on after " << received << " records";
   }
-  for (pid_t pid : producers) EXPECT_EQ(wait_child(pid), 0);
+  for (auto& producer : producers) EXPECT_EQ(producer->wait(), 0);
   printf("%llu sleeps\n", static_cast<unsigned long long>(sleeps));
 }
 

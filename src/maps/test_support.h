@@ -9,17 +9,29 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "maps/map.h"
+
+#if defined(__SANITIZE_THREAD__)
+#define BPFTIME_TEST_THREADS
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define BPFTIME_TEST_THREADS
+#endif
+#endif
 
 namespace bpftime::maps::test {
 
@@ -91,6 +103,50 @@ inline int wait_child(pid_t pid) {
   waitpid(pid, &status, 0);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
+
+// Somebody who works on a map beside others: another process, as in life; under ThreadSanitizer, which sees one process only,
+// another thread.
+class Worker {
+ public:
+  explicit Worker(std::function<int()> body) {
+#ifdef BPFTIME_TEST_THREADS
+    thread_ = std::thread([this, body = std::move(body)] {
+      result_ = body();
+      ended_ = true;
+    });
+#else
+    pid_ = start_child(body);
+#endif
+  }
+  ~Worker() { wait(); }
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+
+  // What the body returned.
+  int wait() {
+#ifdef BPFTIME_TEST_THREADS
+    if (thread_.joinable()) thread_.join();
+#else
+    if (pid_ != 0) result_ = wait_child(std::exchange(pid_, 0));
+#endif
+    return result_;
+  }
+  bool has_ended() {
+#ifndef BPFTIME_TEST_THREADS
+    siginfo_t info{};
+    if (pid_ != 0 && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0)
+      ended_ = info.si_pid != 0;
+#endif
+    return ended_;
+  }
+
+ private:
+  pid_t pid_ = 0;
+  std::thread thread_;
+  int result_ = -1;
+  std::atomic<bool> ended_ = false;
+};
+using Workers = std::vector<std::unique_ptr<Worker>>;
 
 // ---- the kernel's own maps, by raw bpf(2): results are >= 0 or -errno ----
 inline int64_t kernel_bpf(int command, union bpf_attr* attr) {

@@ -222,7 +222,6 @@ bool may_move(const Value& pointer, const Value& number, uint8_t op) {
     case Kind::kMap:
       return op == BPF_ADD && number.is_null();
     case Kind::kPacketEnd:
-    case Kind::kDynptr:
     case Kind::kHandle:
       return false;
     default:

@@ -261,13 +261,9 @@ bool check_return(Engine& engine) {
         Rule::kRET001, 0, "the program returns a pointer, where a number in " + range + " is expected",
         "At program exit the register R0 is not a known value (" + linux_type_name(result) + ")");
   if (result.scalar.smin >= low && result.scalar.smax <= high) return true;
-  std::string linux_message = "At program exit the register R0 has";
-  if (result.scalar.smin > INT64_MIN) linux_message += " smin=" + std::to_string(result.scalar.smin);
-  if (result.scalar.smax < INT64_MAX) linux_message += " smax=" + std::to_string(result.scalar.smax);
-  if (result.scalar.smin == INT64_MIN && result.scalar.smax == INT64_MAX)
-    linux_message += " unknown scalar value";
-  return engine.refuse_register(Rule::kRET001, 0, "the result may lie outside " + range,
-                                linux_message + " should have been in " + range);
+  return engine.refuse_register(
+      Rule::kRET001, 0, "the result may lie outside " + range,
+      "At program exit the register R0 " + result.scalar.describe_outside(low, high));
 }
 
 }  // namespace bpftime::verifier

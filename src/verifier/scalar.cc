@@ -329,6 +329,14 @@ std::string ranges_text(const Scalar& a) {
   return text;
 }
 
+std::string Scalar::describe_outside(int64_t low, int64_t high) const {
+  std::string out = "has";
+  if (smin > INT64_MIN) out += " smin=" + std::to_string(smin);
+  if (smax < INT64_MAX) out += " smax=" + std::to_string(smax);
+  if (smin == INT64_MIN && smax == INT64_MAX) out += " unknown scalar value";
+  return out + " should have been in [" + std::to_string(low) + ", " + std::to_string(high) + "]";
+}
+
 std::string Scalar::describe() const {
   if (is_const()) return signed_text(static_cast<int64_t>(bits.value));
   return "scalar(" + ranges_text(*this) + ")";

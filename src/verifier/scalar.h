@@ -40,6 +40,8 @@ struct Scalar {
   [[nodiscard]] bool normalise();
   // Kernel notation: "5", "scalar(umin=1,umax=9,var_off=(0x0; 0xf))".
   std::string describe() const;
+  // Linux's words for a number that should lie in [low, high] and may not: "has smin=2 smax=2 should have been in [0, 1]".
+  std::string describe_outside(int64_t low, int64_t high) const;
 };
 
 // dst = dst OP src for BPF_OP `op` of BPF_ALU64 (is64) or BPF_ALU; `sign` is the instruction's `off`

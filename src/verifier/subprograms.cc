@@ -67,9 +67,10 @@ bool leave_callback(Engine& engine) {
                                                      "R0 not a scalar value"))
     return false;
   if (result.is_number() && !callee.callback_result.contains(result.scalar)) {
-    if (!engine.refuse_register(Rule::kFUN007, 0, "the callback's result may be out of range",
-                                "At callback return the register R0 has " + result.scalar.describe() +
-                                    " should have been in " + callee.callback_result.describe())) {
+    if (!engine.refuse_register(
+            Rule::kFUN007, 0, "the callback's result may be out of range",
+            "At callback return the register R0 " +
+                result.scalar.describe_outside(callee.callback_result.smin, callee.callback_result.smax))) {
       engine.verdict.diagnoses.back().error = EINVAL;
       return false;
     }

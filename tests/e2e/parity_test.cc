@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <functional>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -119,6 +120,27 @@ TEST_F(Parity, MapsAnswerAsTheKernels) {
     EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
 }
 
+// Each way a call can be bad: descriptors, lengths, stray bytes, flags, sizes, pointers, modes.
+TEST_F(Parity, BadCallsAreRefusedAsByTheKernel) {
+  const Arguments tool = {program("call_sweep")};
+  const Finished kernel = run(tool, options());
+  ASSERT_EQ(kernel.code, 0) << kernel.error;
+  const Finished here = bpftime(load(tool));
+  ASSERT_EQ(here.code, 0) << here.error;
+  const auto theirs = lines_of(kernel.output), ours = lines_of(here.output);
+  ASSERT_GT(theirs.size(), 20000u);
+  ASSERT_EQ(theirs.size(), ours.size());
+  // Samples of what is not recorded here are refused; the kernel has them.
+  const std::regex samples("event: sample type [0-9a-f]+: EOPNOTSUPP");
+  for (size_t i = 0; i < theirs.size(); ++i)
+    if (!std::regex_match(ours[i], samples)) {
+      EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
+    }
+  EXPECT_GT(worker_pid(), 0);
+  EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
+  EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
+}
+
 // uprobe_stat's events without what differs from process to process.
 std::vector<std::string> comparable_events(const std::string& output) {
   std::vector<std::string> out;
@@ -184,35 +206,77 @@ TEST_F(Parity, CountersAreTheKernels) {
   EXPECT_EQ(kernel, ours);
 }
 
-// Maps inside maps, changed while the programs that look them up run.
-TEST_F(Parity, NestedMapsAreTheKernels) {
-  const Arguments tool = {program("nested_maps"), program("talker"), "talk"};
-  const auto state_of = [&](Child& nested, Child& target) {
-    EXPECT_TRUE(target.wait_for_output("waiting\n")) << target.error();
-    for (int step = 1; step <= 4; ++step) {
-      target.signal(SIGUSR1);
-      EXPECT_TRUE(target.wait_for_output("round " + std::to_string(step) + " done\n"));
-      if (step == 4) break;
-      nested.signal(SIGUSR1);
-      EXPECT_TRUE(nested.wait_for_output("step " + std::to_string(step) + ": 0\n"))
-          << nested.output() << nested.error();
+// A tool that is told to take its steps, one after each of the target's rounds but the last.
+class ParityOfSteps : public Parity {
+ protected:
+  using AfterRound = std::function<void(Child& tool, Child& target, int step)>;
+  // What the tool counted on the kernel and here.
+  std::pair<nlohmann::json, nlohmann::json> both(const std::string& name, int rounds,
+                                                 const std::string& calls, const AfterRound& step) {
+    const Arguments tool = {program(name), program("talker"), "talk"};
+    const auto state_of = [&](Child& running, Child& target) {
+      EXPECT_TRUE(target.wait_for_output("waiting\n")) << target.error();
+      for (int round = 1; round <= rounds; ++round) {
+        target.signal(SIGUSR1);
+        EXPECT_TRUE(target.wait_for_output("round " + std::to_string(round) + " done\n"));
+        if (round == rounds) break;
+        running.signal(SIGUSR1);
+        step(running, target, round);
+      }
+      return finish_tool(running);
+    };
+    std::pair<nlohmann::json, nlohmann::json> out;
+    {
+      Child running(tool, options());
+      EXPECT_TRUE(running.wait_for_output("ready\n")) << running.error();
+      Child target({program("talker"), "1", calls}, options());
+      out.first = state_of(running, target);
     }
-    return finish_tool(nested);
-  };
-  nlohmann::json kernel, ours;
-  {
-    Child nested(tool, options());
-    ASSERT_TRUE(nested.wait_for_output("ready\n")) << nested.error();
-    Child target({program("talker"), "1", "1000"}, options());
-    kernel = state_of(nested, target);
+    {
+      Child running = load_tool(tool);
+      Child target = bpftime_child({"start", program("talker"), "1", calls});
+      out.second = state_of(running, target);
+    }
+    return out;
   }
-  {
-    Child nested = load_tool(tool);
-    Child target = bpftime_child({"start", program("talker"), "1", "1000"});
-    ours = state_of(nested, target);
+  static void expect_output(Child& tool, const std::string& text) {
+    EXPECT_TRUE(tool.wait_for_output(text)) << tool.output() << tool.error();
   }
+};
+
+// Maps inside maps, changed while the programs that look them up run.
+TEST_F(ParityOfSteps, NestedMapsAreTheKernels) {
+  const auto [kernel, ours] = both("nested_maps", 4, "1000", [](Child& tool, Child&, int step) {
+    expect_output(tool, "step " + std::to_string(step) + ": 0\n");
+  });
   EXPECT_EQ(kernel["events"], 4000);
   EXPECT_EQ(kernel["id"], true);
+  EXPECT_EQ(kernel, ours);
+}
+
+// Programs that go on in others: round and round, through a gap, into one that came later.
+TEST_F(ParityOfSteps, TailCallsAreTheKernels) {
+  const auto [kernel, ours] = both("tail_calls", 3, "100", [](Child& tool, Child&, int step) {
+    expect_output(tool, "step " + std::to_string(step) + ": 0\n");
+  });
+  EXPECT_EQ(kernel["lates"], 100);
+  EXPECT_EQ(kernel["fell_through"], 50);
+  EXPECT_EQ(kernel["lasts"], 150);
+  EXPECT_EQ(kernel["rounds"], 100 * 33) << "the program's own call is one of the 33";
+  EXPECT_EQ(kernel, ours);
+}
+
+// Rings inside a map of maps, full ones too, and a ring that the tool fills until it has to wait for the programs.
+TEST_F(ParityOfSteps, RingsAreTheKernels) {
+  const auto [kernel, ours] = both("rings", 4, "200", [](Child& tool, Child&, int step) {
+    if (step == 1) expect_output(tool, "too large: -7\nstep 1\n");
+    if (step == 2) expect_output(tool, "full: -28\nnot at once: -28\n");
+    if (step == 3) expect_output(tool, "goes on: 0\nstep 2\nstep 3\n");
+  });
+  EXPECT_GT(kernel["full"], 0);
+  EXPECT_EQ(kernel["unread"], 1);
+  for (const auto& counts : {kernel["ring 0"], kernel["ring 1"]})
+    for (const auto& count : counts) EXPECT_GT(count, 0);
   EXPECT_EQ(kernel, ours);
 }
 
