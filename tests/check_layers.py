@@ -70,7 +70,7 @@ def check_file(path, order, problems):
 def check_words(problems):
     for path in sorted(ROOT.rglob("*")):
         relative = path.relative_to(ROOT)
-        if not path.is_file() or relative.parts[0] in (".git", "build") or path.name == "check_layers.py":
+        if not path.is_file() or relative.parts[0] in (".git", "build") or ".output" in relative.parts or path.name == "check_layers.py":
             continue
         if path.suffix not in SOURCES | {".md", ".txt", ".cmake", ".sh", ".py", ".json"} and path.name != "Makefile":
             continue
