@@ -5,6 +5,7 @@
 #include <grp.h>
 #include <signal.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <regex>
 
 #include "harness.h"
 
@@ -261,6 +263,31 @@ TEST_F(BadInput, HostileCallsAreAnsweredAsByTheKernel) {
 }
 
 // ---- the runtime directory ----
+
+// As many as the daemon has descriptors for, each refused in words; and nobody has to restart it.
+TEST_F(BadInput, MapsWithoutEnd) {
+  Child::Options few;
+  few.before_exec = [] {
+    const rlimit files = {1024, 1024};
+    ::setrlimit(RLIMIT_NOFILE, &files);
+  };
+  ASSERT_EQ(bpftime_child({"daemon", "start"}, few).wait(), 0);
+  for (int round = 0; round < 2; ++round) {
+    const Finished made = bpftime({"load", "-v", program("many_maps"), "1000000"});
+    EXPECT_EQ(made.code, 0) << made.error;
+    int count = 0, error = 0, again = -1;
+    ASSERT_EQ(std::sscanf(made.output.c_str(), "%d maps, then %d; %d", &count, &error, &again), 3)
+        << made.output;
+    EXPECT_GT(count, 100);
+    EXPECT_LT(count, 1024);
+    EXPECT_EQ(error, EMFILE);
+    EXPECT_EQ(again, 0);
+    EXPECT_TRUE(
+        std::regex_search(made.error, std::regex("bpf\\(MAP_CREATE\\): EMFILE: .*[0-9]+ exist already; try")))
+        << made.error;
+  }
+  EXPECT_EQ(bpftime({"list"}).code, 0);
+}
 
 TEST_F(BadInput, RuntimeDirectoryThatIsNotOursAlone) {
   ASSERT_TRUE(compile("program", {"cc"}));
