@@ -135,7 +135,7 @@ TEST_F(VerifyTest, NamesWhatIsNoObject) {
   EXPECT_THAT(text.err, HasSubstr("no BPF object and none inside; try "));
   const Outcome missing = verify({base_ + "/none"});
   EXPECT_EQ(missing.exit_code(), 1);
-  EXPECT_THAT(missing.err, HasSubstr("/none: No such file or directory\n"));
+  EXPECT_THAT(missing.err, HasSubstr("/none: No such file or directory; check the path\n"));
   EXPECT_EQ(verify({base_}).exit_code(), 1);
   EXPECT_EQ(verify({}).exit_code(), 2);
 }
