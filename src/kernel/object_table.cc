@@ -246,7 +246,6 @@ bool ObjectTable::collect(const Gone& gone) {
   });
   drop_unreferenced(std::move(let_go), gone);
   const bool due = sweep_is_due();
-  sweep_owed_ = sweep_asked_ && !due;
   if (due) sweep(gone);
   return due;
 }

@@ -59,7 +59,7 @@ class ObjectTable {
   // Whether a pin's name may have gone since last asked.
   bool take_names_touched();
   // Somebody may have let go of an object a moment ago: collect() again soon.
-  bool suspects() const { return !suspects_.empty() || sweep_owed_ || sweep_asked_; }
+  bool suspects() const { return !suspects_.empty() || sweep_asked_; }
   // Looks at every object again, not only at those inotify named (after recovery or a lost notification).
   void suspect_all();
 
@@ -75,7 +75,7 @@ class ObjectTable {
   std::map<std::shared_ptr<Object>, uint64_t> suspects_;
 
   uint64_t rest_until_ns_ = 0, swept_ns_ = 0;
-  bool sweep_asked_ = true, sweep_owed_ = false;
+  bool sweep_asked_ = true;
   bool names_touched_ = true;
 
   using Gone = std::function<void(const std::shared_ptr<Object>&)>;
