@@ -7,19 +7,11 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "nested_maps.skel.h"
-
-static volatile sig_atomic_t stopping, asked;
-static void on_signal(int signal) {
-  if (signal == SIGUSR1)
-    asked = 1;
-  else
-    stopping = 1;
-}
+#include "steps.h"
 
 static unsigned id_of(int fd) {
   struct bpf_map_info info = {};
@@ -46,14 +38,8 @@ static void print_table(const char* name, int fd) {
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  struct sigaction action = {.sa_handler = on_signal};
-  sigaction(SIGTERM, &action, NULL);
-  sigaction(SIGUSR1, &action, NULL);
-  sigset_t mask, before;
-  sigemptyset(&mask);
-  sigaddset(&mask, SIGTERM);
-  sigaddset(&mask, SIGUSR1);
-  sigprocmask(SIG_BLOCK, &mask, &before);
+  sigset_t before;
+  take_steps(&before);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
   struct nested_maps_bpf* skel = nested_maps_bpf__open_and_load();
   if (!skel) {

@@ -7,18 +7,10 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 
 #include "rings.skel.h"
-
-static volatile sig_atomic_t stopping, asked;
-static void on_signal(int signal) {
-  if (signal == SIGUSR1)
-    asked = 1;
-  else
-    stopping = 1;
-}
+#include "steps.h"
 
 static unsigned long long records[RINGS][3], broken, sum, ordered;
 
@@ -65,14 +57,8 @@ static void wait_for_room(struct user_ring_buffer* orders) {
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  struct sigaction action = {.sa_handler = on_signal};
-  sigaction(SIGTERM, &action, NULL);
-  sigaction(SIGUSR1, &action, NULL);
-  sigset_t mask, before;
-  sigemptyset(&mask);
-  sigaddset(&mask, SIGTERM);
-  sigaddset(&mask, SIGUSR1);
-  sigprocmask(SIG_BLOCK, &mask, &before);
+  sigset_t before;
+  take_steps(&before);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
   struct rings_bpf* skel = rings_bpf__open_and_load();
   if (!skel) {

@@ -7,29 +7,15 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 
+#include "steps.h"
 #include "tail_calls.skel.h"
-
-static volatile sig_atomic_t stopping, asked;
-static void on_signal(int signal) {
-  if (signal == SIGUSR1)
-    asked = 1;
-  else
-    stopping = 1;
-}
 
 int main(int argc, char** argv) {
   if (argc < 3) return 2;
-  struct sigaction action = {.sa_handler = on_signal};
-  sigaction(SIGTERM, &action, NULL);
-  sigaction(SIGUSR1, &action, NULL);
-  sigset_t mask, before;
-  sigemptyset(&mask);
-  sigaddset(&mask, SIGTERM);
-  sigaddset(&mask, SIGUSR1);
-  sigprocmask(SIG_BLOCK, &mask, &before);
+  sigset_t before;
+  take_steps(&before);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
   struct tail_calls_bpf* skel = tail_calls_bpf__open_and_load();
   if (!skel) {
