@@ -279,8 +279,10 @@ BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, bool 
 // Whether the consumer must be woken.
 BPFTIME_MAPS_FOLD bool ring_commit_rest(const Ring& ring, uint64_t flags, RingCommit commit) {
   uint64_t start = commit.start, end = commit.end;
-  end = end == start ? ring_commit_open(ring, start, commit.ticket)
-                     : ring_publish(ring, end, commit.ticket + 1);
+  if (end == start)
+    end = ring_commit_open(ring, start, commit.ticket);
+  else if (load_acquire(&ring.producer->control.low) != end)
+    end = ring_publish(ring, end, commit.ticket + 1);
   if (load_relaxed(&ring.producer->handover) != 0) {
     uint32_t word = __atomic_exchange_n(&ring.producer->handover, 0u, __ATOMIC_SEQ_CST);
     uint64_t from = load_acquire(&ring.producer->position);
