@@ -67,8 +67,8 @@ inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint
   // There is no such index, which the update says, or there was no such key.
   if (kType == maps::kTypeArray || kType == maps::kTypePercpuArray)
     return maps::array_update(map, pointer(r2), pointer(r3), maps::kUpdateAny);
-  const int64_t result =
-      bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
+  const auto update = kType == maps::kTypeHash ? bpftime_hash_update : bpftime_map_update;
+  const int64_t result = update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
   return result == -maps::kErrExists ? maps::kChanged : result;
 }
 
