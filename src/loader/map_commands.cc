@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/host.h"
 #include "loader/user_memory.h"
 #include "maps/value_fields.h"
 
@@ -102,9 +103,11 @@ namespace {
 
 // map_get_sys_perms, but for frozen maps.
 bool permits(const ObjectPtr& map, int fd, bool read, bool write) {
-  const bool both = map->read_write_fd.load(std::memory_order_relaxed) == fd;
+  // A borrowed number is another descriptor's at the next call.
+  const bool keeps = remote_host() == nullptr;
+  const bool both = keeps && map->read_write_fd.load(std::memory_order_relaxed) == fd;
   const int mode = both ? O_RDWR : ::fcntl(fd, F_GETFL) & O_ACCMODE;
-  if (mode == O_RDWR) map->read_write_fd.store(fd, std::memory_order_relaxed);
+  if (keeps && mode == O_RDWR) map->read_write_fd.store(fd, std::memory_order_relaxed);
   return !((read && mode == O_WRONLY) || (write && mode == O_RDONLY));
 }
 

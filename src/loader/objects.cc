@@ -10,7 +10,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
+#include "loader/host.h"
 #include "maps/map.h"
 
 namespace bpftime::loader {
@@ -88,8 +90,10 @@ ObjectPtr find_object(int fd) {
     // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode
     // number.
     if (found != table().end() && (found->second->size == static_cast<uint64_t>(st.st_size) ||
-                                   found->second->kind == wire::ObjectKind::kPerfEvent))
+                                   found->second->kind == wire::ObjectKind::kPerfEvent)) {
+      found->second->used.store(true, std::memory_order_relaxed);
       return found->second;
+    }
   }
   ObjectPtr object = make_object(fd, st);
   if (object == nullptr) return nullptr;
@@ -125,7 +129,7 @@ bool host_maps_writable(const ObjectPtr& object) {
     const std::lock_guard lock(object->mutex);
     own = object->mapping.data;
   }
-  FILE* maps = ::fopen("/proc/self/maps", "re");
+  FILE* maps = ::fopen((host_proc() + "/maps").c_str(), "re");
   if (maps == nullptr) return false;
   bool found = false;
   char* line = nullptr;
@@ -157,6 +161,24 @@ void forget_descriptor(int fd) {
   if (found == table().end()) return;
   dropped = std::move(found->second);
   table().erase(found);
+}
+
+void forget_unused_objects() {
+  std::vector<ObjectPtr> dropped;
+  const std::lock_guard lock(table_mutex);
+  for (auto at = table().begin(); at != table().end();) {
+    if (at->second->used.exchange(false, std::memory_order_relaxed)) {
+      ++at;
+      continue;
+    }
+    dropped.push_back(std::move(at->second));
+    at = table().erase(at);
+  }
+}
+
+bool keeps_objects() {
+  const std::lock_guard lock(table_mutex);
+  return !table().empty();
 }
 
 void forget_all_objects() {

@@ -36,6 +36,7 @@ struct Object {
   bool checked = false;        // kMap: geometry agrees with the file's size and the map core accepts it
   uint64_t size = 0;           // of the file, when it was recognised
   std::atomic<int> read_write_fd = -1;  // a descriptor known to be open for both: forgotten with the object
+  std::atomic<bool> used = true;        // since forget_unused_objects() looked last
   bool writable = false;                // `mapping` is writable
   std::mutex mutex;                     // guards what follows
   View mapping;                         // kMap: the whole file. Empty until first needed
@@ -64,6 +65,10 @@ void note_object_seen();
 // descriptors of the same object find it again.
 void forget_descriptor(int fd);
 void forget_all_objects();
+
+// For who does not see the host's descriptors close: forgets what nobody has asked for since the last time.
+void forget_unused_objects();
+bool keeps_objects();
 
 // Around fork: no thread may hold the table while the memory is copied.
 void objects_before_fork();

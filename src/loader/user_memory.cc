@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/host.h"
 #include "loader/real.h"
 
 namespace bpftime::loader {
@@ -97,6 +98,7 @@ UserMemoryCall::~UserMemoryCall() {
 
 bool read_user(void* destination, uint64_t address, size_t size) {
   if (size == 0) return true;
+  if (RemoteHost* host = remote_host()) return host->read(destination, address, size);
   if (size > kProbedMax) return copy_by_kernel(SYS_process_vm_readv, destination, address, size);
   if (!usable(address, size, false)) return false;
   std::memcpy(destination, reinterpret_cast<const void*>(address), size);
@@ -105,6 +107,7 @@ bool read_user(void* destination, uint64_t address, size_t size) {
 
 bool write_user(uint64_t address, const void* source, size_t size) {
   if (size == 0) return true;
+  if (RemoteHost* host = remote_host()) return host->write(address, source, size);
   if (size > kProbedMax)
     return copy_by_kernel(SYS_process_vm_writev, const_cast<void*>(source), address, size);
   if (!usable(address, size, true)) return false;
