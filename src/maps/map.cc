@@ -231,7 +231,7 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
   }
 }
 
-int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
   switch (map.spec->type) {
     case kTypeHash:
     case kTypePercpuHash:
@@ -239,7 +239,7 @@ int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
     case kTypeLruPercpuHash:
       return hash_next_key(map, key_or_null, next_key);
     case kTypeLpmTrie:
-      return lpm_trie_next_key(map, key_or_null, next_key);
+      return lpm_trie_next_key(map, key_or_null, next_key, order);
     case kTypeQueue:
     case kTypeStack:
       return -kErrInvalid;
