@@ -10,6 +10,7 @@
 #include "cli/usage.h"
 #include "loader/calls.h"
 #include "loader/objects.h"
+#include "maps/types.h"
 
 namespace bpftime::cli {
 namespace {
@@ -223,15 +224,23 @@ std::string program_type_word(uint32_t type) {
   return word_or_number(libbpf_bpf_prog_type_str(static_cast<bpf_prog_type>(type)), type);
 }
 
-std::string map_type_word(uint32_t type) {
-  return word_or_number(libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type)), type);
+namespace {
+
+// nullptr: nobody has a name for it.
+const char* map_type_name(uint32_t type) {
+  const char* name = maps::type_name(type);
+  return *name != 0 ? name : libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
 }
+
+}  // namespace
+
+std::string map_type_word(uint32_t type) { return word_or_number(map_type_name(type), type); }
 
 Result<uint32_t> map_type_of(const std::string& word) {
   constexpr uint32_t kTypesMax = 64;
   std::vector<std::string> known;
   for (uint32_t type = 1; type < kTypesMax; ++type) {
-    const char* name = libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
+    const char* name = map_type_name(type);
     if (name != nullptr && word == name) return type;
     if (name != nullptr) known.push_back(name);
   }

@@ -11,6 +11,7 @@
 #include "loader/host.h"
 #include "loader/map_commands.h"
 #include "loader/user_memory.h"
+#include "maps/types.h"
 #include "maps/value_fields.h"
 
 namespace bpftime::loader {
@@ -25,18 +26,16 @@ bool is_slot_type(uint32_t type) {
 
 // Which commands Linux has for a type.
 bool has_command(const wire::MapSpec& spec, uint32_t command) {
-  if (maps::batch_buckets(spec) != 0) return true;
-  switch (spec.type) {
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-      return true;
-    case BPF_MAP_TYPE_ARRAY:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-      return command == BPF_MAP_LOOKUP_BATCH || command == BPF_MAP_UPDATE_BATCH;
-    case BPF_MAP_TYPE_LPM_TRIE:
-      return command != BPF_MAP_LOOKUP_AND_DELETE_BATCH;
+  const uint32_t has = maps::type_facts(spec.type).batches;
+  switch (command) {
+    case BPF_MAP_LOOKUP_BATCH:
+      return (has & maps::kBatchLookup) != 0;
+    case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
+      return (has & maps::kBatchLookupAndDelete) != 0;
+    case BPF_MAP_UPDATE_BATCH:
+      return (has & maps::kBatchUpdate) != 0;
     default:
-      return false;
+      return (has & maps::kBatchDelete) != 0;
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include "loader/host.h"
 #include "loader/user_memory.h"
+#include "maps/types.h"
 #include "maps/value_fields.h"
 
 namespace bpftime::loader {
@@ -17,18 +18,7 @@ constexpr uint64_t kFlagsLock = 4;      // BPF_F_LOCK
 constexpr int64_t kNotSupported = 524;  // ENOTSUPP, which user space has no name for
 
 // Values of these types are descriptors or need the daemon's bookkeeping.
-bool served_by_daemon(uint32_t type) {
-  switch (type) {
-    case BPF_MAP_TYPE_PROG_ARRAY:
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-      return true;
-    default:
-      return false;
-  }
-}
+bool served_by_daemon(uint32_t type) { return maps::has_descriptors(type); }
 
 bool writes(uint32_t command) {
   return command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_DELETE_ELEM ||

@@ -81,14 +81,6 @@ void operate(MapView map, std::mt19937_64& random, uint32_t owner) {
       }
       break;
     }
-    case kTypeQueue:
-    case kTypeStack:
-    case kTypeBloomFilter:
-      push(map, value, random() % 4, owner);
-      pop(map, value);
-      peek(map, value);
-      user_lookup_and_delete(map, key, value, 0, owner);
-      break;
     case kTypeUserRingbuf:
       produce_and_drain(map, random, owner);
       break;
@@ -119,6 +111,9 @@ void operate(MapView map, std::mt19937_64& random, uint32_t owner) {
       for (int i = 0; i < 2; i++) user_next_key(map, random() % 2 ? key : nullptr, key, &order);
       user_lookup_and_delete(map, key, value, 0, owner);
       remove(map, key, owner);
+      push(map, value, random() % 4, owner);
+      pop(map, value);
+      peek(map, value);
     }
   }
 }
