@@ -75,8 +75,8 @@ inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint
   // There is no such index, which the update says, or there was no such key.
   if (kType == maps::kTypeArray || kType == maps::kTypePercpuArray)
     return maps::array_update(map, pointer(r2), pointer(r3), maps::kUpdateAny);
-  const int64_t result =
-      bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
+  const auto update = kType == maps::kTypeHash ? bpftime_hash_update : bpftime_map_update;
+  const int64_t result = update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
   return result == -maps::kErrExists ? maps::kChanged : result;
 }
 
@@ -93,6 +93,7 @@ BPFTIME_UPDATE_UNCHANGED(kTypeHash, 1)
 BPFTIME_UPDATE_UNCHANGED(kTypeArray, 2)
 BPFTIME_UPDATE_UNCHANGED(kTypePercpuHash, 5)
 BPFTIME_UPDATE_UNCHANGED(kTypePercpuArray, 6)
+BPFTIME_UPDATE_UNCHANGED(kTypeLruHash, 9)
 BPFTIME_UPDATE_UNCHANGED(kTypeLruPercpuHash, 10)
 #undef BPFTIME_UPDATE_UNCHANGED
 
