@@ -10,6 +10,7 @@
 
 #include "base/memfd.h"
 #include "loader/calls.h"
+#include "loader/host.h"
 #include "loader/objects.h"
 #include "loader/real.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 // N of "/proc/self/fdinfo/N"; -1: something else.
 int descriptor_of(std::string_view path) {
-  const std::string own = "/proc/" + std::to_string(::getpid()) + "/fdinfo/";
+  const std::string own = "/proc/" + std::to_string(host_process()) + "/fdinfo/";
   for (const std::string_view start :
        {std::string_view("/proc/self/fdinfo/"), std::string_view("/proc/thread-self/fdinfo/"),
         std::string_view(own)}) {
@@ -123,7 +124,9 @@ std::optional<std::string> program_lines(int fd) {
 
 std::optional<std::string> fdinfo_file(std::string_view path) {
   if (!any_object_seen()) return std::nullopt;
-  const int fd = descriptor_of(path);
+  const int number = descriptor_of(path);
+  const int fd = number >= 0 ? local_fd(number) : -1;
+  const Answering ourselves(nullptr);
   const ObjectPtr object = fd >= 0 ? find_object(fd) : nullptr;
   if (object == nullptr) return std::nullopt;
   if (object->kind == wire::ObjectKind::kMap) return map_lines(fd, *object);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "loader/calls.h"
+#include "loader/host.h"
 #include "loader/map_commands.h"
 #include "loader/user_memory.h"
 #include "maps/value_fields.h"
@@ -88,6 +89,7 @@ class Batch {
 
   // Values that are descriptors are the daemon's to change.
   int64_t ask(uint32_t command) {
+    const Answering ourselves(nullptr);
     struct {
       uint32_t map_fd, padding;
       uint64_t key, value, flags;
@@ -180,6 +182,7 @@ class Batch {
     } attr = {static_cast<uint32_t>(fd_), 0, reinterpret_cast<uint64_t>(previous.data()),
               reinterpret_cast<uint64_t>(key_.data())};
     if (previous.empty()) attr.key = 0;
+    const Answering ourselves(nullptr);
     const int64_t error = bpf_call(BPF_MAP_GET_NEXT_KEY, reinterpret_cast<uint64_t>(&attr), sizeof attr);
     if (error == 0) previous.assign(key_.data(), key_.data() + key_size_);
     return error;

@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
+#include "loader/host.h"
 #include "loader/real.h"
 #include "maps/map.h"
 
@@ -59,6 +61,7 @@ int64_t position_of(const Object& object, int access) {
 Descriptor find_met(int fd) {
   Descriptor found;
   int64_t position;
+  if (remote_host() != nullptr) return found;  // a borrowed number is another descriptor's at the next call
   {
     const std::lock_guard lock(table_mutex);
     const Met& known = met(fd);
@@ -66,11 +69,13 @@ Descriptor find_met(int fd) {
     found = known.descriptor;
     position = known.position;
   }
-  if (raw_syscall(SYS_lseek, fd, 0, SEEK_CUR) != position) found = {};
+  if (raw_syscall(SYS_lseek, fd, 0, SEEK_CUR) != position) return {};
+  found.object->used.store(true, std::memory_order_relaxed);
   return found;
 }
 
 void remember(const Descriptor& descriptor) {
+  if (remote_host() != nullptr) return;
   const int64_t position = position_of(*descriptor.object, descriptor.access);
   if (raw_syscall(SYS_lseek, descriptor.fd, position, SEEK_SET) != position) return;
   const std::lock_guard lock(table_mutex);
@@ -80,7 +85,7 @@ void remember(const Descriptor& descriptor) {
     met(descriptor.fd) = {descriptor, position};
 }
 
-// Under table_mutex. Returns what is to be released after it.
+// Under table_mutex. The caller holds the object: unmapping is not done under a lock.
 void forget_met(const Object* object) {
   for (unsigned i = 0; i < kMetMax; ++i)
     if (met(static_cast<int>(i)).descriptor.object.get() == object) met(static_cast<int>(i)) = {};
@@ -151,8 +156,10 @@ ObjectPtr find_by_inode(int fd) {
     // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode
     // number.
     if (found != table().end() && (found->second->size == static_cast<uint64_t>(st.st_size) ||
-                                   found->second->kind == wire::ObjectKind::kPerfEvent))
+                                   found->second->kind == wire::ObjectKind::kPerfEvent)) {
+      found->second->used.store(true, std::memory_order_relaxed);
       return found->second;
+    }
   }
   ObjectPtr object = make_object(fd, st);
   if (object == nullptr) return nullptr;
@@ -207,7 +214,7 @@ bool host_maps_writable(const ObjectPtr& object) {
     const std::lock_guard lock(object->mutex);
     own = object->mapping.data;
   }
-  FILE* maps = ::fopen("/proc/self/maps", "re");
+  FILE* maps = ::fopen((host_proc() + "/maps").c_str(), "re");
   if (maps == nullptr) return false;
   bool found = false;
   char* line = nullptr;
@@ -246,6 +253,25 @@ void forget_descriptor(int fd) {
   dropped = std::move(found->second);
   table().erase(found);
   forget_met(dropped.get());
+}
+
+void forget_unused_objects() {
+  std::vector<ObjectPtr> dropped;
+  const std::lock_guard lock(table_mutex);
+  for (auto at = table().begin(); at != table().end();) {
+    if (at->second->used.exchange(false, std::memory_order_relaxed)) {
+      ++at;
+      continue;
+    }
+    forget_met(at->second.get());
+    dropped.push_back(std::move(at->second));
+    at = table().erase(at);
+  }
+}
+
+bool keeps_objects() {
+  const std::lock_guard lock(table_mutex);
+  return !table().empty();
 }
 
 void forget_all_objects() {

@@ -32,10 +32,11 @@ struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};        // our own copy; links: their type; for element commands only when `checked`
-  wire::ValueFields fields{};  // kMap: within the value when `checked`
-  bool checked = false;        // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;           // of the file, when it was recognised
+  wire::MapSpec spec{};           // our own copy; links: their type; for element commands only when `checked`
+  wire::ValueFields fields{};     // kMap: within the value when `checked`
+  bool checked = false;           // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;              // of the file, when it was recognised
+  std::atomic<bool> used = true;  // since forget_unused_objects() looked last
   // Where `mapping` lies once it may be read, and once it may be written: what calls on elements look at, without the mutex.
   std::atomic<const uint8_t*> read_base = nullptr, write_base = nullptr;
   std::mutex order_mutex;  // only ever tried: a fork may leave it locked in the child
@@ -74,6 +75,10 @@ void note_object_seen();
 // descriptors of the same object find it again.
 void forget_descriptor(int fd);
 void forget_all_objects();
+
+// For who does not see the host's descriptors close: forgets what nobody has asked for since the last time.
+void forget_unused_objects();
+bool keeps_objects();
 
 // Around fork: no thread may hold the table while the memory is copied.
 void objects_before_fork();

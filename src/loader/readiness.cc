@@ -269,6 +269,15 @@ bool asks_kernel_first(int epfd) {
 
 void set_eventfd_source(EventfdSource source) { eventfd_source() = std::move(source); }
 
+std::optional<Result<Wakeup>> wakeup_of(int fd) {
+  const ObjectPtr object = pollable(fd);
+  if (object == nullptr) return std::nullopt;
+  if (auto prepared = prepare(object, fd); !prepared) return Result<Wakeup>(prepared.error());
+  auto eventfd = object->eventfd.duplicate();
+  if (!eventfd) return Result<Wakeup>(eventfd.error());
+  return Result<Wakeup>(Wakeup{object->inode, std::move(*eventfd), ready_for(*object) != 0});
+}
+
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event) {
   if (fd < 0) return std::nullopt;
   struct epoll_event wanted = {};

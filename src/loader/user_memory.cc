@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "loader/host.h"
 #include "loader/real.h"
 
 namespace bpftime::loader {
@@ -71,8 +72,10 @@ bool writable(uint64_t from, uint64_t to) {
   constexpr long kMaskBytes = 8, kCpuBytes = 4;
   if (to - from >= kMaskBytes)  // the kernel writes the mask there
     return raw_syscall(SYS_rt_sigprocmask, 0, 0, static_cast<long>(from), kMaskBytes) != -EFAULT;
-  if (to - from >= kCpuBytes)  // the number of the CPU
-    return raw_syscall(SYS_getcpu, static_cast<long>(from)) != -EFAULT;
+  if (to - from >= kCpuBytes) {  // the number of the CPU
+    const long result = raw_syscall(SYS_getcpu, static_cast<long>(from));
+    if (result == 0 || result == -EFAULT) return result == 0;
+  }
   // Adds zero to a word of the page, atomically: whoever else writes there is not disturbed.
   static uint32_t nobody_waits_here;
   constexpr long kAddZeroNeverEqual = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, -2048);
@@ -128,6 +131,7 @@ UserMemoryCall::~UserMemoryCall() {
 
 bool read_user(void* destination, uint64_t address, size_t size) {
   if (size == 0) return true;
+  if (RemoteHost* host = remote_host()) return host->read(destination, address, size);
   if (size > kProbedMax) return copy_by_kernel(SYS_process_vm_readv, destination, address, size);
   if (!usable(address, size, false)) return false;
   std::memcpy(destination, reinterpret_cast<const void*>(address), size);
@@ -136,6 +140,7 @@ bool read_user(void* destination, uint64_t address, size_t size) {
 
 bool write_user(uint64_t address, const void* source, size_t size) {
   if (size == 0) return true;
+  if (RemoteHost* host = remote_host()) return host->write(address, source, size);
   if (size > kProbedMax)
     return copy_by_kernel(SYS_process_vm_writev, const_cast<void*>(source), address, size);
   if (!usable(address, size, true)) return false;
