@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "loader/host.h"
 #include "loader/user_memory.h"
 #include "maps/types.h"
 #include "maps/value_fields.h"
@@ -64,9 +63,10 @@ int64_t run(Object& map, maps::MapView view, const ElementCall& call, Buffer& ke
   switch (call.command) {
     case BPF_MAP_LOOKUP_ELEM:
       // Whether a bloom filter has this very value: nothing to hand out.
-      if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER)
-        return read_user(value.data(), call.value, value_size) ? maps::peek(view, value.data()) : -EFAULT;
+      if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER && !read_user(value.data(), call.value, value_size))
+        return -EFAULT;
       result = maps::fields_lookup(view, fields, key.data(), value.data(), call.flags);
+      if (view.spec->type == BPF_MAP_TYPE_BLOOM_FILTER) return result;
       break;
     case BPF_MAP_LOOKUP_AND_DELETE_ELEM:
       result = maps::fields_lookup_and_delete(view, fields, key.data(), value.data(), call.flags);

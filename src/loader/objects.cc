@@ -61,6 +61,7 @@ int64_t position_of(const Object& object, int access) {
 Descriptor find_met(int fd) {
   Descriptor found;
   int64_t position;
+  if (remote_host() != nullptr) return found;  // a borrowed number is another descriptor's at the next call
   {
     const std::lock_guard lock(table_mutex);
     const Met& known = met(fd);
@@ -74,6 +75,7 @@ Descriptor find_met(int fd) {
 }
 
 void remember(const Descriptor& descriptor) {
+  if (remote_host() != nullptr) return;
   const int64_t position = position_of(*descriptor.object, descriptor.access);
   if (raw_syscall(SYS_lseek, descriptor.fd, position, SEEK_SET) != position) return;
   const std::lock_guard lock(table_mutex);
@@ -83,7 +85,7 @@ void remember(const Descriptor& descriptor) {
     met(descriptor.fd) = {descriptor, position};
 }
 
-// Under table_mutex; the caller holds the object until after it.
+// Under table_mutex. The caller holds the object: unmapping is not done under a lock.
 void forget_met(const Object* object) {
   for (unsigned i = 0; i < kMetMax; ++i)
     if (met(static_cast<int>(i)).descriptor.object.get() == object) met(static_cast<int>(i)) = {};

@@ -32,10 +32,10 @@ struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};        // our own copy; links: their type; for element commands only when `checked`
-  wire::ValueFields fields{};  // kMap: within the value when `checked`
-  bool checked = false;        // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;           // of the file, when it was recognised
+  wire::MapSpec spec{};           // our own copy; links: their type; for element commands only when `checked`
+  wire::ValueFields fields{};     // kMap: within the value when `checked`
+  bool checked = false;           // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;              // of the file, when it was recognised
   std::atomic<bool> used = true;  // since forget_unused_objects() looked last
   // Where `mapping` lies once it may be read, and once it may be written: what calls on elements look at, without the mutex.
   std::atomic<const uint8_t*> read_base = nullptr, write_base = nullptr;

@@ -72,8 +72,10 @@ bool writable(uint64_t from, uint64_t to) {
   constexpr long kMaskBytes = 8, kCpuBytes = 4;
   if (to - from >= kMaskBytes)  // the kernel writes the mask there
     return raw_syscall(SYS_rt_sigprocmask, 0, 0, static_cast<long>(from), kMaskBytes) != -EFAULT;
-  if (to - from >= kCpuBytes)  // the number of the CPU
-    return raw_syscall(SYS_getcpu, static_cast<long>(from)) != -EFAULT;
+  if (to - from >= kCpuBytes) {  // the number of the CPU
+    const long result = raw_syscall(SYS_getcpu, static_cast<long>(from));
+    if (result == 0 || result == -EFAULT) return result == 0;
+  }
   // Adds zero to a word of the page, atomically: whoever else writes there is not disturbed.
   static uint32_t nobody_waits_here;
   constexpr long kAddZeroNeverEqual = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, -2048);

@@ -72,8 +72,7 @@ Finished run(const Arguments& arguments, const Child::Options& options = {},
              std::chrono::seconds limit = 2 * kPatience);
 
 // Waits until `holds` is true. Never a fixed sleep: polls every few milliseconds until the deadline.
-bool eventually(const std::function<bool()>& holds,
-                std::chrono::milliseconds limit = kPatience);
+bool eventually(const std::function<bool()>& holds, std::chrono::milliseconds limit = kPatience);
 
 // A free TCP port on 127.0.0.1 (just now).
 int free_port();
