@@ -88,6 +88,11 @@ int64_t ring_consume(MapView map, void* buffer, uint64_t capacity);
 // not sleep.
 // User rings: the same for a producer that waits for room.
 uint32_t ring_prepare_wait(MapView map, bool* has_data);
+// Takes the announcement back. Between this and the next one no commit costs a wake-up, so for what came meanwhile ask, after
+// that next one: whether the consumer has not read a record whose commit would have woken it. `unread`: where it stands.
+// Not for user rings.
+void ring_end_wait(MapView map);
+bool ring_unread_wakes(MapView map, uint64_t* unread);
 
 // ---- perf event arrays: which slots have an event (maintained by the daemon), records for them staged in
 // the map ----
