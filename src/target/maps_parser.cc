@@ -107,6 +107,12 @@ std::optional<Status> parse_status(std::string_view text) {
     if (auto uid = numbered_field(line, "Uid:", 1)) status.effective_uid = *uid;
     if (auto gid = numbered_field(line, "Gid:", 0)) status.gid = *gid, ++found;
     if (auto gid = numbered_field(line, "Gid:", 1)) status.effective_gid = *gid;
+    if (auto threads = numbered_field(line, "Threads:", 0)) status.threads = *threads;
+    if (line.starts_with("SigBlk:")) {
+      std::string_view mask = line.substr(7);
+      skip_blanks(mask);
+      status.blocked = take_number(mask, 16).value_or(~uint64_t{0});
+    }
     // Absent in kernels without seccomp: then there is no filter.
     if (auto mode = numbered_field(line, "Seccomp:", 0)) status.seccomp_mode = static_cast<int>(*mode);
     if (auto filters = numbered_field(line, "Seccomp_filters:", 0))
