@@ -67,7 +67,8 @@ pid_t Attacher::last_process_number() {
 // Numbers that processes may have got since find_targets() looked last. Nothing: too many, or not known.
 std::optional<std::vector<pid_t>> Attacher::begun_since_last_look(pid_t last) {
   constexpr size_t kFew = 64;
-  if (last <= 0 || last_number_ <= 0 || last < last_number_) return std::nullopt;  // they begin anew at the limit
+  if (last <= 0 || last_number_ <= 0 || last < last_number_)
+    return std::nullopt;  // they begin anew at the limit
   const auto begun = static_cast<size_t>(last - last_number_);
   if (begun + unborn_.size() > kFew) return std::nullopt;
   std::vector<pid_t> out(unborn_.begin(), unborn_.end());
@@ -299,7 +300,8 @@ void Attacher::reconcile_places(const std::vector<kernel::UprobePlace>& places) 
   release_code();
   drop_dead();
   for (auto it = targets_.begin(); it != targets_.end();)
-    it = change_places(it->second, places) || reconcile_known(it->second) ? std::next(it) : targets_.erase(it);
+    it =
+        change_places(it->second, places) || reconcile_known(it->second) ? std::next(it) : targets_.erase(it);
   reconcile_new(Look::kIfAnyBegan);
 }
 

@@ -1,6 +1,6 @@
 // Keeps every target as the kernel's probes want it: compares what should be patched with the registry the target
-// carries, and changes the difference while the target is stopped. Idempotent: after any failure or restart the same
-// function puts things right.
+// carries, and changes the difference: at the first contact with the target stopped, later while it runs. Idempotent: after any
+// failure or restart the same function puts things right.
 #pragma once
 
 #include <chrono>
@@ -137,8 +137,10 @@ class Attacher {
     std::optional<std::chrono::steady_clock::time_point> maps_idle_since;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
     std::optional<std::chrono::steady_clock::time_point> guard_idle_since;
-    std::set<InodeId> staying;   // files that are mapped as long as the program runs, as watch_wanted() found them
-    std::shared_ptr<Kept> kept;  // null: it must be looked at as a whole. Its reports replace those in `report`.
+    std::set<InodeId>
+        staying;  // files that are mapped as long as the program runs, as watch_wanted() found them
+    std::shared_ptr<Kept>
+        kept;  // null: it must be looked at as a whole. Its reports replace those in `report`.
   };
   struct PlannedSite;
   enum class Changed { kDone, kNeedsStop };
@@ -155,7 +157,7 @@ class Attacher {
   std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
-  Fd load_average_;      // /proc/loadavg
+  Fd load_average_;        // /proc/loadavg
   pid_t last_number_ = 0;  // that a process or thread got, when find_targets() looked; 0: not known
   // Numbers given before that belonged to nobody when it looked: a process gets its number a moment before it can be found.
   std::set<pid_t> unborn_;
@@ -189,6 +191,13 @@ class Attacher {
   // A few places of a running target (few_places.cc). False: it must be looked at as a whole; nothing has changed, or is left as
   // a change that was broken off.
   bool change_places(Target& target, const std::vector<kernel::UprobePlace>& places);
+  struct FewChanges {
+    std::vector<target::Patch> patches;
+    std::vector<uint64_t> unwanted;
+  };
+  std::set<uint64_t> addresses_of(Target& target, const std::vector<kernel::UprobePlace>& places);
+  std::optional<FewChanges> plan_places(Target& target, const std::set<uint64_t>& addresses,
+                                        std::vector<Site>& sites);
   bool still_as_kept(const Target& target, const target::Status& status) const;
   // What should be at these addresses now; nothing: it hangs together with more than them.
   std::optional<std::vector<Site>> sites_at(Target& target, const target::Status& status,

@@ -113,9 +113,9 @@ bool Attacher::still_as_kept(const Target& target, const target::Status& status)
          now.arena_count == then.arena_count && target.process.alive();
 }
 
-std::optional<std::vector<Attacher::Site>> Attacher::sites_at(Target& target, const target::Status& status,
-                                                              const std::set<uint64_t>& addresses,
-                                                              const std::vector<kernel::UprobePlace>& places) {
+std::optional<std::vector<Attacher::Site>> Attacher::sites_at(
+    Target& target, const target::Status& status, const std::set<uint64_t>& addresses,
+    const std::vector<kernel::UprobePlace>& places) {
   const Kept& kept = *target.kept;
   std::vector<std::shared_ptr<kernel::PerfEvent>> events;
   const auto add = [&](const std::weak_ptr<kernel::PerfEvent>& event) {
@@ -160,6 +160,60 @@ void Attacher::add_with_neighbours(const Kept& kept, uint64_t address, std::set<
     addresses.insert(near->first);
 }
 
+std::set<uint64_t> Attacher::addresses_of(Target& target, const std::vector<kernel::UprobePlace>& places) {
+  const Kept& kept = *target.kept;
+  std::set<uint64_t> out;
+  for (const auto& place : places)
+    for (const MappedRegion& region : kept.regions) {
+      if (!is_code(region) || place.offset < region.offset ||
+          place.offset - region.offset >= region.end - region.start)
+        continue;
+      if (same_file(target.process, region, place.file, place.build_id))
+        add_with_neighbours(kept, region.start + (place.offset - region.offset), out);
+    }
+  return out;
+}
+
+// The patches `sites` need, and which places of `addresses` get their bytes back first. Nothing: it takes more than this.
+std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const std::set<uint64_t>& addresses,
+                                                          std::vector<Site>& sites) {
+  Kept& kept = *target.kept;
+  const auto missing = missing_memory(kept.regions, memory_of(sites));
+  if (!missing || !missing->empty()) return std::nullopt;
+  FewChanges out;
+  bool code_memory_full =
+      false;  // where the best patch would be; another must be mapped, not a worse patch be made
+  const CodeMemory::Entry nobody = [&]() -> Result<StoppedProcess*> {
+    code_memory_full = true;
+    return Error{EAGAIN, "no thread is held"};
+  };
+  const auto may_change = [&](uint64_t address) { return may_change_running(target, kept.regions, address); };
+  for (Site& site : sites) {
+    if (!site.report.skipped.empty()) continue;
+    auto plan = plan_site(target, nobody, kept.registry, kept.regions, site, /*traps=*/true);
+    if (code_memory_full || (!plan && kept.registry.active_at(site.address) != nullptr)) return std::nullopt;
+    if (!plan) {
+      site.report.skipped = plan.error().message;
+    } else if (*plan) {
+      const PatchRecord& record = (*plan)->patch.record;
+      if ((*plan)->method == rewrite::PatchMethod::kJump || !may_change(site.address) ||
+          target.call_code.touches(record.address, record.address + record.length))
+        return std::nullopt;
+      out.patches.push_back((*plan)->patch);
+    }
+  }
+  for (const uint64_t address : addresses) {
+    const PatchRecord* record = kept.registry.active_at(address);
+    const bool wanted = std::any_of(sites.begin(), sites.end(), [&](const Site& site) {
+      return site.address == address && site.report.skipped.empty();
+    });
+    if (record == nullptr || (wanted && record->state != wire::PatchState::kPending)) continue;
+    if (record->kind != wire::PatchKind::kProbe || !may_change(address)) return std::nullopt;
+    out.unwanted.push_back(address);
+  }
+  return out;
+}
+
 bool Attacher::change_places(Target& target, const std::vector<kernel::UprobePlace>& places) {
   const auto start = Clock::now();
   constexpr size_t kFew = 64;
@@ -170,73 +224,24 @@ bool Attacher::change_places(Target& target, const std::vector<kernel::UprobePla
   files_looked_at_.clear();
   const auto status = target.process.status();
   if (!status || !still_as_kept(target, *status)) return false;
-
-  std::set<uint64_t> addresses;
+  // Of a file that may come and go: then the dynamic loader is watched.
   for (const auto& place : places) {
     const auto event = place.event.lock();
     const bool ours = event && (event->pid <= 0 || event->pid == target.process.pid());
     if (ours && !target.watch_wanted && !target.staying.contains(place.file)) return false;
-    for (const MappedRegion& region : kept.regions) {
-      if (!is_code(region) || place.offset < region.offset ||
-          place.offset - region.offset >= region.end - region.start)
-        continue;
-      if (same_file(target.process, region, place.file, place.build_id))
-        add_with_neighbours(kept, region.start + (place.offset - region.offset), addresses);
-    }
   }
+  const auto addresses = addresses_of(target, places);
   auto sites = sites_at(target, *status, addresses, places);
-  if (!sites) return false;
-  const auto missing = missing_memory(kept.regions, memory_of(*sites));
-  if (!missing || !missing->empty()) return false;
-
-  std::vector<PlannedSite> planned;
-  bool code_memory_full = false;  // where the best patch would be; another must be mapped, not a worse patch be made
-  const CodeMemory::Entry nobody = [&]() -> Result<StoppedProcess*> {
-    code_memory_full = true;
-    return Error{EAGAIN, "no thread is held"};
-  };
-  for (Site& site : *sites) {
-    if (!site.report.skipped.empty()) continue;
-    auto plan = plan_site(target, nobody, kept.registry, kept.regions, site, /*traps=*/true);
-    if (code_memory_full || (!plan && kept.registry.active_at(site.address) != nullptr)) return false;
-    if (!plan) {
-      site.report.skipped = plan.error().message;
-    } else if (*plan) {
-      const PatchRecord& record = (*plan)->patch.record;
-      if ((*plan)->method == rewrite::PatchMethod::kJump ||
-          target.call_code.touches(record.address, record.address + record.length))
-        return false;
-      planned.push_back(std::move(**plan));
-    }
-  }
-  std::vector<uint64_t> unwanted;
-  for (const uint64_t address : addresses) {
-    const PatchRecord* record = kept.registry.active_at(address);
-    const auto wanted = std::find_if(sites->begin(), sites->end(), [&](const Site& site) {
-      return site.address == address && site.report.skipped.empty();
-    });
-    if (record != nullptr && record->kind != wire::PatchKind::kProbe) return false;
-    if (record != nullptr && (wanted == sites->end() || record->state == wire::PatchState::kPending))
-      unwanted.push_back(address);
-  }
-  const auto may_change = [&](uint64_t address) {
-    return may_change_running(target, kept.regions, address);
-  };
-  if (!std::all_of(unwanted.begin(), unwanted.end(), may_change) ||
-      !std::all_of(planned.begin(), planned.end(),
-                   [&](const PlannedSite& plan) { return may_change(plan.site->address); }))
-    return false;
+  const auto changes = sites ? plan_places(target, addresses, *sites) : std::nullopt;
+  if (!changes) return false;
 
   kept.changed = true;
-  std::vector<target::Patch> patches;
-  for (const PlannedSite& plan : planned) patches.push_back(plan.patch);
   constexpr auto kRun = target::Threads::kRun;
-  auto changed = target::restore_patches(kept.process, config_.window, kept.registry, unwanted, kRun);
-  if (changed)
-    changed = target::apply_patches(kept.process, config_.window, kept.registry, patches, kRun);
-  if (!changed) {
+  auto done = target::restore_patches(kept.process, config_.window, kept.registry, changes->unwanted, kRun);
+  if (done) done = target::apply_patches(kept.process, config_.window, kept.registry, changes->patches, kRun);
+  if (!done) {
     log_debug("process " + std::to_string(target.process.pid()) +
-              ": changing a few places: " + changed.error().message + "; looking at all");
+              ": changing a few places: " + done.error().message + "; looking at all");
     return false;
   }
   refresh_task_facts(target, *sites);
@@ -244,7 +249,7 @@ bool Attacher::change_places(Target& target, const std::vector<kernel::UprobePla
   last_running_change_ = {0, static_cast<uint64_t>((Clock::now() - start).count())};
   ++running_changes_;
   ++few_changes_;
-  if (!unwanted.empty() || !planned.empty()) ++outside_changes_;
+  if (!changes->unwanted.empty() || !changes->patches.empty()) ++outside_changes_;
   return true;
 }
 

@@ -117,7 +117,7 @@ Result<std::vector<MappedRegion>> Process::regions() const {
 }
 
 Result<Status> Process::status() const {
-  auto text = read_proc_file(proc_path(pid_, "/status"));
+  auto text = read_proc_record(proc_path(pid_, "/status"));
   if (!text) return missing_or_forbidden(pid_, text.error().code);
   auto status = parse_status(*text);
   if (!status) return process_error(pid_, EINVAL, "/proc/PID/status is malformed");
@@ -132,15 +132,18 @@ Result<std::vector<pid_t>> Process::threads() const {
   return threads;
 }
 
+// Which signals /proc/PID/stat speaks of.
+constexpr uint64_t kToldOfThreads = 0x7fffffff;
+
 Result<uint64_t> Process::blocked_in_any_thread(const Status* now) const {
-  if (now != nullptr && now->threads == 1) return now->blocked;
+  if (now != nullptr && now->threads == 1) return now->blocked & kToldOfThreads;
   auto tids = threads();
   if (!tids) return tids.error();
   uint64_t all = 0;
   for (const pid_t tid : *tids) {
-    auto text = read_proc_file(proc_path(pid_, "/task/" + std::to_string(tid) + "/status"));
+    auto text = read_proc_record(proc_path(pid_, "/task/" + std::to_string(tid) + "/stat"));
     if (!text) continue;  // it has ended
-    if (const auto status = parse_status(*text)) all |= status->blocked;
+    if (const auto stat = parse_stat(*text)) all |= stat->blocked;
   }
   return all;
 }

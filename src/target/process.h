@@ -35,7 +35,7 @@ struct Status {
   int seccomp_mode;         // 0 none, 1 strict, 2 filter
   int64_t seccomp_filters;  // installed one above the other; -1: the kernel (before 5.9) does not say
   uint32_t threads;         // 0: not said
-  uint64_t blocked;         // signals (bit n-1 for signal n) that this thread blocks; of a process, its main one
+  uint64_t blocked;  // signals (bit n-1 for signal n) that this thread blocks; of a process, its main one
   std::string name;
 };
 
@@ -60,8 +60,8 @@ class Process {
   Result<std::vector<MappedRegion>> regions() const;
   Result<Status> status() const;
   Result<std::vector<pid_t>> threads() const;
-  // Signals (bit n-1 for signal n) that at least one of its threads blocks at this moment. `now`: status(), if just read: where
-  // there is one thread that is the answer.
+  // Signals below 32 (bit n-1 for signal n) that at least one of its threads blocks at this moment. `now`: status(), if just
+  // read: where there is one thread that is the answer.
   Result<uint64_t> blocked_in_any_thread(const Status* now = nullptr) const;
   // Opens the file behind an executable mapping through /proc/PID/map_files, else /proc/PID/root + path.
   Result<Fd> open_mapped_file(const MappedRegion& region) const;
