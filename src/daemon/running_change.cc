@@ -1,5 +1,5 @@
-// Changes a target while it runs: one thread is held for the system calls that are needed, all others go on, through the very
-// sites that change. What makes that right is in target/text_change.h and agent/traps.cc; here is when it may be done.
+// Changes a target while it runs, through the very sites that change: from outside, or where system calls of its own are needed
+// with one thread held for them. What makes that right is in target/text_change.h and agent/traps.cc; here is when it may be done.
 #include <signal.h>
 
 #include <algorithm>
@@ -80,11 +80,6 @@ bool is_libc(const std::string& path) {
     if (path.find(name) != std::string::npos) return true;
   return false;
 }
-
-// A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
-constexpr auto kGuardTrusted = std::chrono::seconds(1);
-
-constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 
 }  // namespace
 

@@ -243,6 +243,12 @@ void Worker::probes_changed() {
   update_clocks();
 }
 
+void Worker::uprobes_changed(const std::vector<kernel::UprobePlace>& places) {
+  if (recovering_ || probes_held()) return probes_changed();
+  attacher_->reconcile_places(places);
+  follow_targets();
+}
+
 Result<void> Worker::reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) {
   if (auto there = runner_.reach(map.address, memory); !there) return there;
   return attacher_->reach(map, memory);

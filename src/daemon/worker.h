@@ -100,6 +100,7 @@ class Worker : public kernel::Observer {
   void object_changed(const kernel::Object& object) override;
   void object_gone(const kernel::Object& object) override;
   void probes_changed() override;
+  void uprobes_changed(const std::vector<kernel::UprobePlace>& places) override;
   void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) override;
   Result<uint64_t> run(const kernel::ProgramRun& run) override;

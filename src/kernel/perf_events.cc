@@ -304,7 +304,7 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
                                         std::to_string(argument) + ": not supported yet");
   }
   observer_.object_changed(*event);
-  observer_.probes_changed();
+  tell_of_change(event);
   return {};
 }
 
@@ -359,7 +359,7 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
     return attached;
   }
   observer_.object_changed(*link);
-  observer_.probes_changed();
+  tell_of_change(event);
   return hand_out(link);
 }
 
