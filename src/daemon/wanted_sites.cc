@@ -5,6 +5,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/progress.h"
 #include "daemon/site.h"
 
 namespace bpftime::daemon {
@@ -92,7 +93,8 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
                                                    const target::Status& status) {
   std::map<uint64_t, Site> sites;
   if (target.detached || withdrawn_) return {};
-  for (const auto& probe : kernel_.probes()) {
+  const auto probes = kernel_.probes();
+  for (const auto& probe : probes) {
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
     if (std::none_of(probe.programs.begin(), probe.programs.end(),
@@ -116,6 +118,9 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
         if (!may_run(target, *attached.program)) continue;
+        if (!attached.program->code)
+          set_progress("compiling program " + attached.program->name,
+                       static_cast<uint32_t>(&probe - probes.data()), static_cast<uint32_t>(probes.size()));
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;
           continue;
