@@ -118,6 +118,9 @@ Result<Fd> open_pinned(ObjectType type, const std::string& path) {
   bpf_attr attr{};
   attr.pathname = address_of(path.c_str());
   auto fd = bpf(BPF_OBJ_GET, attr, std::string(word_of(type)) + " pinned " + path);
+  // As the kernel answers for any file that is no pin.
+  if (!fd && fd.error().code == EACCES)
+    return Error{EACCES, fd.error().message + "; no pin of bpftime's: those lie below /sys/fs/bpf"};
   if (!fd) return fd.error();
   Fd object(static_cast<int>(*fd));
   // Asking as the wrong kind would read another kind's structure.
@@ -134,8 +137,10 @@ Result<void> pin(const Fd& object, const std::string& path, const std::string& w
   bpf_attr attr{};
   attr.bpf_fd = static_cast<uint32_t>(object.get());
   attr.pathname = address_of(path.c_str());
-  if (auto done = bpf(BPF_OBJ_PIN, attr, what + ": " + path); !done)
-    return Error{done.error().code, done.error().message + "; try a new name below /sys/fs/bpf"};
+  auto done = bpf(BPF_OBJ_PIN, attr, what + ": " + path);
+  if (!done && done.error().code == ENOENT)
+    return Error{ENOENT, done.error().message + ": its directory; try a name directly below /sys/fs/bpf"};
+  if (!done) return Error{done.error().code, done.error().message + "; try a new name below /sys/fs/bpf"};
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "daemon/site.h"
 #include "target/proc_files.h"
 
@@ -319,12 +320,18 @@ void Attacher::reconcile_new(Look look) {
 
 std::vector<TargetReport> Attacher::reports() {
   reconcile_new();
-  for (auto& [pid, target] : targets_)
-    if (auto registry = target::read_registry(target.process, config_.window))
-      target.report.faults = registry->header.faults_repaired;
   std::vector<TargetReport> out;
-  for (auto& [pid, target] : targets_)
-    if (!target.detached) out.push_back(report_of(target));
+  for (const auto& [pid, target] : targets_) {
+    if (target.detached) continue;
+    TargetReport& report = out.emplace_back(report_of(target));
+    const auto registry = target::read_registry(target.process, config_.window);
+    if (!registry) continue;
+    report.faults = registry->header.faults_repaired;
+    for (auto& probe : report.probes) {
+      const PatchRecord* record = probe.system_call ? nullptr : registry->active_at(probe.address);
+      probe.trap = record != nullptr && record->length == 1;
+    }
+  }
   return out;
 }
 
@@ -399,6 +406,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     if (auto forgotten = forget_unloaded(target, *registry); !forgotten) return forgotten;
     target.libraries_changed = false;
   }
+  if (registry) target.report.lineage = registry->header.lineage;
   if (registry) std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
   auto sites = wanted_sites(target, *regions, *status);
   target.watch_wanted = watch_wanted(target, *regions, *status);
@@ -495,6 +503,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
+    tell_progress(target, site, sites);
     auto plan = plan_site(target, entry, registry, regions, site, guarded);
     Result<void> ready;
     // Where every boundary traps nobody needs to be moved; and must not be, for a trap met before the stop may still be on its
@@ -554,6 +563,14 @@ std::vector<uint64_t> Attacher::unwanted_sites(const Registry& registry, const s
       out.push_back(record.address);
   }
   return out;
+}
+
+void Attacher::tell_progress(const Target& target, const Site& site, const std::vector<Site>& sites) {
+  constexpr size_t kStep = 16;
+  const auto number = static_cast<size_t>(&site - sites.data());
+  if (number % kStep != 0 || sites.size() <= kStep) return;
+  set_progress("process " + std::to_string(target.report.pid) + ": placing probes",
+               static_cast<uint32_t>(number), static_cast<uint32_t>(sites.size()));
 }
 
 void Attacher::publish(Target& target, const std::vector<Site>& sites) {

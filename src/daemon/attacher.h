@@ -39,6 +39,7 @@ struct ProbeReport {
   std::string function;
   std::vector<ProgramReport> programs;
   std::string skipped;  // empty: active
+  bool trap = false;    // reports(): by a trap, which costs microseconds, where no jump fits
   // Events of system calls: `path` is the event, the rest of the place is empty.
   bool system_call = false;
   uint32_t sites = 0;                 // places in the process where it is seen
@@ -257,6 +258,8 @@ class Attacher {
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
   static void publish(Target& target, const std::vector<Site>& sites);
+  // For whoever waits (base/progress.h). Now and then only: most changes are of one site among many.
+  static void tell_progress(const Target& target, const Site& site, const std::vector<Site>& sites);
 
   // System calls (system_call_sites.cc).
   void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,

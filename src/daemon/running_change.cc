@@ -138,6 +138,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
+    tell_progress(target, site, sites);
     auto plan = plan_site(target, entry, registry, regions, site, /*traps=*/true);
     if (!plan && out_of_reach) return Changed::kNeedsStop;
     if (!plan) {

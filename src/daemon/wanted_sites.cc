@@ -5,6 +5,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/progress.h"
 #include "daemon/site.h"
 
 namespace bpftime::daemon {
@@ -138,6 +139,9 @@ std::vector<Attacher::Site> Attacher::sites_of(Target& target, const std::vector
       if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
         if (!may_run(target, *attached.program)) continue;
+        if (!attached.program->code)
+          set_progress("compiling program " + attached.program->name,
+                       static_cast<uint32_t>(&probe - probes.data()), static_cast<uint32_t>(probes.size()));
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;
           continue;

@@ -37,6 +37,7 @@ class Worker : public kernel::Observer {
   // What commands.cc needs.
   kernel::Kernel& kernel() { return kernel_; }
   Attacher& attacher() { return *attacher_; }
+  const Clocks& clocks() const { return clocks_; }
   const RuntimeDirectory& directory() const { return directory_; }
   const std::map<int, Connection>& connections() const { return connections_; }
   // Until a released or dropped connection was the last to hold them, no site in any target changes; then all do at once.
