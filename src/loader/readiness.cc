@@ -145,6 +145,34 @@ int kernel_poll(struct pollfd* fds, nfds_t count, int timeout_ms, const sigset_t
   return result < 0 ? -errno : result;
 }
 
+// Signals that come while we look at memory wait for the kernel's sleep, which gets the host's mask and so ends at once with
+// EINTR: in Linux no signal falls between the call and the sleep, and a tool's handler often only sets what its loop asks next.
+class SignalsWait {
+ public:
+  // Nothing is held back where nobody would sleep.
+  SignalsWait(const struct timespec* timeout, const sigset_t* mask) : mask_(mask) {
+    if (timeout != nullptr && timeout->tv_sec == 0 && timeout->tv_nsec == 0) return;
+    sigset_t all;
+    sigfillset(&all);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&all, fault);
+    held_ = pthread_sigmask(SIG_SETMASK, &all, &before_) == 0;
+    if (held_ && mask_ == nullptr) mask_ = &before_;
+  }
+  ~SignalsWait() {
+    if (held_) pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  SignalsWait(const SignalsWait&) = delete;
+  SignalsWait& operator=(const SignalsWait&) = delete;
+
+  // For the kernel's sleep.
+  const sigset_t* mask() const { return mask_; }
+
+ private:
+  const sigset_t* mask_;
+  sigset_t before_;
+  bool held_ = false;
+};
+
 wire::Deadline deadline_of(const struct timespec* timeout) {
   if (timeout == nullptr) return wire::Deadline::never();
   const auto ms = static_cast<uint64_t>(timeout->tv_sec) * 1000 +
@@ -315,18 +343,19 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
     if (sets().find(epfd) == sets().end()) return std::nullopt;
   }
   const wire::Deadline deadline = deadline_of(timeout);
+  const SignalsWait signals(timeout, mask);
   const bool host_first = asks_kernel_first(epfd);
   for (;;) {
     bool woken = false;
     if (host_first) {
-      const int host = wait_for_host(epfd, events, capacity, 0, mask, woken);
+      const int host = wait_for_host(epfd, events, capacity, 0, signals.mask(), woken);
       if (host < 0) return host;
       if (host > 0) return host + collect_locked(epfd, events + host, capacity - host);
     }
     const int ours = collect_locked(epfd, events, capacity);
     if (ours == capacity) return ours;
     const int left = ours > 0 ? 0 : deadline.remaining_ms();
-    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, mask, woken);
+    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, signals.mask(), woken);
     if (host < 0) return ours > 0 ? ours : host;
     if (ours + host > 0) return ours + host;
     if (!woken && left == 0) return 0;
@@ -387,6 +416,7 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   std::vector<struct pollfd> list(count);
   if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
     return std::nullopt;
+  const SignalsWait signals(timeout, mask);
   PollGate gate;
   const int opened = gate.open(list);
   if (opened <= 0) return opened == 0 ? std::nullopt : std::optional<int>(opened);
@@ -398,7 +428,7 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   for (;;) {
     int ready = gate.mark(list);
     const int left = ready > 0 ? 0 : deadline.remaining_ms();
-    int host = kernel_poll(kernel.data(), kernel.size(), left, mask);
+    int host = kernel_poll(kernel.data(), kernel.size(), left, signals.mask());
     if (host < 0 && ready == 0) return host;
     const bool woken = host > 0 && kernel.back().revents != 0;
     if (woken) {
