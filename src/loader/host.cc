@@ -23,14 +23,19 @@ constexpr size_t kBorrowedMax = 4096;    // of one call; no program names more
 // initial-exec, see real.cc.
 __attribute__((tls_model("initial-exec"))) thread_local RemoteHost* answering = nullptr;
 
-pid_t group_of(pid_t thread) {
+// Calls `look` with each line of /proc/THREAD/status.
+template <typename Look>
+void read_status(pid_t thread, Look look) {
   char path[64], line[256];
   std::snprintf(path, sizeof path, "/proc/%d/status", thread);
   FILE* file = std::fopen(path, "re");
-  int group = -1;
-  while (file != nullptr && std::fgets(line, sizeof line, file) != nullptr)
-    if (std::sscanf(line, "Tgid: %d", &group) == 1) break;
+  while (file != nullptr && std::fgets(line, sizeof line, file) != nullptr) look(line);
   if (file != nullptr) std::fclose(file);
+}
+
+pid_t group_of(pid_t thread) {
+  int group = -1;
+  read_status(thread, [&](const char* line) { (void)std::sscanf(line, "Tgid: %d", &group); });
   return group;
 }
 
@@ -98,6 +103,19 @@ bool RemoteHost::write(uint64_t address, const void* source, size_t size) {
   return copied(raw_syscall(SYS_process_vm_writev, thread_, reinterpret_cast<long>(&here), 1,
                             reinterpret_cast<long>(&there), 1, 0),
                 size);
+}
+
+bool RemoteHost::interrupted(const void* mask) {
+  if (!waits()) return true;
+  unsigned long long of_thread = 0, of_process = 0, blocked = 0, ignored = 0;
+  read_status(thread_, [&](const char* line) {
+    (void)std::sscanf(line, "SigPnd: %llx", &of_thread);
+    (void)std::sscanf(line, "ShdPnd: %llx", &of_process);
+    (void)std::sscanf(line, "SigBlk: %llx", &blocked);
+    (void)std::sscanf(line, "SigIgn: %llx", &ignored);
+  });
+  if (mask != nullptr && !read(&blocked, reinterpret_cast<uint64_t>(mask), sizeof blocked)) return true;
+  return ((of_thread | of_process) & ~(blocked | ignored)) != 0;
 }
 
 RemoteHost* remote_host() { return answering; }

@@ -39,6 +39,10 @@ class RemoteHost {
   bool read(void* destination, uint64_t address, size_t size);
   bool write(uint64_t address, const void* source, size_t size);
 
+  // True when the caller has died, or a signal that it would take waits for it; `mask` (the caller's address, may be null) is
+  // what it wants blocked meanwhile.
+  bool interrupted(const void* mask);
+
   // What hand_over() was given.
   Fd made;
 

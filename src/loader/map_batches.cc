@@ -85,6 +85,13 @@ class Batch {
 
   bool put_count(uint32_t count) { return write_user(call_.count_address, &count, sizeof count); }
 
+  void name_value_as_ours() {
+    int fd;
+    std::memcpy(&fd, value_.data(), sizeof fd);
+    fd = local_fd(fd);
+    std::memcpy(value_.data(), &fd, sizeof fd);
+  }
+
   // Values that are descriptors are the daemon's to change.
   int64_t ask(uint32_t command) {
     const Answering ourselves(nullptr);
@@ -105,6 +112,7 @@ class Batch {
       error = -EFAULT;
       if (!read_user(key_.data(), call_.keys + uint64_t{done} * key_size_, key_size_)) break;
       if (update && !read_user(value_.data(), call_.values + done * value_size_, value_size_)) break;
+      if (by_daemon_ && update) name_value_as_ours();
       if (by_daemon_)
         error = ask(update ? BPF_MAP_UPDATE_ELEM : BPF_MAP_DELETE_ELEM);
       else

@@ -36,6 +36,7 @@ struct Wakeup {
   bool ready;     // now
 };
 std::optional<Result<Wakeup>> wakeup_of(int fd);
+bool can_be_polled(int fd);
 
 // Results are as the system call's, -errno on failure. nullopt: nothing of ours in it, ask the kernel.
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event);

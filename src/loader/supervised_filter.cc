@@ -22,7 +22,7 @@ namespace {
 constexpr long kAsked[] = {
     SYS_bpf,    SYS_perf_event_open, SYS_epoll_ctl,  SYS_open,     SYS_openat,    SYS_stat,    SYS_lstat,
     SYS_access, SYS_faccessat,       SYS_faccessat2, SYS_statfs,   SYS_mkdir,     SYS_mkdirat, SYS_rmdir,
-    SYS_unlink, SYS_unlinkat,        SYS_rename,     SYS_renameat, SYS_renameat2,
+    SYS_unlink, SYS_unlinkat,        SYS_rename,     SYS_renameat, SYS_renameat2, SYS_poll,    SYS_ppoll,
 };
 
 class Filter {
@@ -68,8 +68,7 @@ std::vector<struct sock_filter> make_filter(bool pretend_root) {
   Filter filter;
   for (const long number : kAsked) filter.ask_always(number);
   filter.ask_if(SYS_ioctl, 1, 0xff00, '$' << 8);
-  // Shared mappings of files.
-  filter.ask_if(SYS_mmap, 3, MAP_SHARED | MAP_ANONYMOUS, MAP_SHARED);
+  filter.ask_if(SYS_mmap, 3, MAP_ANONYMOUS, 0);
   filter.ask_if(SYS_setrlimit, 0, 0xffffffff, RLIMIT_MEMLOCK);
   filter.ask_if(SYS_prlimit64, 1, 0xffffffff, RLIMIT_MEMLOCK);
   // fstat(2) by another name needs no path.

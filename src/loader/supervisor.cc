@@ -30,12 +30,14 @@
 #include "loader/supervised_epoll.h"
 #include "loader/supervised_filter.h"
 #include "loader/supervised_paths.h"
+#include "loader/supervised_poll.h"
 #include "loader/user_memory.h"
 
 namespace bpftime::loader {
 namespace {
 
 constexpr int kAnswerers = 4;        // calls answered at a time
+constexpr int kWaitersMax = 256;     // polls that wait at a time
 constexpr int kForgetAfterMs = 100;  // how long a map nobody uses is kept open here; twice that at most
 // SECCOMP_IOCTL_NOTIF_SET_FLAGS and its flag (Linux 6.6): caller and answerer take turns on one CPU.
 constexpr unsigned long kSetFlags = _IOW('!', 4, uint64_t);
@@ -74,6 +76,9 @@ std::optional<int64_t> answer(RemoteHost& host, const struct seccomp_data& call)
       return memlock_call(host, 0, args[1], 0);
     case SYS_prlimit64:
       return memlock_call(host, args[0], args[2], args[3]);
+    case SYS_poll:
+    case SYS_ppoll:
+      return supervised_poll(call);
     default:
       return supervised_path_call(call.nr, args);
   }
@@ -100,6 +105,8 @@ void reply(int listener, RemoteHost& host, uint64_t id, std::optional<int64_t> r
     response.val = *result;
   (void)::ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
 }
+
+bool is_poll(long number) { return number == SYS_poll || number == SYS_ppoll; }
 
 class Supervisor {
  public:
@@ -128,6 +135,7 @@ class Supervisor {
   int listener_;
   Fd poke_;  // there is something to forget, or a process to watch
   std::atomic<bool> forgetting_ = false;
+  std::atomic<int> waiters_ = 0;
 
   void forget() {
     forget_unused_objects();
@@ -141,16 +149,28 @@ class Supervisor {
         if (errno == EINTR || errno == ENOENT) continue;  // ENOENT: the caller was killed meanwhile
         return;
       }
-      answer_call(notification);
+      answer_call(notification, false);
     }
   }
 
-  void answer_call(const struct seccomp_notif& notification) {
+  // `waiting`: in a thread of its own, however long it takes.
+  void answer_call(const struct seccomp_notif& notification, bool waiting) {
     RemoteHost host(listener_, notification.id, static_cast<pid_t>(notification.pid));
     std::optional<int64_t> result;
     try {
       const Answering for_host(&host);
-      result = answer(host, notification.data);
+      const bool waits = !waiting && polls_for_ours(notification.data);
+      if (waits && ++waiters_ <= kWaitersMax) {
+        std::thread([this, notification] {
+          answer_call(notification, true);
+          --waiters_;
+        }).detach();
+        return;
+      }
+      if (waits)
+        --waiters_;  // let the kernel say at once that there may be something
+      else if (waiting || !is_poll(notification.data.nr))
+        result = answer(host, notification.data);
     } catch (const std::exception&) {
       result = -ENOMEM;
     }

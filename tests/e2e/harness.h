@@ -94,8 +94,10 @@ class EndToEnd : public ::testing::Test {
   nlohmann::json bpftime_json(Arguments arguments);
   // `bpftime ARGUMENTS…` left running (load, start, trace).
   Child bpftime_child(Arguments arguments, Child::Options options = {});
-  // Arguments for `load`.
+  // Arguments for `load`. Supervised: the tool is answered from outside, as if nothing could be preloaded into it. So it is
+  // from the start where BPFTIME_SUPERVISE is set.
   Arguments load(Arguments tool) const;
+  void supervise(bool on) { supervise_ = on; }
   // A stock tool (tests/tools) under `bpftime load`, ready.
   Child load_tool(Arguments tool);
   // Ends a stock tool with SIGTERM and parses the JSON line it prints last.
@@ -113,6 +115,7 @@ class EndToEnd : public ::testing::Test {
  private:
   std::string directory_;
   bool nobody_ = false;  // has been asked for
+  bool supervise_ = std::getenv("BPFTIME_SUPERVISE") != nullptr;
 };
 
 }  // namespace bpftime::e2e
