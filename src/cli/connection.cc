@@ -38,7 +38,7 @@ Result<wire::Client> await_daemon(const DaemonProcess& process, const RuntimeDir
     if (!died && deadline.remaining_ms() > 0) continue;
     const std::string log = end_of_log(directory);
     return Error{ECONNREFUSED, std::string("start the daemon: bpftimed: ") +
-                                   (died ? "ended at once" : "does not listen within 5 s") + "; its log " +
+                                   (died ? "ended at once" : "does not listen within a minute") + "; its log " +
                                    directory.log() + (log.empty() ? " is empty" : " ends:\n" + log)};
   }
 }

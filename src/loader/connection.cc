@@ -20,7 +20,7 @@
 namespace bpftime::loader {
 namespace {
 
-constexpr uint64_t kConnectMs = 10000;
+constexpr uint64_t kConnectMs = 60000;
 constexpr uint64_t kCallMs = 120000;  // verifying and compiling a large program
 constexpr int kDescriptorMin = 900;   // hosts count on low numbers, and some close them all
 

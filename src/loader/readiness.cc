@@ -450,6 +450,8 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
     return std::nullopt;
   RemoteHost* const remote = remote_host();
+  std::optional<SignalsHeld> signals;
+  if (remote == nullptr) signals.emplace(mask);
   for (struct pollfd& entry : list)
     if (entry.fd >= 0) entry.fd = number_for_poll(entry.fd);
   PollGate gate;
@@ -463,7 +465,7 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   for (;;) {
     int ready = gate.mark(list);
     const int left = ready > 0 ? 0 : remote != nullptr ? slice_of(deadline) : deadline.remaining_ms();
-    int host = kernel_poll(kernel.data(), kernel.size(), left, remote != nullptr ? nullptr : mask);
+    int host = kernel_poll(kernel.data(), kernel.size(), left, signals ? signals->mask() : nullptr);
     if (host < 0 && ready == 0) return host;
     const bool woken = host > 0 && kernel.back().revents != 0;
     if (woken) {
