@@ -91,12 +91,13 @@ class MapKernel : public ::testing::TestWithParam<Type> {
   // False: the kernel does not know the type.
   bool make_maps() {
     const Type& type = GetParam();
+    kernel_map_ = kernel_map({type.type, type.key_size, 8, type.max_entries, type.flags, 0});
+    EXPECT_TRUE(kernel_map_.valid() || errno == EINVAL) << strerror(errno);
+    if (!kernel_map_.valid()) return false;
     arguments_ = target_.add_map(BPF_MAP_TYPE_ARRAY, 4, sizeof(Arguments), 1);
     map_ = target_.add_map(type.type, type.key_size, 8, type.max_entries, type.flags);
     kernel_arguments_ = kernel_map(target_.binding(arguments_).spec);
-    kernel_map_ = kernel_map(target_.binding(map_).spec);
-    EXPECT_TRUE(kernel_map_.valid() || errno == EINVAL) << strerror(errno);
-    return kernel_map_.valid();
+    return true;
   }
 
   static bpf_attr element(const Fd& map, const void* key, const void* value) {

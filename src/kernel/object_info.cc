@@ -105,7 +105,7 @@ bool record_sizes_agree(const bpf_prog_info& asked) {
          agrees(asked.nr_jited_line_info, asked.jited_line_info_rec_size, sizeof(uint64_t));
 }
 
-// The address of each line's code, where the program lies in all targets; from 0 on while it lies in none.
+// The address of each line's code where the program lies at one place in all targets; else, as every target has its copy, from 0 on.
 std::vector<uint64_t> jited_lines(const Prog& prog, Bytes line_info,
                                   std::span<const compiler::CodeLine> code) {
   std::vector<uint32_t> first_insns;
