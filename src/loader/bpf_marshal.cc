@@ -10,7 +10,9 @@
 #include <optional>
 #include <span>
 
+#include "loader/host.h"
 #include "loader/user_memory.h"
+#include "maps/types.h"
 
 namespace bpftime::loader {
 namespace {
@@ -161,41 +163,23 @@ bool is_element_command(uint32_t command) {
 }
 
 bool value_is_fd(uint32_t map_type) {
-  switch (map_type) {
-    case BPF_MAP_TYPE_PROG_ARRAY:
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
+  switch (map_type) {  // those we do not have
     case BPF_MAP_TYPE_SOCKMAP:
     case BPF_MAP_TYPE_SOCKHASH:
     case BPF_MAP_TYPE_XSKMAP:
       return true;
     default:
-      return false;
+      return maps::has_descriptors(map_type);
   }
 }
 
 uint64_t user_value_bytes(const wire::MapSpec& spec) {
-  switch (spec.type) {
-    case BPF_MAP_TYPE_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE:
-      return ((uint64_t{spec.value_size} + 7) / 8 * 8) * spec.cpu_count;
-    default:
-      return value_is_fd(spec.type) ? 4 : spec.value_size;
-  }
+  if (value_is_fd(spec.type)) return 4;
+  return maps::type_facts(spec.type).per_cpu ? ((uint64_t{spec.value_size} + 7) / 8 * 8) * spec.cpu_count
+                                             : spec.value_size;
 }
 
 Error fault(const char* what) { return Error{EFAULT, std::string("bpf: ") + what + ": not readable memory"}; }
-
-std::string absolute_path(std::string path) {
-  if (path.empty() || path[0] == '/') return path;
-  char directory[PATH_MAX];
-  if (::getcwd(directory, sizeof(directory)) == nullptr) return path;
-  return std::string(directory) + "/" + path;
-}
 
 Bytes string_bytes(const std::string& text) {  // with its NUL
   return Bytes(reinterpret_cast<const uint8_t*>(text.c_str()), text.size() + 1);
@@ -277,7 +261,7 @@ class Marshaller {
     if (!text) return fault("string");
     if (pointer.length == Length::kPath) {
       if (text->size() >= PATH_MAX) return Error{ENAMETOOLONG, "bpf: path: longer than PATH_MAX"};
-      text = absolute_path(std::move(*text));
+      text = host_path(*text);
     }
     add_blob(pointer.offset, string_bytes(*text), 0);
     return {};
@@ -296,7 +280,7 @@ class Marshaller {
 
   void add_fd(wire::FdPlace place, uint32_t offset, int fd) {
     if (fd < 0 || !lookup_(fd).open) return;
-    if (!call_.builder_.add_fd(place, offset, fd)) too_many_fds_ = true;
+    if (!call_.builder_.add_fd(place, offset, local_fd(fd))) too_many_fds_ = true;
   }
 
   void add_attr_fd(const FdField& fd) {

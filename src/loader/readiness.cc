@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "loader/connection.h"
+#include "loader/host.h"
 #include "loader/objects.h"
 #include "loader/real.h"
 #include "loader/user_memory.h"
@@ -296,6 +298,17 @@ bool asks_kernel_first(int epfd) {
 
 void set_eventfd_source(EventfdSource source) { eventfd_source() = std::move(source); }
 
+bool can_be_polled(int fd) { return pollable(fd) != nullptr; }
+
+std::optional<Result<Wakeup>> wakeup_of(int fd) {
+  const ObjectPtr object = pollable(fd);
+  if (object == nullptr) return std::nullopt;
+  if (auto prepared = prepare(object, fd); !prepared) return Result<Wakeup>(prepared.error());
+  auto eventfd = object->eventfd.duplicate();
+  if (!eventfd) return Result<Wakeup>(eventfd.error());
+  return Result<Wakeup>(Wakeup{object->inode, std::move(*eventfd), ready_for(*object) != 0});
+}
+
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event) {
   if (fd < 0) return std::nullopt;
   struct epoll_event wanted = {};
@@ -401,12 +414,46 @@ struct PollGate {
 
 }  // namespace
 
+namespace {
+
+// Signals that would end a supervised host's wait are looked for (host.h): there is nothing to be told by.
+int slice_of(const wire::Deadline& deadline) {
+  constexpr int kLookMs = 50;
+  const int left = deadline.remaining_ms();
+  return left < 0 ? kLookMs : std::min(left, kLookMs);
+}
+
+// A number that is not open stays one for the kernel to say so.
+int number_for_poll(int fd) {
+  constexpr int kNeverOpen = INT_MAX;
+  const int local = local_fd(fd);
+  return local < 0 ? kNeverOpen : local;
+}
+
+bool store_answers(struct pollfd* fds, const std::vector<struct pollfd>& list) {
+  if (remote_host() == nullptr) {
+    for (size_t i = 0; i < list.size(); ++i) fds[i].revents = list[i].revents;
+    return true;
+  }
+  for (size_t i = 0; i < list.size(); ++i)
+    if (!write_user(reinterpret_cast<uint64_t>(&fds[i].revents), &list[i].revents, sizeof fds[i].revents))
+      return false;
+  return true;
+}
+
+}  // namespace
+
 std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout,
                              const sigset_t* mask) {
   if (!any_object_seen() || count == 0 || count > 65536) return std::nullopt;
   std::vector<struct pollfd> list(count);
   if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
     return std::nullopt;
+  RemoteHost* const remote = remote_host();
+  std::optional<SignalsHeld> signals;
+  if (remote == nullptr) signals.emplace(mask);
+  for (struct pollfd& entry : list)
+    if (entry.fd >= 0) entry.fd = number_for_poll(entry.fd);
   PollGate gate;
   const int opened = gate.open(list);
   if (opened <= 0) return opened == 0 ? std::nullopt : std::optional<int>(opened);
@@ -417,8 +464,8 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   kernel.push_back({gate.epoll.get(), POLLIN, 0});
   for (;;) {
     int ready = gate.mark(list);
-    const int left = ready > 0 ? 0 : deadline.remaining_ms();
-    int host = kernel_poll(kernel.data(), kernel.size(), left, mask);
+    const int left = ready > 0 ? 0 : remote != nullptr ? slice_of(deadline) : deadline.remaining_ms();
+    int host = kernel_poll(kernel.data(), kernel.size(), left, signals ? signals->mask() : nullptr);
     if (host < 0 && ready == 0) return host;
     const bool woken = host > 0 && kernel.back().revents != 0;
     if (woken) {
@@ -426,10 +473,13 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
       --host;
       ready = gate.mark(list);
     }
-    if (ready + host <= 0 && (woken || left != 0)) continue;
+    if (ready + host <= 0 && (woken || left != 0)) {
+      if (remote != nullptr && remote->interrupted(mask)) return -EINTR;
+      continue;
+    }
     for (nfds_t i = 0; i < count; ++i)
       if (kernel[i].fd == list[i].fd) list[i].revents = kernel[i].revents;
-    for (nfds_t i = 0; i < count; ++i) fds[i].revents = list[i].revents;
+    if (!store_answers(fds, list)) return -EFAULT;
     return ready + std::max(host, 0);
   }
 }

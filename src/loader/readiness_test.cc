@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -85,6 +86,41 @@ using Datas = std::vector<uint64_t>;
 
 class Readiness : public testing::TestWithParam<bool> {};
 INSTANTIATE_TEST_SUITE_P(RingAndPerf, Readiness, testing::Bool());
+
+// A signal that comes inside the call but before its sleep ends the sleep, as in Linux: tools wait without a limit for events or
+// for the signal that is to end them.
+TEST(ReadinessOfSignals, EndThePollTheyCameBefore) {
+  static volatile sig_atomic_t handled;
+  handled = 0;
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) { handled = handled + 1; };
+  ASSERT_EQ(::sigaction(SIGTERM, &action, &before), 0);
+  TestRing ring;
+  set_eventfd_source([&](int) {
+    ::raise(SIGTERM);
+    return ring.signal.duplicate();
+  });
+  ASSERT_NE(find_object(ring.fd.get()), nullptr);  // as the call that made it does
+  struct pollfd entry = {ring.fd.get(), POLLIN, 0};
+  EXPECT_EQ(poll_call(&entry, 1, &kLong, nullptr), -EINTR);
+  EXPECT_EQ(handled, 1);
+  // Who waits with the signal blocked is not disturbed, and finds it pending.
+  sigset_t blocked, pending;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  ::raise(SIGTERM);
+  EXPECT_EQ(handled, 2) << "the mask is the caller's again";
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &blocked, nullptr), 0);
+  ::raise(SIGTERM);
+  ring.produce();
+  EXPECT_EQ(poll_call(&entry, 1, &kLong, nullptr), 1);
+  ::sigpending(&pending);
+  EXPECT_TRUE(sigismember(&pending, SIGTERM));
+  EXPECT_EQ(handled, 2);
+  ASSERT_EQ(::pthread_sigmask(SIG_UNBLOCK, &blocked, nullptr), 0);
+  EXPECT_EQ(handled, 3);
+  ::sigaction(SIGTERM, &before, nullptr);
+}
 
 TEST_P(Readiness, LevelTriggered) {
   TestRing ring(GetParam());

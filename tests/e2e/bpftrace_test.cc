@@ -153,7 +153,7 @@ INSTANTIATE_TEST_SUITE_P(
         Script{"BeginEnd",
                "BEGIN { printf(\"%s %d uid %d\\n\", comm, pid == tid, uid); @x = 3; exit(); } END { @x++; }",
                false},
-        Script{"Interval", "interval:ms:20 { @ticks = count(); if (++@n == 5) { exit(); } }", false},
+        Script{"Interval", "interval:ms:20 /@n < 5/ { @ticks = count(); if (++@n == 5) { exit(); } }", false},
         Script{"Clear",
                "BEGIN { @a[1] = 2; @b = count(); print(@a); clear(@a); zero(@b); print(@b); exit(); }",
                false},

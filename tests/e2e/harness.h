@@ -16,6 +16,10 @@ namespace bpftime::e2e {
 
 using Arguments = std::vector<std::string>;
 
+// How long something may take that is bound to happen. Waits end when it does, so only a failure takes so long; machines that
+// run other things, too, are slow.
+inline constexpr std::chrono::seconds kPatience(60);
+
 // Directory of the built programs (BPFTIME_BIN_DIR, set by CTest) and path of one of them.
 std::string bin_directory();
 std::string program(const std::string& name);
@@ -93,8 +97,10 @@ class EndToEnd : public ::testing::Test {
   nlohmann::json bpftime_json(Arguments arguments);
   // `bpftime ARGUMENTS…` left running (load, start, trace).
   Child bpftime_child(Arguments arguments, Child::Options options = {});
-  // Arguments for `load`.
+  // Arguments for `load`. Supervised: the tool is answered from outside, as if nothing could be preloaded into it. So it is
+  // from the start where BPFTIME_SUPERVISE is set.
   Arguments load(Arguments tool) const;
+  void supervise(bool on) { supervise_ = on; }
   // A stock tool (tests/tools) under `bpftime load`, ready.
   Child load_tool(Arguments tool);
   // Ends a stock tool with SIGTERM and parses the JSON line it prints last.
@@ -112,6 +118,7 @@ class EndToEnd : public ::testing::Test {
  private:
   std::string directory_;
   bool nobody_ = false;  // has been asked for
+  bool supervise_ = std::getenv("BPFTIME_SUPERVISE") != nullptr;
 };
 
 }  // namespace bpftime::e2e
