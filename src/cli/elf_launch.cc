@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cstring>
+#include <optional>
 #include <vector>
 
 #include "base/bytes.h"
@@ -24,43 +26,63 @@ std::vector<uint8_t> read_file(const Fd& fd, uint64_t offset, size_t size) {
   return bytes;
 }
 
-std::string judge_interpreter(const Fd& fd, const Elf64_Phdr& header) {
+Launch refused(std::string reason) { return {std::move(reason), false}; }
+
+Launch judge_interpreter(const Fd& fd, const Elf64_Phdr& header) {
   if (header.p_filesz == 0 || header.p_filesz > kInterpreterMax)
-    return "damaged ELF file: impossible interpreter";
+    return refused("damaged ELF file: impossible interpreter");
   const std::vector<uint8_t> bytes = read_file(fd, header.p_offset, header.p_filesz);
   const auto path = string_at(bytes, 0);
-  if (!path) return "damaged ELF file: unterminated interpreter";
+  if (!path) return refused("damaged ELF file: unterminated interpreter");
   if (path->ends_with(kGlibcInterpreter)) return {};
-  return "program of another C library (" + std::string(*path) + "); only glibc is supported";
+  return {"program of another C library (" + std::string(*path) + "); only glibc is supported", true};
+}
+
+// Go's linker leaves a note of its own.
+bool is_note_of_go(const Fd& fd, const Elf64_Phdr& header) {
+  constexpr char kName[] = "Go\0";
+  const std::vector<uint8_t> bytes = read_file(fd, header.p_offset, sizeof(Elf64_Nhdr) + sizeof kName);
+  const auto note = read_at<Elf64_Nhdr>(bytes, 0);
+  return note && note->n_namesz == sizeof kName && bytes.size() == sizeof(Elf64_Nhdr) + sizeof kName &&
+         std::memcmp(bytes.data() + sizeof(Elf64_Nhdr), kName, sizeof kName) == 0;
+}
+
+Launch judge_segments(const Fd& fd, const std::vector<uint8_t>& headers, uint32_t count) {
+  std::optional<Launch> launch;
+  bool go = false;
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto segment = read_at<Elf64_Phdr>(headers, i * sizeof(Elf64_Phdr));
+    if (!segment) return refused("damaged ELF file: program headers past its end");
+    if (segment->p_type == PT_INTERP && !launch) launch = judge_interpreter(fd, *segment);
+    if (segment->p_type == PT_NOTE) go = go || is_note_of_go(fd, *segment);
+  }
+  if (!launch) return {"statically linked program: it has no dynamic linker to preload with", true};
+  if (launch->obstacle.empty()) launch->supervised = go;
+  return *launch;
 }
 
 }  // namespace
 
-Result<std::string> why_not_preloadable(const std::string& path) {
+Result<Launch> judge_launch(const std::string& path) {
   Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd) return Error::from_errno("read ELF: " + path);
   const std::vector<uint8_t> start = read_file(fd, 0, sizeof(Elf64_Ehdr));
   if (start.size() < EI_NIDENT || std::memcmp(start.data(), ELFMAG, SELFMAG) != 0) {
-    return std::string("not an ELF program");
+    return refused("not an ELF program");
   }
-  if (start[EI_CLASS] == ELFCLASS32) return std::string("32-bit program; only 64-bit ones are supported");
+  if (start[EI_CLASS] == ELFCLASS32) return refused("32-bit program; only 64-bit ones are supported");
   const auto header = read_at<Elf64_Ehdr>(start, 0);
-  if (!header || header->e_ident[EI_CLASS] != ELFCLASS64) return std::string("damaged ELF file: no header");
+  if (!header || header->e_ident[EI_CLASS] != ELFCLASS64) return refused("damaged ELF file: no header");
   if (header->e_ident[EI_DATA] != ELFDATA2LSB || header->e_machine != EM_X86_64) {
-    return std::string("program for another machine; only x86-64 is supported");
+    return refused("program for another machine; only x86-64 is supported");
   }
-  if (header->e_type != ET_EXEC && header->e_type != ET_DYN) return std::string("ELF file, but no program");
+  if (header->e_type != ET_EXEC && header->e_type != ET_DYN) return refused("ELF file, but no program");
   const uint64_t size = uint64_t{header->e_phnum} * sizeof(Elf64_Phdr);
   if (header->e_phentsize != sizeof(Elf64_Phdr) || size > kHeadersMax) {
-    return std::string("damaged ELF file: impossible program headers");
+    return refused("damaged ELF file: impossible program headers");
   }
   const std::vector<uint8_t> headers = read_file(fd, header->e_phoff, size);
-  for (uint32_t i = 0; i < header->e_phnum; ++i) {
-    const auto segment = read_at<Elf64_Phdr>(headers, i * sizeof(Elf64_Phdr));
-    if (!segment) return std::string("damaged ELF file: program headers past its end");
-    if (segment->p_type == PT_INTERP) return judge_interpreter(fd, *segment);
-  }
-  return std::string("statically linked program: it has no dynamic linker to preload with");
+  return judge_segments(fd, headers, header->e_phnum);
 }
 
 }  // namespace bpftime::cli

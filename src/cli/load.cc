@@ -1,5 +1,5 @@
-// bpftime load CMD…: run an eBPF tool so that its bpf(2) world is ours. The tool replaces this process: its
-// exit status, its signals and its terminal are its own.
+// bpftime load CMD…: run an eBPF tool so that its bpf(2) world is ours, by a library preloaded into it or, where that cannot
+// be, by a supervisor beside it. The tool replaces this process: its exit status, its signals and its terminal are its own.
 #include <fmt/core.h>
 
 #include <cstdlib>
@@ -9,6 +9,7 @@
 #include "cli/exit_codes.h"
 #include "cli/program_file.h"
 #include "cli/verbs.h"
+#include "loader/supervisor.h"
 
 namespace bpftime::cli {
 namespace {
@@ -18,6 +19,7 @@ struct Options {
   std::string policy, host, policy_class;
   bool verbose = false;
   bool pretend_root = false;
+  bool supervise = false;
 };
 
 // The policy for the tool's programs, checked; through the environment, as the socket.
@@ -42,6 +44,12 @@ Result<void> use_policy(const Options& options, Connection& daemon) {
   return {};
 }
 
+Result<std::string> our_library() {
+  auto folder = installation_directory();
+  if (!folder) return folder.error();
+  return preload_value(*folder + "/libbpftime-loader.so", std::getenv("LD_PRELOAD"));
+}
+
 int load(const Options& options, const std::vector<std::string>& program) {
   if (program.empty()) {
     fmt::print(stderr, "bpftime: load: no program given; try `bpftime load ./tool`\n");
@@ -52,12 +60,11 @@ int load(const Options& options, const std::vector<std::string>& program) {
     report(file.error());
     return file.error().code == ENOENT ? kNotFound : kNotExecutable;
   }
-  if (!file->not_entered.empty()) {
+  const bool supervised = file->supervised || options.supervise;
+  if (!file->not_entered.empty() && !file->supervised) {
     return report(Error{EOPNOTSUPP, "load: " + program[0] + ": " + file->not_entered});
   }
-  auto folder = installation_directory();
-  if (!folder) return report(folder.error());
-  auto preload = preload_value(*folder + "/libbpftime-loader.so", std::getenv("LD_PRELOAD"));
+  auto preload = supervised ? Result<std::string>("") : our_library();
   if (!preload) return report(preload.error());
   auto directory = find_runtime_directory();
   if (!directory) return report(directory.error());
@@ -70,7 +77,7 @@ int load(const Options& options, const std::vector<std::string>& program) {
     // Said here, with its line, rather than by a tool that wonders why nothing can be loaded.
     if (auto fine = use_policy(options, *daemon); !fine) return report(fine.error());
   }
-  ::setenv("LD_PRELOAD", preload->c_str(), 1);
+  if (!supervised) ::setenv("LD_PRELOAD", preload->c_str(), 1);
   ::setenv("BPFTIME_SOCKET", directory->socket().c_str(), 1);
   if (!options.kernel_verifier.empty()) {
     ::setenv("BPFTIME_KERNEL_VERIFIER", options.kernel_verifier.c_str(), 1);
@@ -85,9 +92,12 @@ int load(const Options& options, const std::vector<std::string>& program) {
     ::unsetenv("BPFTIME_PRETEND_ROOT");
   }
   if (options.verbose) {
-    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}\n", file->path, *preload,
-               directory->socket());
+    fmt::print(stderr, "bpftime: load: {}: with {}, daemon at {}\n", file->path,
+               supervised ? "a supervisor that answers its system calls" : *preload, directory->socket());
   }
+  if (supervised)
+    if (auto fine = loader::supervise_this_process(options.pretend_root); !fine)
+      return report(Error{fine.error().code, "load: " + program[0] + ": " + fine.error().message});
   return exec_program(file->path, program);
 }
 
@@ -116,6 +126,10 @@ void add_load(CLI::App& app, CommandLine& line) {
       "--pretend-root", options->pretend_root,
       "Answer 0 when the tool or its children ask for their effective user id. They gain no right by it.\n"
       "Tools linked to libbpf or libbcc are answered so always");
+  verb->add_flag(
+      "--supervise", options->supervise,
+      "Answer the system calls of the tool and its children from a process beside them, rather than in\n"
+      "them. Done anyway for static programs, other C libraries and Go; for scripts that start such");
   verb->add_flag("-v,--verbose", options->verbose,
                  "Say on stderr what is done, and which of the tool's calls failed and why");
   verb->callback([options, &line] { line.run = [options, &line] { return load(*options, line.program); }; });

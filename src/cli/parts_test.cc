@@ -50,8 +50,12 @@ class ElfLaunchTest : public ::testing::Test {
   }
   std::string judge(const std::string& content) {
     std::ofstream(path_, std::ios::binary | std::ios::trunc) << content;
-    auto reason = why_not_preloadable(path_);
-    return reason ? *reason : "error: " + reason.error().message;
+    auto launch = judge_launch(path_);
+    return launch ? launch->obstacle : "error: " + launch.error().message;
+  }
+  bool supervised() const {
+    const auto launch = judge_launch(path_);
+    return launch && launch->supervised;
   }
   std::string path_, interpreter_;
   Elf64_Ehdr header_;
@@ -60,17 +64,22 @@ class ElfLaunchTest : public ::testing::Test {
 
 TEST_F(ElfLaunchTest, JudgesHeaders) {
   EXPECT_EQ(judge(bytes()), "");
+  EXPECT_FALSE(supervised());
   EXPECT_NE(judge("").find("not an ELF"), std::string::npos);
+  EXPECT_FALSE(supervised());
   set_interpreter("/lib/ld-musl-x86_64.so.1");
   EXPECT_NE(judge(bytes()).find("another C library (/lib/ld-musl"), std::string::npos);
+  EXPECT_TRUE(supervised());
   segment_.p_type = PT_LOAD;
   EXPECT_NE(judge(bytes()).find("statically linked"), std::string::npos);
+  EXPECT_TRUE(supervised());
   header_.e_machine = EM_AARCH64;
   EXPECT_NE(judge(bytes()).find("another machine"), std::string::npos);
+  EXPECT_FALSE(supervised());
   header_.e_ident[EI_CLASS] = ELFCLASS32;
   EXPECT_NE(judge(bytes()).find("32-bit"), std::string::npos);
-  EXPECT_TRUE(why_not_preloadable("/proc/self/exe").ok());
-  EXPECT_FALSE(why_not_preloadable("/no/such/file").ok());
+  EXPECT_TRUE(judge_launch("/proc/self/exe").ok());
+  EXPECT_FALSE(judge_launch("/no/such/file").ok());
 }
 
 TEST_F(ElfLaunchTest, DamagedHeadersAreReasonsNotCrashes) {

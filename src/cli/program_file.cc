@@ -88,11 +88,11 @@ std::string privileged(const std::string& path) {
   return {};
 }
 
-std::string why_not_entered(const std::string& path) {
+Launch launch_of(const std::string& path) {
   const std::string privilege = privileged(path);
-  if (!privilege.empty()) return privilege + ": the dynamic linker preloads nothing of ours there";
-  auto reason = why_not_preloadable(path);
-  return reason ? *reason : reason.error().message;
+  if (!privilege.empty()) return {privilege + ": the dynamic linker preloads nothing of ours there", false};
+  auto launch = judge_launch(path);
+  return launch ? *launch : Launch{launch.error().message, false};
 }
 
 }  // namespace
@@ -100,7 +100,7 @@ std::string why_not_entered(const std::string& path) {
 Result<ProgramFile> find_program_file(const std::string& name) {
   auto path = find_in_path(name);
   if (!path) return path.error();
-  ProgramFile file{*path, {}};
+  ProgramFile file{*path, {}, false};
   std::string binary = *path;
   for (int depth = 0; depth < kInterpreterDepthMax; ++depth) {
     const std::string interpreter = script_interpreter(binary);
@@ -110,7 +110,9 @@ Result<ProgramFile> find_program_file(const std::string& name) {
     }
     binary = interpreter;
   }
-  file.not_entered = why_not_entered(binary);
+  const Launch launch = launch_of(binary);
+  file.not_entered = launch.obstacle;
+  file.supervised = launch.supervised;
   if (!file.not_entered.empty() && binary != *path) file.not_entered = binary + ": " + file.not_entered;
   return file;
 }

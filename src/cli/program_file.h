@@ -11,6 +11,7 @@ namespace bpftime::cli {
 struct ProgramFile {
   std::string path;         // what to exec, found along PATH when the name has no slash
   std::string not_entered;  // why preloading cannot work (static, setuid, …); empty: it can
+  bool supervised = false;  // its system calls must be answered from outside (Launch::supervised), and can be
 };
 
 // ENOENT: not found (exit 127). Other codes: found, but cannot be executed (exit 126).

@@ -6,6 +6,8 @@
 #include <list>
 #include <mutex>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 
 #include "compiler/backend.h"
 #include "compiler/linker.h"
@@ -60,26 +62,37 @@ std::string content_key(const program::Program& program, std::span<const MapBind
   return key;
 }
 
-// Most recently used first. Guarded by compile()'s lock.
+// Most recently used first. Guarded by compile()'s lock. Bounded by bytes, not by programs: an object of a thousand programs that
+// is loaded again shall find them all.
 class CodeCache {
  public:
   const MachineCode* find(const std::string& key) {
-    for (auto it = entries_.begin(); it != entries_.end() && !key.empty(); ++it) {
-      if (it->first != key) continue;
-      entries_.splice(entries_.begin(), entries_, it);
-      return &it->second;
-    }
-    return nullptr;
+    const auto known = by_key_.find(key);
+    if (known == by_key_.end()) return nullptr;
+    entries_.splice(entries_.begin(), entries_, known->second);
+    return &known->second->code;
   }
   void keep(std::string key, const MachineCode& code) {
     if (key.empty() || code.image.size() > kImageMax) return;
-    entries_.emplace_front(std::move(key), code);
-    if (entries_.size() > kEntriesMax) entries_.pop_back();
+    entries_.push_front({std::move(key), code});
+    by_key_.emplace(entries_.front().key, entries_.begin());
+    for (bytes_ += bytes_of(entries_.front()); bytes_ > kBytesMax; entries_.pop_back()) {
+      bytes_ -= bytes_of(entries_.back());
+      by_key_.erase(entries_.back().key);
+    }
   }
 
  private:
-  static constexpr size_t kEntriesMax = 64, kImageMax = 64 * 1024;
-  std::list<std::pair<std::string, MachineCode>> entries_;
+  struct Entry {
+    std::string key;
+    MachineCode code;
+  };
+  static constexpr size_t kBytesMax = 16 << 20, kImageMax = 64 * 1024;
+  static size_t bytes_of(const Entry& entry) { return entry.key.size() + entry.code.image.size(); }
+
+  std::list<Entry> entries_;
+  std::unordered_map<std::string_view, std::list<Entry>::iterator> by_key_;  // views of the entries' own keys
+  size_t bytes_ = 0;
 };
 
 std::atomic<uint64_t> compiled = 0;

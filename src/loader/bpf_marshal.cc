@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 
+#include "loader/host.h"
 #include "loader/user_memory.h"
 #include "maps/types.h"
 
@@ -180,13 +181,6 @@ uint64_t user_value_bytes(const wire::MapSpec& spec) {
 
 Error fault(const char* what) { return Error{EFAULT, std::string("bpf: ") + what + ": not readable memory"}; }
 
-std::string absolute_path(std::string path) {
-  if (path.empty() || path[0] == '/') return path;
-  char directory[PATH_MAX];
-  if (::getcwd(directory, sizeof(directory)) == nullptr) return path;
-  return std::string(directory) + "/" + path;
-}
-
 Bytes string_bytes(const std::string& text) {  // with its NUL
   return Bytes(reinterpret_cast<const uint8_t*>(text.c_str()), text.size() + 1);
 }
@@ -267,7 +261,7 @@ class Marshaller {
     if (!text) return fault("string");
     if (pointer.length == Length::kPath) {
       if (text->size() >= PATH_MAX) return Error{ENAMETOOLONG, "bpf: path: longer than PATH_MAX"};
-      text = absolute_path(std::move(*text));
+      text = host_path(*text);
     }
     add_blob(pointer.offset, string_bytes(*text), 0);
     return {};
@@ -286,7 +280,7 @@ class Marshaller {
 
   void add_fd(wire::FdPlace place, uint32_t offset, int fd) {
     if (fd < 0 || !lookup_(fd).open) return;
-    if (!call_.builder_.add_fd(place, offset, fd)) too_many_fds_ = true;
+    if (!call_.builder_.add_fd(place, offset, local_fd(fd))) too_many_fds_ = true;
   }
 
   void add_attr_fd(const FdField& fd) {

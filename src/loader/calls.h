@@ -1,5 +1,5 @@
 // The system calls the loader answers, as functions: hooks.cc reaches them from libc's names and from
-// syscall(). Each returns the result or -errno; nullopt: not ours, ask the kernel.
+// syscall(), supervisor.cc from another process's calls (host.h). Each returns the result or -errno; nullopt: not ours, ask the kernel.
 #pragma once
 
 #include <cstddef>

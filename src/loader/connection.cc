@@ -143,6 +143,15 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
   return Error{EIO, why.message};
 }
 
+int connect_early() {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  if (!s.client && !connect(s)) return -1;
+  return s.client->descriptor();
+}
+
+void adopt_connection() { state().owner = raw_syscall(SYS_getpid); }
+
 void connection_after_fork_in_child() {
   State& s = state();
   // The lock may have been held by a thread that does not exist here; its mutex is made anew, not unlocked.

@@ -17,6 +17,11 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
 // In the child after fork: the connection is the parent's. Called before any other thread can exist.
 void connection_after_fork_in_child();
 
+// Connects now, as this process, and has a process made of it by fork() go on with the connection: to the daemon the client
+// is the first. -1: there is none. An error is left to the first request.
+int connect_early();
+void adopt_connection();
+
 // True when the host closes `fd` and that is our socket: the host must believe it closed it, while we keep
 // it.
 bool is_connection_descriptor(int fd);

@@ -10,6 +10,7 @@
 
 #include "base/memfd.h"
 #include "loader/calls.h"
+#include "loader/host.h"
 #include "loader/objects.h"
 #include "loader/real.h"
 
@@ -18,7 +19,7 @@ namespace {
 
 // N of "/proc/self/fdinfo/N"; -1: something else.
 int descriptor_of(std::string_view path) {
-  const std::string own = "/proc/" + std::to_string(::getpid()) + "/fdinfo/";
+  const std::string own = "/proc/" + std::to_string(host_process()) + "/fdinfo/";
   for (const std::string_view start :
        {std::string_view("/proc/self/fdinfo/"), std::string_view("/proc/thread-self/fdinfo/"),
         std::string_view(own)}) {
@@ -31,7 +32,7 @@ int descriptor_of(std::string_view path) {
   return -1;
 }
 
-// pos, flags, mnt_id and ino: the file's own.
+// pos, flags, mnt_id and ino: the file's own, but for pos, which is 0 in Linux and has a use of ours (objects.cc).
 std::string common_lines(int fd) {
   char path[64], text[512];
   std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
@@ -39,7 +40,9 @@ std::string common_lines(int fd) {
   if (file < 0) return {};
   const long size = raw_syscall(SYS_read, file, reinterpret_cast<long>(text), sizeof text);
   raw_syscall(SYS_close, file);
-  return size > 0 ? std::string(text, static_cast<size_t>(size)) : std::string();
+  std::string lines(text, size > 0 ? static_cast<size_t>(size) : 0);
+  if (lines.starts_with("pos:")) lines.replace(0, lines.find('\n'), "pos:\t0");
+  return lines;
 }
 
 template <typename Info>
@@ -121,7 +124,9 @@ std::optional<std::string> program_lines(int fd) {
 
 std::optional<std::string> fdinfo_file(std::string_view path) {
   if (!any_object_seen()) return std::nullopt;
-  const int fd = descriptor_of(path);
+  const int number = descriptor_of(path);
+  const int fd = number >= 0 ? local_fd(number) : -1;
+  const Answering ourselves(nullptr);
   const ObjectPtr object = fd >= 0 ? find_object(fd) : nullptr;
   if (object == nullptr) return std::nullopt;
   if (object->kind == wire::ObjectKind::kMap) return map_lines(fd, *object);

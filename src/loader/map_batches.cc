@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "loader/calls.h"
+#include "loader/host.h"
 #include "loader/map_commands.h"
 #include "loader/user_memory.h"
 #include "maps/types.h"
@@ -40,14 +41,15 @@ bool has_command(const wire::MapSpec& spec, uint32_t command) {
 
 class Batch {
  public:
-  Batch(const ObjectPtr& map, int fd, const maps::MapView& view, const BatchCall& call)
-      : fd_(fd),
+  Batch(const Descriptor& map, const maps::MapView& view, const BatchCall& call)
+      : fd_(map.fd),
+        map_(*map.object),
         view_(view),
-        fields_(map->fields),
+        fields_(map_.fields),
         call_(call),
-        by_daemon_(is_slot_type(map->spec.type)),
-        key_size_(map->spec.key_size),
-        value_size_(by_daemon_ ? 4 : maps::user_value_size(map->spec)),
+        by_daemon_(is_slot_type(map_.spec.type)),
+        key_size_(map_.spec.key_size),
+        value_size_(by_daemon_ ? 4 : maps::user_value_size(map_.spec)),
         key_(key_size_),
         value_(value_size_) {}
 
@@ -69,6 +71,7 @@ class Batch {
 
  private:
   int fd_;
+  Object& map_;
   maps::MapView view_;
   const wire::ValueFields& fields_;
   const BatchCall& call_;
@@ -83,8 +86,16 @@ class Batch {
 
   bool put_count(uint32_t count) { return write_user(call_.count_address, &count, sizeof count); }
 
+  void name_value_as_ours() {
+    int fd;
+    std::memcpy(&fd, value_.data(), sizeof fd);
+    fd = local_fd(fd);
+    std::memcpy(value_.data(), &fd, sizeof fd);
+  }
+
   // Values that are descriptors are the daemon's to change.
   int64_t ask(uint32_t command) {
+    const Answering ourselves(nullptr);
     struct {
       uint32_t map_fd, padding;
       uint64_t key, value, flags;
@@ -102,6 +113,7 @@ class Batch {
       error = -EFAULT;
       if (!read_user(key_.data(), call_.keys + uint64_t{done} * key_size_, key_size_)) break;
       if (update && !read_user(value_.data(), call_.values + done * value_size_, value_size_)) break;
+      if (by_daemon_ && update) name_value_as_ours();
       if (by_daemon_)
         error = ask(update ? BPF_MAP_UPDATE_ELEM : BPF_MAP_DELETE_ELEM);
       else
@@ -127,7 +139,7 @@ class Batch {
     uint64_t steps = uint64_t{view_.spec->max_entries} * 4 + 65536;
     while (done < call_.count) {
       if (steps-- == 0) return -EBUSY;
-      error = maps::user_next_key(view_, started ? previous.data() : nullptr, key_.data());
+      error = next_key(map_, view_, started ? previous.data() : nullptr, key_.data());
       if (error != 0) break;
       error = by_daemon_ ? ask(BPF_MAP_LOOKUP_ELEM) : look_up(key_.data());
       if (error != 0 && error != -ENOENT) return error;
@@ -177,6 +189,7 @@ class Batch {
     } attr = {static_cast<uint32_t>(fd_), 0, reinterpret_cast<uint64_t>(previous.data()),
               reinterpret_cast<uint64_t>(key_.data())};
     if (previous.empty()) attr.key = 0;
+    const Answering ourselves(nullptr);
     const int64_t error = bpf_call(BPF_MAP_GET_NEXT_KEY, reinterpret_cast<uint64_t>(&attr), sizeof attr);
     if (error == 0) previous.assign(key_.data(), key_.data() + key_size_);
     return error;
@@ -237,19 +250,19 @@ class Batch {
 
 }  // namespace
 
-int64_t run_batch_call(const ObjectPtr& map, int fd, const BatchCall& call) {
-  if (!map->checked) return -EINVAL;
+int64_t run_batch_call(const Descriptor& map, const BatchCall& call) {
+  if (!map.object->checked) return -EINVAL;
   const bool write = call.command != BPF_MAP_LOOKUP_BATCH;
   const bool read = call.command == BPF_MAP_LOOKUP_BATCH || call.command == BPF_MAP_LOOKUP_AND_DELETE_BATCH;
   maps::MapView view;
   // Slots are written by the daemon alone: for us they are read-only memory.
-  const bool slots = is_slot_type(map->spec.type);
-  const auto opened = open_elements(map, fd, read, write && !slots, &view);
+  const bool slots = is_slot_type(map.object->spec.type);
+  const auto opened = open_elements(map, read, write && !slots, &view);
   if (!opened) return -EINVAL;
   if (*opened != 0) return *opened;
-  if (!has_command(map->spec, call.command)) return -kNotSupported;
-  if (read && (call.elem_flags & kFlagsLock) != 0) hold_for_locks(map, fd, &view);
-  return Batch(map, fd, view, call).run();
+  if (!has_command(map.object->spec, call.command)) return -kNotSupported;
+  if (read && (call.elem_flags & kFlagsLock) != 0) hold_for_locks(map, &view);
+  return Batch(map, view, call).run();
 }
 
 }  // namespace bpftime::loader

@@ -14,6 +14,7 @@
 
 #include "loader/calls.h"
 #include "loader/connection.h"
+#include "loader/host.h"
 #include "loader/log.h"
 #include "loader/objects.h"
 #include "loader/real.h"
@@ -46,7 +47,7 @@ uint32_t kernel_uprobe_type() {
 std::string resolved_path(const std::string& path) {
   if (path.empty() || (path[0] == '/' && path.compare(0, 11, "/proc/self/") != 0)) return path;
   char resolved[PATH_MAX];
-  return ::realpath(path.c_str(), resolved) != nullptr ? std::string(resolved) : path;
+  return ::realpath(host_path(path).c_str(), resolved) != nullptr ? std::string(resolved) : path;
 }
 
 struct Event {
@@ -167,7 +168,7 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   const auto type = event.field<uint32_t>(kTypeOffset);
   if (!is_ours(type, event.field<uint64_t>(kConfigOffset), event.field<uint64_t>(kPeriodOffset)))
     return std::nullopt;
-  if (group_fd != -1 && find_perf_event(group_fd) == nullptr) return -EBADF;
+  if (group_fd != -1 && find_perf_event(local_fd(group_fd)) == nullptr) return -EBADF;
   if (is_uprobe(type)) {
     if (event.field<uint64_t>(kConfig1Offset) == 0) return -EINVAL;
     event.set(kTypeOffset, wire::kUprobePmuType);
@@ -179,7 +180,7 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   }
   if (type == PERF_TYPE_TRACEPOINT)
     event.set(kConfigOffset, daemon_tracepoint_id(event.field<uint64_t>(kConfigOffset)));
-  event.message.pid = pid == 0 ? static_cast<int32_t>(::getpid()) : pid;
+  event.message.pid = pid == 0 ? static_cast<int32_t>(host_process()) : pid;
   event.message.cpu = cpu;
   event.message.group_fd = group_fd;
   event.message.flags = flags;
@@ -201,11 +202,13 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
   if (reply->result < 0 || answer->fds.empty()) return reply->result;
   note_object_seen();
   if ((flags & PERF_FLAG_FD_CLOEXEC) == 0) (void)::fcntl(answer->fds[0].get(), F_SETFD, 0);
-  return answer->fds[0].release();
+  return hand_over(std::move(answer->fds[0]));
 }
 
-std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argument) {
-  if (_IOC_TYPE(request) != '$' || find_perf_event(fd) == nullptr) return std::nullopt;
+std::optional<int64_t> perf_ioctl_call(int number, uint64_t request, uint64_t argument) {
+  if (_IOC_TYPE(request) != '$') return std::nullopt;
+  const int fd = local_fd(number);
+  if (find_perf_event(fd) == nullptr) return std::nullopt;
   wire::PerfIoctl message = {request, argument};
   int fds[2] = {fd, static_cast<int>(argument)};
   size_t fd_count = 1;
@@ -213,6 +216,7 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
     case PERF_EVENT_IOC_SET_BPF:
     case PERF_EVENT_IOC_SET_OUTPUT:
       message.argument = static_cast<uint64_t>(static_cast<int64_t>(fds[1]));
+      fds[1] = local_fd(fds[1]);
       if (fds[1] >= 0 && ::fcntl(fds[1], F_GETFD) >= 0) fd_count = 2;
       break;
     case PERF_EVENT_IOC_PERIOD:
@@ -237,7 +241,8 @@ std::optional<int64_t> perf_ioctl_call(int fd, uint64_t request, uint64_t argume
   return store_ioctl_answer(request, argument, *reply);
 }
 
-std::optional<int64_t> before_mmap(uint64_t length, int protection, int flags, int fd, uint64_t offset) {
+std::optional<int64_t> before_mmap(uint64_t length, int protection, int flags, int number, uint64_t offset) {
+  const int fd = local_fd(number);
   const ObjectPtr object = find_object(fd);
   if (object == nullptr || length == 0 || offset % kPageSize != 0) return std::nullopt;
   // Neither anonymous inodes nor ours are for running code from.

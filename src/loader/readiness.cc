@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "loader/connection.h"
+#include "loader/host.h"
 #include "loader/objects.h"
 #include "loader/real.h"
 #include "loader/user_memory.h"
@@ -240,6 +242,33 @@ int collect_locked(int epfd, struct epoll_event* events, int capacity) {
   return found == sets().end() ? 0 : collect(found->second, events, capacity);
 }
 
+// Signals whose handlers tell a tool to end. It learns of them as it would of an EINTR, which the kernel gives only to who is
+// asleep when they come: bpftrace, for one, waits on for ever when its SIGINT comes between two waits, or together with a
+// time-out. Between a tool's call and its answer they are therefore let in only where their coming is the answer.
+class SignalsHeld {
+ public:
+  // `mask`: that of an epoll_pwait, or nullptr.
+  explicit SignalsHeld(const sigset_t* mask) {
+    sigset_t held;
+    sigemptyset(&held);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGALRM}) sigaddset(&held, number);
+    pthread_sigmask(SIG_BLOCK, &held, &before_);
+    mask_ = mask != nullptr ? mask : &before_;
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+  const sigset_t* mask() const { return mask_; }  // of the waiting
+  // Whether one has come that has a handler; the handler has run. (A ppoll looks for them even if it does not wait; an
+  // epoll_pwait that does not, or that has timed out, does not.)
+  bool one_came() const { return kernel_poll(nullptr, 0, 0, mask_) == -EINTR; }
+
+ private:
+  sigset_t before_;
+  const sigset_t* mask_;
+};
+
 // One real wait; wake-ups of ours are taken out of what it returns. `woken`: there were some.
 int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeout_ms, const sigset_t* mask,
                   bool& woken) {
@@ -268,6 +297,17 @@ bool asks_kernel_first(int epfd) {
 }  // namespace
 
 void set_eventfd_source(EventfdSource source) { eventfd_source() = std::move(source); }
+
+bool can_be_polled(int fd) { return pollable(fd) != nullptr; }
+
+std::optional<Result<Wakeup>> wakeup_of(int fd) {
+  const ObjectPtr object = pollable(fd);
+  if (object == nullptr) return std::nullopt;
+  if (auto prepared = prepare(object, fd); !prepared) return Result<Wakeup>(prepared.error());
+  auto eventfd = object->eventfd.duplicate();
+  if (!eventfd) return Result<Wakeup>(eventfd.error());
+  return Result<Wakeup>(Wakeup{object->inode, std::move(*eventfd), ready_for(*object) != 0});
+}
 
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event) {
   if (fd < 0) return std::nullopt;
@@ -307,20 +347,22 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
   }
   const wire::Deadline deadline = deadline_of(timeout);
   const bool host_first = asks_kernel_first(epfd);
+  const SignalsHeld signals(mask);
   for (;;) {
+    if (signals.one_came()) return -EINTR;  // what there is to read is still there next time
     bool woken = false;
     if (host_first) {
-      const int host = wait_for_host(epfd, events, capacity, 0, mask, woken);
+      const int host = wait_for_host(epfd, events, capacity, 0, signals.mask(), woken);
       if (host < 0) return host;
       if (host > 0) return host + collect_locked(epfd, events + host, capacity - host);
     }
     const int ours = collect_locked(epfd, events, capacity);
     if (ours == capacity) return ours;
     const int left = ours > 0 ? 0 : deadline.remaining_ms();
-    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, mask, woken);
+    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, signals.mask(), woken);
     if (host < 0) return ours > 0 ? ours : host;
     if (ours + host > 0) return ours + host;
-    if (!woken && left == 0) return 0;
+    if (!woken && left == 0) return signals.one_came() ? -EINTR : 0;
   }
 }
 
@@ -372,12 +414,44 @@ struct PollGate {
 
 }  // namespace
 
+namespace {
+
+// Signals that would end a supervised host's wait are looked for (host.h): there is nothing to be told by.
+int slice_of(const wire::Deadline& deadline) {
+  constexpr int kLookMs = 50;
+  const int left = deadline.remaining_ms();
+  return left < 0 ? kLookMs : std::min(left, kLookMs);
+}
+
+// A number that is not open stays one for the kernel to say so.
+int number_for_poll(int fd) {
+  constexpr int kNeverOpen = INT_MAX;
+  const int local = local_fd(fd);
+  return local < 0 ? kNeverOpen : local;
+}
+
+bool store_answers(struct pollfd* fds, const std::vector<struct pollfd>& list) {
+  if (remote_host() == nullptr) {
+    for (size_t i = 0; i < list.size(); ++i) fds[i].revents = list[i].revents;
+    return true;
+  }
+  for (size_t i = 0; i < list.size(); ++i)
+    if (!write_user(reinterpret_cast<uint64_t>(&fds[i].revents), &list[i].revents, sizeof fds[i].revents))
+      return false;
+  return true;
+}
+
+}  // namespace
+
 std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct timespec* timeout,
                              const sigset_t* mask) {
   if (!any_object_seen() || count == 0 || count > 65536) return std::nullopt;
   std::vector<struct pollfd> list(count);
   if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
     return std::nullopt;
+  RemoteHost* const remote = remote_host();
+  for (struct pollfd& entry : list)
+    if (entry.fd >= 0) entry.fd = number_for_poll(entry.fd);
   PollGate gate;
   const int opened = gate.open(list);
   if (opened <= 0) return opened == 0 ? std::nullopt : std::optional<int>(opened);
@@ -388,8 +462,8 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   kernel.push_back({gate.epoll.get(), POLLIN, 0});
   for (;;) {
     int ready = gate.mark(list);
-    const int left = ready > 0 ? 0 : deadline.remaining_ms();
-    int host = kernel_poll(kernel.data(), kernel.size(), left, mask);
+    const int left = ready > 0 ? 0 : remote != nullptr ? slice_of(deadline) : deadline.remaining_ms();
+    int host = kernel_poll(kernel.data(), kernel.size(), left, remote != nullptr ? nullptr : mask);
     if (host < 0 && ready == 0) return host;
     const bool woken = host > 0 && kernel.back().revents != 0;
     if (woken) {
@@ -397,10 +471,13 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
       --host;
       ready = gate.mark(list);
     }
-    if (ready + host <= 0 && (woken || left != 0)) continue;
+    if (ready + host <= 0 && (woken || left != 0)) {
+      if (remote != nullptr && remote->interrupted(mask)) return -EINTR;
+      continue;
+    }
     for (nfds_t i = 0; i < count; ++i)
       if (kernel[i].fd == list[i].fd) list[i].revents = kernel[i].revents;
-    for (nfds_t i = 0; i < count; ++i) fds[i].revents = list[i].revents;
+    if (!store_answers(fds, list)) return -EFAULT;
     return ready + std::max(host, 0);
   }
 }

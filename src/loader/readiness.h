@@ -21,12 +21,22 @@
 #include <optional>
 
 #include "base/fd.h"
+#include "base/memfd.h"
 
 namespace bpftime::loader {
 
 // How readiness eventfds are obtained; replaced by tests. Default: kReadiness of the daemon.
 using EventfdSource = std::function<Result<Fd>(int fd)>;
 void set_eventfd_source(EventfdSource source);
+
+// What tells of the ring or perf event behind `fd` that something has happened. nullopt: it cannot be waited for.
+struct Wakeup {
+  InodeId inode;  // of the object
+  Fd eventfd;     // rule 1
+  bool ready;     // now
+};
+std::optional<Result<Wakeup>> wakeup_of(int fd);
+bool can_be_polled(int fd);
 
 // Results are as the system call's, -errno on failure. nullopt: nothing of ours in it, ask the kernel.
 std::optional<int> epoll_ctl_call(int epfd, int operation, int fd, const struct epoll_event* event);

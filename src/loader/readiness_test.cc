@@ -225,6 +225,45 @@ TEST_P(Readiness, ClosingTheRingOrTheSetForgetsIt) {
   ::close(number);
 }
 
+// A signal that comes while the tool is not asleep in the kernel: here it has come before, and is let in by the wait.
+TEST_P(Readiness, ASignalThatTellsToEndIsHeardWithoutSleeping) {
+  TestRing ring(GetParam());
+  Epoll epoll;
+  ASSERT_EQ(epoll.control(EPOLL_CTL_ADD, ring.fd.get()), 0);
+  static volatile sig_atomic_t heard;
+  heard = 0;
+  struct sigaction handler = {}, before = {};
+  handler.sa_handler = [](int) { heard = 1; };
+  ASSERT_EQ(::sigaction(SIGTERM, &handler, &before), 0);
+  sigset_t term, none, mask_before;
+  sigemptyset(&none);
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &term, &mask_before), 0);
+  struct epoll_event events[4];
+  const auto wait = [&](const sigset_t* mask) {
+    return epoll_wait_call(epoll.fd.get(), events, 4, &kNow, mask);
+  };
+  ring.produce();
+  EXPECT_EQ(wait(&none), 1);
+  ::pthread_kill(::pthread_self(), SIGTERM);
+  EXPECT_EQ(wait(nullptr), 1);  // blocked by the tool
+  EXPECT_EQ(heard, 0);
+  EXPECT_EQ(wait(&none), -EINTR);
+  EXPECT_EQ(heard, 1);
+  EXPECT_EQ(wait(&none), 1);  // what there was to read still is
+  // One that nobody handles is no answer.
+  handler.sa_handler = SIG_IGN;
+  ASSERT_EQ(::sigaction(SIGTERM, &handler, nullptr), 0);
+  ::pthread_kill(::pthread_self(), SIGTERM);
+  EXPECT_EQ(wait(&none), 1);
+  sigset_t now;
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &mask_before, &now), 0);
+  EXPECT_EQ(sigismember(&now, SIGTERM), 1);
+  EXPECT_EQ(sigismember(&now, SIGINT), sigismember(&mask_before, SIGINT));
+  ::sigaction(SIGTERM, &before, nullptr);
+}
+
 TEST_P(Readiness, Poll) {
   TestRing ring(GetParam());
   ASSERT_NE(find_object(ring.fd.get()), nullptr);

@@ -80,7 +80,7 @@ struct BloomFilterType : MapType {
   static int64_t user_update(MapView map, const void*, const void* value, uint64_t flags, uint32_t) {
     return bloom_push(map, value, flags);
   }
-  static int64_t user_next_key(MapView, const void*, void*) { return -kErrOpNotSupported; }
+  static int64_t user_next_key(MapView, const void*, void*, KeyOrder*) { return -kErrOpNotSupported; }
 };
 
 }  // namespace bpftime::maps

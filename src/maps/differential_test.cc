@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "maps/hash.h"
+#include "maps/key_order.h"
 #include "maps/stack_trace.h"
 #include "maps/test_support.h"
 
@@ -334,6 +335,14 @@ std::vector<uint32_t> types_with_values() {
 }
 INSTANTIATE_TEST_SUITE_P(Maps, Differential, testing::ValuesIn(types_with_values()));
 
+class DifferentialKeyOrder : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string reason = kernel_unusable();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+};
+
 class DifferentialRing : public Differential {};
 TEST_P(DifferentialRing, CreationIsRefusedAsByTheKernel) {
   std::mt19937_64 random(test_seed());
@@ -368,6 +377,46 @@ TEST_P(DifferentialRing, ElementCallsAreRefusedAsByTheKernel) {
   close(static_cast<int>(kernel));
 }
 INSTANTIATE_TEST_SUITE_P(Maps, DifferentialRing, testing::Values(kTypeRingbuf, kTypeUserRingbuf));
+
+// What a process remembers of a trie's order holds while keys go, and is given up when keys come.
+TEST_F(DifferentialKeyOrder, IsTheKernelsWhileTheTrieChanges) {
+  std::mt19937_64 random(test_seed());
+  uint64_t steps = 0;
+  while (steps < test_rounds(60000)) {
+    MapSpec spec = random_good_spec(kTypeLpmTrie, random);
+    spec.max_entries = 300;
+    SharedMap ours(spec);
+    const int64_t kernel = kernel_create(spec);
+    ASSERT_GE(kernel, 0);
+    KeyOrder order;
+    Bytes key, value(user_value_size(spec));
+    for (int i = 0; i < 3000; i++, steps++) {
+      // Mostly questions, each from the answer of the one before; runs of deletions; seldom a key more.
+      const uint64_t what = random() % (i < 300 ? 4 : 400);
+      const bool change = what < 3 || random() % 8 == 0;
+      if (change || key.empty() || random() % 16 == 0) key = random_key(spec, random);
+      if (change && what == 0) {
+        ASSERT_EQ(user_update(ours.view(), key.data(), value.data(), 0),
+                  kernel_element(BPF_MAP_UPDATE_ELEM, kernel, key.data(), value.data(), 0));
+        continue;
+      }
+      if (change && what >= 3) {
+        Bytes victim(spec.key_size);
+        if (kernel_element(BPF_MAP_GET_NEXT_KEY, kernel, key.data(), victim.data(), 0) != 0) continue;
+        ASSERT_EQ(user_delete(ours.view(), victim.data()),
+                  kernel_element(BPF_MAP_DELETE_ELEM, kernel, victim.data(), nullptr, 0));
+        continue;
+      }
+      const void* from = random() % 16 == 0 ? nullptr : key.data();
+      Bytes a(spec.key_size), b(spec.key_size);
+      ASSERT_EQ(user_next_key(ours.view(), from, a.data(), &order),
+                kernel_element(BPF_MAP_GET_NEXT_KEY, kernel, from, b.data(), 0));
+      ASSERT_EQ(a, b) << "step " << i << ", key size " << spec.key_size;
+      key = b;
+    }
+    close(static_cast<int>(kernel));
+  }
+}
 
 // Clients map a map read-only for what only reads.
 TEST(ReadOnly, LookUpsAndNextKeyWriteNothing) {

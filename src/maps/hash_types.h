@@ -4,6 +4,7 @@
 #include "maps/hash.h"
 #include "maps/lru_hash.h"
 #include "maps/percpu_hash.h"
+#include "maps/unchanged.h"
 
 namespace bpftime::maps {
 
@@ -27,7 +28,7 @@ BPFTIME_MAPS_FOLD bool hash_each_next(MapView map, MapCursor* cursor) {
 
 struct HashType : MapType {
   static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
-  static constexpr bool kSpinLocks = true, kTimers = true, kBuckets = true;
+  static constexpr bool kSpinLocks = true, kTimers = true, kBuckets = true, kUpdatesUnchanged = true;
   static constexpr uint32_t kBatches = kBatchAll;
   static constexpr MapExample kExample = {4, 8, 50, 0};
   static constexpr const char* kRemark =
@@ -45,6 +46,10 @@ struct HashType : MapType {
   BPFTIME_MAPS_FOLD static bool update_in_place(MapView map, const void* key, const void* value,
                                                 uint64_t flags, uint32_t) {
     return hash_update_in_place(map, key, value, flags);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView map, const void* key, uint64_t* place,
+                                                    uint64_t seen, const void* value, uint32_t cpu) {
+    return hash_update_unchanged(map, key, place, seen, value, cpu);
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView map, const void* key, uint32_t owner) {
     return hash_remove(map, key, nullptr, owner);
@@ -64,7 +69,7 @@ struct HashType : MapType {
   }
   // hash_types_user.h
   static int64_t user_lookup(MapView map, const void* key, void* value);
-  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder*);
   static void repair(MapView map, uint32_t owner);
 };
 
@@ -95,7 +100,7 @@ struct PercpuHashType : HashType {
 };
 
 struct LruHashType : HashType {
-  static constexpr bool kSpinLocks = false;
+  static constexpr bool kSpinLocks = false, kUpdatesUnchanged = false;
   static constexpr const char* kRemark = "";
   static constexpr const char* kDiffers =
       "evicts by a clock: exactly max_entries elements are kept, one read since the last sweep survives; "
@@ -123,7 +128,7 @@ struct LruHashType : HashType {
 
 struct LruPercpuHashType : LruHashType {
   static constexpr HelperSet kOwnHelpers = {BPF_FUNC_map_lookup_percpu_elem};
-  static constexpr bool kTimers = false, kPerCpu = true;
+  static constexpr bool kTimers = false, kPerCpu = true, kUpdatesUnchanged = true;
   static constexpr MapExample kExample = {8, 8, 50, 0};
   static constexpr const char* kDiffers = "as lru_hash and percpu_hash";
   BPFTIME_MAPS_FOLD static bool update_in_place(MapView map, const void* key, const void* value,

@@ -151,7 +151,7 @@ struct LpmTrieType : MapType {
   }
   // lpm_trie_user.h
   static int64_t user_lookup(MapView map, const void* key, void* value);
-  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order);
   static void repair(MapView map, uint32_t owner);
 };
 

@@ -89,9 +89,10 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
                    [&](auto type) { return decltype(type)::user_lookup_and_delete(map, key, value, owner); });
 }
 
-int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
-  return with_type(map.spec->type,
-                   [&](auto type) { return decltype(type)::user_next_key(map, key_or_null, next_key); });
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
+  return with_type(map.spec->type, [&](auto type) {
+    return decltype(type)::user_next_key(map, key_or_null, next_key, order);
+  });
 }
 
 uint32_t batch_buckets(const MapSpec& spec) {

@@ -59,7 +59,9 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
 int64_t user_delete(MapView map, const void* key, uint32_t owner = kUserOwner);
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags,
                                uint32_t owner = kUserOwner);
-int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
+// `order`: the caller's own, of this map, zero or kept since an earlier call; not used by two threads at once. May be null.
+class KeyOrder;
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order = nullptr);
 
 // ---- batches ----
 // Buckets of a type that Linux hands out bucket by bucket; 0: its batches go from key to key.

@@ -225,7 +225,7 @@ struct QueueType : MapType {
   static int64_t user_lookup_and_delete(MapView map, const void*, void* value, uint32_t) {
     return pop(map, value);
   }
-  static int64_t user_next_key(MapView, const void*, void*) { return -kErrInvalid; }
+  static int64_t user_next_key(MapView, const void*, void*, KeyOrder*) { return -kErrInvalid; }
   static void repair(MapView map, uint32_t owner);  // queue_stack_user.h
 };
 

@@ -207,7 +207,7 @@ struct StackTraceType : MapType {
   static int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint32_t) {
     return stack_trace_take(map, key, value);
   }
-  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder*) {
     return stack_trace_next_key(map, key_or_null, next_key);
   }
   static void repair(MapView map, uint32_t owner) { stack_trace_repair(map, owner); }

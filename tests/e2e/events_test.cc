@@ -99,13 +99,12 @@ class EveryBuffer : public Events, public ::testing::WithParamInterface<Tool> {
     return {program(GetParam().name), GetParam().mode, program("talker"), "talk", "-1", "4711"};
   }
 };
-INSTANTIATE_TEST_SUITE_P(Libbpf, EveryBuffer,
-                         ::testing::Values(Tool{"uprobe_stat", "ring"}, Tool{"uprobe_stat", "perf"},
-                                           Tool{"uprobe_stat_static", "ring"},
-                                           Tool{"uprobe_stat_static", "perf"}),
-                         [](const auto& info) {
-                           return std::string(info.param.name) + "_" + info.param.mode;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Libbpf, EveryBuffer,
+    ::testing::Values(Tool{"uprobe_stat", "ring"}, Tool{"uprobe_stat", "perf"},
+                      Tool{"uprobe_stat_static", "ring"}, Tool{"uprobe_stat_static", "perf"},
+                      Tool{"uprobe_stat_alone", "ring"}, Tool{"uprobe_stat_alone", "perf"}),
+    [](const auto& info) { return std::string(info.param.name) + "_" + info.param.mode; });
 
 TEST_P(EveryBuffer, DeliversEveryEventInOrderWithItsFacts) {
   constexpr int kThreads = 4, kCalls = 400;
@@ -216,7 +215,7 @@ TEST_F(Events, ATargetThatIsNotProbedSendsNothing) {
 }
 
 class Rings : public Events, public ::testing::WithParamInterface<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Libbpf, Rings, ::testing::Values("features", "features_static"),
+INSTANTIATE_TEST_SUITE_P(Libbpf, Rings, ::testing::Values("features", "features_static", "features_alone"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(Rings, TwoInOneEpollSet) {
@@ -274,7 +273,7 @@ TEST_F(Events, PerCpuCountsAreNeverTooHigh) {
   Child tool = load_tool({program("uprobe_stat"), "count", program("talker"), "talk"});
   Child target = talker(kThreads, kCalls);
   target.signal(SIGUSR1);
-  ASSERT_TRUE(target.wait_for_output("round 1 done\n", std::chrono::seconds(60)));
+  ASSERT_TRUE(target.wait_for_output("round 1 done\n", 2 * kPatience));
   const auto seen = finish_tool(tool);
   EXPECT_EQ(seen["calls"], kThreads * kCalls);
   EXPECT_EQ(seen["bss"], kThreads * kCalls);

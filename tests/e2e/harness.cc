@@ -301,6 +301,7 @@ Child EndToEnd::bpftime_child(Arguments arguments, Child::Options extra) {
 
 Arguments EndToEnd::load(Arguments tool) const {
   Arguments out = {"load"};
+  if (supervise_) out.push_back("--supervise");
   out.insert(out.end(), tool.begin(), tool.end());
   return out;
 }

@@ -16,6 +16,10 @@ namespace bpftime::e2e {
 
 using Arguments = std::vector<std::string>;
 
+// How long something may take that is bound to happen. Waits end when it does, so only a failure takes so long; machines that
+// run other things, too, are slow.
+inline constexpr std::chrono::seconds kPatience(60);
+
 // Directory of the built programs (BPFTIME_BIN_DIR, set by CTest) and path of one of them.
 std::string bin_directory();
 std::string program(const std::string& name);
@@ -38,10 +42,10 @@ class Child {
   bool running();
   void signal(int number);
   // Closes nothing, waits for the end. Exit code, or 128 + signal. nullopt at the deadline.
-  std::optional<int> wait(std::chrono::seconds limit = std::chrono::seconds(20));
+  std::optional<int> wait(std::chrono::seconds limit = kPatience);
   // Reads until standard output (or error) contains `text`. False at the deadline or end of output.
-  bool wait_for_output(const std::string& text, std::chrono::seconds limit = std::chrono::seconds(20));
-  bool wait_for_error(const std::string& text, std::chrono::seconds limit = std::chrono::seconds(20));
+  bool wait_for_output(const std::string& text, std::chrono::seconds limit = kPatience);
+  bool wait_for_error(const std::string& text, std::chrono::seconds limit = kPatience);
   // What has been read so far.
   const std::string& output();
   const std::string& error();
@@ -61,11 +65,11 @@ struct Finished {
   std::string output, error;
 };
 Finished run(const Arguments& arguments, const Child::Options& options = {},
-             std::chrono::seconds limit = std::chrono::seconds(60));
+             std::chrono::seconds limit = 2 * kPatience);
 
 // Waits until `holds` is true. Never a fixed sleep: polls every few milliseconds until the deadline.
 bool eventually(const std::function<bool()>& holds,
-                std::chrono::milliseconds limit = std::chrono::seconds(20));
+                std::chrono::milliseconds limit = kPatience);
 
 // A free TCP port on 127.0.0.1 (just now).
 int free_port();
@@ -90,8 +94,10 @@ class EndToEnd : public ::testing::Test {
   nlohmann::json bpftime_json(Arguments arguments);
   // `bpftime ARGUMENTS…` left running (load, start, trace).
   Child bpftime_child(Arguments arguments, Child::Options options = {});
-  // Arguments for `load`.
+  // Arguments for `load`. Supervised: the tool is answered from outside, as if nothing could be preloaded into it. So it is
+  // from the start where BPFTIME_SUPERVISE is set.
   Arguments load(Arguments tool) const;
+  void supervise(bool on) { supervise_ = on; }
   // A stock tool (tests/tools) under `bpftime load`, ready.
   Child load_tool(Arguments tool);
   // Ends a stock tool with SIGTERM and parses the JSON line it prints last.
@@ -109,6 +115,7 @@ class EndToEnd : public ::testing::Test {
  private:
   std::string directory_;
   bool nobody_ = false;  // has been asked for
+  bool supervise_ = std::getenv("BPFTIME_SUPERVISE") != nullptr;
 };
 
 }  // namespace bpftime::e2e

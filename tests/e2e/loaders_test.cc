@@ -22,7 +22,7 @@ class Loaders : public EndToEnd, public ::testing::WithParamInterface<const char
     ASSERT_TRUE(talker.wait_for_output("round " + std::to_string(number) + " done\n")) << talker.error();
   }
 };
-INSTANTIATE_TEST_SUITE_P(Libbpf, Loaders, ::testing::Values("features", "features_static"),
+INSTANTIATE_TEST_SUITE_P(Libbpf, Loaders, ::testing::Values("features", "features_static", "features_alone"),
                          [](const auto& info) { return std::string(info.param); });
 
 void expect_counts(const nlohmann::json& seen, uint64_t calls) {

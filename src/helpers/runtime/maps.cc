@@ -63,6 +63,34 @@ BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem) { return map_lookup_percpu_elem<
 BPFTIME_MAP_TYPES(BPFTIME_OF_TYPE)
 #undef BPFTIME_OF_TYPE
 
+namespace {
+
+// bpf_map_update_elem(map, key, value, BPF_ANY) for who has looked the key up before: r4 is what it got, r5 the value it found
+// there. maps::kChanged: it is to look again.
+template <uint32_t kType>
+inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5) {
+  const maps::MapView map = view_of_type<kType>(r1);
+  if (__builtin_expect(r4 != 0, 1))
+    return core::update_unchanged(map, pointer(r2), pointer<uint64_t>(r4), r5, pointer(r3), cpu_for(map));
+  // There is no such index, which the update says, or there was no such key.
+  if (core::inlines_update(map.spec->type))
+    return core::update(map, pointer(r2), pointer(r3), maps::kUpdateAny, cpu_for(map), /*owner=*/0);
+  const int64_t result =
+      bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
+  return result == -maps::kErrExists ? maps::kChanged : result;
+}
+
+}  // namespace
+
+// Called for maps::updates_unchanged only.
+#define BPFTIME_OF_TYPE(number, name, Type)                                                                \
+  extern "C" uint64_t bpftime_map_update_unchanged_of_type_##number(                                       \
+      uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5, const bpftime::wire::Invocation*) { \
+    return map_update_unchanged<number>(r1, r2, r3, r4, r5);                                               \
+  }
+BPFTIME_MAP_TYPES(BPFTIME_OF_TYPE)
+#undef BPFTIME_OF_TYPE
+
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
   if (map.spec->type == maps::kTypeHash) return bpftime_hash_remove(pointer<const MapRef>(r1), pointer(r2));
