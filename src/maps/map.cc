@@ -90,8 +90,9 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
-  return with_type(map.spec->type,
-                   [&](auto type) { return decltype(type)::user_next_key(map, key_or_null, next_key, order); });
+  return with_type(map.spec->type, [&](auto type) {
+    return decltype(type)::user_next_key(map, key_or_null, next_key, order);
+  });
 }
 
 uint32_t batch_buckets(const MapSpec& spec) {
@@ -123,10 +124,6 @@ int64_t ring_consume(MapView map, void* buffer, uint64_t capacity) {
 uint32_t ring_prepare_wait(MapView map, bool* has_data) {
   if (map.spec->type == kTypeUserRingbuf) return user_ring_prepare_wait(user_ring_at(map), has_data);
   return ring_prepare_wait_at(program_side::ring_of(map), has_data);
-}
-void ring_end_wait(MapView map) { ring_end_wait_at(program_side::ring_of(map)); }
-bool ring_unread_wakes(MapView map, uint64_t* unread) {
-  return ring_unread_wakes_at(program_side::ring_of(map), unread);
 }
 
 int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
