@@ -120,13 +120,14 @@ endfunction()
 # and the example that starts from there (docs/eim.md).
 function(bpftime_install_package)
   include(CMakePackageConfigHelpers)
-  install(DIRECTORY include/ DESTINATION include)
+  install(DIRECTORY include/ DESTINATION include COMPONENT development)
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/bpftime-config-version.cmake COMPATIBILITY SameMajorVersion
     ARCH_INDEPENDENT)
-  install(FILES cmake/bpftime-config.cmake ${PROJECT_BINARY_DIR}/bpftime-config-version.cmake DESTINATION lib/cmake/bpftime)
+  install(FILES cmake/bpftime-config.cmake ${PROJECT_BINARY_DIR}/bpftime-config-version.cmake DESTINATION lib/cmake/bpftime
+    COMPONENT development)
   configure_file(cmake/bpftime.pc.in ${PROJECT_BINARY_DIR}/bpftime.pc @ONLY)
-  install(FILES ${PROJECT_BINARY_DIR}/bpftime.pc DESTINATION lib/pkgconfig)
-  install(DIRECTORY example/minimal_host DESTINATION share/bpftime USE_SOURCE_PERMISSIONS PATTERN test.sh EXCLUDE)
+  install(FILES ${PROJECT_BINARY_DIR}/bpftime.pc DESTINATION lib/pkgconfig COMPONENT development)
+  install(DIRECTORY example/minimal_host DESTINATION share/bpftime COMPONENT development USE_SOURCE_PERMISSIONS PATTERN test.sh EXCLUDE)
 endfunction()
 
 # bpftime_install(target …): into the prefix itself, not into bin/ or lib/: the quick start puts that one folder on PATH, and
@@ -134,7 +135,7 @@ endfunction()
 function(bpftime_install)
   foreach(target ${ARGN})
     if(TARGET ${target})
-      install(TARGETS ${target} RUNTIME DESTINATION . LIBRARY DESTINATION .)
+      install(TARGETS ${target} RUNTIME DESTINATION . COMPONENT programs LIBRARY DESTINATION . COMPONENT programs)
     endif()
   endforeach()
 endfunction()

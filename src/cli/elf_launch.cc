@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "base/bytes.h"
@@ -38,13 +40,21 @@ Launch judge_interpreter(const Fd& fd, const Elf64_Phdr& header) {
   return {"program of another C library (" + std::string(*path) + "); only glibc is supported", true};
 }
 
-// Go's linker leaves a note of its own.
-bool is_note_of_go(const Fd& fd, const Elf64_Phdr& header) {
-  constexpr char kName[] = "Go\0";
-  const std::vector<uint8_t> bytes = read_file(fd, header.p_offset, sizeof(Elf64_Nhdr) + sizeof kName);
-  const auto note = read_at<Elf64_Nhdr>(bytes, 0);
-  return note && note->n_namesz == sizeof kName && bytes.size() == sizeof(Elf64_Nhdr) + sizeof kName &&
-         std::memcmp(bytes.data() + sizeof(Elf64_Nhdr), kName, sizeof kName) == 0;
+// Go's linker leaves a note of its own, perhaps among others.
+bool has_note_of_go(const Fd& fd, const Elf64_Phdr& header) {
+  constexpr std::string_view kGo("Go\0\0", 4);
+  constexpr uint64_t kNotesMax = 4096;
+  const std::vector<uint8_t> bytes =
+      read_file(fd, header.p_offset, std::min<uint64_t>(header.p_filesz, kNotesMax));
+  const auto padded = [](uint64_t size) { return (size + 3) / 4 * 4; };
+  for (uint64_t at = 0; const auto note = read_at<Elf64_Nhdr>(bytes, at);) {
+    at += sizeof *note;
+    if (note->n_namesz == kGo.size() && at + kGo.size() <= bytes.size() &&
+        std::memcmp(bytes.data() + at, kGo.data(), kGo.size()) == 0)
+      return true;
+    at += padded(note->n_namesz) + padded(note->n_descsz);
+  }
+  return false;
 }
 
 Launch judge_segments(const Fd& fd, const std::vector<uint8_t>& headers, uint32_t count) {
@@ -54,7 +64,7 @@ Launch judge_segments(const Fd& fd, const std::vector<uint8_t>& headers, uint32_
     const auto segment = read_at<Elf64_Phdr>(headers, i * sizeof(Elf64_Phdr));
     if (!segment) return refused("damaged ELF file: program headers past its end");
     if (segment->p_type == PT_INTERP && !launch) launch = judge_interpreter(fd, *segment);
-    if (segment->p_type == PT_NOTE) go = go || is_note_of_go(fd, *segment);
+    if (segment->p_type == PT_NOTE) go = go || has_note_of_go(fd, *segment);
   }
   if (!launch) return {"statically linked program: it has no dynamic linker to preload with", true};
   if (launch->obstacle.empty()) launch->supervised = go;

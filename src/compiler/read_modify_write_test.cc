@@ -183,7 +183,8 @@ TEST_P(ReadModifyWrite, FoundOnlyWhereItCanBeRepeated) {
 
 INSTANTIATE_TEST_SUITE_P(Maps, ReadModifyWrite,
                          ::testing::Values(BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
-                                           BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_PERCPU_HASH));
+                                           BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_LRU_HASH,
+                                           BPF_MAP_TYPE_LRU_PERCPU_HASH));
 
 }  // namespace
 }  // namespace bpftime::compiler

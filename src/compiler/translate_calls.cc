@@ -4,7 +4,7 @@
 #include "compiler/function_translator.h"
 #include "compiler/tail_call.h"
 #include "helpers/table.h"
-#include "maps/for_each.h"
+#include "maps/map_type.h"
 #include "maps/prog_array.h"
 #include "maps/unchanged.h"
 #include "maps/user_ringbuf.h"

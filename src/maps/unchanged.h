@@ -15,7 +15,7 @@ inline constexpr int64_t kChanged = 1;  // besides 0 and errors
 constexpr bool updates_unchanged(const MapSpec& spec) {
   return spec.value_size == 8 &&
          (spec.type == kTypeArray || spec.type == kTypePercpuArray || spec.type == kTypeHash ||
-          spec.type == kTypePercpuHash || spec.type == kTypeLruPercpuHash);
+          spec.type == kTypePercpuHash || spec.type == kTypeLruHash || spec.type == kTypeLruPercpuHash);
 }
 
 // `place`: what a look-up of an existing index gave.
@@ -31,7 +31,7 @@ BPFTIME_MAPS_FOLD int64_t hash_update_unchanged(MapView map, const void* key, ui
   uint32_t number = hash_lookup_number(map, g, key, hash_key(key, g.key_size));
   if (number == 0 || hash_value_at(map, g, number, cpu) != place) return kChanged;
   Element* element = element_at(map, g, number);
-  if (map.spec->type == kTypeLruPercpuHash) element_mark_used(element);
+  if (map.spec->type == kTypeLruHash || map.spec->type == kTypeLruPercpuHash) element_mark_used(element);
   if (g.cpus != 0) return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
   uint64_t control = load_acquire(&element->control);
   if (control_owner(control) != kLinked || compare_key(element_key(g, element), key, g.key_size) != 0)

@@ -95,6 +95,11 @@ struct Tool {
 
 class EveryBuffer : public Events, public ::testing::WithParamInterface<Tool> {
  protected:
+  void SetUp() override {
+    Events::SetUp();
+    if (::access(program(GetParam().name).c_str(), X_OK) != 0)
+      GTEST_SKIP() << GetParam().name << " is not built: no Go with cilium/ebpf";
+  }
   Arguments tool() const {
     return {program(GetParam().name), GetParam().mode, program("talker"), "talk", "-1", "4711"};
   }
@@ -103,7 +108,9 @@ INSTANTIATE_TEST_SUITE_P(
     Libbpf, EveryBuffer,
     ::testing::Values(Tool{"uprobe_stat", "ring"}, Tool{"uprobe_stat", "perf"},
                       Tool{"uprobe_stat_static", "ring"}, Tool{"uprobe_stat_static", "perf"},
-                      Tool{"uprobe_stat_alone", "ring"}, Tool{"uprobe_stat_alone", "perf"}),
+                      Tool{"uprobe_stat_alone", "ring"}, Tool{"uprobe_stat_alone", "perf"},
+                      Tool{"uprobe_stat_go", "ring"}, Tool{"uprobe_stat_go", "perf"},
+                      Tool{"uprobe_stat_go_dynamic", "ring"}),
     [](const auto& info) { return std::string(info.param.name) + "_" + info.param.mode; });
 
 TEST_P(EveryBuffer, DeliversEveryEventInOrderWithItsFacts) {

@@ -24,6 +24,10 @@ inline constexpr std::chrono::seconds kPatience(60);
 std::string bin_directory();
 std::string program(const std::string& name);
 
+// How long to wait for what surely comes: only a failure takes it. With fifteen processes for each CPU a bpftrace that compiles its
+// script and ours has needed more than 20 s to be ready.
+constexpr std::chrono::seconds kPatience{60};
+
 // A child process with its standard output and error captured. Killed with SIGKILL and reaped on destruction if alive.
 class Child {
  public:
@@ -68,8 +72,7 @@ Finished run(const Arguments& arguments, const Child::Options& options = {},
              std::chrono::seconds limit = 2 * kPatience);
 
 // Waits until `holds` is true. Never a fixed sleep: polls every few milliseconds until the deadline.
-bool eventually(const std::function<bool()>& holds,
-                std::chrono::milliseconds limit = kPatience);
+bool eventually(const std::function<bool()>& holds, std::chrono::milliseconds limit = kPatience);
 
 // A free TCP port on 127.0.0.1 (just now).
 int free_port();

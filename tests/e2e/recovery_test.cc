@@ -325,9 +325,9 @@ TEST_F(Recovery, LeavesWhenIdleAndNotBefore) {
   // Long enough for a tool to come, on a slow machine at the second or third try.
   bool held = false;
   for (const int idle : {1, 10, 60}) {
-    Child keeper({program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds",
-                  std::to_string(idle)},
-                 options());
+    Child keeper(
+        {program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds", std::to_string(idle)},
+        options());
     ASSERT_TRUE(eventually([&] { return worker_pid() > 0; })) << keeper.error();
     EXPECT_EQ(processes().keeper, keeper.pid());
     attach(target);

@@ -4,7 +4,7 @@
 //	uprobe_stat_go count|latency|ring|perf FILE FUNCTION [PID [COOKIE]]
 //	uprobe_stat_go pin|unpin PATH
 //
-// Its programs are in uprobe_stat.bpf.o, in the directory BPFTIME_BPF_OBJECTS.
+// Its programs are in uprobe_stat.bpf.o, beside it.
 package main
 
 import (
@@ -214,7 +214,8 @@ func main() {
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
-	spec, err := ebpf.LoadCollectionSpec(filepath.Join(os.Getenv("BPFTIME_BPF_OBJECTS"), "uprobe_stat.bpf.o"))
+	own, _ := os.Executable()
+	spec, err := ebpf.LoadCollectionSpec(filepath.Join(filepath.Dir(own), "uprobe_stat.bpf.o"))
 	if err != nil {
 		fail("open", err)
 	}
