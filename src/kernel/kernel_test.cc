@@ -337,10 +337,12 @@ TEST_F(KernelTest, AChangedRecordIsANewLayout) {
     size_t size = Kernel::serialize(*object).size();
     if (const auto* uprobe = dynamic_cast<const PerfEvent*>(object.get()))
       size -= uprobe->path.size() + uprobe->given.size() + uprobe->build_id.size();  // of wherever this runs
+    if (const auto* program = dynamic_cast<const Prog*>(object.get()))
+      size -= program->verified_by.size();  // whether the kernel could be asked
     sizes += std::to_string(size) + " ";
   }
   EXPECT_EQ(std::to_string(wire::kAbiVersion) + "." + std::to_string(kRecordLayout) + " " + sizes,
-            "5.1 204 164 139 56 ")
+            "5.1 204 149 139 56 ")
       << "raise kRecordLayout (record.h), then write here what is measured";
 }
 
