@@ -125,6 +125,10 @@ uint32_t ring_prepare_wait(MapView map, bool* has_data) {
   if (map.spec->type == kTypeUserRingbuf) return user_ring_prepare_wait(user_ring_at(map), has_data);
   return ring_prepare_wait_at(program_side::ring_of(map), has_data);
 }
+void ring_end_wait(MapView map) { ring_end_wait_at(program_side::ring_of(map)); }
+bool ring_unread_wakes(MapView map, uint64_t* unread) {
+  return ring_unread_wakes_at(program_side::ring_of(map), unread);
+}
 
 int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
                     uint32_t owner, bool* wake) {

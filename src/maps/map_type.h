@@ -15,6 +15,8 @@ namespace bpftime::maps {
 
 using wire::MapSpec;
 
+class KeyOrder;  // key_order.h
+
 // A mapped map. `base` points at the first byte of its memfd; `spec` is trusted.
 struct MapView {
   uint8_t* base;

@@ -93,8 +93,9 @@ BPFTIME_MAPS_FOLD bool ring_commit(MapView map, void* record, uint64_t flags, bo
 BPFTIME_MAPS_FOLD void* ring_reserve_at_once(MapView map, uint64_t size, uint64_t flags, uint32_t owner) {
   return maps::ring_reserve_at_once(ring_of(map), size, flags, owner);
 }
-BPFTIME_MAPS_FOLD bool ring_commit_at_once(MapView map, void* record, bool discard, RingCommit* commit) {
-  return maps::ring_commit_at_once(ring_of(map), record, discard, commit);
+BPFTIME_MAPS_FOLD bool ring_commit_at_once(MapView map, void* record, uint64_t flags, bool discard,
+                                           RingCommit* commit) {
+  return maps::ring_commit_at_once(ring_of(map), record, flags, discard, commit);
 }
 BPFTIME_MAPS_FOLD bool ring_commit_rest(MapView map, uint64_t flags, RingCommit commit) {
   return maps::ring_commit_rest(ring_of(map), flags, commit);

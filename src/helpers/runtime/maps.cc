@@ -113,7 +113,8 @@ inline void commit(uint64_t record, uint64_t flags, bool discard) {
   const MapRef* ring = bpftime_ring_of(pointer(record));
   if (ring == nullptr) return;  // never in a verified program
   maps::RingCommit commit;
-  if (__builtin_expect(core::ring_commit_at_once(view(ring), pointer(record), discard, &commit), 1)) return;
+  if (__builtin_expect(core::ring_commit_at_once(view(ring), pointer(record), flags, discard, &commit), 1))
+    return;
   bpftime_ring_commit_rest(ring, flags, commit.start, commit.end, commit.ticket);
 }
 
