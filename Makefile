@@ -4,7 +4,7 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo tutorials firewall disasters test test-long bench bench-nginx fuzz matrix lint install clean build
+.PHONY: help demo tutorials firewall disasters test test-long bench bench-nginx fuzz matrix lint install uninstall clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -74,11 +74,13 @@ lint: ## format and layers
 	@scripts/ensure-packages.sh lint
 	@scripts/lint.sh
 
-install: ## into PREFIX (default ~/.bpftime)
+install: ## into PREFIX (default ~/.bpftime; /usr/local has bin), below DESTDIR
 	@scripts/ensure-packages.sh build
 	@scripts/build.sh release bpftime bpftimed bpftime-agent bpftime-loader
-	@cmake --install build/release --prefix "$(PREFIX)" >/dev/null
-	@echo "==> installed in $(PREFIX); put it on your path: export PATH=\$$PATH:$(PREFIX)/"
+	@scripts/install.sh "$(abspath $(PREFIX))"
+
+uninstall: ## what install put into PREFIX
+	@scripts/install.sh --remove "$(abspath $(PREFIX))"
 
 clean: ## remove what was built
 	@rm -rf build

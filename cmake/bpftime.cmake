@@ -47,28 +47,39 @@ if(BPFTIME_FUZZ)
   add_custom_target(fuzz_targets)
 endif()
 
-# bpftime_library(name SOURCES a.cc … LINKS other …): the static library bpftime_<name> of folder src/<name>.
+# bpftime_library(name SOURCES a.cc … LINKS other … PRIVATE_LINKS … DEFINITIONS …): the static library bpftime_<name> of folder
+# src/<name>. bpftime_<name>_plain is the same never instrumented, for what runs in other people's processes.
 function(bpftime_library name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
-  if(ARG_SOURCES)
-    add_library(bpftime_${name} STATIC ${ARG_SOURCES})
-    set(scope PUBLIC)
-    target_compile_options(bpftime_${name} PRIVATE ${BPFTIME_SANITIZE})
-    if(ARG_PRIVATE_LINKS)
-      target_link_libraries(bpftime_${name} PRIVATE ${ARG_PRIVATE_LINKS})
-    endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS;DEFINITIONS" ${ARGN})
+  bpftime_library_target(bpftime_${name} "${BPFTIME_SANITIZE}")
+  if(BPFTIME_SANITIZE)
+    list(TRANSFORM ARG_LINKS REPLACE "^bpftime_.*$" "\\0_plain")
+    bpftime_library_target(bpftime_${name}_plain "")
+    set_target_properties(bpftime_${name}_plain PROPERTIES EXCLUDE_FROM_ALL TRUE)
   else()
-    add_library(bpftime_${name} INTERFACE)
+    add_library(bpftime_${name}_plain ALIAS bpftime_${name})
+  endif()
+endfunction()
+
+# One of the two, of the arguments its caller parsed.
+function(bpftime_library_target target sanitize)
+  if(ARG_SOURCES)
+    add_library(${target} STATIC ${ARG_SOURCES})
+    set(scope PUBLIC)
+    target_compile_options(${target} PRIVATE ${sanitize})
+    target_link_options(${target} INTERFACE ${sanitize})  # whoever links instrumented code needs the sanitizer's runtime
+    target_link_libraries(${target} PRIVATE ${ARG_PRIVATE_LINKS})
+  else()
+    add_library(${target} INTERFACE)
     set(scope INTERFACE)
   endif()
-  target_include_directories(bpftime_${name} ${scope} ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
-  foreach(link ${ARG_LINKS})
-    target_link_libraries(bpftime_${name} ${scope} ${link})
-  endforeach()
+  target_compile_definitions(${target} ${scope} ${ARG_DEFINITIONS})
+  target_include_directories(${target} ${scope} ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
+  target_link_libraries(${target} ${scope} ${ARG_LINKS})
 endfunction()
 
 # bpftime_test(name SOURCES a_test.cc … LINKS …): one GoogleTest binary, one CTest entry.
-# LABELS: long (only `make test-long`). TIMEOUT: seconds, default 120.
+# LABELS: long (only `make test-long`). TIMEOUT: seconds, default 600: machines that do other things, too, are slow.
 # SERIAL: starts daemons, probes other processes or loads the machine: never beside another test.
 function(bpftime_test name)
   if(NOT BUILD_TESTING)
@@ -82,7 +93,7 @@ function(bpftime_test name)
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   if(NOT ARG_TIMEOUT)
-    set(ARG_TIMEOUT 120)
+    set(ARG_TIMEOUT 600)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     ENVIRONMENT "BPFTIME_SOURCE_DIR=${PROJECT_SOURCE_DIR};BPFTIME_BIN_DIR=${CMAKE_BINARY_DIR}/bin;${ARG_ENVIRONMENT}")
@@ -109,13 +120,14 @@ endfunction()
 # and the example that starts from there (docs/eim.md).
 function(bpftime_install_package)
   include(CMakePackageConfigHelpers)
-  install(DIRECTORY include/ DESTINATION include)
+  install(DIRECTORY include/ DESTINATION include COMPONENT development)
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/bpftime-config-version.cmake COMPATIBILITY SameMajorVersion
     ARCH_INDEPENDENT)
-  install(FILES cmake/bpftime-config.cmake ${PROJECT_BINARY_DIR}/bpftime-config-version.cmake DESTINATION lib/cmake/bpftime)
+  install(FILES cmake/bpftime-config.cmake ${PROJECT_BINARY_DIR}/bpftime-config-version.cmake DESTINATION lib/cmake/bpftime
+    COMPONENT development)
   configure_file(cmake/bpftime.pc.in ${PROJECT_BINARY_DIR}/bpftime.pc @ONLY)
-  install(FILES ${PROJECT_BINARY_DIR}/bpftime.pc DESTINATION lib/pkgconfig)
-  install(DIRECTORY example/minimal_host DESTINATION share/bpftime USE_SOURCE_PERMISSIONS PATTERN test.sh EXCLUDE)
+  install(FILES ${PROJECT_BINARY_DIR}/bpftime.pc DESTINATION lib/pkgconfig COMPONENT development)
+  install(DIRECTORY example/minimal_host DESTINATION share/bpftime COMPONENT development USE_SOURCE_PERMISSIONS PATTERN test.sh EXCLUDE)
 endfunction()
 
 # bpftime_install(target …): into the prefix itself, not into bin/ or lib/: the quick start puts that one folder on PATH, and
@@ -123,7 +135,7 @@ endfunction()
 function(bpftime_install)
   foreach(target ${ARGN})
     if(TARGET ${target})
-      install(TARGETS ${target} RUNTIME DESTINATION . LIBRARY DESTINATION .)
+      install(TARGETS ${target} RUNTIME DESTINATION . COMPONENT programs LIBRARY DESTINATION . COMPONENT programs)
     endif()
   endforeach()
 endfunction()

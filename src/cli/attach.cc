@@ -19,10 +19,11 @@ int for_each_pid(const std::string& command, const std::vector<int>& pids, bool 
   for (int pid : pids) {
     auto answer = ask_daemon(Json{{"command", command}, {"pid", pid}});
     if (!answer) {
-      const int code = report(answer.error());
+      // As JSON it stands with its process.
+      const int code = json ? exit_code_of(answer.error()) : report(answer.error());
       if (status == kOk) status = code;
-      results.push_back(
-          Json{{"pid", pid}, {"error", answer.error().message}, {"errno", answer.error().code}});
+      results.push_back(error_json(answer.error()));
+      results.back()["pid"] = pid;
       if (code == kUnreachable) break;
       continue;
     }

@@ -10,6 +10,7 @@
 #include "cli/usage.h"
 #include "loader/calls.h"
 #include "loader/objects.h"
+#include "maps/types.h"
 
 namespace bpftime::cli {
 namespace {
@@ -117,6 +118,9 @@ Result<Fd> open_pinned(ObjectType type, const std::string& path) {
   bpf_attr attr{};
   attr.pathname = address_of(path.c_str());
   auto fd = bpf(BPF_OBJ_GET, attr, std::string(word_of(type)) + " pinned " + path);
+  // As the kernel answers for any file that is no pin.
+  if (!fd && fd.error().code == EACCES)
+    return Error{EACCES, fd.error().message + "; no pin of bpftime's: those lie below /sys/fs/bpf"};
   if (!fd) return fd.error();
   Fd object(static_cast<int>(*fd));
   // Asking as the wrong kind would read another kind's structure.
@@ -133,8 +137,10 @@ Result<void> pin(const Fd& object, const std::string& path, const std::string& w
   bpf_attr attr{};
   attr.bpf_fd = static_cast<uint32_t>(object.get());
   attr.pathname = address_of(path.c_str());
-  if (auto done = bpf(BPF_OBJ_PIN, attr, what + ": " + path); !done)
-    return Error{done.error().code, done.error().message + "; try a new name below /sys/fs/bpf"};
+  auto done = bpf(BPF_OBJ_PIN, attr, what + ": " + path);
+  if (!done && done.error().code == ENOENT)
+    return Error{ENOENT, done.error().message + ": its directory; try a name directly below /sys/fs/bpf"};
+  if (!done) return Error{done.error().code, done.error().message + "; try a new name below /sys/fs/bpf"};
   return {};
 }
 
@@ -223,15 +229,23 @@ std::string program_type_word(uint32_t type) {
   return word_or_number(libbpf_bpf_prog_type_str(static_cast<bpf_prog_type>(type)), type);
 }
 
-std::string map_type_word(uint32_t type) {
-  return word_or_number(libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type)), type);
+namespace {
+
+// nullptr: nobody has a name for it.
+const char* map_type_name(uint32_t type) {
+  const char* name = maps::type_name(type);
+  return *name != 0 ? name : libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
 }
+
+}  // namespace
+
+std::string map_type_word(uint32_t type) { return word_or_number(map_type_name(type), type); }
 
 Result<uint32_t> map_type_of(const std::string& word) {
   constexpr uint32_t kTypesMax = 64;
   std::vector<std::string> known;
   for (uint32_t type = 1; type < kTypesMax; ++type) {
-    const char* name = libbpf_bpf_map_type_str(static_cast<bpf_map_type>(type));
+    const char* name = map_type_name(type);
     if (name != nullptr && word == name) return type;
     if (name != nullptr) known.push_back(name);
   }

@@ -36,12 +36,26 @@ int keep_complaint(libbpf_print_level level, const char* format, va_list argumen
 
 Result<std::vector<uint8_t>> read_file(const std::string& path) {
   std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (error && status.type() != std::filesystem::file_type::not_found)
+    return Error{error.value(), "verify: " + path + ": " + error.message()};
+  if (std::filesystem::is_other(status))
+    return Error{EINVAL, "verify: " + path + ": not a regular file; try a copy of its content"};
   const auto size = std::filesystem::file_size(path, error);
   if (error) return Error{error.value(), "verify: " + path + ": " + error.message()};
   if (size > kFileSizeMax) return Error{EFBIG, "verify: " + path + ": larger than 512 MiB"};
   std::ifstream file(path, std::ios::binary);
   if (!file) return Error{errno, "verify: " + path + ": " + std::strerror(errno)};
-  return std::vector<uint8_t>(std::istreambuf_iterator<char>(file), {});
+  std::vector<uint8_t> bytes(size);
+  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
+  if (!file) return Error{EIO, "verify: " + path + ": cannot be read to its end; try a copy of it"};
+  return bytes;
+}
+
+// An object of BPF that is not whole: nothing in it is where it says.
+bool begins_an_object(Bytes bytes) {
+  const auto header = read_at<Elf64_Ehdr>(bytes, 0);
+  return header && std::memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_machine == EM_BPF;
 }
 
 // The bytes of the BPF object that begins here; empty: none does. The section headers come last in what compilers and
@@ -158,6 +172,8 @@ Result<std::vector<BpfObject>> read_objects(const std::string& path, const Selec
   auto file = read_file(path);
   if (!file) return file.error();
   const std::vector<Bytes> found = find_objects(*file);
+  if (found.empty() && begins_an_object(*file))
+    return Error{ENOEXEC, "verify: " + path + ": cut short, or damaged; try building it again"};
   if (found.empty())
     return Error{ENOEXEC,
                  "verify: " + path +

@@ -124,7 +124,7 @@ TEST_F(CliTest, WordsThatAreNearlyRightAreNamed) {
       {{"map", "show", "nam", "x"}, "did you mean `name`?"},
       {{"attach", "nginx"}, "attach: PID: nginx: no process id"},
       {{"trace", "--pid", "x"}, "x: no process id"},
-      {{"map"}, "map: no action named; there are show, "},
+      {{"daemon"}, "daemon: no action named; there are status, "},
       {{"list", "more"}, "list: more: not expected here; try `bpftime list --help`"},
   };
   for (const auto& [arguments, expected] : cases) {
@@ -161,7 +161,7 @@ TEST_F(CliTest, NonsenseIsUsage) {
                                              {"load"},
                                              {"start"},
                                              {"start", "--nope", "true"},
-                                             {"map"},
+                                             {"eim"},
                                              {"map", "dump"},
                                              {"map", "show", "id"},
                                              {"map", "show", "id", "9z"},
@@ -337,6 +337,7 @@ TEST_F(CliTest, ListsTargetsProbesAndReasons) {
   EXPECT_HAS(text.out, "target 10 (nginx), forked from 9\n");
   EXPECT_HAS(text.out, "serve at /usr/sbin/nginx+0x1000");
   EXPECT_HAS(text.out, "because shorter than a jump");
+  EXPECT_HAS(text.out, "clock  every 1000 ms\n    active   prog 5 tick [perf_event]  hits 7\n");
   EXPECT_HAS(text.out, "tool   7 (malloc)\n");
   EXPECT_EQ(Json::parse(bpftime({"list", "--json"}).out).at("targets").at(0).at("pid"), 10);
 }
@@ -344,7 +345,7 @@ TEST_F(CliTest, ListsTargetsProbesAndReasons) {
 // What they show is compared with bpftool's by e2e_bpftool_test; here, what they do with a daemon's refusal.
 TEST_F(CliTest, ObjectVerbsPassErrorsOn) {
   for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
-           {"map", "show"}, {"prog", "show"}, {"link", "show"}, {"map", "dump", "id", "2"}}) {
+           {"map", "show"}, {"map"}, {"prog"}, {"link", "show"}, {"map", "dump", "id", "2"}}) {
     const Outcome outcome = bpftime(arguments);
     EXPECT_EQ(outcome.exit_code(), 4) << outcome.err;
     EXPECT_HAS(outcome.err, "Operation not permitted");
@@ -352,6 +353,53 @@ TEST_F(CliTest, ObjectVerbsPassErrorsOn) {
   }
   EXPECT_EQ(bpftime({"prog", "show", "name"}).exit_code(), 2);
   EXPECT_EQ(bpftime({"map", "create", "/sys/fs/bpf/x", "type", "no_such_type"}).exit_code(), 1);
+}
+
+// With --json an error is an object where the answer would be; where a program of the user's has standard output, on stderr.
+TEST_F(CliTest, ErrorsAreJsonWhenAsked) {
+  const std::pair<std::vector<std::string>, int> cases[] = {
+      {{"map", "show"}, EPERM},
+      {{"map", "dump"}, EINVAL},
+      {{"prog", "dump", "xlated", "id", "1"}, EPERM},
+      {{"frobnicate"}, EINVAL},
+      {{"list", "--nonsense"}, EINVAL},
+      {{"attach", "x"}, EINVAL},
+      {{"daemon"}, EINVAL},
+      {{"verify"}, EINVAL},
+      {{"verify", "--explain", "NUL01"}, EINVAL},
+      {{"eim", "manifest", "/none"}, ENOENT},
+      {{"eim", "header", "/none"}, ENOENT},
+      {{"eim", "explain", "some", "--policy", "/none"}, ENOENT},
+      {{"extend", "/none", "--pid", "1"}, ENOENT},
+      {{"help", "lst"}, EINVAL},
+  };
+  for (const auto& [arguments, code] : cases)
+    for (const bool behind : {false, true}) {
+      std::vector<std::string> asked = arguments;
+      asked.insert(behind ? asked.end() : asked.begin(), "--json");
+      const Outcome outcome = bpftime(asked);
+      EXPECT_NE(outcome.exit_code(), 0) << ::testing::PrintToString(asked);
+      EXPECT_EQ(outcome.err, "") << ::testing::PrintToString(asked);
+      const Json error = Json::parse(outcome.out, nullptr, false);
+      ASSERT_TRUE(error.is_object()) << ::testing::PrintToString(asked) << outcome.out;
+      EXPECT_EQ(error["errno"], code) << error;
+      EXPECT_EQ(outcome.exit_code(), bpftime(arguments).exit_code()) << error;
+    }
+  for (const char* verb : {"load", "start"}) {
+    const Outcome none = bpftime({"--json", verb, base_ + "/none"});
+    EXPECT_EQ(none.exit_code(), 127);
+    EXPECT_EQ(none.out, "");
+    EXPECT_EQ(Json::parse(none.err, nullptr, false)["errno"], ENOENT) << none.err;
+  }
+  const Json unread = Json::parse(bpftime({"--json", "verify", "/none"}).out, nullptr, false);
+  EXPECT_EQ(unread["objects"][0]["errno"], ENOENT) << unread;
+}
+
+TEST_F(CliTest, VersionAsOption) {
+  const Outcome version = bpftime({"--version"});
+  EXPECT_EQ(version.exit_code(), 0);
+  EXPECT_EQ(version.out, bpftime({"version"}).out);
+  EXPECT_EQ(bpftime({"-V"}).out, version.out);
 }
 
 // Whatever is asked, completion never starts a daemon and never fails.
@@ -463,6 +511,9 @@ TEST_F(CliTest, ManPagesAreMadeOfTheHelpAndRenderWithoutWarnings) {
     EXPECT_TRUE(fs::exists(pages + "/bpftime-" + verb + ".1")) << verb;
   EXPECT_FALSE(fs::exists(pages + "/bpftime-complete.1")) << "a hidden verb has a page";
   EXPECT_NE(bpftime({"manual", base_ + "/none"}).exit_code(), 0);
+  std::ifstream load(pages + "/bpftime-load.1");
+  const std::string page(std::istreambuf_iterator<char>(load), {});
+  EXPECT_HAS(page, "\\fBbpftime load\\fR [\\fIOPTIONS\\fR] \\fIPROGRAM [ARGUMENTS...]\\fR");
   if (::access("/usr/bin/groff", X_OK) != 0) GTEST_SKIP() << "groff is not installed: pages are not rendered";
   for (const auto& entry : fs::directory_iterator(pages)) {
     CommandRun run = command({});
@@ -603,7 +654,9 @@ TEST_F(CliTest, AttachGoesOnAfterAnError) {
   EXPECT_HAS(outcome.err, "bpftime: attach: 1: is not yours; try root\n");
   EXPECT_HAS(outcome.out, "attached 4711 (victim): 0 probes\n");
   EXPECT_EQ(bpftime({"detach", "4711"}).exit_code(), 0);
-  const Json json = Json::parse(bpftime({"attach", "--json", "1", "4711"}).out);
+  const Outcome as_json = bpftime({"attach", "--json", "1", "4711"});
+  EXPECT_EQ(as_json.err, "") << "it stands with its process";
+  const Json json = Json::parse(as_json.out);
   EXPECT_EQ(json.at(0).at("errno"), EPERM);
   EXPECT_FALSE(json.at(1).contains("error"));
 }
@@ -614,6 +667,25 @@ TEST_F(CliTest, TraceLinesCannotDriveTheTerminal) {
   EXPECT_EQ(outcome.out, "           victim-5     [000] ..... 12345.678901: bpf_trace_printk: hit 5?[2J\n");
   const Json json = Json::parse(bpftime({"trace", "--no-follow", "--pid", "5", "--json"}).out);
   EXPECT_EQ(json.at("message"), "hit 5\x1b[2J");
+}
+
+// What takes long says so where somebody sits, and leaves nothing behind.
+TEST_F(CliTest, WaitingAtATerminalIsExplained) {
+  CommandRun slow = command({"attach", "4712"});
+  slow.environment["TERM"] = "xterm";
+  EXPECT_EQ(run_command(slow).err, "") << "no terminal";
+  slow.terminal = true;
+  const Outcome outcome = run_command(slow);
+  EXPECT_EQ(outcome.exit_code(), 0);
+  EXPECT_EQ(outcome.out, "attached 4712 (victim): 0 probes\n");
+  EXPECT_HAS(outcome.err, "bpftime: process 4712: placing probes: 3 of 40");
+  EXPECT_TRUE(outcome.err.ends_with("\033[K")) << "it is erased: " << outcome.err;
+  EXPECT_LACKS(outcome.err, "\n");
+  slow.environment["TERM"] = "dumb";
+  EXPECT_EQ(run_command(slow).err, "");
+  slow.environment["TERM"] = "xterm";
+  slow.arguments.push_back("--json");
+  EXPECT_EQ(run_command(slow).err, "");
 }
 
 TEST_F(CliTest, StartAtATerminalShowsTheProgramsLines) {

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "cli/daemon_process.h"
+#include "cli/exit_codes.h"
+#include "loader/progress_line.h"
 
 namespace bpftime::cli {
 namespace {
@@ -36,7 +38,7 @@ Result<wire::Client> await_daemon(const DaemonProcess& process, const RuntimeDir
     if (!died && deadline.remaining_ms() > 0) continue;
     const std::string log = end_of_log(directory);
     return Error{ECONNREFUSED, std::string("start the daemon: bpftimed: ") +
-                                   (died ? "ended at once" : "does not listen within 5 s") + "; its log " +
+                                   (died ? "ended at once" : "does not listen within a minute") + "; its log " +
                                    directory.log() + (log.empty() ? " is empty" : " ends:\n" + log)};
   }
 }
@@ -92,7 +94,11 @@ Result<Connection> Connection::to_daemon(const RuntimeDirectory& directory) {
 Result<Json> Connection::command(const Json& request) {
   const std::string text = request.dump();
   const Bytes body(reinterpret_cast<const uint8_t*>(text.data()), text.size());
-  auto answer = client_.call(wire::MessageType::kCommand, body, {}, wire::Deadline::after_ms(kCommandMs));
+  // Of a connection that was opened before: the directory is the same.
+  const auto directory = find_runtime_directory();
+  auto answer = loader::call_with_progress(client_, wire::MessageType::kCommand, body, {},
+                                           wire::Deadline::after_ms(kCommandMs),
+                                           directory && !errors_are_json() ? directory->path : "");
   if (!answer) return answer.error();
   auto reply = wire::parse_reply(answer->body);
   if (!reply) return reply.error();

@@ -14,7 +14,7 @@ using Json = nlohmann::json;
 
 // How long a daemon may take from exec to listening, and to answer one command (attaching stops other
 // processes).
-inline constexpr uint64_t kDaemonStartMs = 5000;
+inline constexpr uint64_t kDaemonStartMs = 60000;
 inline constexpr uint64_t kCommandMs = 60000;
 
 class Connection {

@@ -13,7 +13,7 @@
 namespace bpftime::cli {
 namespace {
 
-constexpr int kStopMs = 10000;
+constexpr int kStopMs = 60000;
 
 int print_status(const Json& answer, bool json) {
   if (json) {
@@ -80,7 +80,7 @@ Result<bool> stop_and_wait(const RuntimeDirectory& directory) {
     struct pollfd end = {handle.get(), POLLIN, 0};
     if (::poll(&end, 1, deadline.remaining_ms()) == 0) {
       return Error{ETIMEDOUT,
-                   "stop the daemon: bpftimed: did not end within 10 s; its log is " + directory.log()};
+                   "stop the daemon: bpftimed: did not end within a minute; its log is " + directory.log()};
     }
   }
   return true;
@@ -123,7 +123,7 @@ Result<bool> replace_worker(const RuntimeDirectory& directory) {
     if (answer && answer->value("worker_pid", 0) != asked->value("worker_pid", 0)) return true;
     ::usleep(kRetryUs);
   }
-  return Error{ETIMEDOUT, "restart the daemon: no new bpftimed within 10 s; its log is " + directory.log()};
+  return Error{ETIMEDOUT, "restart the daemon: no new bpftimed within a minute; its log is " + directory.log()};
 }
 
 int restart(bool json) {

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "base/fd.h"
@@ -122,8 +123,19 @@ Result<void> replace_file(const std::string& path, const std::vector<uint8_t>& b
   return error;
 }
 
+// A file that is there but no host is followed by what one is.
+Result<Manifest> read_host(const std::string& file) {
+  auto manifest = eim::read_manifest(file);
+  if (manifest || manifest.error().message.find("; ") != std::string::npos ||
+      manifest.error().message.ends_with(std::strerror(manifest.error().code)))
+    return manifest;
+  return Error{manifest.error().code,
+               manifest.error().message +
+                   "; try the host's program or library, or an object built with bpftime/eim.h"};
+}
+
 int show_manifest(const Arguments& arguments, bool json) {
-  auto manifest = eim::read_manifest(arguments.file);
+  auto manifest = read_host(arguments.file);
   if (!manifest) return report(manifest.error());
   if (arguments.embed) {
     auto bytes = eim::embed_types(arguments.file, *manifest);
@@ -141,7 +153,7 @@ int show_manifest(const Arguments& arguments, bool json) {
 }
 
 int show_header(const Arguments& arguments) {
-  auto manifest = eim::read_manifest(arguments.file);
+  auto manifest = read_host(arguments.file);
   if (!manifest) return report(manifest.error());
   std::string host = arguments.host;
   if (host.empty() && !manifest->is_object) host = arguments.file;

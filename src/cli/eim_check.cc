@@ -32,7 +32,9 @@ program::BtfBase kernel_base() {
 
 int answer(const Error& error, bool json) {
   if (!json) return report(error);
-  print_json(Json{{"accepted", false}, {"error", error.message}});
+  Json out = error_json(error);
+  out["accepted"] = false;
+  print_json(out);
   return exit_code_of(error);
 }
 

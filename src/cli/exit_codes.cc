@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 namespace bpftime::cli {
 
@@ -13,6 +14,7 @@ ExitCode exit_code_of(const Error& error) {
     case EACCES:
     case EOPNOTSUPP:
     case EBUSY:
+    case 524:  // ENOTSUPP, the kernel's own
       return kRefused;
     case ECONNREFUSED:
     case ECONNRESET:
@@ -26,6 +28,8 @@ ExitCode exit_code_of(const Error& error) {
 }
 
 namespace {
+
+std::FILE* json_out = nullptr;
 
 // The next step, where a message ends with no more than the system's word for what went wrong.
 std::string next_step(const Error& error) {
@@ -51,10 +55,27 @@ std::string next_step(const Error& error) {
 
 }  // namespace
 
+nlohmann::json error_json(const Error& error) {
+  return {{"error", error.message + next_step(error)}, {"errno", error.code}};
+}
+
+void report_as_json(std::FILE* out) { json_out = out; }
+bool errors_are_json() { return json_out != nullptr; }
+
 ExitCode report(const Error& error) {
   std::fflush(stdout);
-  fmt::print(stderr, "bpftime: {}{}\n", error.message, next_step(error));
+  if (json_out != nullptr) {
+    constexpr auto kReplace = nlohmann::json::error_handler_t::replace;
+    fmt::print(json_out, "{}\n", error_json(error).dump(-1, ' ', false, kReplace));
+  } else {
+    fmt::print(stderr, "bpftime: {}{}\n", error.message, next_step(error));
+  }
   return exit_code_of(error);
+}
+
+ExitCode report_usage(const std::string& message) {
+  report(Error{EINVAL, message});
+  return kUsage;
 }
 
 }  // namespace bpftime::cli

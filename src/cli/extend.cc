@@ -343,10 +343,8 @@ size_t sessions_around() {
 }
 
 int extend(Options options, const std::vector<std::string>& command, bool json) {
-  if (command.empty() == options.pids.empty()) {
-    fmt::print(stderr, "bpftime: extend: name either a command, after --, or processes, with --pid\n");
-    return kUsage;
-  }
+  if (command.empty() == options.pids.empty())
+    return report_usage("extend: name either a command, after --, or processes, with --pid");
   auto policy = absolute_path(options.policy);
   if (!policy) return report(Error{policy.error().code, "extend: " + policy.error().message});
   options.policy = *policy;
@@ -382,7 +380,7 @@ int extend(Options options, const std::vector<std::string>& command, bool json) 
 
 void add_extend(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(
-      app, "extend", "Put a policy's extensions in force: extend POLICY [OPTIONS] -- COMMAND…",
+      app, "extend", "Put a policy's extensions in force",
       "  bpftime extend host.policy.yaml -- ./host\n"
       "  bpftime extend nginx.policy.yaml --pid $(pidof nginx)\n"
       "  bpftime extend --watch host.policy.yaml -- ./host\n"
@@ -390,6 +388,7 @@ void add_extend(CLI::App& app, CommandLine& line) {
       "Nothing runs unless every extension is accepted. Interrupted (Ctrl-C), it takes them out again.\n"
       "SIGHUP, or a change seen by --watch, puts a changed policy in force, or says why it is not.\n"
       "With COMMAND the exit status is the command's, and what is said here goes to stderr.\n");
+  takes_words(*verb, "-- COMMAND [ARGUMENTS...]");
   auto options = std::make_shared<Options>();
   verb->add_option("POLICY", options->policy, "The policy (docs/eim.md)")->required();
   verb->add_option("--pid", options->pids, "Processes that run already")->check(check_pid);

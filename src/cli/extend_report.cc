@@ -63,7 +63,10 @@ void ExtendReport::follow(const Json& loaded) {
   programs_[number(loaded, "id")].name = field(loaded, "program");
 }
 
-void ExtendReport::forget_programs() { programs_.clear(); }
+void ExtendReport::forget_programs() {
+  programs_.clear();
+  totals_told_.clear();
+}
 
 void ExtendReport::look_at_target(const Json& target) {
   const std::string pid = field(target, "pid");
@@ -139,6 +142,7 @@ void ExtendReport::totals() {
     hits[program.name] = program.hits;
     program.hits_told = program.hits;
   }
+  if (std::exchange(totals_told_, text) == text) return;
   if (!programs_.empty()) line({{"event", "hits"}, {"hits", hits}}, "hits: " + text);
 }
 

@@ -28,7 +28,7 @@ class ExtendReport {
   bool knows(int pid) const;
   // Whether one was in place in a process of this lineage (the pid first attached): of what prints, only that is known.
   bool ran_in(uint64_t lineage) const { return lineages_.contains(lineage); }
-  // Hits of every program followed, whether they changed or not.
+  // Hits of every program followed, unless that is what was said last.
   void totals();
 
  private:
@@ -44,7 +44,8 @@ class ExtendReport {
 
   std::FILE* out_;
   bool json_;
-  std::map<uint64_t, Program> programs_;       // by id
+  std::map<uint64_t, Program> programs_;  // by id
+  std::string totals_told_;
   std::map<std::string, std::string> states_;  // of "pid/offset", as told last
   std::map<std::string, uint64_t> faults_;     // by pid
   std::set<uint64_t> lineages_;

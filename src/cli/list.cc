@@ -1,6 +1,7 @@
 // bpftime list: who is entered, with which probes, and which tools are loaded.
 #include <fmt/core.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include "cli/bpf_door.h"
 #include "cli/connection.h"
@@ -42,6 +43,15 @@ Result<Fd> count_runs() {
   return Fd(static_cast<int>(*fd));
 }
 
+// Who counts is a tool to the daemon, but none that anybody loaded.
+void forget_ourselves(Json& answer) {
+  if (!answer.contains("loaders") || !answer["loaders"].is_array()) return;
+  Json others = Json::array();
+  for (const Json& loader : answer["loaders"])
+    if (field(loader, "pid") != std::to_string(::getpid())) others.push_back(loader);
+  answer["loaders"] = others;
+}
+
 int list(const ListOptions& options, bool json) {
   Fd counting;
   if (options.hits) {
@@ -53,6 +63,7 @@ int list(const ListOptions& options, bool json) {
   }
   auto answer = ask_daemon(Json{{"command", "list"}});
   if (!answer) return report(answer.error());
+  forget_ourselves(*answer);
   if (json) {
     print_json(*answer);
   } else {

@@ -1,6 +1,7 @@
 // bpftime load CMD…: run an eBPF tool so that its bpf(2) world is ours, by a library preloaded into it or, where that cannot
 // be, by a supervisor beside it. The tool replaces this process: its exit status, its signals and its terminal are its own.
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <memory>
@@ -8,6 +9,7 @@
 #include "cli/connection.h"
 #include "cli/exit_codes.h"
 #include "cli/program_file.h"
+#include "cli/usage.h"
 #include "cli/verbs.h"
 #include "loader/supervisor.h"
 
@@ -51,10 +53,7 @@ Result<std::string> our_library() {
 }
 
 int load(const Options& options, const std::vector<std::string>& program) {
-  if (program.empty()) {
-    fmt::print(stderr, "bpftime: load: no program given; try `bpftime load ./tool`\n");
-    return kUsage;
-  }
+  if (program.empty()) return report_usage("load: no program given; try `bpftime load ./tool`");
   auto file = find_program_file(program[0]);
   if (!file) {
     report(file.error());
@@ -86,6 +85,12 @@ int load(const Options& options, const std::vector<std::string>& program) {
   }
   // Only the flags decide, never an inherited variable; but who debugs the loader sets this one himself.
   if (options.verbose) ::setenv("BPFTIME_LOADER_LOG", "failures", 0);
+  // A long call of the tool's is explained where somebody sits; the loader looks again before it writes.
+  if (::isatty(STDERR_FILENO) != 0) {
+    ::setenv("BPFTIME_PROGRESS", "1", 1);
+  } else {
+    ::unsetenv("BPFTIME_PROGRESS");
+  }
   if (options.pretend_root) {
     ::setenv("BPFTIME_PRETEND_ROOT", "1", 1);
   } else {
@@ -104,11 +109,12 @@ int load(const Options& options, const std::vector<std::string>& program) {
 }  // namespace
 
 void add_load(CLI::App& app, CommandLine& line) {
-  CLI::App* verb = add_verb(app, "load", "Run an eBPF tool: load [OPTIONS] PROGRAM [ARGUMENTS…]",
+  CLI::App* verb = add_verb(app, "load", "Run an eBPF tool",
                             "  bpftime load ./example/malloc/malloc\n"
                             "  bpftime load --kernel-verifier=require ./tool --its-own-option\n"
                             "  bpftime load --policy=host.policy.yaml ./firewall\n"
                             "Everything from PROGRAM on belongs to it; the exit status is its own.\n");
+  takes_words(*verb, kProgramWords);
   auto options = std::make_shared<Options>();
   verb->add_option("--kernel-verifier", options->kernel_verifier,
                    "What the kernel's verifier has to say beside ours: off, advise (its refusals are noted;\n"
@@ -116,12 +122,15 @@ void add_load(CLI::App& app, CommandLine& line) {
       ->check(CLI::IsMember({"off", "advise", "require"}))
       ->type_name("MODE");
   verb->add_option("--policy", options->policy, "What the tool's programs may do in their host (docs/eim.md)")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_word);
   verb->add_option("--class", options->policy_class, "The class of the policy all its programs are in")
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(check_word);
   verb->add_option("--host", options->host,
                    "The binary a describing manifest is for, when the policy does not say")
-      ->type_name("FILE");
+      ->type_name("FILE")
+      ->check(check_word);
   verb->add_flag(
       "--pretend-root", options->pretend_root,
       "Answer 0 when the tool or its children ask for their effective user id. They gain no right by it.\n"

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <fstream>
 #include <memory>
+#include <sstream>
 
 #include "base/version.h"
 #include "cli/exit_codes.h"
@@ -73,21 +74,32 @@ std::vector<const CLI::App*> verbs_of(const CLI::App& app) {
   return {all.begin(), all.end()};
 }
 
+// Without what holds for all actions: that stands at the page's end.
+std::string examples_in(const std::string& footer) {
+  std::string out, line;
+  for (std::istringstream lines(footer); std::getline(lines, line);)
+    if (line.starts_with("  ")) out += line + "\n";
+  return out;
+}
+
 std::string actions(const CLI::App& app, const std::string& title) {
   std::string out;
   for (const CLI::App* each : verbs_of(app)) {
-    out += ".TP\n\\fB" + escaped(each->get_name()) + "\\fR\n" + escaped(each->get_description()) + "\n";
-    if (!each->get_footer().empty() && title == "ACTIONS")
-      out += ".RS\n" + literal(each->get_footer()) + ".RE\n";
+    const std::string words = title == "ACTIONS" ? words_of(*each) : "";
+    out += ".TP\n\\fB" + escaped(each->get_name()) + "\\fR" +
+           (words.empty() ? "" : " \\fI" + escaped(words) + "\\fR") + "\n" +
+           escaped(each->get_description()) + "\n";
+    if (title == "ACTIONS") out += ".RS\n" + literal(examples_in(each->get_footer())) + ".RE\n";
   }
   return out.empty() ? "" : ".SH " + title + "\n" + out;
 }
 
 std::string synopsis(const CLI::App& app, const std::string& name) {
-  std::string out = ".SH SYNOPSIS\n\\fB" + escaped(name) + "\\fR";
+  std::string out = ".SH SYNOPSIS\n\\fB" + escaped(name) + "\\fR [\\fIOPTIONS\\fR]";
   if (!verbs_of(app).empty()) out += name == "bpftime" ? " \\fIVERB\\fR ..." : " \\fIACTION\\fR ...";
   for (const CLI::Option* option : app.get_options())
     if (option->get_positional()) out += " \\fI" + escaped(option->get_name(true, false)) + "\\fR";
+  if (const std::string words = words_of(app); !words.empty()) out += " \\fI" + escaped(words) + "\\fR";
   return out + "\n";
 }
 

@@ -12,6 +12,8 @@
 namespace bpftime::cli {
 namespace {
 
+constexpr int kNotSupported = 524;  // ENOTSUPP
+
 uint64_t address_of(const void* pointer) { return reinterpret_cast<uint64_t>(pointer); }
 
 // The descriptor is the map's memory itself: how large it is, and whether it is frozen, stand there.
@@ -145,6 +147,14 @@ Result<void> dump_entries(const OpenMap& map, DumpFormat format, OrderedJson& li
     auto found = bpf(BPF_MAP_LOOKUP_ELEM, element(map, &key, &value), "map dump");
     // Slots of arrays of objects that hold nothing are passed over; so are entries deleted meanwhile.
     if (!found && found.error().code == ENOENT) continue;
+    // Slots that cannot be read (of events, of cgroups) are shown as such.
+    const bool unreadable = !found && found.error().code == kNotSupported;
+    if (unreadable && format.json) {
+      list.push_back({{"key", hex_json(key)}, {"value", {{"error", std::strerror(kNotSupported)}}}});
+    } else if (unreadable) {
+      fmt::print("key:\n{}\nvalue:\n{}\n", hex_text(key), std::strerror(kNotSupported));
+    }
+    if (unreadable) continue;
     if (!found) return explained(found.error(), map, "map dump");
     ++count;
     if (format.json) {
@@ -235,7 +245,7 @@ Result<void> take_value(Words& words, bool json, int command) {
   if (found.error().code != ENOENT) return explained(found.error(), *map, words.what());
   if (json) {
     print_json_line(nullptr);
-  } else if (key->empty()) {
+  } else if (key->empty() && map->info.type != BPF_MAP_TYPE_BLOOM_FILTER) {
     fmt::print("Error: empty map\n");
   } else {
     fmt::print("key:\n{}\n\nNot found\n", hex_text(*key));

@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 
 #include "cli/object_verbs.h"
+#include "maps/types.h"
 
 namespace bpftime::cli {
 namespace {
@@ -39,10 +40,7 @@ Result<OpenMap> OpenMap::of(Fd fd) {
   return out;
 }
 
-bool OpenMap::per_cpu() const {
-  return info.type == BPF_MAP_TYPE_PERCPU_HASH || info.type == BPF_MAP_TYPE_PERCPU_ARRAY ||
-         info.type == BPF_MAP_TYPE_LRU_PERCPU_HASH;
-}
+bool OpenMap::per_cpu() const { return maps::type_facts(info.type).per_cpu; }
 
 bool OpenMap::of_maps() const {
   return info.type == BPF_MAP_TYPE_ARRAY_OF_MAPS || info.type == BPF_MAP_TYPE_HASH_OF_MAPS;

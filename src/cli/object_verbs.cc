@@ -9,6 +9,8 @@
 namespace bpftime::cli {
 namespace {
 
+int json_indent = -1;  // none
+
 int run_action(const std::string& object, const Action& action, const std::vector<std::string>& given,
                bool json) {
   Words words(object + " " + action.name, given);
@@ -47,21 +49,29 @@ void add_object_verb(CLI::App& app, CommandLine& line, const std::string& name, 
   for (const Action& action : actions)
     grammar +=
         "  bpftime " + name + " " + action.name + (action.words.empty() ? "" : " ") + action.words + "\n";
-  CLI::App* object = add_verb(app, name, what, examples);
+  // As bpftool: the verb alone shows all.
+  CLI::App* object = add_verb(app, name, what, "");
   object->footer("Usage of each:\n" + grammar + "\nExamples:\n" + examples);
-  object->require_subcommand(1);
+  object->require_subcommand(0, 1);
+  const Action& first = actions.front();
+  object->callback([=, &line] {
+    if (object->get_subcommands().empty())
+      line.run = [=, &line] { return run_action(name, first, {}, line.json); };
+  });
   for (const Action& action : actions) {
     CLI::App* verb = object->add_subcommand(action.name, action.what);
     verb->fallthrough();
-    verb->footer("Usage:\n  bpftime " + name + " " + action.name + " " + action.words + "\n\nExamples:\n" +
-                 examples_of(name + " " + action.name, examples));
+    if (!action.words.empty()) takes_words(*verb, action.words);
+    verb->footer("Examples:\n" + examples_of(name + " " + action.name, examples));
     verb->callback(
         [=, &line] { line.run = [=, &line] { return run_action(name, action, line.program, line.json); }; });
   }
 }
 
+void indent_json() { json_indent = 4; }
+
 void print_json_line(const OrderedJson& json) {
-  fmt::print("{}\n", json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace));
+  fmt::print("{}\n", json.dump(json_indent, ' ', false, OrderedJson::error_handler_t::replace));
 }
 
 void print_done(bool json) {

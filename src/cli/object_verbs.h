@@ -24,6 +24,8 @@ void add_object_verb(CLI::App& app, CommandLine& line, const std::string& name, 
                      const std::vector<Action>& actions, const std::string& examples);
 
 // One line of JSON, as bpftool prints it.
+// From here on print_json_line() breaks and indents its lines, as `bpftool --pretty`.
+void indent_json();
 void print_json_line(const OrderedJson& json);
 // bpftool's answer to what has none: null with --json, else nothing.
 void print_done(bool json);

@@ -68,6 +68,7 @@ std::string probe_text(const Json& probe) {
   std::string line = fmt::format("    {:<8} {} at {}+{}", or_else(field(probe, "state"), "?"), place,
                                  field(probe, "path"), hex_field(probe, "offset"));
   if (!hex_field(probe, "address").empty()) line += " (" + hex_field(probe, "address") + ")";
+  if (field(probe, "method") == "trap") line += ", by a trap: shorter than a jump";
   for (const Json& program : array_of(probe, "programs")) {
     line += fmt::format("\n             prog {} {} [{}]", field(program, "id"), field(program, "name"),
                         field(program, "kind")) +
@@ -76,6 +77,22 @@ std::string probe_text(const Json& probe) {
   const std::string reason = field(probe, "reason");
   if (!reason.empty()) line += "\n             because " + reason;
   return line + "\n";
+}
+
+// Programs that run by the clock, in no target.
+std::string clock_text(const Json& clock) {
+  constexpr double kMillisecond = 1e6;
+  std::string out =
+      fmt::format("clock  every {:g} ms", static_cast<double>(number(clock, "period_ns")) / kMillisecond);
+  const std::string cpu = field(clock, "cpu");
+  out += cpu.empty() || cpu == "-1" ? "\n" : ", CPU " + cpu + "\n";
+  for (const Json& program : array_of(clock, "programs")) {
+    out += fmt::format("    {:<8} prog {} {} [{}]", field(program, "state"), field(program, "id"),
+                       field(program, "name"), field(program, "kind")) +
+           hits_text(program) + "\n";
+    if (!field(program, "reason").empty()) out += "             because " + field(program, "reason") + "\n";
+  }
+  return out;
 }
 
 }  // namespace
@@ -115,6 +132,7 @@ std::string list_text(const Json& answer) {
     for (const Json& probe : array_of(target, "probes")) out += probe_text(probe);
     for (const Json& reason : array_of(target, "not_seen")) out += "    not seen: " + text_of(reason) + "\n";
   }
+  for (const Json& clock : array_of(answer, "clocks")) out += clock_text(clock);
   for (const Json& loader : array_of(answer, "loaders")) {
     out += fmt::format("tool   {} ({})\n", field(loader, "pid"), field(loader, "name"));
   }

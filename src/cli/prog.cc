@@ -187,7 +187,9 @@ Result<std::vector<uint8_t>> read_input(const std::string& path, const std::stri
   uint8_t part[4096];
   for (size_t got; bytes.size() <= kRunBytesMax && (got = std::fread(part, 1, sizeof part, file)) > 0;)
     bytes.insert(bytes.end(), part, part + got);
+  const int error = std::ferror(file) != 0 ? errno : 0;
   if (file != stdin) std::fclose(file);
+  if (error != 0) return Error{error, what + ": " + path + ": " + std::strerror(error)};
   if (bytes.size() > kRunBytesMax) return Error{E2BIG, what + ": " + path + ": more than 1 MiB"};
   return bytes;
 }

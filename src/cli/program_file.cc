@@ -146,7 +146,7 @@ int exec_program(const std::string& path, const std::vector<std::string>& argume
   argv.push_back(nullptr);
   ::execv(path.c_str(), argv.data());
   const int code = errno;
-  fmt::print(stderr, "bpftime: run: {}: {}\n", path, std::strerror(code));
+  report(Error{code, "run: " + path + ": " + std::strerror(code)});
   return code == ENOENT ? kNotFound : kNotExecutable;
 }
 

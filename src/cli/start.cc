@@ -42,10 +42,7 @@ Result<Entry> prepare(const ProgramFile& file) {
 }
 
 int start(bool quiet, const std::vector<std::string>& program) {
-  if (program.empty()) {
-    fmt::print(stderr, "bpftime: start: no program given; try `bpftime start ./program`\n");
-    return kUsage;
-  }
+  if (program.empty()) return report_usage("start: no program given; try `bpftime start ./program`");
   auto file = find_program_file(program[0]);
   if (!file) {
     report(file.error());
@@ -70,11 +67,12 @@ int start(bool quiet, const std::vector<std::string>& program) {
 
 void add_start(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(
-      app, "start", "Run a program with probes in place before main: start [OPTIONS] PROGRAM [ARGUMENTS…]",
+      app, "start", "Run a program with probes in place before main",
       "  bpftime start ./example/malloc/victim\n"
       "  bpftime start nginx -c ./nginx.conf\n"
       "Everything from PROGRAM on belongs to it; the exit status is its own. At a terminal its trace\n"
       "lines are shown on stderr. A program that cannot be entered runs all the same, with the reason.\n");
+  takes_words(*verb, kProgramWords);
   auto quiet = std::make_shared<bool>(false);
   verb->add_flag("-q,--quiet", *quiet, "Show no trace lines");
   verb->callback([quiet, &line] { line.run = [quiet, &line] { return start(*quiet, line.program); }; });

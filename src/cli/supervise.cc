@@ -11,9 +11,11 @@
 
 #include <optional>
 
+#include "base/runtime_dir.h"
 #include "cli/exit_codes.h"
 #include "cli/program_file.h"
 #include "cli/trace_stream.h"
+#include "loader/progress_line.h"
 
 namespace bpftime::cli {
 namespace {
@@ -39,10 +41,17 @@ class Supervisor {
 
   // Returns the child's wait status.
   int run() {
+    // Until the program has been entered there is nothing of it to see.
+    const auto directory = find_runtime_directory();
+    loader::ProgressLine progress(directory ? directory->path : "");
+    int patience = progress.possible() ? loader::kBeforeProgressMs : -1;
     while (!ended_) {
       struct pollfd waiting[] = {{signals_.get(), POLLIN, 0},
                                  {tracing_ ? trace_.descriptor() : -1, POLLIN, 0}};
-      if (::poll(waiting, 2, -1) < 0 && errno != EINTR) break;
+      const int ready = ::poll(waiting, 2, patience);
+      if (ready < 0 && errno != EINTR) break;
+      if (patience >= 0 && ready == 0) patience = progress.update() ? loader::kBetweenProgressMs : -1;
+      if (ready > 0) progress.clear();
       if (waiting[0].revents != 0) handle_signal();
       if (waiting[1].revents != 0) show_line();
     }

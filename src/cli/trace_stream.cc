@@ -5,7 +5,7 @@
 namespace bpftime::cli {
 namespace {
 
-constexpr uint64_t kSubscribeMs = 5000;
+constexpr uint64_t kSubscribeMs = 60000;
 
 }  // namespace
 

@@ -141,4 +141,6 @@ std::string check_pid(const std::string& text) {
   return whole && pid > 0 ? "" : text + ": no process id (`pidof` finds them by name)";
 }
 
+std::string check_word(const std::string& text) { return text.empty() ? "empty" : ""; }
+
 }  // namespace bpftime::cli

@@ -18,5 +18,7 @@ std::string usage_text(CLI::App& app, const std::vector<std::string>& arguments,
 
 // Refuses what is no process id, in words.
 std::string check_pid(const std::string& text);
+// Refuses "": a script's variable that is not set must not mean that the option was not given.
+std::string check_word(const std::string& text);
 
 }  // namespace bpftime::cli

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 
 #include "cli/exit_codes.h"
 #include "cli/manual.h"
+#include "cli/object_verbs.h"
 #include "cli/usage.h"
 
 namespace bpftime::cli {
@@ -63,6 +65,38 @@ std::vector<std::string> take_program(const std::vector<std::string>& arguments,
   return {arguments.begin(), own_end};
 }
 
+// As CLI11's, but with the words that it does not parse.
+class HelpText : public CLI::Formatter {
+ public:
+  std::map<const CLI::App*, std::string> words;
+
+  std::string make_usage(const CLI::App* app, std::string name) const override {
+    std::string out = CLI::Formatter::make_usage(app, std::move(name));
+    const auto known = words.find(app);
+    if (known == words.end()) return out;
+    out.erase(out.find_last_not_of('\n') + 1);
+    return out + " " + known->second + "\n";
+  }
+};
+
+HelpText& help_of(const CLI::App& app) { return dynamic_cast<HelpText&>(*app.get_formatter()); }
+
+bool asks_for_json(const std::vector<std::string>& own) {
+  const bool has_other_p = std::find(own.begin(), own.end(), "trace") != own.end();
+  return std::any_of(own.begin(), own.end(), [&](const std::string& word) {
+    return word == "--json" || word == "-j" || word == "--pretty" || word == "-jp" ||
+           (word == "-p" && !has_other_p);
+  });
+}
+
+// Where errors go as JSON: where the answer would, unless that is the output of a program we run.
+std::FILE* json_errors(const std::vector<std::string>& own, const CommandLine& line) {
+  const auto verb =
+      std::find_if(own.begin(), own.end(), [](const std::string& word) { return !word.starts_with("-"); });
+  if (verb == own.end()) return stdout;
+  return runs_a_program(*verb) || (*verb == "extend" && !line.program.empty()) ? stderr : stdout;
+}
+
 const CLI::App* find_verb(CLI::App& app, const std::string& name) {
   for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (verb->get_name() == name) return verb;
@@ -80,11 +114,26 @@ CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& wh
   return verb;
 }
 
+void takes_words(CLI::App& verb, const std::string& words) { help_of(verb).words[&verb] = words; }
+
+std::string words_of(const CLI::App& verb) {
+  const auto& words = help_of(verb).words;
+  const auto known = words.find(&verb);
+  return known == words.end() ? "" : known->second;
+}
+
 int run(int argc, char** argv) {
   CommandLine line;
   CLI::App app("eBPF tools, unmodified, in userspace", "bpftime");
+  app.formatter(std::make_shared<HelpText>());  // verbs inherit it
+  app.set_version_flag("-V,--version", version_text(), "Print the version and exit");
   app.footer(std::string("Exit status: ") + exit_status_text() + "`bpftime VERB --help` has examples.");
   app.add_flag("-j,--json", line.json, "Print JSON");
+  const auto pretty = [&line] {
+    line.json = true;
+    indent_json();
+  };
+  app.add_flag_callback("-p,--pretty", pretty, "Print JSON, always indented");
   app.require_subcommand(0, 1);
   add_load(app, line);
   add_start(app, line);
@@ -117,9 +166,8 @@ int run(int argc, char** argv) {
         std::vector<std::string> verbs;
         for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; }))
           if (!verb->get_group().empty()) verbs.push_back(verb->get_name());
-        std::fprintf(stderr, "bpftime: help: %s: no such verb%s\n", topic.c_str(),
-                     hint(topic, verbs, "bpftime help").c_str());
-        return static_cast<int>(kUsage);
+        return static_cast<int>(
+            report_usage("help: " + topic + ": no such verb" + hint(topic, verbs, "bpftime help")));
       }
       std::fputs(about->help("bpftime").c_str(), stdout);
       return static_cast<int>(kOk);
@@ -128,6 +176,7 @@ int run(int argc, char** argv) {
 
   overview = app.help();
   std::vector<std::string> own = take_program({argv + 1, argv + argc}, line.program);
+  if (asks_for_json(own)) report_as_json(json_errors(own, line));
   std::vector<std::string> reversed(own.rbegin(), own.rend());  // the order CLI11 takes a vector in
   try {
     app.parse(std::move(reversed));
@@ -135,8 +184,7 @@ int run(int argc, char** argv) {
     return app.exit(CLI::CallForHelp());
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    std::fprintf(stderr, "bpftime: %s\n", usage_text(app, own, error).c_str());
-    return kUsage;
+    return report_usage(usage_text(app, own, error));
   }
   if (!line.run) {
     std::fputs(app.help().c_str(), own.empty() ? stderr : stdout);
@@ -146,7 +194,7 @@ int run(int argc, char** argv) {
   try {
     status = line.run();
   } catch (const std::exception& error) {  // fmt's and the JSON library's; nothing of ours throws
-    std::fprintf(stderr, "bpftime: %s: unexpected: %s\n", own.empty() ? "" : own[0].c_str(), error.what());
+    report(Error{EIO, (own.empty() ? "" : own[0]) + ": unexpected: " + error.what()});
   }
   // Output that could not be written (a full disk, a closed pipe) is a failure, too.
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {

@@ -33,10 +33,16 @@ void add_eim(CLI::App& app, CommandLine& line);
 void add_daemon(CLI::App& app, CommandLine& line);
 void add_verify(CLI::App& app, CommandLine& line);
 void add_version(CLI::App& app, CommandLine& line);
+std::string version_text();
 
 // Declares a verb with its help's closing examples.
 CLI::App* add_verb(CLI::App& app, const std::string& name, const std::string& what,
                    const std::string& examples);
+
+// What stands behind a verb's name and its options where CLI11 does not parse it, for help and man pages: "MAP FILE".
+inline constexpr char kProgramWords[] = "PROGRAM [ARGUMENTS...]";
+void takes_words(CLI::App& verb, const std::string& words);
+std::string words_of(const CLI::App& verb);
 
 // Parses the command line and runs the verb. The whole of main.
 int run(int argc, char** argv);

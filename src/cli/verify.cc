@@ -49,9 +49,7 @@ int explain_rule(const std::string& id, bool json) {
     std::vector<std::string> known;
     for (size_t i = 0; i < verifier::kRuleCount; ++i)
       known.emplace_back(verifier::info(static_cast<verifier::Rule>(i)).id);
-    fmt::print(stderr, "bpftime: verify: {}: no such rule{}\n", id,
-               hint(id, known, "bpftime verify --rules"));
-    return kUsage;
+    return report_usage("verify: " + id + ": no such rule" + hint(id, known, "bpftime verify --rules"));
   }
   const auto& info = verifier::info(*rule);
   if (json)
@@ -125,11 +123,14 @@ bool has_program(const std::vector<VerifiedObject>& objects, const std::string& 
 
 int verify_files(const VerifyOptions& options, bool json) {
   std::vector<VerifiedObject> objects;
+  Json unread = Json::array();
   ExitCode status = kOk;
   for (const std::string& file : options.files) {
     auto read = read_objects(file, options.selection);
     if (!read) {
-      status = report(read.error());
+      status = json ? exit_code_of(read.error()) : report(read.error());
+      unread.push_back(error_json(read.error()));
+      unread.back()["object"] = file;
       continue;
     }
     for (BpfObject& object : *read) {
@@ -142,6 +143,7 @@ int verify_files(const VerifyOptions& options, bool json) {
   if (json) {
     Json list = Json::array();
     for (const auto& object : objects) list.push_back(to_json(object));
+    for (const auto& object : unread) list.push_back(object);
     print_json(Json{{"objects", list}});
   } else if (!objects.empty()) {
     fmt::print("{}", summary(objects));
@@ -165,19 +167,16 @@ int verify_apart(const VerifyOptions& options, bool json) {
   int status = 0;
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   if (WIFEXITED(status)) return WEXITSTATUS(status);
-  fmt::print(
-      stderr,
-      "bpftime: verify: {}: crashed ({}) while reading it; the object is damaged, try building it again\n",
-      options.files.size() == 1 ? options.files[0] : "one of the files", ::strsignal(WTERMSIG(status)));
-  return kFailure;
+  const std::string which = options.files.size() == 1 ? options.files[0] : "one of the files";
+  return report(Error{EINVAL, "verify: " + which + ": crashed (" + ::strsignal(WTERMSIG(status)) +
+                                  ") while reading it; the object is damaged, try building it again"});
 }
 
 int run_verify(const VerifyOptions& options, bool json) {
   if (!options.explain.empty()) return explain_rule(options.explain, json);
   if (options.rules) return list_rules(json);
   if (!options.files.empty()) return verify_apart(options, json);
-  fmt::print(stderr, "bpftime: verify: no object named; try `bpftime verify --help`\n");
-  return kUsage;
+  return report_usage("verify: no object named; try `bpftime verify --help`");
 }
 
 }  // namespace

@@ -10,6 +10,8 @@
 
 namespace bpftime::cli {
 
+std::string version_text() { return fmt::format("bpftime {} (protocol {})", kVersion, wire::kAbiVersion); }
+
 void add_version(CLI::App& app, CommandLine& line) {
   CLI::App* verb = add_verb(app, "version", "Show the version of the command and its protocol",
                             "  bpftime version\n  bpftime version --json\n");
@@ -18,7 +20,7 @@ void add_version(CLI::App& app, CommandLine& line) {
       if (line.json) {
         print_json(Json{{"version", kVersion}, {"abi_version", wire::kAbiVersion}});
       } else {
-        fmt::print("bpftime {} (protocol {})\n", kVersion, wire::kAbiVersion);
+        fmt::print("{}\n", version_text());
       }
       return kOk;
     };

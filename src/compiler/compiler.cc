@@ -6,6 +6,8 @@
 #include <list>
 #include <mutex>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 
 #include "compiler/backend.h"
 #include "compiler/linker.h"
@@ -60,26 +62,37 @@ std::string content_key(const program::Program& program, std::span<const MapBind
   return key;
 }
 
-// Most recently used first. Guarded by compile()'s lock.
+// Most recently used first. Guarded by compile()'s lock. Bounded by bytes, not by programs: an object of a thousand programs that
+// is loaded again shall find them all.
 class CodeCache {
  public:
   const MachineCode* find(const std::string& key) {
-    for (auto it = entries_.begin(); it != entries_.end() && !key.empty(); ++it) {
-      if (it->first != key) continue;
-      entries_.splice(entries_.begin(), entries_, it);
-      return &it->second;
-    }
-    return nullptr;
+    const auto known = by_key_.find(key);
+    if (known == by_key_.end()) return nullptr;
+    entries_.splice(entries_.begin(), entries_, known->second);
+    return &known->second->code;
   }
   void keep(std::string key, const MachineCode& code) {
     if (key.empty() || code.image.size() > kImageMax) return;
-    entries_.emplace_front(std::move(key), code);
-    if (entries_.size() > kEntriesMax) entries_.pop_back();
+    entries_.push_front({std::move(key), code});
+    by_key_.emplace(entries_.front().key, entries_.begin());
+    for (bytes_ += bytes_of(entries_.front()); bytes_ > kBytesMax; entries_.pop_back()) {
+      bytes_ -= bytes_of(entries_.back());
+      by_key_.erase(entries_.back().key);
+    }
   }
 
  private:
-  static constexpr size_t kEntriesMax = 64, kImageMax = 64 * 1024;
-  std::list<std::pair<std::string, MachineCode>> entries_;
+  struct Entry {
+    std::string key;
+    MachineCode code;
+  };
+  static constexpr size_t kBytesMax = 16 << 20, kImageMax = 64 * 1024;
+  static size_t bytes_of(const Entry& entry) { return entry.key.size() + entry.code.image.size(); }
+
+  std::list<Entry> entries_;
+  std::unordered_map<std::string_view, std::list<Entry>::iterator> by_key_;  // views of the entries' own keys
+  size_t bytes_ = 0;
 };
 
 std::atomic<uint64_t> compiled = 0;
@@ -140,7 +153,8 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
 
 void warm_up() {
   using program::Insn;
-  // Looks a key up in a hash and adds to what it finds: enough to touch what LLVM sets up, and the pages its passes are in.
+  // Looks a key up in a hash and puts what it finds into a ring: enough to touch what LLVM sets up, and the pages its passes
+  // are in.
   program::Program program;
   program.name = "warm_up";
   program.insns = {
@@ -150,19 +164,36 @@ void warm_up() {
       Insn{.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_2, .src_reg = BPF_REG_10},
       Insn{.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_2, .imm = -8},
       Insn{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_map_lookup_elem},
-      Insn{.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_0, .off = 3},
-      Insn{.code = BPF_LDX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_1, .src_reg = BPF_REG_0},
-      Insn{.code = BPF_ALU64 | BPF_ADD | BPF_K, .dst_reg = BPF_REG_1, .imm = 1},
-      Insn{.code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_0, .src_reg = BPF_REG_1},
+      Insn{.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_0, .off = 11},
+      Insn{.code = BPF_LDX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_6, .src_reg = BPF_REG_0},
+      Insn{.code = BPF_LD | BPF_IMM | BPF_DW, .dst_reg = BPF_REG_1, .src_reg = BPF_PSEUDO_MAP_FD, .imm = 1},
+      Insn{},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2, .imm = 8},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_3},
+      Insn{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_ringbuf_reserve},
+      Insn{.code = BPF_JMP | BPF_JEQ | BPF_K, .dst_reg = BPF_REG_0, .off = 4},
+      Insn{.code = BPF_STX | BPF_MEM | BPF_DW, .dst_reg = BPF_REG_0, .src_reg = BPF_REG_6},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_X, .dst_reg = BPF_REG_1, .src_reg = BPF_REG_0},
+      Insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_2},
+      Insn{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_ringbuf_submit},
       Insn{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0},
       Insn{.code = BPF_JMP | BPF_EXIT},
   };
-  MapBinding map;  // nothing lies there, and nothing of this ever runs
-  map.spec = {BPF_MAP_TYPE_HASH, 8, 8, 16, 0, 1};
-  map.address = wire::window_address(0) + wire::kMapsOffset;
+  MapBinding maps[2];  // nothing lies there, and nothing of this ever runs
+  maps[0].spec = {BPF_MAP_TYPE_HASH, 8, 8, 16, 0, 1};
+  maps[0].address = wire::window_address(0) + wire::kMapsOffset;
+  maps[1].spec = {BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0, 1};
+  maps[1].address = maps[0].address + wire::kMapsOffset;
+  // Each call gets one map, as the verifier finds out of most programs.
+  verifier::Facts facts;
+  facts.insns.assign(program.insns.size(), {.reached = true, .same_map = true});
+  for (size_t i = 0; i < program.insns.size(); ++i)
+    facts.insns[i].map =
+        program.insns[i].imm == BPF_FUNC_ringbuf_reserve || program.insns[i].imm == BPF_FUNC_ringbuf_submit;
   CompileOptions options;
   options.context_address = wire::window_address(0);
-  if (compile(program, {&map, 1}, options)) --compiled;  // nobody's program
+  options.facts = &facts;
+  if (compile(program, maps, options)) --compiled;  // nobody's program
 }
 
 }  // namespace bpftime::compiler

@@ -76,8 +76,8 @@ struct MachineCode {
 // `maps[i]` is what index i of the program's map references means. Program must be valid.
 // A call to a helper id this build does not know compiles to "return 0 from the program": it was proved dead,
 // or nothing was. Errors: EINVAL naming the instruction; E2BIG when it needs more stack than
-// wire::kProgramStackMax; ENOMEM. Safe from several threads (they take turns). Remembers the last few
-// programs by content: the same again (name aside) costs no compilation.
+// wire::kProgramStackMax; ENOMEM. Safe from several threads (they take turns). Remembers the last programs
+// (16 MiB of them) by content: the same again (name aside) costs no compilation.
 Result<MachineCode> compile(const program::Program& program, std::span<const MapBinding> maps,
                             const CompileOptions& options);
 

@@ -113,6 +113,19 @@ TEST(Compile, AContextThatGoesElsewhereIsNeededWhole) {
             kAll);
 }
 
+// An object of many programs that is loaded again compiles none of them.
+TEST(Compile, ManyProgramsAreRemembered) {
+  constexpr int kPrograms = 200;
+  const uint64_t before = programs_compiled();
+  for (int round = 0; round < 2; ++round)
+    for (int number = 0; number < kPrograms; ++number) {
+      const program::Program program{
+          .name = "many", .type = BPF_PROG_TYPE_KPROBE, .insns = {mov(0, 100'000 + number), exit_insn()}};
+      ASSERT_TRUE(compile(program, {}, {}).ok());
+    }
+  EXPECT_EQ(programs_compiled(), before + kPrograms);
+}
+
 TEST(Compile, TheSameContentIsTheSameCodeAndOtherContentIsNot) {
   program::Program program{.name = "a", .type = BPF_PROG_TYPE_KPROBE, .insns = {mov(0, 4711), exit_insn()}};
   const uint64_t before = programs_compiled();

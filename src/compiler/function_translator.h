@@ -73,7 +73,7 @@ struct ProgramScope {
   TranslationFacts facts;
   std::map<uint32_t, llvm::Function*> subprograms;      // by first instruction
   std::vector<llvm::GlobalVariable*> map_globals = {};  // by index into `maps`, made on first use
-  std::map<std::pair<uint32_t, uint32_t>, llvm::Function*> map_helpers = {};  // by helper id and map index
+  std::map<std::pair<std::string, uint32_t>, llvm::Function*> map_helpers = {};  // by symbol and map index
 
   InsnLines* lines = nullptr;  // null: nobody wants to know
 
@@ -146,19 +146,18 @@ struct ProgramScope {
         module.getOrInsertFunction(std::string(symbol), helper_type()).getCallee());
   }
 
-  // `helper`, whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
+  // A helper whose first argument is always map `index`: the helper's body is optimised once for this map and shared by all
   // its calls, or inlined where that is shorter. Without this a program that calls twice would get the body for any map.
-  llvm::Function* map_helper(const helpers::Helper& row, uint32_t index) {
-    llvm::Function*& made = map_helpers[{row.id, index}];
+  llvm::Function* map_helper(std::string_view symbol, uint32_t index) {
+    llvm::Function*& made = map_helpers[{std::string(symbol), index}];
     if (made != nullptr) return made;
     made = llvm::Function::Create(helper_type(), llvm::GlobalValue::InternalLinkage,
-                                  std::string(row.symbol) + "_of_map_" + std::to_string(index), module);
+                                  std::string(symbol) + "_of_map_" + std::to_string(index), module);
     llvm::IRBuilder<> builder(BasicBlock::Create(context(), "entry", made));
     std::vector<Value*> arguments;
     for (llvm::Argument& argument : made->args()) arguments.push_back(&argument);
     arguments[0] = builder.CreatePtrToInt(map_global(index), word());
-    llvm::Function* body = helper(helpers::symbol_for_map(row, maps[index].spec.type));
-    llvm::CallInst* call = builder.CreateCall(helper_type(), body, arguments);
+    llvm::CallInst* call = builder.CreateCall(helper_type(), helper(symbol), arguments);
     call->addFnAttr(llvm::Attribute::AlwaysInline);
     builder.CreateRet(call);
     return made;
@@ -289,6 +288,18 @@ class FunctionTranslator {
   // Address of the wire::PtRegs at which a walk of the stack starts; 0: there are none.
   Value* stack_registers();
 
+  // A look-up whose update follows, and that update (read_modify_write.h).
+  struct LookedUp {
+    uint32_t map;
+    BasicBlock* again;  // where the look-up stands
+    Value *place, *seen;
+    llvm::AllocaInst* tries;
+    std::array<Value*, 4> kept;  // r6–r9 before it
+  };
+  Value* look_up_for_update(uint32_t index, llvm::Function* callee, const std::array<Value*, 6>& arguments);
+  Value* update_unchanged(const LookedUp& lookup, llvm::Function* callee,
+                          const std::array<Value*, 6>& arguments);
+
   // Calls that are no function in the runtime: they call functions of the program's, or leave it.
   Result<void> tail_call(uint32_t index);
   void loop_call();
@@ -314,6 +325,8 @@ class FunctionTranslator {
   Value* state_ = nullptr;  // TailState, of programs that make tail calls
   std::map<uint32_t, BasicBlock*> blocks_;
   std::set<uint32_t> wide_seconds_;
+  std::map<uint32_t, uint32_t> lookups_;    // of the updates that replace what was seen
+  std::map<uint32_t, LookedUp> looked_up_;  // those of them that have been translated
   std::array<llvm::AllocaInst*, kRegisters> registers_{};
   std::array<std::optional<int64_t>, kRegisters> frame_offsets_;  // from r10, where this block knows it
   llvm::AllocaInst* frame_ = nullptr;

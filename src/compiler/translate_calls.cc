@@ -4,8 +4,9 @@
 #include "compiler/function_translator.h"
 #include "compiler/tail_call.h"
 #include "helpers/table.h"
-#include "maps/for_each.h"
+#include "maps/map_type.h"
 #include "maps/prog_array.h"
+#include "maps/unchanged.h"
 #include "maps/user_ringbuf.h"
 #include "wire/target_context.h"
 
@@ -154,8 +155,10 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
   if (id == BPF_FUNC_loop) return loop_call(), Result<void>();
   if (id == BPF_FUNC_for_each_map_elem) return for_each_call(), Result<void>();
   if (id == BPF_FUNC_user_ringbuf_drain) return drain_call(), Result<void>();
-  const auto map = is_map_helper(id) ? proved_map(index) : std::nullopt;
-  llvm::Function* callee = map ? scope_.map_helper(*helper, *map) : scope_.helper(helper->symbol);
+  const std::optional<uint32_t> map = is_map_helper(id) ? proved_map(index) : std::nullopt;
+  llvm::Function* callee =
+      map ? scope_.map_helper(helpers::symbol_for_map(*helper, scope_.maps[*map].spec.type), *map)
+          : scope_.helper(helper->symbol);
   std::array<Value*, 6> arguments{};
   for (uint32_t i = 0; i < 5; i++) arguments[i] = get_argument(i + 1);
   arguments[kInvocationArgument] = invocation_;
@@ -164,8 +167,78 @@ Result<void> FunctionTranslator::helper_call(uint32_t index, uint32_t id) {
     arguments[0] = builder_.CreatePtrToInt(regs_, word());  // the context may be a copy
   }
   add_stack_registers(id, arguments);
-  set(BPF_REG_0, builder_.CreateCall(callee->getFunctionType(), callee, arguments));
+  const auto is_this = [index](const auto& each) { return each.second == index; };
+  if (std::any_of(lookups_.begin(), lookups_.end(), is_this)) {
+    set(BPF_REG_0, look_up_for_update(index, callee, arguments));
+    return {};
+  }
+  const auto lookup = lookups_.find(index);
+  const auto looked_up = lookup != lookups_.end() ? looked_up_.find(lookup->second) : looked_up_.end();
+  set(BPF_REG_0, looked_up != looked_up_.end()
+                     ? update_unchanged(looked_up->second, callee, arguments)
+                     : builder_.CreateCall(callee->getFunctionType(), callee, arguments));
   return {};
+}
+
+// ---- a value looked up, changed and stored (read_modify_write.h) ----
+
+// As often as others may come between before the update is made whatever there is. On this CPU's values that takes a switch of
+// threads each time.
+constexpr uint64_t kTriesMax = 64;
+
+// Where an update goes back to. Of registers only r6–r9 can have been changed in between that are read after it, and the frame
+// is written before it is read.
+Value* FunctionTranslator::look_up_for_update(uint32_t index, llvm::Function* callee,
+                                              const std::array<Value*, 6>& arguments) {
+  LookedUp& lookup = looked_up_[index];
+  lookup.map = scope_.options.facts->insns[index].map;  // the finder asked for it
+  llvm::IRBuilder<> first(&function_->getEntryBlock(), function_->getEntryBlock().begin());
+  lookup.tries = first.CreateAlloca(word(), nullptr, "tries");
+  builder_.CreateStore(word_of(0), lookup.tries);
+  // Not by get(): no address comes out of here that was not in its register.
+  for (uint32_t i = 0; i < lookup.kept.size(); i++)
+    lookup.kept[i] = builder_.CreateLoad(word(), registers_[BPF_REG_6 + i]);
+  lookup.again = new_block("look_up");
+  builder_.CreateBr(lookup.again);
+  builder_.SetInsertPoint(lookup.again);
+  lookup.place = builder_.CreateCall(callee->getFunctionType(), callee, arguments);
+  lookup.seen = unless(builder_.CreateIsNull(lookup.place), word_of(0), [&]() -> Value* {
+    Value* place = builder_.CreateIntToPtr(lookup.place, scope_.pointer());
+    auto* seen = builder_.CreateAlignedLoad(word(), place, llvm::Align(8));
+    seen->setAtomic(llvm::AtomicOrdering::Monotonic);
+    return seen;
+  });
+  return lookup.place;
+}
+
+Value* FunctionTranslator::update_unchanged(const LookedUp& lookup, llvm::Function* callee,
+                                            const std::array<Value*, 6>& arguments) {
+  const uint32_t type = scope_.maps[lookup.map].spec.type;
+  llvm::Function* unchanged =
+      scope_.map_helper("bpftime_map_update_unchanged_of_type_" + std::to_string(type), lookup.map);
+  auto *changed = new_block("changed"), *back = new_block("back"), *whatever = new_block("whatever"),
+       *done = new_block("updated");
+  Value* outcome = builder_.CreateCall(
+      unchanged->getFunctionType(), unchanged,
+      {arguments[0], arguments[1], arguments[2], lookup.place, lookup.seen, arguments[kInvocationArgument]});
+  auto* updated_in = builder_.GetInsertBlock();
+  builder_.CreateCondBr(builder_.CreateICmpEQ(outcome, word_of(maps::kChanged)), changed, done);
+  builder_.SetInsertPoint(changed);
+  Value* tries = builder_.CreateAdd(builder_.CreateLoad(word(), lookup.tries), word_of(1));
+  builder_.CreateStore(tries, lookup.tries);
+  builder_.CreateCondBr(builder_.CreateICmpULT(tries, word_of(kTriesMax)), back, whatever);
+  builder_.SetInsertPoint(back);
+  for (uint32_t i = 0; i < lookup.kept.size(); i++)
+    builder_.CreateStore(lookup.kept[i], registers_[BPF_REG_6 + i]);
+  builder_.CreateBr(lookup.again);
+  builder_.SetInsertPoint(whatever);
+  Value* forced = builder_.CreateCall(callee->getFunctionType(), callee, arguments);
+  builder_.CreateBr(done);
+  builder_.SetInsertPoint(done);
+  auto* result = builder_.CreatePHI(word(), 2);
+  result->addIncoming(outcome, updated_in);
+  result->addIncoming(forced, whatever);
+  return result;
 }
 
 void FunctionTranslator::add_stack_registers(uint32_t helper, std::array<Value*, 6>& arguments) {

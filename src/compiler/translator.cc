@@ -1,6 +1,7 @@
 #include "compiler/translator.h"
 
 #include "compiler/function_translator.h"
+#include "compiler/read_modify_write.h"
 #include "compiler/tail_call.h"
 #include "helpers/table.h"
 #include "maps/map.h"
@@ -12,6 +13,7 @@ Result<void> FunctionTranslator::run() {
   if (Result<void> found = make_blocks(); !found) return found;
   scope_.at_insn(builder_, *function_, start_);
   make_prologue();
+  lookups_ = find_read_modify_writes(scope_.program, start_, end_, scope_.maps, scope_.options.facts);
   for (uint32_t index = start_; index < end_; index++) {
     if (const auto block = blocks_.find(index); block != blocks_.end()) enter_block(block->second);
     if (open_ && proved_dead(index)) {

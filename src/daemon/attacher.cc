@@ -10,6 +10,7 @@
 #include <set>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "daemon/site.h"
 #include "target/proc_files.h"
 
@@ -35,14 +36,6 @@ uint64_t vdso_offset(const char* symbol) {
   return found ? found->address : 0;
 }
 
-// The number (of our pid namespace) that a thread or process got last; empty: not known.
-std::string last_process_number() {
-  std::string number;
-  std::ifstream loads("/proc/loadavg");
-  for (int field = 0; field < 5; ++field) loads >> number;
-  return loads ? number : "";
-}
-
 bool is_detached(const Registry& registry) { return registry.header.flags & wire::kDetached; }
 }  // namespace
 
@@ -63,12 +56,41 @@ std::map<pid_t, int> Attacher::pidfds() const {
   return out;
 }
 
+// The number (of our pid namespace) that a thread or process got last; 0: not known.
+pid_t Attacher::last_process_number() {
+  if (!load_average_) load_average_ = Fd(::open("/proc/loadavg", O_RDONLY | O_CLOEXEC));
+  char text[128] = {};
+  const ssize_t size = ::pread(load_average_.get(), text, sizeof text - 1, 0);
+  const char* last = size > 0 ? std::strrchr(text, ' ') : nullptr;
+  return last != nullptr ? std::atoi(last) : 0;
+}
+
+// Numbers that processes may have got since find_targets() looked last. Nothing: too many, or not known.
+std::optional<std::vector<pid_t>> Attacher::begun_since_last_look(pid_t last) {
+  constexpr size_t kFew = 64;
+  if (last <= 0 || last_number_ <= 0 || last < last_number_)
+    return std::nullopt;  // they begin anew at the limit
+  const auto begun = static_cast<size_t>(last - last_number_);
+  if (begun + unborn_.size() > kFew) return std::nullopt;
+  std::vector<pid_t> out(unborn_.begin(), unborn_.end());
+  for (pid_t number = last_number_ + 1; number <= last; ++number) out.push_back(number);
+  return out;
+}
+
 void Attacher::find_targets(Look look) {
-  // Only a new process can be a target that was none, and each takes a number: as long as the last one given is the same, there
-  // is nothing to look for.
-  const std::string last = last_process_number();
-  if (look == Look::kIfAnyBegan && !last.empty() && last == last_number_) return;
+  // Only a new process can be a target that was none, and each takes the next number. A look at all follows each second.
+  const pid_t last = last_process_number();
+  const auto begun = look == Look::kIfAnyBegan ? begun_since_last_look(last) : std::nullopt;
   last_number_ = last;
+  unborn_.clear();
+  if (begun) {
+    for (const pid_t pid : *begun) {
+      const auto maps = target::maps_memfd(pid, wire::kTargetMemfdName, config_.window);
+      if (!maps) unborn_.insert(pid);
+      if (maps && *maps) enter_target(pid);
+    }
+    return;
+  }
   auto pids = target::find_processes_mapping(wire::kTargetMemfdName, config_.window);
   if (!pids) {
     log_warning("look for targets: " + pids.error().message);
@@ -79,20 +101,25 @@ void Attacher::find_targets(Look look) {
            std::find(pids->begin(), pids->end(), entry.first) == pids->end() &&
            !target::read_registry(entry.second.process, config_.window);
   });
-  for (pid_t pid : *pids) {
-    auto known = targets_.find(pid);
-    if (known != targets_.end() && known->second.process.alive()) continue;
-    auto process = target::Process::open(pid);
-    if (!process) continue;
-    auto registry = target::read_registry(*process, config_.window);
-    if (!registry) release_other_version(*process);
-    if (!registry || registry->header.daemon_instance != config_.instance) continue;
-    Target target{std::move(*process), {}, is_detached(*registry), {}};
-    target.report.pid = pid;
-    target.report.lineage = registry->header.lineage;
-    std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
-    targets_.insert_or_assign(pid, std::move(target));
-  }
+  for (pid_t pid : *pids) enter_target(pid);
+  constexpr pid_t kLate = 8;
+  for (pid_t number = std::max(last - kLate, 1); number <= last; ++number) unborn_.insert(number);
+}
+
+// A process that carries a context, unless it is known or not ours.
+void Attacher::enter_target(pid_t pid) {
+  auto known = targets_.find(pid);
+  if (known != targets_.end() && known->second.process.alive()) return;
+  auto process = target::Process::open(pid);
+  if (!process) return;
+  auto registry = target::read_registry(*process, config_.window);
+  if (!registry) release_other_version(*process);
+  if (!registry || registry->header.daemon_instance != config_.instance) return;
+  Target target{std::move(*process), {}, is_detached(*registry), {}};
+  target.report.pid = pid;
+  target.report.lineage = registry->header.lineage;
+  std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
+  targets_.insert_or_assign(pid, std::move(target));
 }
 
 // A daemon of another version died, or was replaced, and left its probes. Nobody would ever take them out but us; what is there
@@ -126,7 +153,7 @@ void Attacher::release_other_version(const target::Process& process) const {
 bool Attacher::unfinished() const {
   return std::any_of(targets_.begin(), targets_.end(), [this](const auto& entry) {
     const Target& target = entry.second;
-    return target.unfinished || (target.guard_idle_since && guard_may_go(target)) ||
+    return target.unfinished || kept_is_due(target) || (target.guard_idle_since && guard_may_go(target)) ||
            (target.maps_idle_since && maps_may_go(target));
   });
 }
@@ -167,7 +194,7 @@ Result<TargetReport> Attacher::attach(pid_t pid, uint64_t session) {
     }
   }
   if (auto done = reconcile(target, /*create=*/true); !done) return done.error();
-  TargetReport report = target.report;
+  TargetReport report = report_of(target);
   targets_.insert_or_assign(pid, std::move(target));
   if (session != 0)
     if (auto joined = join_children(pid, session); !joined) return joined.error();
@@ -250,27 +277,40 @@ Result<void> Attacher::reconcile(pid_t pid) {
   return done;
 }
 
+bool Attacher::reconcile_known(Target& target) {
+  auto done = reconcile(target, /*create=*/false);
+  // Said once, tried until it works.
+  if (!done && !target.unfinished)
+    log_warning("process " + std::to_string(target.process.pid()) + ": " + done.error().message);
+  target.unfinished = !done;
+  // A process that ran another program since carries nothing of ours any more.
+  return done || done.error().code != ENODATA;
+}
+
 void Attacher::reconcile_all() {
   find_targets(Look::kIfAnyBegan);
   release_code();
   drop_dead();
-  for (auto it = targets_.begin(); it != targets_.end();) {
-    auto done = reconcile(it->second, /*create=*/false);
-    // Said once, tried until it works.
-    if (!done && !it->second.unfinished)
-      log_warning("process " + std::to_string(it->first) + ": " + done.error().message);
-    it->second.unfinished = !done;
-    // A process that ran another program since carries nothing of ours any more.
-    const bool gone = !done && done.error().code == ENODATA;
-    it = gone ? targets_.erase(it) : std::next(it);
-  }
+  for (auto it = targets_.begin(); it != targets_.end();)
+    it = reconcile_known(it->second) ? std::next(it) : targets_.erase(it);
   reconcile_new(Look::kIfAnyBegan);  // forked meanwhile, from parents that were still as before
+}
+
+void Attacher::reconcile_places(const std::vector<kernel::UprobePlace>& places) {
+  find_targets(Look::kIfAnyBegan);
+  release_code();
+  drop_dead();
+  for (auto it = targets_.begin(); it != targets_.end();)
+    it =
+        change_places(it->second, places) || reconcile_known(it->second) ? std::next(it) : targets_.erase(it);
+  reconcile_new(Look::kIfAnyBegan);
 }
 
 void Attacher::reconcile_new(Look look) {
   find_targets(look);
   drop_dead();
   for (auto& [pid, target] : targets_) {
+    if (target.kept && !target.kept->changed && !kept_is_fresh(*target.kept)) forget_kept(target);
     if (!target.report.name.empty()) continue;  // set by the first look
     auto done = reconcile(target, /*create=*/false);
     if (!done) log_warning("process " + std::to_string(pid) + ": " + done.error().message);
@@ -280,12 +320,18 @@ void Attacher::reconcile_new(Look look) {
 
 std::vector<TargetReport> Attacher::reports() {
   reconcile_new();
-  for (auto& [pid, target] : targets_)
-    if (auto registry = target::read_registry(target.process, config_.window))
-      target.report.faults = registry->header.faults_repaired;
   std::vector<TargetReport> out;
-  for (auto& [pid, target] : targets_)
-    if (!target.detached) out.push_back(target.report);
+  for (const auto& [pid, target] : targets_) {
+    if (target.detached) continue;
+    TargetReport& report = out.emplace_back(report_of(target));
+    const auto registry = target::read_registry(target.process, config_.window);
+    if (!registry) continue;
+    report.faults = registry->header.faults_repaired;
+    for (auto& probe : report.probes) {
+      const PatchRecord* record = probe.system_call ? nullptr : registry->active_at(probe.address);
+      probe.trap = record != nullptr && record->length == 1;
+    }
+  }
   return out;
 }
 
@@ -347,6 +393,7 @@ Result<void> Attacher::reconcile(Target& target, bool create) {
 
 Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
   files_looked_at_.clear();
+  forget_kept(target);
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -359,6 +406,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     if (auto forgotten = forget_unloaded(target, *registry); !forgotten) return forgotten;
     target.libraries_changed = false;
   }
+  if (registry) target.report.lineage = registry->header.lineage;
   if (registry) std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
   auto sites = wanted_sites(target, *regions, *status);
   target.watch_wanted = watch_wanted(target, *regions, *status);
@@ -367,12 +415,16 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   if (registry && !create && flags_right && up_to_date(target, *registry, sites)) {
     refresh_task_facts(target, sites);  // a fork needs no change, but has its own start time
     publish(target, sites);
+    keep(target, *regions, std::move(*registry), sites);
     return {};
   }
   if (flags_right) {
     auto changed = change_running(target, *registry, *regions, sites);
     if (!changed) return changed.error();
-    if (*changed == Changed::kDone) return {};
+    if (*changed == Changed::kDone) {
+      keep(target, *regions, std::move(*registry), sites);
+      return {};
+    }
     registry = target::read_registry(target.process, config_.window, &why);
   }
   const uint64_t agent_base = load_agent(target, *regions, registry ? &*registry : nullptr, *status, sites);
@@ -398,7 +450,9 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
                                          registry->header.flags);
     if (!written) return written;
   }
-  return change_sites(target, *stopped, *registry, *regions, sites, agent_base, last_try);
+  auto changed = change_sites(target, *stopped, *registry, *regions, sites, agent_base, last_try);
+  if (changed) keep(target, *regions, std::move(*registry), sites);
+  return changed;
 }
 
 Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Registry& registry,
@@ -449,6 +503,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
+    tell_progress(target, site, sites);
     auto plan = plan_site(target, entry, registry, regions, site, guarded);
     Result<void> ready;
     // Where every boundary traps nobody needs to be moved; and must not be, for a trap met before the stop may still be on its
@@ -471,6 +526,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   change_watch(target, stopped, registry, regions);
   if (auto changed = change_semaphores(stopped, registry, regions, sites); !changed) return changed;
   if (auto now = target.process.regions()) retire_maps(target, stopped, *now, sites);
+  if (auto reset = forget_shared_memory(stopped, sites); !reset) return reset;
   publish(target, sites);
   if (any) {
     target.guard_idle_since.reset();
@@ -480,6 +536,20 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   auto removed = remove_guard(target, stopped, registry, regions);
   if (removed) target.guard_idle_since.reset();
   return removed;
+}
+
+// A thread may have raised the count of children in its memory, and met no patch of ours on its way back. With all threads stopped
+// none waits for such a child (vfork cannot be interrupted), and without those patches nobody counts.
+Result<void> Attacher::forget_shared_memory(StoppedProcess& stopped, const std::vector<Site>& sites) const {
+  if (std::any_of(sites.begin(), sites.end(), [](const Site& site) {
+        return site.system_call && site.system_call->keeps_memory_shared && site.report.skipped.empty();
+      }))
+    return {};
+  const uint64_t at = config_.window + wire::kIdentityOffset + offsetof(wire::TargetIdentity, memory_shared);
+  const auto bytes = stopped.read(at, sizeof(uint32_t));
+  if (!bytes) return bytes.error();
+  const uint32_t none = 0;
+  return read_at<uint32_t>(*bytes, 0) == none ? Result<void>() : stopped.write(at, as_bytes(none));
 }
 
 std::vector<uint64_t> Attacher::unwanted_sites(const Registry& registry, const std::vector<Site>& sites) {
@@ -495,11 +565,19 @@ std::vector<uint64_t> Attacher::unwanted_sites(const Registry& registry, const s
   return out;
 }
 
-void Attacher::publish(Target& target, std::vector<Site>& sites) {
+void Attacher::tell_progress(const Target& target, const Site& site, const std::vector<Site>& sites) {
+  constexpr size_t kStep = 16;
+  const auto number = static_cast<size_t>(&site - sites.data());
+  if (number % kStep != 0 || sites.size() <= kStep) return;
+  set_progress("process " + std::to_string(target.report.pid) + ": placing probes",
+               static_cast<uint32_t>(number), static_cast<uint32_t>(sites.size()));
+}
+
+void Attacher::publish(Target& target, const std::vector<Site>& sites) {
   auto of_calls = system_call_reports(target, sites);
   target.report.probes.clear();
   for (auto& site : sites)
-    if (!site.system_call) target.report.probes.push_back(std::move(site.report));
+    if (!site.system_call) target.report.probes.push_back(site.report);
   for (auto& report : of_calls) target.report.probes.push_back(std::move(report));
 }
 

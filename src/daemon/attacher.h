@@ -1,6 +1,6 @@
 // Keeps every target as the kernel's probes want it: compares what should be patched with the registry the target
-// carries, and changes the difference while the target is stopped. Idempotent: after any failure or restart the same
-// function puts things right.
+// carries, and changes the difference: at the first contact with the target stopped, later while it runs. Idempotent: after any
+// failure or restart the same function puts things right.
 #pragma once
 
 #include <chrono>
@@ -39,6 +39,7 @@ struct ProbeReport {
   std::string function;
   std::vector<ProgramReport> programs;
   std::string skipped;  // empty: active
+  bool trap = false;    // reports(): by a trap, which costs microseconds, where no jump fits
   // Events of system calls: `path` is the event, the rest of the place is empty.
   bool system_call = false;
   uint32_t sites = 0;                 // places in the process where it is seen
@@ -76,6 +77,8 @@ class Attacher {
   Result<void> detach(pid_t pid);
   // Brings all targets and their forks up to date. Slow targets and failures are logged, never fatal.
   void reconcile_all();
+  // The same, when nothing differs but at `places`: at a cost in proportion to them.
+  void reconcile_places(const std::vector<kernel::UprobePlace>& places);
   // Maps `memory` wherever `map` is mapped, before programs find the one through the other (kernel::Observer::reach).
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory);
   // The same for targets whose libraries have changed since last asked (wire::TargetContext::loads).
@@ -99,6 +102,7 @@ class Attacher {
   uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
   uint64_t code_blocks_released() const { return code_blocks_released_; }
   uint64_t outside_changes() const { return outside_changes_; }  // of these, without holding even one
+  uint64_t few_changes() const { return few_changes_; }          // of these, without a look at all places
   const ChangeTimes& last_running_change() const { return last_running_change_; }
   // As of the last reconcile, dead targets dropped.
   std::vector<TargetReport> reports();
@@ -110,6 +114,7 @@ class Attacher {
 
  private:
   struct Site;
+  struct Kept;
   struct Target {
     target::Process process;
     TargetReport report;
@@ -133,6 +138,10 @@ class Attacher {
     std::optional<std::chrono::steady_clock::time_point> maps_idle_since;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
     std::optional<std::chrono::steady_clock::time_point> guard_idle_since;
+    std::set<InodeId>
+        staying;  // files that are mapped as long as the program runs, as watch_wanted() found them
+    std::shared_ptr<Kept>
+        kept;  // null: it must be looked at as a whole. Its reports replace those in `report`.
   };
   struct PlannedSite;
   enum class Changed { kDone, kNeedsStop };
@@ -149,13 +158,21 @@ class Attacher {
   std::map<InodeId, std::shared_ptr<FileInfo>> files_looked_at_;
   // Decoded once per program, by id and time of making (ids are used again after the keeper's death).
   std::map<std::pair<uint32_t, uint64_t>, rewrite::CodeUse> code_uses_;
-  std::string last_number_;  // of a process, when find_targets() looked
+  Fd load_average_;        // /proc/loadavg
+  pid_t last_number_ = 0;  // that a process or thread got, when find_targets() looked; 0: not known
+  // Numbers given before that belonged to nobody when it looked: a process gets its number a moment before it can be found.
+  std::set<pid_t> unborn_;
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
-  uint64_t running_changes_ = 0, outside_changes_ = 0, code_blocks_released_ = 0;
+  uint64_t running_changes_ = 0, outside_changes_ = 0, few_changes_ = 0, code_blocks_released_ = 0;
 
   void drop_dead();
+  pid_t last_process_number();
+  std::optional<std::vector<pid_t>> begun_since_last_look(pid_t last);
+  void enter_target(pid_t pid);
+  // Brings a target up to date; failures are said once and tried again. False: it is a target no more.
+  bool reconcile_known(Target& target);
   Sessions inherited_sessions(pid_t pid) const;
   void release_other_version(const target::Process& process) const;
   bool session_lives(uint64_t session) const;
@@ -169,6 +186,31 @@ class Attacher {
   Result<void> reconcile_once(Target& target, bool create, bool last_try);
   std::vector<Site> wanted_sites(Target& target, const std::vector<target::MappedRegion>& regions,
                                  const target::Status& status);
+  // Of these probes alone: as if there were no others, and without system calls.
+  std::vector<Site> sites_of(Target& target, const std::vector<target::MappedRegion>& regions,
+                             const target::Status& status, const std::vector<kernel::Probe>& probes);
+  // A few places of a running target (few_places.cc). False: it must be looked at as a whole; nothing has changed, or is left as
+  // a change that was broken off.
+  bool change_places(Target& target, const std::vector<kernel::UprobePlace>& places);
+  struct FewChanges {
+    std::vector<target::Patch> patches;
+    std::vector<uint64_t> unwanted;
+  };
+  std::set<uint64_t> addresses_of(Target& target, const std::vector<kernel::UprobePlace>& places);
+  std::optional<FewChanges> plan_places(Target& target, const std::set<uint64_t>& addresses,
+                                        std::vector<Site>& sites);
+  bool still_as_kept(const Target& target, const target::Status& status) const;
+  // What should be at these addresses now; nothing: it hangs together with more than them.
+  std::optional<std::vector<Site>> sites_at(Target& target, const target::Status& status,
+                                            const std::set<uint64_t>& addresses,
+                                            const std::vector<kernel::UprobePlace>& places);
+  static void add_with_neighbours(const Kept& kept, uint64_t address, std::set<uint64_t>& addresses);
+  static void note_places(Target& target, const std::set<uint64_t>& addresses, std::vector<Site>& sites);
+  // After a look at all that went well: notes what change_places() goes on from. `regions`: as they were before it.
+  void keep(Target& target, const std::vector<target::MappedRegion>& regions, target::Registry&& registry,
+            const std::vector<Site>& sites);
+  static void forget_kept(Target& target);
+  static TargetReport report_of(const Target& target);
   // Gives every site that will be patched its counters.
   void count_hits(Target& target, std::vector<Site>& sites);
   bool up_to_date(const Target& target, const target::Registry& registry,
@@ -195,6 +237,7 @@ class Attacher {
                                                bool traps);
   Result<uint64_t> place_code(Arena& arena, const kernel::Prog& program);
   Result<void> place_programs(Arena& arena, Site& site, rewrite::SiteRequest& request);
+  Result<void> forget_shared_memory(target::StoppedProcess& stopped, const std::vector<Site>& sites) const;
   // EAGAIN: a thread stands inside an instruction.
   static Result<void> move_threads(target::StoppedProcess& stopped, const wire::PatchRecord& record,
                                    std::span<const rewrite::PcFixup> fixups);
@@ -207,12 +250,16 @@ class Attacher {
   Result<void> find_used_code(Target& target, const std::map<uint64_t, Arena*>& arenas,
                               std::map<const Arena*, std::set<uint64_t>>& used) const;
   bool guard_may_go(const Target& target) const;
+  // Places have changed one by one, and it is time for a look at all.
+  static bool kept_is_due(const Target& target);
+  static bool kept_is_fresh(const Kept& kept);
   bool maps_may_go(const Target& target) const;
   rewrite::CodeUse code_use(const kernel::Prog& program);
   static wire::PatchRecord make_record(const rewrite::SiteRequest& request, const rewrite::SitePlan& plan,
                                        wire::PatchKind kind, uint64_t hash);
-  // Takes the sites' reports: to be called last.
-  static void publish(Target& target, std::vector<Site>& sites);
+  static void publish(Target& target, const std::vector<Site>& sites);
+  // For whoever waits (base/progress.h). Now and then only: most changes are of one site among many.
+  static void tell_progress(const Target& target, const Site& site, const std::vector<Site>& sites);
 
   // System calls (system_call_sites.cc).
   void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,
@@ -227,8 +274,8 @@ class Attacher {
 
   // Files, text, and what should be patched (wanted_sites.cc, patch_site.cc).
   std::shared_ptr<FileInfo> file_info(const target::Process& process, const target::MappedRegion& region);
-  bool same_file(const target::Process& process, const target::MappedRegion& region,
-                 const kernel::PerfEvent& event);
+  bool same_file(const target::Process& process, const target::MappedRegion& region, const InodeId& file,
+                 const std::string& build_id);
   // Where the program's host functions and variables lie in this process. Errors name the first that is missing.
   Result<std::vector<uint64_t>> host_table(const target::Process& process,
                                            const std::vector<target::MappedRegion>& regions, const Site& site,
@@ -246,7 +293,7 @@ class Attacher {
   static uint64_t semaphore_of(const std::vector<target::MappedRegion>& regions,
                                const target::MappedRegion& text, const kernel::PerfEvent& event);
   // Libraries that come and go, and semaphores (loaded_libraries.cc).
-  bool watch_wanted(const Target& target, const std::vector<target::MappedRegion>& regions,
+  bool watch_wanted(Target& target, const std::vector<target::MappedRegion>& regions,
                     const target::Status& status) const;
   static bool watch_right(const Target& target, const target::Registry& registry);
   // Installs or removes the patch that tells of libraries. What cannot be is said in the log and not tried again.

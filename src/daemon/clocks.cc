@@ -30,6 +30,11 @@ uint64_t key_of(const kernel::PerfEvent& event, const kernel::Prog& program) {
   return uint64_t{event.id} << 32 | program.id;
 }
 
+// Where runs for that key are counted; none (0): a run that a tool asked for.
+kernel::HitPlace place_of(uint64_t key, uint32_t program) {
+  return {.address = key >> 32, .program = program};
+}
+
 }  // namespace
 
 void Clocks::update() {
@@ -82,6 +87,37 @@ void Clocks::fire(int fd) {
     run.cpu = event.cpu;
     (void)runner_.start(run, kernel_.memory_of({attached.program}), key_of(event, program));
   }
+}
+
+void Clocks::count_runs() {
+  const auto runs = runner_.take_ran();
+  if (!kernel_.counting()) return;
+  const auto& map = kernel_.hits_map();
+  for (const auto& run : runs) {
+    const uint64_t address = kernel_.hit_counter(place_of(run.key.value_or(0), run.program));
+    if (address == 0) continue;
+    // As trampolines do it; but this place is counted by nobody else.
+    auto* counter = reinterpret_cast<kernel::Hits::Counter*>(map->memory.data() + (address - map->address));
+    ++counter->begun;
+    ++counter->ended;
+    counter->cycles += run.cycles;
+  }
+}
+
+std::vector<ClockReport> Clocks::reports() const {
+  std::vector<ClockReport> out;
+  for (const auto& [id, timer] : timers_) {
+    ClockReport report{id, timer.period_ns, timer.probe.event->cpu, {}};
+    for (const auto& attached : timer.probe.programs) {
+      const kernel::Prog& program = *attached.program;
+      const uint64_t key = key_of(*timer.probe.event, program);
+      std::optional<uint64_t> hits;
+      if (kernel_.counting()) hits = kernel_.hits_at(kernel_.hit_counter(place_of(key, program.id))).runs;
+      report.programs.push_back({program.id, program.name, hits, runner_.failed(key)});
+    }
+    out.push_back(std::move(report));
+  }
+  return out;
 }
 
 }  // namespace bpftime::daemon

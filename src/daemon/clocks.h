@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "base/fd.h"
@@ -10,6 +12,19 @@
 #include "kernel/kernel.h"
 
 namespace bpftime::daemon {
+
+struct ClockReport {
+  struct Program {
+    uint32_t id;
+    std::string name;
+    std::optional<uint64_t> hits;  // while runs are counted (BPF_ENABLE_STATS)
+    bool stopped;                  // it brought the runner down, and is not run again
+  };
+  uint32_t event;
+  uint64_t period_ns;
+  int32_t cpu;  // -1: any
+  std::vector<Program> programs;
+};
 
 class Clocks {
  public:
@@ -23,6 +38,9 @@ class Clocks {
   bool owns(int fd) const { return by_fd_.contains(fd); }
   // The timer's programs, once, however many of its periods are over: Linux, too, skips what it cannot keep up with.
   void fire(int fd);
+  // While somebody wants to know: adds what has run in the runner to the counters of those programs. To be called often.
+  void count_runs();
+  std::vector<ClockReport> reports() const;
 
  private:
   struct Timer {

@@ -61,10 +61,12 @@ json probe_json(const kernel::Kernel& kernel, const ProbeReport& probe) {
             {"state", probe.skipped.empty() ? "active" : "skipped"},
             {"reason", probe.skipped}};
   }
-  return {{"path", probe.path},         {"offset", probe.offset},
-          {"function", probe.function}, {"address", probe.address},
-          {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},
-          {"reason", probe.skipped}};
+  json out = {{"path", probe.path},         {"offset", probe.offset},
+              {"function", probe.function}, {"address", probe.address},
+              {"programs", programs},       {"state", probe.skipped.empty() ? "active" : "skipped"},
+              {"reason", probe.skipped}};
+  if (probe.trap) out["method"] = "trap";
+  return out;
 }
 
 json target_json(const kernel::Kernel& kernel, const TargetReport& target) {
@@ -100,14 +102,29 @@ Answer detach(Worker& worker, const json& request) {
   return json{{"pid", *pid}};
 }
 
+json clock_json(const ClockReport& clock) {
+  json programs = json::array();
+  for (const auto& program : clock.programs) {
+    programs.push_back({{"id", program.id}, {"name", program.name}, {"kind", "perf_event"}});
+    if (program.hits) programs.back()["hits"] = *program.hits;
+    programs.back()["state"] = program.stopped ? "stopped" : "active";
+    if (program.stopped) programs.back()["reason"] = "it crashed, or ran too long; it is not run again";
+  }
+  return {{"event", clock.event}, {"period_ns", clock.period_ns}, {"cpu", clock.cpu}, {"programs", programs}};
+}
+
 Answer list(Worker& worker, const json&) {
-  json targets = json::array(), loaders = json::array();
+  json targets = json::array(), loaders = json::array(), clocks = json::array();
+  for (const auto& clock : worker.clocks().reports()) clocks.push_back(clock_json(clock));
   for (const auto& target : worker.attacher().reports())
     targets.push_back(target_json(worker.kernel(), target));
   for (const auto& [fd, client] : worker.connections())
     if (client.hello && client.hello->kind == wire::ClientKind::kLoader)
       loaders.push_back({{"pid", client.peer().pid}, {"name", comm_of(client.peer().pid)}});
-  return json{{"targets", targets}, {"loaders", loaders}, {"counting", worker.kernel().counting()}};
+  return json{{"targets", targets},
+              {"clocks", clocks},
+              {"loaders", loaders},
+              {"counting", worker.kernel().counting()}};
 }
 
 Answer status(Worker& worker, const json&) {

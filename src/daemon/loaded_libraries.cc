@@ -39,10 +39,11 @@ constexpr uint64_t kBreakOffset = 16, kStateOffset = 24;
 }  // namespace
 
 // Only while something is probed that may come or go: the program itself, libc and the dynamic loader stay.
-bool Attacher::watch_wanted(const Target& target, const std::vector<MappedRegion>& regions,
+bool Attacher::watch_wanted(Target& target, const std::vector<MappedRegion>& regions,
                             const target::Status& status) const {
   if (target.detached || withdrawn_) return false;
-  std::set<InodeId> staying;
+  std::set<InodeId>& staying = target.staying;
+  staying.clear();
   struct stat program;
   if (::stat(("/proc/" + std::to_string(target.process.pid()) + "/exe").c_str(), &program) == 0)
     staying.insert({program.st_dev, program.st_ino});

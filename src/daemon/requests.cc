@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "daemon/commands.h"
 #include "daemon/sessions.h"
 #include "daemon/worker.h"
@@ -133,6 +134,9 @@ bool Worker::handle_bpf(Connection& client, const wire::Message& message) {
     const auto index = call->fd_index(place, offset);
     return index ? message.fds[*index].get() : -1;
   };
+  if (request.command == BPF_PROG_LOAD)
+    set_progress("verifying program " +
+                 std::string(attr.prog_name, ::strnlen(attr.prog_name, sizeof attr.prog_name)));
   BpfReply reply = kernel_.bpf(request);
   if (const auto run = std::exchange(run_begun_, std::nullopt)) {
     AwaitedRun& awaited = runs_[*run];

@@ -14,6 +14,10 @@ namespace bpftime::daemon {
 
 namespace {
 
+// How long the reader of a ring is not announced as asleep after it has been told. Short against what a process needs to be
+// woken and to run, long against what a busy producer needs for a record.
+constexpr timespec kRest{0, 50'000};
+
 // Not FUTEX_PRIVATE: the word is shared with targets. The time-out only bounds how long stopping takes if a target
 // scribbled over the word just then; it finds no data.
 void futex_wait(uint32_t* word, uint32_t value) {
@@ -36,10 +40,14 @@ RingWatcher::RingWatcher(std::shared_ptr<kernel::Map> map, Fd eventfd)
 
 RingWatcher::Word RingWatcher::ring_word(const kernel::Map& map) {
   const maps::MapView view{map.memory.data(), &map.spec};
-  return {maps::ring_wake_word(view), [view] {
-            bool has_data = false;
-            return maps::ring_prepare_wait(view, &has_data);
-          }};
+  Word word{maps::ring_wake_word(view), [view] {
+              bool has_data = false;
+              return maps::ring_prepare_wait(view, &has_data);
+            }};
+  if (map.spec.type == maps::kTypeUserRingbuf) return word;
+  word.rest = [view] { maps::ring_end_wait(view); };
+  word.missed = [view](uint64_t* unread) { return maps::ring_unread_wakes(view, unread); };
+  return word;
 }
 
 std::unique_ptr<RingWatcher> RingWatcher::of_announcements(std::shared_ptr<kernel::Map> map, Fd eventfd) {
@@ -64,14 +72,25 @@ void RingWatcher::run() {
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
   uint32_t seen = word_.look() - 1;  // differs: tell about what is there already
+  constexpr uint64_t kNowhere = 1;   // positions are multiples of 8
+  uint64_t told_at = kNowhere;       // of what record the reader was told last
+  bool rested = false;
   while (!stop_) {
     const uint32_t now = word_.look();
-    if (now != seen) {
-      seen = now;
-      ::eventfd_write(eventfd_.get(), 1);
+    uint64_t unread = 0;
+    const bool wakes = word_.missed && word_.missed(&unread);
+    if (now == seen && !(rested && wakes && unread != told_at)) {
+      rested = false;
+      futex_wait(word_.futex, now);
       continue;
     }
-    futex_wait(word_.futex, now);
+    seen = now;
+    told_at = wakes ? unread : kNowhere;
+    ::eventfd_write(eventfd_.get(), 1);
+    if (!word_.rest) continue;
+    word_.rest();
+    ::nanosleep(&kRest, nullptr);
+    rested = true;
   }
   stopped_ = true;
 }

@@ -14,7 +14,9 @@ namespace bpftime::daemon {
 
 class RingWatcher {
  public:
-  // Writes 1 to `eventfd` (its own duplicate) whenever `map` gets data for which Linux would wake a reader.
+  // Writes 1 to `eventfd` (its own duplicate) whenever `map` gets data for which Linux would wake a reader, at once when the
+  // reader has been idle, else after a moment: a reader that keeps up with a busy producer would have to be woken for nearly
+  // every record, and the producer pays for that.
   RingWatcher(std::shared_ptr<kernel::Map> map, Fd eventfd);
   // Not a ring but wire::Announcements: whenever somebody has announced something.
   static std::unique_ptr<RingWatcher> of_announcements(std::shared_ptr<kernel::Map> map, Fd eventfd);
@@ -27,6 +29,9 @@ class RingWatcher {
   struct Word {
     uint32_t* futex;
     std::function<uint32_t()> look;
+    // Of rings of records, else empty: see maps::ring_end_wait, ring_unread_wakes.
+    std::function<void()> rest = nullptr;
+    std::function<bool(uint64_t* unread)> missed = nullptr;
   };
 
   std::shared_ptr<kernel::Map> map_;

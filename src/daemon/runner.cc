@@ -70,6 +70,8 @@ std::vector<uint32_t> Runner::take_dead() { return std::exchange(dead_, {}); }
 
 std::vector<Runner::Ended> Runner::take_ended() { return std::exchange(ended_, {}); }
 
+std::vector<Runner::Ran> Runner::take_ran() { return std::exchange(ran_, {}); }
+
 void Runner::expire() {
   if (pending_.empty() || now_ns() < pending_.begin()->second.deadline_ns) return;
   on_readable();
@@ -120,7 +122,7 @@ Result<uint32_t> Runner::send(runner::Request& request, int fd, std::optional<ui
   const ssize_t sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
   if (sent != static_cast<ssize_t>(sizeof request)) return failure("it takes no more requests");
   const uint32_t pid = request.verb == runner::Verb::kRun ? request.pid : 0;
-  pending_[request.number] = {request.verb, key, pid, now_ns() + run_max_ns_};
+  pending_[request.number] = {request.verb, key, pid, request.invocation.program_id, now_ns() + run_max_ns_};
   return request.number;
 }
 
@@ -145,6 +147,8 @@ bool Runner::receive(int timeout_ms) {
     buried("it cannot map the programs' maps: " + std::string(std::strerror(reply.error)));
     return false;
   }
+  if (pending.verb == runner::Verb::kRun && reply.error == 0)
+    ran_.push_back({pending.program, pending.key, reply.cycles});
   if (pending.verb != runner::Verb::kRun || pending.key) return true;
   if (reply.error == ENXIO) {
     ended_.push_back({reply.number, Error{ENXIO, "the CPU is not there"}});

@@ -38,6 +38,13 @@ class Runner {
   void expire();
   // The same for nobody who waits. False: the run before it, for the same `key`, has not ended yet, or nothing can be run now.
   bool start(const kernel::ProgramRun& run, const std::vector<kernel::TargetMemory>& memory, uint64_t key);
+  // Runs that have come to their end since this was asked last, for statistics.
+  struct Ran {
+    uint32_t program;
+    std::optional<uint64_t> key;  // of start()
+    uint64_t cycles;              // by the time stamp counter
+  };
+  std::vector<Ran> take_ran();
   // Whether a run for `key` brought a runner down: it would do so again.
   bool failed(uint64_t key) const { return failed_.contains(key); }
   void forget(uint64_t key) { failed_.erase(key); }
@@ -64,6 +71,7 @@ class Runner {
     runner::Verb verb;
     std::optional<uint64_t> key;  // of runs; nullopt: somebody waits for it
     uint32_t pid;                 // whom the program takes itself for
+    uint32_t program;             // its id
     uint64_t deadline_ns;         // good for the first: the others' time begins when they are the first
   };
 
@@ -75,6 +83,7 @@ class Runner {
   std::map<uint64_t, Mapped> mapped_;
   std::map<uint32_t, Pending> pending_;
   std::vector<Ended> ended_;
+  std::vector<Ran> ran_;
   std::set<uint64_t> failed_;
   std::vector<uint32_t> dead_;
 

@@ -1,5 +1,5 @@
-// Changes a target while it runs: one thread is held for the system calls that are needed, all others go on, through the very
-// sites that change. What makes that right is in target/text_change.h and agent/traps.cc; here is when it may be done.
+// Changes a target while it runs, through the very sites that change: from outside, or where system calls of its own are needed
+// with one thread held for them. What makes that right is in target/text_change.h and agent/traps.cc; here is when it may be done.
 #include <signal.h>
 
 #include <algorithm>
@@ -81,11 +81,6 @@ bool is_libc(const std::string& path) {
   return false;
 }
 
-// A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
-constexpr auto kGuardTrusted = std::chrono::seconds(1);
-
-constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
-
 }  // namespace
 
 bool Attacher::may_change_running(Target& target, const std::vector<MappedRegion>& regions,
@@ -143,6 +138,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   std::vector<PlannedSite> planned;
   for (auto& site : sites) {
     if (!site.report.skipped.empty()) continue;
+    tell_progress(target, site, sites);
     auto plan = plan_site(target, entry, registry, regions, site, /*traps=*/true);
     if (!plan && out_of_reach) return Changed::kNeedsStop;
     if (!plan) {

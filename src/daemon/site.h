@@ -2,6 +2,7 @@
 #pragma once
 
 #include <linux/bpf.h>
+#include <signal.h>
 
 #include <algorithm>
 
@@ -17,6 +18,11 @@ inline uint64_t mix_hash(uint64_t hash, uint64_t word) {
   hash = (hash ^ word) * 0x100000001b3;
   return hash ^ hash >> 29;
 }
+
+// A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
+inline constexpr auto kGuardTrusted = std::chrono::seconds(1);
+// A thread that has one of these blocked would not survive a trap.
+inline constexpr uint64_t kTrapSignals = uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 
 inline bool is_guard(const wire::PatchRecord& record) {
   return record.kind == wire::PatchKind::kGuard && target::is_live(record);
@@ -81,6 +87,7 @@ struct Attacher::Site {
   uint32_t room = 0;           // bytes up to the next site, if that is near; 0: enough
   ProbeReport report;
   std::vector<Want> wants;
+  std::vector<std::weak_ptr<kernel::PerfEvent>> events;  // that ask for it; of system calls none
 
   // Whether another program, not known yet, may run in its place: then the site is made for any.
   static bool may_tail_call(const kernel::Prog& program) {
@@ -139,6 +146,31 @@ struct Attacher::Site {
       if (want.counter != 0) mix(want.counter);
     }
     return value;
+  }
+};
+
+// A target as the last look at all of it left it, and what it takes to change one place more (few_places.cc). Believed for a
+// second; a change of one place goes on from it, and the next look at all makes another.
+struct Attacher::Kept {
+  struct Place {
+    bool patched = false;
+    bool special = false;  // a semaphore hangs on it: changed with a look at all
+    std::vector<std::weak_ptr<kernel::PerfEvent>> events;
+    ProbeReport report;
+  };
+  std::chrono::steady_clock::time_point since;
+  target::Registry registry;
+  std::vector<target::MappedRegion> regions;
+  target::CodeView code;
+  target::StoppedProcess process;  // from outside
+  std::map<uint64_t, Place> places;
+  size_t patched = 0;    // of the places
+  bool changed = false;  // since then
+
+  std::vector<ProbeReport> reports() const {
+    std::vector<ProbeReport> out;
+    for (const auto& [address, place] : places) out.push_back(place.report);
+    return out;
   }
 };
 

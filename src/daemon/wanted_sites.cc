@@ -5,6 +5,7 @@
 #include <cstring>
 #include <set>
 
+#include "base/progress.h"
 #include "daemon/site.h"
 
 namespace bpftime::daemon {
@@ -60,10 +61,10 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
   return info;
 }
 
-bool Attacher::same_file(const target::Process& process, const MappedRegion& region,
-                         const kernel::PerfEvent& event) {
-  if (InodeId{region.device, region.inode} == event.file) return true;
-  return !event.build_id.empty() && file_info(process, region)->build_id == event.build_id;
+bool Attacher::same_file(const target::Process& process, const MappedRegion& region, const InodeId& file,
+                         const std::string& build_id) {
+  if (InodeId{region.device, region.inode} == file) return true;
+  return !build_id.empty() && file_info(process, region)->build_id == build_id;
 }
 
 // As Linux: in a writable private mapping of the probed file; anything else is no semaphore, and no error either.
@@ -90,9 +91,30 @@ bool Attacher::may_run(const Target& target, const kernel::Prog& program) {
 // Where programs should run in this process. Sites that cannot be probed are in the list too, with the reason.
 std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::vector<MappedRegion>& regions,
                                                    const target::Status& status) {
-  std::map<uint64_t, Site> sites;
   if (target.detached || withdrawn_) return {};
-  for (const auto& probe : kernel_.probes()) {
+  auto out = sites_of(target, regions, status, kernel_.probes());
+  // In order of address: none may be in another's patch.
+  for (size_t i = 0; i + 1 < out.size(); ++i) {
+    const auto next = std::find_if(out.begin() + static_cast<ptrdiff_t>(i) + 1, out.end(),
+                                   [](const Site& site) { return site.report.skipped.empty(); });
+    if (next == out.end()) break;
+    const uint64_t distance = next->address - out[i].address;
+    out[i].room = distance < wire::kPatchBytesMax ? static_cast<uint32_t>(distance) : 0;
+  }
+  add_system_call_sites(target, regions, out);
+  for (auto& site : out)
+    if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
+        site.needs_system_calls())
+      site.report.skipped = kMakesSystemCalls;
+  if (kernel_.counting()) count_hits(target, out);
+  return out;
+}
+
+std::vector<Attacher::Site> Attacher::sites_of(Target& target, const std::vector<MappedRegion>& regions,
+                                               const target::Status& status,
+                                               const std::vector<kernel::Probe>& probes) {
+  std::map<uint64_t, Site> sites;
+  for (const auto& probe : probes) {
     const auto& event = *probe.event;
     if (event.pid > 0 && static_cast<uint32_t>(event.pid) != status.tgid) continue;
     if (std::none_of(probe.programs.begin(), probe.programs.end(),
@@ -101,7 +123,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     for (const auto& region : regions) {
       if (!region.executable || region.inode == 0 || is_ours(region)) continue;
       if (event.offset < region.offset || event.offset - region.offset >= region.end - region.start) continue;
-      if (!same_file(target.process, region, event)) {
+      if (!same_file(target.process, region, event.file, event.build_id)) {
         if (auto other = other_build(target.process, region, probe))
           sites.emplace(region.start, std::move(*other));
         continue;
@@ -113,9 +135,13 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
       site.report.path = event.path;
       site.report.offset = event.offset;
       site.report.address = address;
+      site.events.push_back(probe.event);
       if (site.semaphore == 0) site.semaphore = semaphore_of(regions, region, event);
       for (const auto& attached : probe.programs) {
         if (!may_run(target, *attached.program)) continue;
+        if (!attached.program->code)
+          set_progress("compiling program " + attached.program->name,
+                       static_cast<uint32_t>(&probe - probes.data()), static_cast<uint32_t>(probes.size()));
         if (auto compiled = kernel_.ensure_code(*attached.program); !compiled) {
           site.report.skipped = compiled.error().message;
           continue;
@@ -180,20 +206,6 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     if (target::filtered_unlike_us(status) && site.needs_system_calls()) skip(kMakesSystemCalls);
     out.push_back(std::move(site));
   }
-  // In order of address: none may be in another's patch.
-  for (size_t i = 0; i + 1 < out.size(); ++i) {
-    const auto next = std::find_if(out.begin() + static_cast<ptrdiff_t>(i) + 1, out.end(),
-                                   [](const Site& site) { return site.report.skipped.empty(); });
-    if (next == out.end()) break;
-    const uint64_t distance = next->address - out[i].address;
-    out[i].room = distance < wire::kPatchBytesMax ? static_cast<uint32_t>(distance) : 0;
-  }
-  add_system_call_sites(target, regions, out);
-  for (auto& site : out)
-    if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
-        site.needs_system_calls())
-      site.report.skipped = kMakesSystemCalls;
-  if (kernel_.counting()) count_hits(target, out);
   return out;
 }
 

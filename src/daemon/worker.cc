@@ -16,6 +16,7 @@
 #include <filesystem>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "compiler/compiler.h"
 #include "kernel/test_run.h"
 #include "maps/map.h"
@@ -89,6 +90,7 @@ uint64_t Worker::uptime_s() const { return now_s() - started_s_; }
 int Worker::run() {
   ::signal(SIGPIPE, SIG_IGN);
   take_short_turns();
+  publish_progress_in(directory_.path);
   if (!recover()) return 1;
   AttacherConfig config;
   config.window = wire::window_address(::geteuid());
@@ -243,6 +245,12 @@ void Worker::probes_changed() {
   update_clocks();
 }
 
+void Worker::uprobes_changed(const std::vector<kernel::UprobePlace>& places) {
+  if (recovering_ || probes_held()) return probes_changed();
+  attacher_->reconcile_places(places);
+  follow_targets();
+}
+
 Result<void> Worker::reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) {
   if (auto there = runner_.reach(map.address, memory); !there) return there;
   return attacher_->reach(map, memory);
@@ -271,6 +279,7 @@ Result<void> Worker::begin_run(AwaitedRun awaited) {
 }
 
 void Worker::reply_to_runs() {
+  clocks_.count_runs();
   for (auto& ended : runner_.take_ended()) {
     const auto found = runs_.find(ended.number);
     if (found == runs_.end()) continue;
@@ -385,8 +394,11 @@ void Worker::on_client(int fd) {
   Connection& client = connections_.at(fd);
   std::string why;
   bool open = client.receive(&why);
-  while (auto message = client.next())
-    if (!handle(client, *message)) return drop(fd);
+  while (auto message = client.next()) {
+    const bool handled = handle(client, *message);
+    set_progress("");
+    if (!handled) return drop(fd);
+  }
   open = open && client.understands(&why);
   if (open) return;
   if (why != "closed") {

@@ -37,6 +37,7 @@ class Worker : public kernel::Observer {
   // What commands.cc needs.
   kernel::Kernel& kernel() { return kernel_; }
   Attacher& attacher() { return *attacher_; }
+  const Clocks& clocks() const { return clocks_; }
   const RuntimeDirectory& directory() const { return directory_; }
   const std::map<int, Connection>& connections() const { return connections_; }
   // Until a released or dropped connection was the last to hold them, no site in any target changes; then all do at once.
@@ -100,6 +101,7 @@ class Worker : public kernel::Observer {
   void object_changed(const kernel::Object& object) override;
   void object_gone(const kernel::Object& object) override;
   void probes_changed() override;
+  void uprobes_changed(const std::vector<kernel::UprobePlace>& places) override;
   void readiness_wanted(const std::shared_ptr<kernel::Object>& object) override;
   Result<void> reach(const kernel::Map& map, const std::vector<kernel::TargetMemory>& memory) override;
   Result<uint64_t> run(const kernel::ProgramRun& run) override;

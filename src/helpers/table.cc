@@ -1,20 +1,18 @@
 #include "helpers/table.h"
 
-#include <linux/bpf.h>
-
 #include <algorithm>
 #include <array>
+
+#include "maps/types.h"
 
 namespace bpftime::helpers {
 namespace {
 
-// Not in older linux/bpf.h.
-constexpr uint32_t kGetCurrentTaskBtf = 158, kTraceVprintk = 177;
-
 constexpr auto kRows = [] {
+  using enum Helper::Use;
   std::array rows{
-#define BPFTIME_HELPER(id, name, system_call, repairs_faults, differs) \
-  Helper{id, "bpf_" #name, "bpftime_helper_" #name, system_call, repairs_faults, differs},
+#define BPFTIME_HELPER(id, name, uses, differs) \
+  Helper(id, "bpf_" #name, "bpftime_helper_" #name, uses, differs),
 #include "helpers/helpers.def"
 #undef BPFTIME_HELPER
   };
@@ -27,11 +25,15 @@ struct MapRow {
   uint32_t type;
   std::string_view symbol_for_type;
 };
+// runtime/maps.cc has a body per map type for these.
 constexpr MapRow kMapRows[] = {
-#define BPFTIME_MAP_HELPER(helper, type, number) \
-  {"bpftime_helper_" #helper, number, "bpftime_helper_" #helper "_of_type_" #number},
-#include "helpers/map_types.def"
-#undef BPFTIME_MAP_HELPER
+#define BPFTIME_OF_TYPE(number, name, Type)                                                          \
+  {"bpftime_helper_map_lookup_elem", number, "bpftime_helper_map_lookup_elem_of_type_" #number},     \
+      {"bpftime_helper_map_update_elem", number, "bpftime_helper_map_update_elem_of_type_" #number}, \
+      {"bpftime_helper_map_lookup_percpu_elem", number,                                              \
+       "bpftime_helper_map_lookup_percpu_elem_of_type_" #number},
+    BPFTIME_MAP_TYPES(BPFTIME_OF_TYPE)
+#undef BPFTIME_OF_TYPE
 };
 
 static_assert(std::adjacent_find(kRows.begin(), kRows.end(),
@@ -57,36 +59,13 @@ std::string_view symbol_for_map(const Helper& helper, uint32_t map_type) {
 }
 
 bool needs_system_calls(uint32_t id) {
-  switch (id) {
-    case BPF_FUNC_get_current_uid_gid:
-    case BPF_FUNC_get_current_comm:
-    case BPF_FUNC_trace_printk:
-    case kTraceVprintk:
-    case BPF_FUNC_send_signal:
-    case BPF_FUNC_send_signal_thread:
-    case BPF_FUNC_perf_event_output:
-    case BPF_FUNC_ringbuf_output:
-    case BPF_FUNC_ringbuf_submit:
-    case BPF_FUNC_ringbuf_discard:
-      return true;
-    default:
-      return false;
-  }
+  const Helper* helper = find(id);
+  return helper != nullptr && (helper->uses & Helper::kNeedsSystemCalls & ~Helper::kSystemCalls) != 0;
 }
 
 bool needs_task_facts(uint32_t id) {
-  switch (id) {
-    case BPF_FUNC_get_current_task:
-    case kGetCurrentTaskBtf:
-    case BPF_FUNC_get_current_cgroup_id:
-    case BPF_FUNC_get_current_ancestor_cgroup_id:
-    case BPF_FUNC_current_task_under_cgroup:
-    case BPF_FUNC_get_ns_current_pid_tgid:
-    case BPF_FUNC_jiffies64:
-      return true;
-    default:
-      return false;
-  }
+  const Helper* helper = find(id);
+  return helper != nullptr && (helper->uses & Helper::kTaskFacts) != 0;
 }
 
 }  // namespace bpftime::helpers

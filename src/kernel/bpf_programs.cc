@@ -21,6 +21,11 @@ constexpr char kKernelOnly[] =
     "system calls "
     "and clocks";
 
+constexpr char kLightSkeleton[] =
+    ": type syscall: light skeletons (bpftool gen skeleton -L) load objects by a program in the kernel, "
+    "which does not exist here "
+    "(docs/support-matrix.md); build the tool with an ordinary skeleton";
+
 // Of those that name what they attach to when they are loaded.
 std::string type_text(uint32_t type) {
   switch (type) {
@@ -200,6 +205,10 @@ BpfReply Kernel::prog_load(const BpfRequest& request) {
         EINVAL, "load program " + std::string(attr.prog_name, ::strnlen(attr.prog_name, BPF_OBJ_NAME_LEN)) +
                     ": type " + type_text(attr.prog_type) + (attr.prog_ifindex != 0 ? ", for a device" : "") +
                     kKernelOnly);
+  if (attr.prog_type == BPF_PROG_TYPE_SYSCALL)
+    return BpfReply::fail(
+        EINVAL, "load program " + std::string(attr.prog_name, ::strnlen(attr.prog_name, BPF_OBJ_NAME_LEN)) +
+                    kLightSkeleton);
   if (attr.prog_type == BPF_PROG_TYPE_UNSPEC || attr.prog_type > kProgramTypeMax)
     return BpfReply::fail(EINVAL, "load program: unknown program type " + std::to_string(attr.prog_type));
   auto name = object_name(attr.prog_name);

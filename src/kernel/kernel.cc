@@ -188,19 +188,34 @@ bool is_seen(const PerfEvent& event) {
   return (event.enabled || event.perf_kind != PerfKind::kUprobe) &&
          !(event.by_link.empty() && event.by_ioctl.empty());
 }
+
+// The event is not held: what somebody points to is not collected.
+UprobePlace place_of(const std::shared_ptr<PerfEvent>& event) {
+  return {event->file, event->build_id, event->offset, event};
+}
 }  // namespace
 
 void Kernel::collect() {
-  bool probes_differ = false;
+  bool probes_differ = false;  // not at uprobes alone
+  std::vector<UprobePlace> places;
+  const auto differs = [&](const std::shared_ptr<PerfEvent>& event) {
+    probes_differ |= event->perf_kind != PerfKind::kUprobe;
+    places.push_back(place_of(event));
+  };
   if (objects_.take_names_touched() || objects_.sweep_is_due()) drop_unlinked_pins();
   const bool swept = objects_.collect([&](const std::shared_ptr<Object>& object) {
     if (object->kind == ObjectKind::kLink) {
       auto& link = static_cast<Link&>(*object);
-      probes_differ |= !link.event || is_seen(*link.event);
+      probes_differ |= !link.event;
+      if (link.event && is_seen(*link.event)) differs(link.event);
       if (link.event)
         std::erase_if(link.event->by_link, [&](const AttachedProgram& a) { return a.link_id == link.id; });
     }
-    if (object->kind == ObjectKind::kPerfEvent) probes_differ |= is_seen(static_cast<PerfEvent&>(*object));
+    if (const auto event = std::dynamic_pointer_cast<PerfEvent>(object); event && is_seen(*event)) {
+      event->by_ioctl.clear();  // nobody can reach it any more
+      event->by_link.clear();
+      differs(event);
+    }
     if (object->kind == ObjectKind::kStats) probes_differ |= !counting();
     if (object->kind == ObjectKind::kProgram) hits_.forget_program(object->id);
     if (object->kind == ObjectKind::kMap)
@@ -208,12 +223,46 @@ void Kernel::collect() {
     observer_.object_gone(*object);
   });
   if (swept) clear_unheld_arrays();
-  if (probes_differ) observer_.probes_changed();
+  if (probes_differ) {
+    observer_.probes_changed();
+  } else if (!places.empty()) {
+    observer_.uprobes_changed(places);
+  }
 }
 
-std::vector<Probe> Kernel::probes() const {
-  return probes_of(
-      [](const PerfEvent& event) { return event.perf_kind == PerfKind::kUprobe && event.enabled; });
+void Kernel::tell_of_change(const std::shared_ptr<PerfEvent>& event) {
+  if (event->perf_kind == PerfKind::kUprobe) {
+    observer_.uprobes_changed({place_of(event)});
+  } else {
+    observer_.probes_changed();
+  }
+}
+
+namespace {
+
+bool is_enabled_uprobe(const PerfEvent& event) {
+  return event.perf_kind == PerfKind::kUprobe && event.enabled;
+}
+
+// Adds the event, if it is wanted and has programs.
+void add_probe(const std::shared_ptr<PerfEvent>& event, bool (*wanted)(const PerfEvent&),
+               std::vector<Probe>& out) {
+  if (!wanted(*event) || (event->by_ioctl.empty() && event->by_link.empty())) return;
+  Probe probe{event, event->by_ioctl};
+  probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
+  std::sort(probe.programs.begin(), probe.programs.end(),
+            [](const auto& a, const auto& b) { return a.order < b.order; });
+  out.push_back(std::move(probe));
+}
+
+}  // namespace
+
+std::vector<Probe> Kernel::probes() const { return probes_of(is_enabled_uprobe); }
+
+std::vector<Probe> Kernel::probes_among(const std::vector<std::shared_ptr<PerfEvent>>& events) {
+  std::vector<Probe> out;
+  for (const auto& event : events) add_probe(event, is_enabled_uprobe, out);
+  return out;
 }
 
 // As Linux: programs at tracepoints belong to the tracepoint, so they run whether or not the event that brought them is
@@ -232,18 +281,12 @@ std::vector<Probe> Kernel::clocks() const {
 
 std::vector<Probe> Kernel::probes_of(bool (*wanted)(const PerfEvent&)) const {
   std::vector<Probe> out;
-  const auto add = [&](const std::shared_ptr<PerfEvent>& event) {
-    if (!wanted(*event) || (event->by_ioctl.empty() && event->by_link.empty())) return;
-    Probe probe{event, event->by_ioctl};
-    probe.programs.insert(probe.programs.end(), event->by_link.begin(), event->by_link.end());
-    std::sort(probe.programs.begin(), probe.programs.end(),
-              [](const auto& a, const auto& b) { return a.order < b.order; });
-    out.push_back(std::move(probe));
-  };
-  objects_.each(ObjectKind::kPerfEvent,
-                [&](const auto& object) { add(std::static_pointer_cast<PerfEvent>(object)); });
+  objects_.each(ObjectKind::kPerfEvent, [&](const auto& object) {
+    if (wanted(static_cast<const PerfEvent&>(*object)))
+      add_probe(std::static_pointer_cast<PerfEvent>(object), wanted, out);
+  });
   objects_.each(ObjectKind::kLink, [&](const auto& object) {
-    for (const auto& place : static_cast<const Link&>(*object).places) add(place);
+    for (const auto& place : static_cast<const Link&>(*object).places) add_probe(place, wanted, out);
   });
   return out;
 }

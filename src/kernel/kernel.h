@@ -66,6 +66,14 @@ struct ProgramRun {
   uint32_t pid = 0;  // whom the program sees as current; 0: the process it runs in
 };
 
+// Where a uprobe is, or was.
+struct UprobePlace {
+  InodeId file;
+  std::string build_id;  // may be empty
+  uint64_t offset = 0;   // file offset
+  std::weak_ptr<PerfEvent> event;
+};
+
 // What the daemon does when the world changes. Called during a request, before its reply.
 class Observer {
  public:
@@ -73,6 +81,11 @@ class Observer {
   virtual void object_changed(const Object& object) = 0;  // new, or its persistent state differs
   virtual void object_gone(const Object& object) = 0;
   virtual void probes_changed() = 0;  // some site must be patched, changed or restored
+  // The same, and nothing differs but at these places.
+  virtual void uprobes_changed(const std::vector<UprobePlace>& places) {
+    (void)places;
+    probes_changed();
+  }
   virtual void readiness_wanted(const std::shared_ptr<Object>& object) = 0;
   // Programs that use `map` are about to find `memory` through it: must lie in every target that maps `map`, before this
   // returns. An error: in one it could not be, so they must not find it.
@@ -118,6 +131,8 @@ class Kernel {
   std::vector<Probe> probes() const;              // uprobes
   std::vector<Probe> system_call_probes() const;  // tracepoints, raw ones included
   std::vector<Probe> clocks() const;              // enabled clock events with programs, which are placed
+  // Those of these events that are uprobes with something to run.
+  static std::vector<Probe> probes_among(const std::vector<std::shared_ptr<PerfEvent>>& events);
   const std::shared_ptr<Map>& trace_ring() const { return trace_ring_; }
   // Memory holding wire::Announcements, mapped into targets that are to tell when their libraries change. Made when first
   // asked for; null: it could not be, or (announcements_made) was not asked for yet.
@@ -221,6 +236,7 @@ class Kernel {
   BpfReply query_programs(const PerfEvent& event, uint64_t room) const;
   BpfReply raw_tracepoint_open(const BpfRequest&);
   std::vector<Probe> probes_of(bool (*wanted)(const PerfEvent&)) const;
+  void tell_of_change(const std::shared_ptr<PerfEvent>& event);
   BpfReply link_update(const BpfRequest&);
   BpfReply enable_stats(const BpfRequest&);
   Result<void> make_hits_map();

@@ -112,6 +112,9 @@ TEST_F(KernelTest, ErrnoIsLinuxs) {
   EXPECT_EQ(load_program(kernel_, {}).result, -E2BIG);
   EXPECT_EQ(load_program(kernel_, kUsesMap).result, -EBADF);
   EXPECT_EQ(load_program(kernel_, kUsesMap, {{0, prog.fd.get()}}).result, -EINVAL);
+  const BpfReply light = load_program(kernel_, kReturnZero, {}, BPF_PROG_TYPE_SYSCALL);
+  EXPECT_EQ(light.result, -EINVAL) << "the loader program of a light skeleton";
+  EXPECT_NE(light.text.find("light skeletons"), std::string::npos) << light.text;
   Call unknown;
   EXPECT_EQ(unknown.run(kernel_, 9999).result, -EINVAL);
   Call trailing;
@@ -123,6 +126,39 @@ TEST_F(KernelTest, ErrnoIsLinuxs) {
   EXPECT_EQ(create_link(kernel_, filter.fd.get(), event.fd.get()).result, -EINVAL);
   EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_SET_BPF, 0, prog.fd.get()).result, 0);
   EXPECT_EQ(kernel_.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_SET_BPF, 0, prog.fd.get()).result, -EEXIST);
+}
+
+TEST_F(KernelTest, ProgramInfoTellsOfItsCode) {
+  constexpr uint32_t kNested = 0x10000;
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+  const auto ask = [&](std::map<uint32_t, std::vector<uint8_t>>& out) {
+    Call call;
+    call.attr.info.info_len = sizeof(bpf_prog_info);
+    call.in[offsetof(bpf_attr, info.info)] = std::vector<uint8_t>(sizeof(bpf_prog_info));
+    call.out_room[offsetof(bpf_attr, info.info)] = sizeof(bpf_prog_info);
+    for (const size_t field : {offsetof(bpf_prog_info, jited_ksyms), offsetof(bpf_prog_info, prog_tags)})
+      call.out_room[static_cast<uint32_t>(kNested + field)] = 8;
+    call.out_room[kNested + offsetof(bpf_prog_info, jited_func_lens)] = 4;
+    call.fds[{wire::FdPlace::kAttr, offsetof(bpf_attr, info.bpf_fd)}] = prog.fd.get();
+    BpfReply reply = call.run(kernel_, BPF_OBJ_GET_INFO_BY_FD);
+    EXPECT_EQ(reply.result, 0) << reply.text;
+    for (auto& [offset, bytes] : reply.out) out[offset] = bytes;
+    return *read_at<bpf_prog_info>(out[offsetof(bpf_attr, info.info)], 0);
+  };
+  std::map<uint32_t, std::vector<uint8_t>> out;
+  EXPECT_EQ(ask(out).jited_prog_len, 0u) << "compiled when it is attached";
+  ASSERT_GE(create_link(kernel_, prog.fd.get(), event.fd.get()).result, 0);
+  const bpf_prog_info info = ask(out);
+  EXPECT_EQ(info.nr_jited_ksyms, 1u);
+  EXPECT_EQ(info.nr_jited_func_lens, 1u);
+  EXPECT_EQ(info.nr_prog_tags, 1u);
+  EXPECT_EQ(info.nr_jited_line_info, info.nr_line_info);
+  const auto length = *read_at<uint32_t>(out[kNested + offsetof(bpf_prog_info, jited_func_lens)], 0);
+  EXPECT_GT(length, 0u);
+  EXPECT_LE(length, info.jited_prog_len);
+  EXPECT_EQ(out[kNested + offsetof(bpf_prog_info, jited_ksyms)].size(), 8u);
+  EXPECT_EQ(std::memcmp(out[kNested + offsetof(bpf_prog_info, prog_tags)].data(), info.tag, 8), 0);
 }
 
 TEST_F(KernelTest, RunsAreCountedWhileSomebodyWants) {

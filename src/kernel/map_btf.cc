@@ -2,6 +2,7 @@
 
 #include <linux/bpf.h>
 
+#include "maps/types.h"
 #include "program/btf_types.h"
 #include "program/special_fields.h"
 #include "program/type_table.h"
@@ -11,27 +12,12 @@ namespace {
 
 constexpr int kNotSupported = 524;  // ENOTSUPP
 
-// map_check_no_btf.
-bool takes_no_types(uint32_t type) {
-  switch (type) {
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-    case BPF_MAP_TYPE_STACK_TRACE:
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-      return true;
-    default:
-      return false;
-  }
-}
+bool takes_no_types(uint32_t type) { return maps::type_facts(type).btf == maps::MapBtf::kNone; }
 
 bool is_array(uint32_t type) { return type == BPF_MAP_TYPE_ARRAY || type == BPF_MAP_TYPE_PERCPU_ARRAY; }
 
 // Types that decide for themselves whether they need the key's type.
-bool has_check(uint32_t type) {
-  return is_array(type) || type == BPF_MAP_TYPE_LPM_TRIE || type == BPF_MAP_TYPE_BLOOM_FILTER ||
-         takes_no_types(type);
-}
+bool has_check(uint32_t type) { return maps::type_facts(type).btf != maps::MapBtf::kNeedsKey; }
 
 class Types {
  public:
@@ -60,8 +46,8 @@ Result<void> check_fields(const wire::MapSpec& spec, const std::vector<program::
     return refuse("value: it has a lock or timer, which programs could not use", EACCES);
   for (const auto& field : fields) {
     const bool lock = field.kind == program::SpecialKind::kSpinLock;
-    if (spec.type != BPF_MAP_TYPE_HASH && spec.type != BPF_MAP_TYPE_ARRAY &&
-        (lock || spec.type != BPF_MAP_TYPE_LRU_HASH))
+    const maps::MapTypeFacts facts = maps::type_facts(spec.type);
+    if (!(lock ? facts.spin_locks : facts.timers))
       return refuse("value: this type of map can have no lock or timer in it", EOPNOTSUPP);
   }
   return {};

@@ -20,6 +20,7 @@
 #include "maps/cgroup_array.h"
 #include "maps/map.h"
 #include "maps/map_of_maps.h"
+#include "maps/types.h"
 
 namespace bpftime::kernel {
 
@@ -40,28 +41,7 @@ std::optional<std::vector<uint8_t>> key_of(const BpfRequest& request, const Map&
 }
 
 // Types that may stand in a map of maps: those with map_meta_equal in Linux.
-bool may_be_inner(uint32_t type) {
-  switch (type) {
-    case BPF_MAP_TYPE_HASH:
-    case BPF_MAP_TYPE_ARRAY:
-    case BPF_MAP_TYPE_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_STACK_TRACE:
-    case BPF_MAP_TYPE_LRU_HASH:
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-    case BPF_MAP_TYPE_LPM_TRIE:
-    case BPF_MAP_TYPE_QUEUE:
-    case BPF_MAP_TYPE_STACK:
-    case BPF_MAP_TYPE_BLOOM_FILTER:
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-    case BPF_MAP_TYPE_RINGBUF:
-    case BPF_MAP_TYPE_USER_RINGBUF:
-      return true;
-    default:
-      return false;
-  }
-}
+bool may_be_inner(uint32_t type) { return maps::type_facts(type).may_be_inner; }
 
 Result<void> fits_owner(const Map& array, const Prog& program) {
   if (program.host)

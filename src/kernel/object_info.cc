@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "kernel/attr.h"
+#include "kernel/jited_lines.h"
 #include "kernel/kernel.h"
 
 namespace bpftime::kernel {
@@ -104,7 +105,21 @@ bool record_sizes_agree(const bpf_prog_info& asked) {
          agrees(asked.nr_jited_line_info, asked.jited_line_info_rec_size, sizeof(uint64_t));
 }
 
-BpfReply prog_info(const BpfRequest& request, const Prog& prog, const HitCount& stats) {
+// The address of each line's code where the program lies at one place in all targets; else, as every target has its copy, from 0 on.
+std::vector<uint64_t> jited_lines(const Prog& prog, Bytes line_info,
+                                  std::span<const compiler::CodeLine> code) {
+  std::vector<uint32_t> first_insns;
+  for (size_t at = 0; at + sizeof(bpf_line_info) <= line_info.size(); at += sizeof(bpf_line_info))
+    first_insns.push_back(read_at<bpf_line_info>(line_info, at)->insn_off);
+  std::vector<uint64_t> out;
+  for (const uint32_t offset : jited_line_offsets(first_insns, code, prog.code->text_size))
+    out.push_back(prog.code_address + offset);
+  return out;
+}
+
+// `code_lines`: asked only when the caller has room for lines of machine code.
+template <typename CodeLines>
+BpfReply prog_info(const BpfRequest& request, const Prog& prog, const HitCount& stats, CodeLines code_lines) {
   const auto asked = caller_info<bpf_prog_info>(request);
   if (!record_sizes_agree(asked))
     return BpfReply::fail(EINVAL, "program info: size of BTF records: not that of the kernel's");
@@ -139,6 +154,20 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog, const HitCount& 
   info.func_info_rec_size = sizeof(bpf_func_info);
   info.line_info_rec_size = sizeof(bpf_line_info);
   info.jited_line_info_rec_size = sizeof(uint64_t);
+  // Subprograms are merged into the one function that a program becomes.
+  info.nr_jited_ksyms = info.nr_jited_func_lens = info.nr_prog_tags = 1;
+  info.jited_ksyms = asked.jited_ksyms;
+  info.jited_func_lens = asked.jited_func_lens;
+  info.prog_tags = asked.prog_tags;
+  info.jited_line_info = asked.jited_line_info;
+  std::vector<uint64_t> addresses;
+  if (prog.code) {
+    info.nr_jited_line_info = info.nr_line_info;
+    if (request.out_size(kNestedBase + offsetof(bpf_prog_info, jited_line_info)) != 0) {
+      addresses = jited_lines(prog, lines, code_lines());
+      info.nr_jited_line_info = static_cast<uint32_t>(addresses.size());
+    }
+  }
   info.run_cnt = run_count(prog).value_or(stats.runs);
   info.run_time_ns = stats.ns;
   BpfReply reply = info_reply(request, info);
@@ -151,6 +180,12 @@ BpfReply prog_info(const BpfRequest& request, const Prog& prog, const HitCount& 
   nested(offsetof(bpf_prog_info, xlated_prog_insns), insns.data(), info.xlated_prog_len);
   nested(offsetof(bpf_prog_info, func_info), functions.data(), functions.size());
   nested(offsetof(bpf_prog_info, line_info), lines.data(), lines.size());
+  const uint64_t address = prog.code_address;
+  const uint32_t text_size = prog.code ? prog.code->text_size : 0;
+  nested(offsetof(bpf_prog_info, jited_ksyms), &address, sizeof address);
+  nested(offsetof(bpf_prog_info, jited_func_lens), &text_size, sizeof text_size);
+  nested(offsetof(bpf_prog_info, prog_tags), info.tag, sizeof info.tag);
+  nested(offsetof(bpf_prog_info, jited_line_info), addresses.data(), addresses.size() * sizeof(uint64_t));
   if (prog.code)
     nested(offsetof(bpf_prog_info, jited_prog_insns), prog.code->image.data(), prog.code->image.size());
   return reply;
@@ -314,7 +349,11 @@ BpfReply Kernel::object_info(const BpfRequest& request) {
       return map_info(request, static_cast<const Map&>(*object));
     case ObjectKind::kProgram:
       return prog_info(request, static_cast<const Prog&>(*object),
-                       run_stats(static_cast<const Prog&>(*object)));
+                       run_stats(static_cast<const Prog&>(*object)),
+                       [&]() -> std::vector<compiler::CodeLine> {
+                         auto lines = code_lines(static_cast<Prog&>(*object));
+                         return lines ? std::move(*lines) : std::vector<compiler::CodeLine>();
+                       });
     case ObjectKind::kBtf:
       return btf_info(request, static_cast<const Btf&>(*object));
     case ObjectKind::kLink:

@@ -284,10 +284,13 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
       event->paused = argument != 0;
       return {};
     case PERF_EVENT_IOC_SET_OUTPUT:
+      if (static_cast<int64_t>(argument) == -1 && event->ring)
+        return BpfReply::fail(EINVAL, "perf ioctl SET_OUTPUT: the event's ring is mapped");
       if (static_cast<int64_t>(argument) == -1) return {};
       if (!object_of<PerfEvent>(argument_fd, ObjectKind::kPerfEvent))
         return BpfReply::fail(EBADF, "perf ioctl SET_OUTPUT: no such event");
-      return BpfReply::fail(EINVAL, "perf ioctl SET_OUTPUT: not supported yet");
+      return BpfReply::fail(
+          EINVAL, "perf ioctl SET_OUTPUT: records go to the event's own ring only (docs/support-matrix.md)");
     case PERF_EVENT_IOC_QUERY_BPF:
       return query_programs(*event, argument);
     case PERF_EVENT_IOC_PERIOD:
@@ -304,7 +307,7 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
                                         std::to_string(argument) + ": not supported yet");
   }
   observer_.object_changed(*event);
-  observer_.probes_changed();
+  tell_of_change(event);
   return {};
 }
 
@@ -359,7 +362,7 @@ BpfReply Kernel::link_create(const BpfRequest& request) {
     return attached;
   }
   observer_.object_changed(*link);
-  observer_.probes_changed();
+  tell_of_change(event);
   return hand_out(link);
 }
 

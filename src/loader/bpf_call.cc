@@ -82,22 +82,21 @@ std::optional<int64_t> element_call(uint32_t command, const GivenAttr& given) {
   const bool lookup = command == BPF_MAP_LOOKUP_ELEM || command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
   if (lookup && (attr.flags & ~uint64_t{4 /* BPF_F_LOCK */}) != 0) return -EINVAL;
   const int fd = local_fd(static_cast<int>(attr.map_fd));
-  const ObjectPtr object = find_object(fd);
-  if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
-  if (object->kind != wire::ObjectKind::kMap) return -EINVAL;
-  return run_element_call(object, fd, {command, attr.key, attr.value, attr.flags});
+  const Descriptor map = find_descriptor(fd);
+  if (map.object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
+  if (map.object->kind != wire::ObjectKind::kMap) return -EINVAL;
+  return run_element_call(map, {command, attr.key, attr.value, attr.flags});
 }
 
 int64_t batch_call(uint32_t command, const GivenAttr& given) {
   BatchAttr attr;
   if (const int64_t checked = read_attr(given, sizeof attr, attr); checked != 0) return checked;
   const int fd = local_fd(static_cast<int>(attr.map_fd));
-  const ObjectPtr object = find_object(fd);
-  if (object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
-  if (object->kind != wire::ObjectKind::kMap) return -EINVAL;
-  return run_batch_call(object, fd,
-                        {command, attr.in_batch, attr.out_batch, attr.keys, attr.values, attr.count,
-                         attr.elem_flags, attr.flags, given.address + offsetof(BatchAttr, count)});
+  const Descriptor map = find_descriptor(fd);
+  if (map.object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
+  if (map.object->kind != wire::ObjectKind::kMap) return -EINVAL;
+  return run_batch_call(map, {command, attr.in_batch, attr.out_batch, attr.keys, attr.values, attr.count,
+                              attr.elem_flags, attr.flags, given.address + offsetof(BatchAttr, count)});
 }
 
 FdFacts facts_of(int number) {

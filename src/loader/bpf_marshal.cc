@@ -12,6 +12,7 @@
 
 #include "loader/host.h"
 #include "loader/user_memory.h"
+#include "maps/types.h"
 
 namespace bpftime::loader {
 namespace {
@@ -162,31 +163,20 @@ bool is_element_command(uint32_t command) {
 }
 
 bool value_is_fd(uint32_t map_type) {
-  switch (map_type) {
-    case BPF_MAP_TYPE_PROG_ARRAY:
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
+  switch (map_type) {  // those we do not have
     case BPF_MAP_TYPE_SOCKMAP:
     case BPF_MAP_TYPE_SOCKHASH:
     case BPF_MAP_TYPE_XSKMAP:
       return true;
     default:
-      return false;
+      return maps::has_descriptors(map_type);
   }
 }
 
 uint64_t user_value_bytes(const wire::MapSpec& spec) {
-  switch (spec.type) {
-    case BPF_MAP_TYPE_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE:
-      return ((uint64_t{spec.value_size} + 7) / 8 * 8) * spec.cpu_count;
-    default:
-      return value_is_fd(spec.type) ? 4 : spec.value_size;
-  }
+  if (value_is_fd(spec.type)) return 4;
+  return maps::type_facts(spec.type).per_cpu ? ((uint64_t{spec.value_size} + 7) / 8 * 8) * spec.cpu_count
+                                             : spec.value_size;
 }
 
 bool is_known(uint32_t command) {

@@ -14,12 +14,13 @@
 
 #include "base/memfd.h"
 #include "loader/log.h"
+#include "loader/progress_line.h"
 #include "loader/real.h"
 
 namespace bpftime::loader {
 namespace {
 
-constexpr uint64_t kConnectMs = 10000;
+constexpr uint64_t kConnectMs = 60000;
 constexpr uint64_t kCallMs = 120000;  // verifying and compiling a large program
 constexpr int kDescriptorMin = 900;   // hosts count on low numbers, and some close them all
 
@@ -106,6 +107,13 @@ Result<void> connect(State& s) {
   return sent;
 }
 
+// `bpftime load` asks for a line at its terminal; tools that were started otherwise are left alone.
+std::string progress_directory() {
+  if (variable("BPFTIME_PROGRESS").empty()) return "";
+  const std::string socket = variable("BPFTIME_SOCKET");
+  return socket.substr(0, std::min(socket.rfind('/'), socket.size()));
+}
+
 }  // namespace
 
 Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<const int> fds) {
@@ -129,7 +137,8 @@ Result<wire::Message> ask_daemon(wire::MessageType type, Bytes body, std::span<c
         return chosen.error();
       }
     }
-    auto answer = s.client->call(type, body, fds, wire::Deadline::after_ms(kCallMs));
+    auto answer = call_with_progress(*s.client, type, body, fds, wire::Deadline::after_ms(kCallMs),
+                                     progress_directory());
     if (answer) {
       complaint_resolved();
       return answer;

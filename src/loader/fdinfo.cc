@@ -32,7 +32,7 @@ int descriptor_of(std::string_view path) {
   return -1;
 }
 
-// pos, flags, mnt_id and ino: the file's own.
+// pos, flags, mnt_id and ino: the file's own, but for pos, which is 0 in Linux and has a use of ours (objects.cc).
 std::string common_lines(int fd) {
   char path[64], text[512];
   std::snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
@@ -40,7 +40,9 @@ std::string common_lines(int fd) {
   if (file < 0) return {};
   const long size = raw_syscall(SYS_read, file, reinterpret_cast<long>(text), sizeof text);
   raw_syscall(SYS_close, file);
-  return size > 0 ? std::string(text, static_cast<size_t>(size)) : std::string();
+  std::string lines(text, size > 0 ? static_cast<size_t>(size) : 0);
+  if (lines.starts_with("pos:")) lines.replace(0, lines.find('\n'), "pos:\t0");
+  return lines;
 }
 
 template <typename Info>

@@ -61,6 +61,15 @@ void forget(int fd) {
   });
 }
 
+void forget_everything() {
+  if (inside() || !any_object_seen() || !owns_memory()) return;
+  (void)guarded([&]() -> std::optional<int> {
+    readiness_forget_all();
+    forget_all_objects();
+    return 0;
+  });
+}
+
 bool hides(int fd) {
   return !inside() &&
          guarded([&]() -> std::optional<bool> { return is_connection_descriptor(fd); }).value_or(false);
@@ -196,6 +205,9 @@ long hook_syscall(long number, long a, long b, long c, long d, long e, long f) {
     case SYS_dup3:
       if (a != b) forget(static_cast<int>(b));
       break;
+    case SYS_close_range:
+      forget_everything();
+      break;
     case SYS_epoll_create:
     case SYS_epoll_create1: {
       const long result = raw_syscall(number, a);
@@ -288,17 +300,6 @@ int hook_dup3(int from, int to, int flags) {
   if (from != to && fcntl(from, F_GETFD) >= 0) forget(to);
   return REAL(dup3, int(int, int, int), to_libc(raw_syscall(SYS_dup3, from, to, flags)), from, to, flags);
 }
-
-namespace {
-void forget_everything() {
-  if (inside() || !any_object_seen() || !owns_memory()) return;
-  (void)guarded([&]() -> std::optional<int> {
-    readiness_forget_all();
-    forget_all_objects();
-    return 0;
-  });
-}
-}  // namespace
 
 DECLARE(int, close_range, unsigned first, unsigned last, int flags);
 int hook_close_range(unsigned first, unsigned last, int flags) {

@@ -11,6 +11,7 @@
 #include "loader/host.h"
 #include "loader/map_commands.h"
 #include "loader/user_memory.h"
+#include "maps/types.h"
 #include "maps/value_fields.h"
 
 namespace bpftime::loader {
@@ -25,31 +26,30 @@ bool is_slot_type(uint32_t type) {
 
 // Which commands Linux has for a type.
 bool has_command(const wire::MapSpec& spec, uint32_t command) {
-  if (maps::batch_buckets(spec) != 0) return true;
-  switch (spec.type) {
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-      return true;
-    case BPF_MAP_TYPE_ARRAY:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-      return command == BPF_MAP_LOOKUP_BATCH || command == BPF_MAP_UPDATE_BATCH;
-    case BPF_MAP_TYPE_LPM_TRIE:
-      return command != BPF_MAP_LOOKUP_AND_DELETE_BATCH;
+  const uint32_t has = maps::type_facts(spec.type).batches;
+  switch (command) {
+    case BPF_MAP_LOOKUP_BATCH:
+      return (has & maps::kBatchLookup) != 0;
+    case BPF_MAP_LOOKUP_AND_DELETE_BATCH:
+      return (has & maps::kBatchLookupAndDelete) != 0;
+    case BPF_MAP_UPDATE_BATCH:
+      return (has & maps::kBatchUpdate) != 0;
     default:
-      return false;
+      return (has & maps::kBatchDelete) != 0;
   }
 }
 
 class Batch {
  public:
-  Batch(const ObjectPtr& map, int fd, const maps::MapView& view, const BatchCall& call)
-      : fd_(fd),
+  Batch(const Descriptor& map, const maps::MapView& view, const BatchCall& call)
+      : fd_(map.fd),
+        map_(*map.object),
         view_(view),
-        fields_(map->fields),
+        fields_(map_.fields),
         call_(call),
-        by_daemon_(is_slot_type(map->spec.type)),
-        key_size_(map->spec.key_size),
-        value_size_(by_daemon_ ? 4 : maps::user_value_size(map->spec)),
+        by_daemon_(is_slot_type(map_.spec.type)),
+        key_size_(map_.spec.key_size),
+        value_size_(by_daemon_ ? 4 : maps::user_value_size(map_.spec)),
         key_(key_size_),
         value_(value_size_) {}
 
@@ -71,6 +71,7 @@ class Batch {
 
  private:
   int fd_;
+  Object& map_;
   maps::MapView view_;
   const wire::ValueFields& fields_;
   const BatchCall& call_;
@@ -138,7 +139,7 @@ class Batch {
     uint64_t steps = uint64_t{view_.spec->max_entries} * 4 + 65536;
     while (done < call_.count) {
       if (steps-- == 0) return -EBUSY;
-      error = maps::user_next_key(view_, started ? previous.data() : nullptr, key_.data());
+      error = next_key(map_, view_, started ? previous.data() : nullptr, key_.data());
       if (error != 0) break;
       error = by_daemon_ ? ask(BPF_MAP_LOOKUP_ELEM) : look_up(key_.data());
       if (error != 0 && error != -ENOENT) return error;
@@ -249,19 +250,19 @@ class Batch {
 
 }  // namespace
 
-int64_t run_batch_call(const ObjectPtr& map, int fd, const BatchCall& call) {
-  if (!map->checked) return -EINVAL;
+int64_t run_batch_call(const Descriptor& map, const BatchCall& call) {
+  if (!map.object->checked) return -EINVAL;
   const bool write = call.command != BPF_MAP_LOOKUP_BATCH;
   const bool read = call.command == BPF_MAP_LOOKUP_BATCH || call.command == BPF_MAP_LOOKUP_AND_DELETE_BATCH;
   maps::MapView view;
   // Slots are written by the daemon alone: for us they are read-only memory.
-  const bool slots = is_slot_type(map->spec.type);
-  const auto opened = open_elements(map, fd, read, write && !slots, &view);
+  const bool slots = is_slot_type(map.object->spec.type);
+  const auto opened = open_elements(map, read, write && !slots, &view);
   if (!opened) return -EINVAL;
   if (*opened != 0) return *opened;
-  if (!has_command(map->spec, call.command)) return -kNotSupported;
-  if (read && (call.elem_flags & kFlagsLock) != 0) hold_for_locks(map, fd, &view);
-  return Batch(map, fd, view, call).run();
+  if (!has_command(map.object->spec, call.command)) return -kNotSupported;
+  if (read && (call.elem_flags & kFlagsLock) != 0) hold_for_locks(map, &view);
+  return Batch(map, view, call).run();
 }
 
 }  // namespace bpftime::loader

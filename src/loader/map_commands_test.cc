@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "loader/calls.h"
 #include "loader/objects.h"
@@ -110,6 +112,110 @@ TEST(MapCommands, DescriptorsThatAreNoMaps) {
   TestMap map(kHash);
   map.trailer()->kind = wire::ObjectKind::kProgram;
   EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), &key, &value), -EINVAL);
+}
+
+// Numbers that come to mean something else in ways that no hook sees.
+class UnseenChanges : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, first_.fd.get(), &key_, &one_), 0);
+      EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, second_.fd.get(), &key_, &two_), 0);
+    }
+  }
+  // 0 and the value, or -errno.
+  std::pair<int64_t, uint64_t> look(int fd) {
+    uint64_t value = 0;
+    const int64_t result = element(BPF_MAP_LOOKUP_ELEM, fd, &key_, &value);
+    return {result, value};
+  }
+  void replace(int fd, int by) { ASSERT_EQ(::dup3(by, fd, O_CLOEXEC), fd); }
+
+  TestMap first_{kArray}, second_{kArray};
+  uint32_t key_ = 1;
+  uint64_t one_ = 1, two_ = 2;
+  using Seen = std::pair<int64_t, uint64_t>;
+};
+
+TEST_F(UnseenChanges, AnotherMap) {
+  EXPECT_EQ(look(first_.fd.get()), Seen(0, 1));
+  replace(first_.fd.get(), second_.fd.get());
+  EXPECT_EQ(look(first_.fd.get()), Seen(0, 2));
+  EXPECT_EQ(look(second_.fd.get()), Seen(0, 2));
+}
+
+TEST_F(UnseenChanges, NoMapAnyMore) {
+  const Fd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  replace(first_.fd.get(), nothing.get());
+  EXPECT_EQ(look(first_.fd.get()).first, -EINVAL);
+  const int number = second_.fd.release();
+  ::close(number);
+  EXPECT_EQ(look(number).first, -EBADF);
+  const Fd file(::memfd_create("file", MFD_CLOEXEC));
+  replace(first_.fd.get(), file.get());
+  EXPECT_EQ(look(first_.fd.get()).first, -EINVAL);
+}
+
+TEST_F(UnseenChanges, TheSameMapWithOtherRights) {
+  const int fd = first_.fd.get();
+  auto reader = first_.fd.reopen(O_RDONLY);
+  auto writer = first_.fd.reopen(O_WRONLY);
+  auto both = first_.fd.reopen(O_RDWR);
+  ASSERT_TRUE(reader.ok() && writer.ok() && both.ok());
+  for (int round = 0; round < 2; ++round) {
+    replace(fd, reader->get());
+    EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key_, &two_), -EPERM);
+    EXPECT_EQ(look(fd), Seen(0, 1));
+    replace(fd, writer->get());
+    EXPECT_EQ(look(fd).first, -EPERM);
+    EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, fd, &key_, &one_), 0);
+    replace(fd, both->get());
+    EXPECT_EQ(look(fd), Seen(0, 1));
+  }
+}
+
+// What we keep at a descriptor (objects.cc) is nothing that has to stay: duplicates share it, and anybody may change it.
+TEST_F(UnseenChanges, APositionThatIsMoved) {
+  const int fd = first_.fd.get();
+  const Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 100));
+  EXPECT_EQ(look(copy.get()), Seen(0, 1));
+  const off_t other = ::lseek(second_.fd.get(), 0, SEEK_CUR);
+  EXPECT_NE(::lseek(fd, 0, SEEK_CUR), other);
+  ASSERT_EQ(::lseek(fd, 0, SEEK_SET), 0);
+  EXPECT_EQ(look(copy.get()), Seen(0, 1));
+  EXPECT_EQ(look(fd), Seen(0, 1));
+  // Even one that says to be another map is believed only of a number that was that map.
+  ASSERT_EQ(::lseek(fd, other, SEEK_SET), other);
+  EXPECT_EQ(look(fd), Seen(0, 1));
+  EXPECT_EQ(look(second_.fd.get()), Seen(0, 2));
+}
+
+TEST_F(UnseenChanges, ForgottenAndMetAgain) {
+  const int fd = first_.fd.get();
+  forget_descriptor(fd);
+  EXPECT_EQ(look(fd), Seen(0, 1));
+  forget_all_objects();
+  EXPECT_EQ(look(fd), Seen(0, 1));
+  // More than are remembered, on the same place.
+  std::vector<Fd> many;
+  for (int i = 1; i <= 3; ++i) many.emplace_back(::fcntl(second_.fd.get(), F_DUPFD_CLOEXEC, fd + 256 * i));
+  for (int round = 0; round < 2; ++round) {
+    for (const Fd& copy : many) EXPECT_EQ(look(copy.get()), Seen(0, 2));
+    EXPECT_EQ(look(fd), Seen(0, 1));
+  }
+}
+
+// Which are all asked about at once: a filter has nothing to hand out.
+TEST(MapCommands, AMemberOfABloomFilterIsOnlyRead) {
+  TestMap map({BPF_MAP_TYPE_BLOOM_FILTER, 0, 8, 64, 0, 0});
+  void* page = ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(page, MAP_FAILED);
+  std::memset(page, 5, 8);
+  EXPECT_EQ(element(BPF_MAP_UPDATE_ELEM, map.fd.get(), nullptr, page), 0);
+  ASSERT_EQ(::mprotect(page, 4096, PROT_READ), 0);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), nullptr, page), 0);
+  EXPECT_EQ(element(BPF_MAP_LOOKUP_ELEM, map.fd.get(), nullptr, reinterpret_cast<void*>(0x10)), -EFAULT);
+  ::munmap(page, 4096);
 }
 
 TEST(MapCommands, SlotsOfPerfEventArraysCannotBeRead) {

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "loader/host.h"
+#include "loader/real.h"
 #include "maps/map.h"
 
 namespace bpftime::loader {
@@ -25,6 +28,67 @@ std::mutex table_mutex;
 std::map<InodeId, ObjectPtr>& table() {
   static auto* const objects = new std::map<InodeId, ObjectPtr>;
   return *objects;
+}
+
+// ---- descriptors met before ----
+//
+// Hooks see nearly every way in which a number comes to mean another file, but not all (a raw system call, fclose of an
+// fdopen, io_uring), so a number is never trusted. Asking which file it is (fstat) costs more than what most commands on maps
+// do; asking for its position is the cheapest question that Linux answers differently for different files. Nobody has a use
+// for the position of a map's descriptor (Linux's cannot be read or moved), so the first time it is made to be one that no
+// file comes to have otherwise and that says which map it is and how it is open.
+
+struct Met {
+  Descriptor descriptor;
+  int64_t position = 0;
+};
+constexpr unsigned kMetMax = 256;  // remembered at once; by number, modulo this
+constexpr int64_t kPositions = int64_t{1} << 62;
+
+// Guarded by table_mutex, never destroyed as above.
+Met& met(int fd) {
+  static auto* const all = new std::array<Met, kMetMax>;
+  return (*all)[static_cast<unsigned>(fd) % kMetMax];
+}
+
+// The same in every process: they may share the open file.
+int64_t position_of(const Object& object, int access) {
+  uint64_t mixed = (object.inode.inode ^ object.inode.device << 40) * 0x9e3779b97f4a7c15u;
+  mixed = (mixed ^ mixed >> 32 ^ object.id) * 0xd6e8feb86659fd93u;
+  return kPositions | static_cast<int64_t>((mixed >> 4 & ~uint64_t{3}) | static_cast<unsigned>(access));
+}
+
+Descriptor find_met(int fd) {
+  Descriptor found;
+  int64_t position;
+  if (remote_host() != nullptr) return found;  // a borrowed number is another descriptor's at the next call
+  {
+    const std::lock_guard lock(table_mutex);
+    const Met& known = met(fd);
+    if (known.descriptor.fd != fd) return found;
+    found = known.descriptor;
+    position = known.position;
+  }
+  if (raw_syscall(SYS_lseek, fd, 0, SEEK_CUR) != position) return {};
+  found.object->used.store(true, std::memory_order_relaxed);
+  return found;
+}
+
+void remember(const Descriptor& descriptor) {
+  if (remote_host() != nullptr) return;
+  const int64_t position = position_of(*descriptor.object, descriptor.access);
+  if (raw_syscall(SYS_lseek, descriptor.fd, position, SEEK_SET) != position) return;
+  const std::lock_guard lock(table_mutex);
+  // Only what a close drops: somebody may have dropped it already.
+  const auto found = table().find(descriptor.object->inode);
+  if (found != table().end() && found->second == descriptor.object)
+    met(descriptor.fd) = {descriptor, position};
+}
+
+// Under table_mutex. The caller holds the object: unmapping is not done under a lock.
+void forget_met(const Object* object) {
+  for (unsigned i = 0; i < kMetMax; ++i)
+    if (met(static_cast<int>(i)).descriptor.object.get() == object) met(static_cast<int>(i)) = {};
 }
 
 // What a descriptor of ours must look like before its trailer is believed. Only hostile *contents* matter
@@ -80,9 +144,11 @@ View::~View() {
   if (data != nullptr) ::munmap(data, size);
 }
 
-ObjectPtr find_object(int fd) {
+namespace {
+
+ObjectPtr find_by_inode(int fd) {
   struct stat st;
-  if (fd < 0 || ::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return nullptr;
+  if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return nullptr;
   const InodeId inode = {st.st_dev, st.st_ino};
   {
     const std::lock_guard lock(table_mutex);
@@ -98,14 +164,32 @@ ObjectPtr find_object(int fd) {
   ObjectPtr object = make_object(fd, st);
   if (object == nullptr) return nullptr;
   note_object_seen();
+  ObjectPtr replaced;  // released after the lock
   const std::lock_guard lock(table_mutex);
-  table()[inode] = object;
+  ObjectPtr& place = table()[inode];
+  replaced = std::move(place);
+  if (replaced != nullptr) forget_met(replaced.get());
+  place = object;
   return object;
 }
 
+}  // namespace
+
+Descriptor find_descriptor(int fd) {
+  if (fd < 0) return {};
+  if (Descriptor found = find_met(fd); found.object != nullptr) return found;
+  Descriptor found = {fd, 0, find_by_inode(fd)};
+  if (found.object == nullptr || found.object->kind != wire::ObjectKind::kMap) return found;
+  found.access = ::fcntl(fd, F_GETFL) & O_ACCMODE;
+  remember(found);
+  return found;
+}
+
 const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable) {
+  std::atomic<const uint8_t*>& known = writable ? object->write_base : object->read_base;
+  if (const uint8_t* base = known.load(std::memory_order_acquire)) return base;
   const std::lock_guard lock(object->mutex);
-  if (object->mapping.data != nullptr && (object->writable || !writable)) return object->mapping.data;
+  if (const uint8_t* base = known.load(std::memory_order_acquire)) return base;
   // A read-only mapping is made writable in place (MAP_FIXED), since other threads may be reading through it.
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   const int fixed = object->mapping.data != nullptr ? MAP_FIXED : 0;
@@ -119,7 +203,8 @@ const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable) {
   if (at == MAP_FAILED) return nullptr;
   object->mapping.data = static_cast<uint8_t*>(at);
   object->mapping.size = object->size;
-  object->writable = writable;
+  object->read_base.store(object->mapping.data, std::memory_order_release);
+  if (writable) object->write_base.store(object->mapping.data, std::memory_order_release);
   return object->mapping.data;
 }
 
@@ -154,13 +239,20 @@ void note_object_seen() { seen.store(true, std::memory_order_relaxed); }
 
 void forget_descriptor(int fd) {
   struct stat st;
-  if (fd < 0 || ::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) return;
-  ObjectPtr dropped;  // unmapped after the lock is gone
+  if (fd < 0) return;
+  const bool file = ::fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+  ObjectPtr dropped, was;  // unmapped after the lock is gone
   const std::lock_guard lock(table_mutex);
+  if (Met& known = met(fd); known.descriptor.fd == fd) {
+    was = std::move(known.descriptor.object);
+    known = {};
+  }
+  if (!file) return;
   const auto found = table().find(InodeId{st.st_dev, st.st_ino});
   if (found == table().end()) return;
   dropped = std::move(found->second);
   table().erase(found);
+  forget_met(dropped.get());
 }
 
 void forget_unused_objects() {
@@ -171,6 +263,7 @@ void forget_unused_objects() {
       ++at;
       continue;
     }
+    forget_met(at->second.get());
     dropped.push_back(std::move(at->second));
     at = table().erase(at);
   }
@@ -185,6 +278,7 @@ void forget_all_objects() {
   std::map<InodeId, ObjectPtr> dropped;
   const std::lock_guard lock(table_mutex);
   dropped.swap(table());
+  for (unsigned i = 0; i < kMetMax; ++i) met(static_cast<int>(i)) = {};
 }
 
 void objects_before_fork() { table_mutex.lock(); }

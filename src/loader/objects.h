@@ -10,6 +10,7 @@
 
 #include "base/fd.h"
 #include "base/memfd.h"
+#include "maps/key_order.h"
 #include "wire/object.h"
 
 namespace bpftime::loader {
@@ -31,24 +32,33 @@ struct Object {
   InodeId inode;
   wire::ObjectKind kind = wire::ObjectKind::kNone;
   uint32_t id = 0;
-  wire::MapSpec spec{};        // our own copy; links: their type; for element commands only when `checked`
-  wire::ValueFields fields{};  // kMap: within the value when `checked`
-  bool checked = false;        // kMap: geometry agrees with the file's size and the map core accepts it
-  uint64_t size = 0;           // of the file, when it was recognised
-  std::atomic<int> read_write_fd = -1;  // a descriptor known to be open for both: forgotten with the object
-  std::atomic<bool> used = true;        // since forget_unused_objects() looked last
-  bool writable = false;                // `mapping` is writable
-  std::mutex mutex;                     // guards what follows
-  View mapping;                         // kMap: the whole file. Empty until first needed
-  Fd eventfd;  // written by the daemon when data arrives; ring buffers and perf events
-  View head;   // the pages readiness is told from
+  wire::MapSpec spec{};           // our own copy; links: their type; for element commands only when `checked`
+  wire::ValueFields fields{};     // kMap: within the value when `checked`
+  bool checked = false;           // kMap: geometry agrees with the file's size and the map core accepts it
+  uint64_t size = 0;              // of the file, when it was recognised
+  std::atomic<bool> used = true;  // since forget_unused_objects() looked last
+  // Where `mapping` lies once it may be read, and once it may be written: what calls on elements look at, without the mutex.
+  std::atomic<const uint8_t*> read_base = nullptr, write_base = nullptr;
+  std::mutex order_mutex;  // only ever tried: a fork may leave it locked in the child
+  maps::KeyOrder order;    // kMap: what BPF_MAP_GET_NEXT_KEY remembers
+  std::mutex mutex;        // guards what follows
+  View mapping;            // kMap: the whole file. Empty until first needed
+  Fd eventfd;              // written by the daemon when data arrives; ring buffers and perf events
+  View head;               // the pages readiness is told from
 };
 
 using ObjectPtr = std::shared_ptr<Object>;
 
-// The object behind `fd`, nullptr when it is not open or not one of ours. Costs an fstat; more only the first
-// time.
-ObjectPtr find_object(int fd);
+// A descriptor of the host's and what it stands for.
+struct Descriptor {
+  int fd = -1;
+  int access = 0;    // maps: O_RDONLY, O_WRONLY or O_RDWR, as it was opened
+  ObjectPtr object;  // nullptr: not open, or not one of ours
+};
+
+// Of maps that are used again and again this costs one lseek, else an fstat; more only the first time.
+Descriptor find_descriptor(int fd);
+inline ObjectPtr find_object(int fd) { return find_descriptor(fd).object; }
 
 // The object's memory, the whole file; empty when this descriptor may not be mapped that way. `writable`:
 // read-write. The pointer stays valid as long as the ObjectPtr.

@@ -242,6 +242,33 @@ int collect_locked(int epfd, struct epoll_event* events, int capacity) {
   return found == sets().end() ? 0 : collect(found->second, events, capacity);
 }
 
+// Signals whose handlers tell a tool to end. It learns of them as it would of an EINTR, which the kernel gives only to who is
+// asleep when they come: bpftrace, for one, waits on for ever when its SIGINT comes between two waits, or together with a
+// time-out. Between a tool's call and its answer they are therefore let in only where their coming is the answer.
+class SignalsHeld {
+ public:
+  // `mask`: that of an epoll_pwait, or nullptr.
+  explicit SignalsHeld(const sigset_t* mask) {
+    sigset_t held;
+    sigemptyset(&held);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGALRM}) sigaddset(&held, number);
+    pthread_sigmask(SIG_BLOCK, &held, &before_);
+    mask_ = mask != nullptr ? mask : &before_;
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+  const sigset_t* mask() const { return mask_; }  // of the waiting
+  // Whether one has come that has a handler; the handler has run. (A ppoll looks for them even if it does not wait; an
+  // epoll_pwait that does not, or that has timed out, does not.)
+  bool one_came() const { return kernel_poll(nullptr, 0, 0, mask_) == -EINTR; }
+
+ private:
+  sigset_t before_;
+  const sigset_t* mask_;
+};
+
 // One real wait; wake-ups of ours are taken out of what it returns. `woken`: there were some.
 int wait_for_host(int epfd, struct epoll_event* events, int capacity, int timeout_ms, const sigset_t* mask,
                   bool& woken) {
@@ -320,20 +347,22 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
   }
   const wire::Deadline deadline = deadline_of(timeout);
   const bool host_first = asks_kernel_first(epfd);
+  const SignalsHeld signals(mask);
   for (;;) {
+    if (signals.one_came()) return -EINTR;  // what there is to read is still there next time
     bool woken = false;
     if (host_first) {
-      const int host = wait_for_host(epfd, events, capacity, 0, mask, woken);
+      const int host = wait_for_host(epfd, events, capacity, 0, signals.mask(), woken);
       if (host < 0) return host;
       if (host > 0) return host + collect_locked(epfd, events + host, capacity - host);
     }
     const int ours = collect_locked(epfd, events, capacity);
     if (ours == capacity) return ours;
     const int left = ours > 0 ? 0 : deadline.remaining_ms();
-    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, mask, woken);
+    const int host = wait_for_host(epfd, events + ours, capacity - ours, left, signals.mask(), woken);
     if (host < 0) return ours > 0 ? ours : host;
     if (ours + host > 0) return ours + host;
-    if (!woken && left == 0) return 0;
+    if (!woken && left == 0) return signals.one_came() ? -EINTR : 0;
   }
 }
 
@@ -421,6 +450,8 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   if (!read_user(list.data(), reinterpret_cast<uint64_t>(fds), count * sizeof(struct pollfd)))
     return std::nullopt;
   RemoteHost* const remote = remote_host();
+  std::optional<SignalsHeld> signals;
+  if (remote == nullptr) signals.emplace(mask);
   for (struct pollfd& entry : list)
     if (entry.fd >= 0) entry.fd = number_for_poll(entry.fd);
   PollGate gate;
@@ -434,7 +465,7 @@ std::optional<int> poll_call(struct pollfd* fds, nfds_t count, const struct time
   for (;;) {
     int ready = gate.mark(list);
     const int left = ready > 0 ? 0 : remote != nullptr ? slice_of(deadline) : deadline.remaining_ms();
-    int host = kernel_poll(kernel.data(), kernel.size(), left, remote != nullptr ? nullptr : mask);
+    int host = kernel_poll(kernel.data(), kernel.size(), left, signals ? signals->mask() : nullptr);
     if (host < 0 && ready == 0) return host;
     const bool woken = host > 0 && kernel.back().revents != 0;
     if (woken) {

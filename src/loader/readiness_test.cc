@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -85,6 +86,41 @@ using Datas = std::vector<uint64_t>;
 
 class Readiness : public testing::TestWithParam<bool> {};
 INSTANTIATE_TEST_SUITE_P(RingAndPerf, Readiness, testing::Bool());
+
+// A signal that comes inside the call but before its sleep ends the sleep, as in Linux: tools wait without a limit for events or
+// for the signal that is to end them.
+TEST(ReadinessOfSignals, EndThePollTheyCameBefore) {
+  static volatile sig_atomic_t handled;
+  handled = 0;
+  struct sigaction action = {}, before;
+  action.sa_handler = [](int) { handled = handled + 1; };
+  ASSERT_EQ(::sigaction(SIGTERM, &action, &before), 0);
+  TestRing ring;
+  set_eventfd_source([&](int) {
+    ::raise(SIGTERM);
+    return ring.signal.duplicate();
+  });
+  ASSERT_NE(find_object(ring.fd.get()), nullptr);  // as the call that made it does
+  struct pollfd entry = {ring.fd.get(), POLLIN, 0};
+  EXPECT_EQ(poll_call(&entry, 1, &kLong, nullptr), -EINTR);
+  EXPECT_EQ(handled, 1);
+  // Who waits with the signal blocked is not disturbed, and finds it pending.
+  sigset_t blocked, pending;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  ::raise(SIGTERM);
+  EXPECT_EQ(handled, 2) << "the mask is the caller's again";
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &blocked, nullptr), 0);
+  ::raise(SIGTERM);
+  ring.produce();
+  EXPECT_EQ(poll_call(&entry, 1, &kLong, nullptr), 1);
+  ::sigpending(&pending);
+  EXPECT_TRUE(sigismember(&pending, SIGTERM));
+  EXPECT_EQ(handled, 2);
+  ASSERT_EQ(::pthread_sigmask(SIG_UNBLOCK, &blocked, nullptr), 0);
+  EXPECT_EQ(handled, 3);
+  ::sigaction(SIGTERM, &before, nullptr);
+}
 
 TEST_P(Readiness, LevelTriggered) {
   TestRing ring(GetParam());
@@ -223,6 +259,45 @@ TEST_P(Readiness, ClosingTheRingOrTheSetForgetsIt) {
   EXPECT_EQ(epoll.control(EPOLL_CTL_ADD, number, EPOLLIN, 10), 0);
   EXPECT_EQ(epoll.wait(), Datas{10});
   ::close(number);
+}
+
+// A signal that comes while the tool is not asleep in the kernel: here it has come before, and is let in by the wait.
+TEST_P(Readiness, ASignalThatTellsToEndIsHeardWithoutSleeping) {
+  TestRing ring(GetParam());
+  Epoll epoll;
+  ASSERT_EQ(epoll.control(EPOLL_CTL_ADD, ring.fd.get()), 0);
+  static volatile sig_atomic_t heard;
+  heard = 0;
+  struct sigaction handler = {}, before = {};
+  handler.sa_handler = [](int) { heard = 1; };
+  ASSERT_EQ(::sigaction(SIGTERM, &handler, &before), 0);
+  sigset_t term, none, mask_before;
+  sigemptyset(&none);
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &term, &mask_before), 0);
+  struct epoll_event events[4];
+  const auto wait = [&](const sigset_t* mask) {
+    return epoll_wait_call(epoll.fd.get(), events, 4, &kNow, mask);
+  };
+  ring.produce();
+  EXPECT_EQ(wait(&none), 1);
+  ::pthread_kill(::pthread_self(), SIGTERM);
+  EXPECT_EQ(wait(nullptr), 1);  // blocked by the tool
+  EXPECT_EQ(heard, 0);
+  EXPECT_EQ(wait(&none), -EINTR);
+  EXPECT_EQ(heard, 1);
+  EXPECT_EQ(wait(&none), 1);  // what there was to read still is
+  // One that nobody handles is no answer.
+  handler.sa_handler = SIG_IGN;
+  ASSERT_EQ(::sigaction(SIGTERM, &handler, nullptr), 0);
+  ::pthread_kill(::pthread_self(), SIGTERM);
+  EXPECT_EQ(wait(&none), 1);
+  sigset_t now;
+  ASSERT_EQ(::pthread_sigmask(SIG_SETMASK, &mask_before, &now), 0);
+  EXPECT_EQ(sigismember(&now, SIGTERM), 1);
+  EXPECT_EQ(sigismember(&now, SIGINT), sigismember(&mask_before, SIGINT));
+  ::sigaction(SIGTERM, &before, nullptr);
 }
 
 TEST_P(Readiness, Poll) {

@@ -1,6 +1,7 @@
 #include "loader/user_memory.h"
 
 #include <linux/futex.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -25,6 +26,9 @@ struct KnownPages {
   unsigned next;
   int calls;  // nested
 
+  uint64_t stack_from, stack_to;  // of this thread's stack the part its frames lie in: nobody unmaps that
+
+  bool in_frames(uint64_t first, uint64_t last) const { return first >= stack_from && last < stack_to; }
   bool has(uint64_t page, bool to_write) const {
     for (unsigned i = 0; i < kPages; ++i)
       if (pages[i] == page && (writable[i] || !to_write)) return true;
@@ -39,6 +43,24 @@ struct KnownPages {
 };
 __thread KnownPages known __attribute__((tls_model("initial-exec")));
 
+// Where this thread's stack lies, asked once: its first byte (nothing between 0 and it: not known) and the one behind its last.
+struct Stack {
+  uint64_t low, high;
+};
+__thread Stack stack __attribute__((tls_model("initial-exec")));
+
+Stack find_stack() {
+  constexpr Stack kNone = {1, 1};
+  pthread_attr_t attributes;
+  if (::pthread_getattr_np(::pthread_self(), &attributes) != 0) return kNone;
+  void* low = nullptr;
+  size_t size = 0;
+  const bool found = ::pthread_attr_getstack(&attributes, &low, &size) == 0;
+  ::pthread_attr_destroy(&attributes);
+  const auto address = reinterpret_cast<uint64_t>(low);
+  return found ? Stack{address, address + size} : kNone;
+}
+
 // The kernel copies its second argument before it refuses the first.
 bool readable(uint64_t page) {
   constexpr long kNoSuchHow = -1, kMaskBytes = 8;
@@ -47,9 +69,13 @@ bool readable(uint64_t page) {
 
 // [from, to) lies in one page and is about to be overwritten.
 bool writable(uint64_t from, uint64_t to) {
-  constexpr long kMaskBytes = 8;
+  constexpr long kMaskBytes = 8, kCpuBytes = 4;
   if (to - from >= kMaskBytes)  // the kernel writes the mask there
     return raw_syscall(SYS_rt_sigprocmask, 0, 0, static_cast<long>(from), kMaskBytes) != -EFAULT;
+  if (to - from >= kCpuBytes) {  // the number of the CPU
+    const long result = raw_syscall(SYS_getcpu, static_cast<long>(from));
+    if (result == 0 || result == -EFAULT) return result == 0;
+  }
   // Adds zero to a word of the page, atomically: whoever else writes there is not disturbed.
   static uint32_t nobody_waits_here;
   constexpr long kAddZeroNeverEqual = FUTEX_OP(FUTEX_OP_ADD, 0, FUTEX_OP_CMP_LT, -2048);
@@ -62,6 +88,7 @@ bool writable(uint64_t from, uint64_t to) {
 bool usable(uint64_t address, size_t size, bool to_write) {
   const uint64_t last = address + size - 1;
   if (last < address || address < kPage) return false;  // null means something else to the calls below
+  if (known.in_frames(address, last)) return true;
   for (uint64_t page = address & ~(kPage - 1);; page += kPage) {
     if (!known.has(page, to_write)) {
       const uint64_t from = std::max(address, page), to = std::min(last, page + kPage - 1) + 1;
@@ -90,7 +117,13 @@ UserMemoryCall::UserMemoryCall() {
   }
   known = {};
   known.calls = 1;
-  known.add(reinterpret_cast<uint64_t>(__builtin_frame_address(0)) & ~(kPage - 1), true);
+  const auto frame = reinterpret_cast<uint64_t>(__builtin_frame_address(0));
+  known.add(frame & ~(kPage - 1), true);
+  if (stack.low == 0) stack = find_stack();
+  // Hosts run on stacks of their own making, too.
+  if (frame < stack.low || frame >= stack.high) return;
+  known.stack_from = frame;
+  known.stack_to = stack.high;
 }
 UserMemoryCall::~UserMemoryCall() {
   if (--known.calls == 0) known = {};

@@ -2,18 +2,9 @@
 // mmap them. Nothing else lies in the map: any byte a peer writes is a value.
 #pragma once
 
-#include "maps/memory.h"
-#include "wire/object.h"
+#include "maps/map_type.h"
 
 namespace bpftime::maps {
-
-using wire::MapSpec;
-
-// A mapped map. `base` points at the first byte of its memfd; `spec` is trusted.
-struct MapView {
-  uint8_t* base;
-  const MapSpec* spec;
-};
 
 // What ARRAY, PERCPU_ARRAY and PERF_EVENT_ARRAY refuse alike (kernel: array_map_alloc_check).
 inline int64_t array_like_check(const MapSpec& spec) {
@@ -69,6 +60,14 @@ inline int64_t array_user_lookup(MapView map, const void* key, void* value) {
   return 0;
 }
 
+// The next index for bpf_for_each_map_elem; the value is the caller's to find.
+BPFTIME_MAPS_FOLD bool array_each_next(MapView map, MapCursor* cursor) {
+  if (cursor->position >= map.spec->max_entries) return false;
+  cursor->index = static_cast<uint32_t>(cursor->position++);
+  cursor->key = &cursor->index;
+  return true;
+}
+
 // Keys are 0 … max_entries-1 in order; an absent or unknown key starts over (kernel: array_map_get_next_key).
 inline int64_t array_next_key(const MapSpec& spec, const void* key_or_null, void* next_key) {
   uint32_t index = key_or_null != nullptr ? array_index(key_or_null) : 0xffffffff;
@@ -77,5 +76,46 @@ inline int64_t array_next_key(const MapSpec& spec, const void* key_or_null, void
   __builtin_memcpy(next_key, &next, 4);
   return 0;
 }
+
+// What indexes 0 … max_entries-1 have in common, whatever lies behind them.
+struct IndexedType : MapType {
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder*) {
+    return array_next_key(*map.spec, key_or_null, next_key);
+  }
+};
+
+struct ArrayType : IndexedType {
+  static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
+  static constexpr bool kSpinLocks = true, kTimers = true, kInlineUpdate = true;
+  static constexpr MapBtf kBtf = MapBtf::kOwnRules;
+  static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
+  static constexpr MapExample kExample = {4, 20, 50, 0};
+  static constexpr const char* kRemark = "values at file offset 0; BPF_F_MMAPABLE, read-only flags, freeze";
+
+  static int64_t check(const MapSpec& spec) { return array_like_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return array_size(spec); }
+  BPFTIME_MAPS_FOLD static void* lookup(MapView map, const void* key, uint32_t) {
+    return array_lookup(map, key);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
+                                          uint32_t, uint32_t) {
+    return array_update(map, key, value, flags);
+  }
+  BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
+    return -kErrInvalid;  // array_map_delete_elem
+  }
+  BPFTIME_MAPS_FOLD static bool each_next(MapView map, MapCursor* cursor) {
+    if (!array_each_next(map, cursor)) return false;
+    cursor->value = array_lookup(map, &cursor->index);
+    return true;
+  }
+  static int64_t user_lookup(MapView map, const void* key, void* value) {
+    return array_user_lookup(map, key, value);
+  }
+  static int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t) {
+    return array_update(map, key, value, flags);
+  }
+  static int64_t user_delete(MapView map, const void* key, uint32_t owner) { return remove(map, key, owner); }
+};
 
 }  // namespace bpftime::maps

@@ -6,11 +6,6 @@
 
 namespace bpftime::maps {
 
-// Types whose elements lie in the buckets of hash.h: HASH, PERCPU_HASH, LRU_HASH, LRU_PERCPU_HASH.
-inline bool has_buckets(uint32_t type) {
-  return type == kTypeHash || type == kTypePercpuHash || type == kTypeLruHash || type == kTypeLruPercpuHash;
-}
-
 // Copies the keys in `bucket` (below g.buckets) to `keys`, at most `capacity` of them; returns how many there are, never
 // more than the map has elements. Tolerates concurrent change: what it returns was in the map at some moment.
 inline uint32_t hash_bucket_keys(MapView map, const HashGeometry& g, uint32_t bucket, uint8_t* keys,

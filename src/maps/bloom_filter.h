@@ -62,4 +62,25 @@ BPFTIME_MAPS_FOLD int64_t bloom_peek(MapView map, const void* value) {
   return 0;
 }
 
+struct BloomFilterType : MapType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_map_push_elem, BPF_FUNC_map_peek_elem};
+  static constexpr bool kMayBeInner = true;
+  static constexpr MapBtf kBtf = MapBtf::kOwnRules;
+  static constexpr MapExample kExample = {0, 8, 50, 0};
+  static constexpr const char* kRemark = "other values than in Linux are taken for members by mistake";
+
+  static int64_t check(const MapSpec& spec) { return bloom_filter_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return bloom_size(spec); }
+  BPFTIME_MAPS_FOLD static int64_t push(MapView map, const void* value, uint64_t flags, uint32_t) {
+    return bloom_push(map, value, flags);
+  }
+  BPFTIME_MAPS_FOLD static int64_t peek(MapView map, void* value) { return bloom_peek(map, value); }
+  // bpf(2) has no keys for it: a look-up asks for the value it is given.
+  static int64_t user_lookup(MapView map, const void*, void* value) { return bloom_peek(map, value); }
+  static int64_t user_update(MapView map, const void*, const void* value, uint64_t flags, uint32_t) {
+    return bloom_push(map, value, flags);
+  }
+  static int64_t user_next_key(MapView, const void*, void*, KeyOrder*) { return -kErrOpNotSupported; }
+};
+
 }  // namespace bpftime::maps

@@ -37,4 +37,14 @@ inline bool cgroup_is_under(const CgroupSlot& slot, const char* path, uint32_t l
   return wanted == 1 || wanted == length || path[wanted] == '/';  // "/" is above all
 }
 
+struct CgroupArrayType : DescriptorArrayType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_current_task_under_cgroup, BPF_FUNC_skb_under_cgroup};
+  static constexpr bool kMayBeInner = true;
+  static constexpr const char* kDiffers =
+      "groups of version 2, kept by their ids, not held: a group that is removed after the update may be "
+      "made anew under "
+      "another id";
+  static uint64_t size(const MapSpec& spec) { return cgroup_array_size(spec); }
+};
+
 }  // namespace bpftime::maps

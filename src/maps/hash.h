@@ -294,7 +294,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
     }
     if (spot.found && g.cpus != 0) {  // one CPU's value changes, the others' must stay
       hash_put_value(map, g, spot.index, value, cpu);
-      return 0;
+      result = 0;
+      break;  // an element filled for a key that others have inserted meanwhile goes back
     }
     if (number == 0) {
       // At capacity a new key is refused before anything is written.

@@ -123,6 +123,10 @@ inline bool hash_count_bucket(MapView map, const HashGeometry& g, uint32_t bucke
   return false;
 }
 
+// What a correction adds to the count word's tag, where adding or removing an element adds one: who compares tag and count with
+// earlier ones (lpm_trie_user.h) must not take it for a number of these.
+inline constexpr uint64_t kReconciledLeap = (1u << 24) | 1;
+
 // Sets the count to what the lists hold, if for one whole pass nobody was under way: count word unchanged, no element in
 // flight before and after, none recycled between (replacing a value leaves the count alone, yet may lead a walk astray). Under unbroken traffic it gives up: the next repair tries again.
 inline bool hash_reconcile(MapView map, const HashGeometry& g) {
@@ -139,7 +143,8 @@ inline bool hash_reconcile(MapView map, const HashGeometry& g) {
     }
     if (!whole || hash_in_flight(map, g, &after) || before != after) continue;
     if (total == static_cast<uint32_t>(word) && load_acquire(hash_count_word(map)) == word) return true;
-    if (compare_exchange(hash_count_word(map), word, ((word >> 32) + 1) << 32 | total)) return true;
+    if (compare_exchange(hash_count_word(map), word, ((word >> 32) + kReconciledLeap) << 32 | total))
+      return true;
   }
   return false;
 }

@@ -120,4 +120,39 @@ inline int64_t lpm_trie_remove(MapView map, const void* key, uint32_t owner) {
   return hash_remove(map, stored.bytes, nullptr, owner);
 }
 
+struct LpmTrieType : MapType {
+  static constexpr bool kEveryOtherHelper = true, kMayBeInner = true, kInlineLookup = false;
+  static constexpr MapBtf kBtf = MapBtf::kOwnRules;
+  static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate | kBatchDelete;
+  static constexpr MapExample kExample = {8, 20, 50, kFlagNoPrealloc};
+  static constexpr const char* kDiffers =
+      "memory is reserved for all entries, so 134 million at most; keys come in Linux's order up to 16384 "
+      "elements, beyond "
+      "that in a hash's";
+
+  static int64_t check(const MapSpec& spec) { return lpm_trie_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return lpm_trie_size(spec); }
+  BPFTIME_MAPS_FOLD static void* lookup(MapView map, const void* key, uint32_t) {
+    return lpm_trie_lookup(map, key);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
+                                          uint32_t, uint32_t owner) {
+    return lpm_trie_update(map, key, value, flags, owner);
+  }
+  BPFTIME_MAPS_FOLD static int64_t remove(MapView map, const void* key, uint32_t owner) {
+    return lpm_trie_remove(map, key, owner);
+  }
+  static int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags,
+                             uint32_t owner) {
+    return lpm_trie_update(map, key, value, flags, owner);
+  }
+  static int64_t user_delete(MapView map, const void* key, uint32_t owner) {
+    return lpm_trie_remove(map, key, owner);
+  }
+  // lpm_trie_user.h
+  static int64_t user_lookup(MapView map, const void* key, void* value);
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order);
+  static void repair(MapView map, uint32_t owner);
+};
+
 }  // namespace bpftime::maps

@@ -4,15 +4,10 @@
 #include <unistd.h>
 
 #include "maps/batch.h"
-#include "maps/cgroup_array.h"
-#include "maps/hash_user.h"
+#include "maps/hash_types_user.h"
 #include "maps/lpm_trie_user.h"
-#include "maps/map_of_maps.h"
-#include "maps/prog_array.h"
 #include "maps/program_side.h"
 #include "maps/queue_stack_user.h"
-#include "maps/stack_trace.h"
-#include "maps/user_ringbuf.h"
 
 namespace bpftime::maps {
 namespace {
@@ -23,81 +18,12 @@ static_assert(sizeof(PerfRecordHeader) == 8 && offsetof(PerfRecordHeader, slot) 
 int64_t check_attributes(const MapSpec& spec) {
   constexpr uint32_t kBothUser = kFlagReadOnly | kFlagWriteOnly;
   if ((spec.flags & kBothUser) == kBothUser) return -kErrInvalid;
-  switch (spec.type) {
-    case kTypeHash:
-      return hash_check(spec);
-    case kTypeArray:
-      return array_like_check(spec);
-    case kTypePercpuArray:
-      return percpu_array_check(spec);
-    case kTypeRingbuf:
-    case kTypeUserRingbuf:
-      return ringbuf_check(spec);
-    case kTypePerfEventArray:
-      return perf_event_array_check(spec);
-    case kTypePercpuHash:
-      return percpu_hash_check(spec);
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-      return lru_hash_check(spec);
-    case kTypeLpmTrie:
-      return lpm_trie_check(spec);
-    case kTypeQueue:
-    case kTypeStack:
-      return queue_stack_check(spec);
-    case kTypeBloomFilter:
-      return bloom_filter_check(spec);
-    case kTypeStackTrace:
-      return stack_trace_check(spec);
-    case kTypeProgArray:
-    case kTypeCgroupArray:
-    case kTypeArrayOfMaps:
-      return fd_array_check(spec);
-    case kTypeHashOfMaps:
-      return hash_of_maps_check(spec);
-    default:
-      return -kErrInvalid;
-  }
+  return with_type(spec.type, [&](auto type) { return decltype(type)::check(spec); });
 }
 
 // Bytes before the trailer, unrounded. No overflow: every product of two 32-bit numbers below 2^63.
 uint64_t content_size(const MapSpec& spec) {
-  switch (spec.type) {
-    case kTypeHash:
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-      return hash_geometry(spec).size;
-    case kTypeLpmTrie:
-      return lpm_trie_size(spec);
-    case kTypeQueue:
-    case kTypeStack:
-      return spec.max_entries > kQueueEntriesMax ? 0 : queue_geometry(spec).size;
-    case kTypeBloomFilter:
-      return bloom_size(spec);
-    case kTypeArray:
-      return array_size(spec);
-    case kTypePercpuArray:
-      return percpu_array_size(spec);
-    case kTypeRingbuf:
-      return ring_memory(spec.max_entries);
-    case kTypeUserRingbuf:
-      return user_ring_memory(spec.max_entries);
-    case kTypePerfEventArray:
-      return perf_event_array_size(spec);
-    case kTypeStackTrace:
-      return stack_trace_size(spec);
-    case kTypeProgArray:
-      return prog_array_size(spec);
-    case kTypeCgroupArray:
-      return cgroup_array_size(spec);
-    case kTypeArrayOfMaps:
-      return array_of_maps_size(spec);
-    case kTypeHashOfMaps:
-      return hash_of_maps_size(spec);
-    default:
-      return 0;
-  }
+  return with_type(spec.type, [&](auto type) { return decltype(type)::size(spec); });
 }
 
 }  // namespace
@@ -144,119 +70,32 @@ int64_t peek(MapView map, void* value) { return program_side::peek(map, value); 
 
 int64_t user_lookup(MapView map, const void* key, void* value, uint64_t flags) {
   if (flags != 0) return -kErrInvalid;
-  switch (map.spec->type) {
-    case kTypeLpmTrie:
-      return lpm_trie_user_lookup(map, key, value);
-    case kTypeQueue:
-    case kTypeStack:
-    case kTypeBloomFilter:
-      return peek(map, value);
-    case kTypeHash:
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-      return hash_user_lookup(map, key, value);
-    case kTypeArray:
-      return array_user_lookup(map, key, value);
-    case kTypePercpuArray:
-      return percpu_array_user_lookup(map, key, value);
-    case kTypeStackTrace:
-      return stack_trace_user_lookup(map, key, value);
-    default:
-      return -kErrNotSupported;
-  }
+  return with_type(map.spec->type, [&](auto type) { return decltype(type)::user_lookup(map, key, value); });
 }
 
 int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t owner) {
   if ((flags & kUpdateLock) != 0) return -kErrInvalid;  // bpf(2) asks for the lock first: there is none
-  switch (map.spec->type) {
-    case kTypeHash:
-      return hash_update(map, key, value, flags, owner);
-    case kTypeArray:
-      return array_update(map, key, value, flags);
-    case kTypePercpuArray:
-      return percpu_array_user_update(map, key, value, flags);
-    case kTypePerfEventArray:
-      return perf_event_user_update(map, key, flags);
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-    case kTypeLpmTrie:
-      return program_side::update(map, key, value, flags, kAllCpus, owner);
-    case kTypeQueue:
-    case kTypeStack:
-    case kTypeBloomFilter:
-      return push(map, value, flags, owner);
-    case kTypeStackTrace:
-      return -kErrInvalid;  // stack_map_update_elem
-    default:
-      return -kErrNotSupported;
-  }
+  return with_type(map.spec->type,
+                   [&](auto type) { return decltype(type)::user_update(map, key, value, flags, owner); });
 }
 
 int64_t user_delete(MapView map, const void* key, uint32_t owner) {
-  switch (map.spec->type) {
-    case kTypePerfEventArray:
-      return perf_event_user_delete(map, key);
-    case kTypeStackTrace:
-      return stack_trace_take(map, key, nullptr);
-    case kTypeRingbuf:
-    case kTypeUserRingbuf:
-      return -kErrNotSupported;
-    case kTypeQueue:
-    case kTypeStack:
-      return -kErrInvalid;
-    case kTypeBloomFilter:
-      return -kErrOpNotSupported;
-    default:
-      return remove(map, key, owner);
-  }
+  return with_type(map.spec->type, [&](auto type) { return decltype(type)::user_delete(map, key, owner); });
 }
 
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags, uint32_t owner) {
   if (flags != 0) return -kErrInvalid;
-  switch (map.spec->type) {
-    case kTypeHash:
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-      return hash_remove(map, key, value, owner);
-    case kTypeQueue:
-    case kTypeStack:
-      return pop(map, value);
-    case kTypeStackTrace:
-      return stack_trace_take(map, key, value);
-    default:
-      return -kErrNotSupported;
-  }
+  return with_type(map.spec->type,
+                   [&](auto type) { return decltype(type)::user_lookup_and_delete(map, key, value, owner); });
 }
 
-int64_t user_next_key(MapView map, const void* key_or_null, void* next_key) {
-  switch (map.spec->type) {
-    case kTypeHash:
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-      return hash_next_key(map, key_or_null, next_key);
-    case kTypeLpmTrie:
-      return lpm_trie_next_key(map, key_or_null, next_key);
-    case kTypeQueue:
-    case kTypeStack:
-      return -kErrInvalid;
-    case kTypeBloomFilter:
-      return -kErrOpNotSupported;
-    case kTypeStackTrace:
-      return stack_trace_next_key(map, key_or_null, next_key);
-    case kTypeRingbuf:
-    case kTypeUserRingbuf:
-      return -kErrNotSupported;
-    default:
-      return array_next_key(*map.spec, key_or_null, next_key);
-  }
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
+  return with_type(map.spec->type,
+                   [&](auto type) { return decltype(type)::user_next_key(map, key_or_null, next_key, order); });
 }
 
 uint32_t batch_buckets(const MapSpec& spec) {
-  return has_buckets(spec.type) ? hash_geometry(spec).buckets : 0;
+  return type_facts(spec.type).buckets ? hash_geometry(spec).buckets : 0;
 }
 uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity) {
   return hash_bucket_keys(map, hash_geometry(*map.spec), bucket, static_cast<uint8_t*>(keys), capacity);
@@ -285,6 +124,10 @@ uint32_t ring_prepare_wait(MapView map, bool* has_data) {
   if (map.spec->type == kTypeUserRingbuf) return user_ring_prepare_wait(user_ring_at(map), has_data);
   return ring_prepare_wait_at(program_side::ring_of(map), has_data);
 }
+void ring_end_wait(MapView map) { ring_end_wait_at(program_side::ring_of(map)); }
+bool ring_unread_wakes(MapView map, uint64_t* unread) {
+  return ring_unread_wakes_at(program_side::ring_of(map), unread);
+}
 
 int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size, uint32_t cpu,
                     uint32_t owner, bool* wake) {
@@ -296,30 +139,7 @@ uint64_t perf_set_slot(MapView map, uint32_t slot, bool present) {
 uint64_t perf_take_lost(MapView map, uint32_t slot) { return perf_event_take_lost(map, slot); }
 
 void repair(MapView map, uint32_t owner) {
-  switch (map.spec->type) {
-    case kTypeHash:
-    case kTypePercpuHash:
-    case kTypeLruHash:
-    case kTypeLruPercpuHash:
-    case kTypeLpmTrie:
-      return hash_repair(map, owner);
-    case kTypeQueue:
-    case kTypeStack:
-      return queue_repair(map, owner);
-    case kTypeRingbuf:
-    case kTypePerfEventArray:
-      return ring_repair_at(program_side::ring_of(map), owner);
-    case kTypeHashOfMaps: {
-      const MapSpec spec = hash_of_maps_spec(*map.spec);
-      return hash_repair({map.base, &spec}, owner);
-    }
-    case kTypeUserRingbuf:
-      return user_ring_repair(user_ring_at(map), owner);
-    case kTypeStackTrace:
-      return stack_trace_repair(map, owner);
-    default:
-      return;  // arrays hold nothing half done
-  }
+  with_type(map.spec->type, [&](auto type) { decltype(type)::repair(map, owner); });
 }
 
 }  // namespace bpftime::maps

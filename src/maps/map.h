@@ -59,7 +59,9 @@ int64_t user_update(MapView map, const void* key, const void* value, uint64_t fl
 int64_t user_delete(MapView map, const void* key, uint32_t owner = kUserOwner);
 int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64_t flags,
                                uint32_t owner = kUserOwner);
-int64_t user_next_key(MapView map, const void* key_or_null, void* next_key);
+// `order`: the caller's own, of this map, zero or kept since an earlier call; not used by two threads at once. May be null.
+class KeyOrder;
+int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order = nullptr);
 
 // ---- batches ----
 // Buckets of a type that Linux hands out bucket by bucket; 0: its batches go from key to key.
@@ -86,6 +88,11 @@ int64_t ring_consume(MapView map, void* buffer, uint64_t capacity);
 // not sleep.
 // User rings: the same for a producer that waits for room.
 uint32_t ring_prepare_wait(MapView map, bool* has_data);
+// Takes the announcement back. Between this and the next one no commit costs a wake-up, so for what came meanwhile ask, after
+// that next one: whether the consumer has not read a record whose commit would have woken it. `unread`: where it stands.
+// Not for user rings.
+void ring_end_wait(MapView map);
+bool ring_unread_wakes(MapView map, uint64_t* unread);
 
 // ---- perf event arrays: which slots have an event (maintained by the daemon), records for them staged in
 // the map ----

@@ -7,7 +7,7 @@
 //  2. A reference never changes once a program may have found it, and its place is never used again.
 #pragma once
 
-#include "maps/hash.h"
+#include "maps/hash_types.h"
 #include "maps/prog_array.h"
 
 namespace bpftime::maps {
@@ -67,5 +67,34 @@ inline bool same_inner_map(const MapSpec& like, const MapSpec& map) {
     return false;
   return like.type != kTypeArray || (like.flags & kFlagInnerMap) != 0 || like.max_entries == map.max_entries;
 }
+
+// What both maps of maps have in common, hashes of maps their way through the keys, too: it is the daemon's.
+struct MapOfMapsType : DescriptorArrayType {
+  static constexpr HelperSet kOtherHelpers = {BPF_FUNC_map_lookup_elem};
+  static constexpr bool kInSleepable = true;
+  static constexpr const char* kDiffers =
+      "an update answers EAGAIN or EBUSY while a target that uses the map cannot be stopped";
+};
+
+struct ArrayOfMapsType : MapOfMapsType {
+  static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
+  static uint64_t size(const MapSpec& spec) { return array_of_maps_size(spec); }
+  BPFTIME_MAPS_FOLD static void* lookup(MapView map, const void* key, uint32_t) {
+    return array_of_maps_lookup(map, key);
+  }
+};
+
+struct HashOfMapsType : MapOfMapsType {
+  static constexpr uint32_t kBatches = kBatchAll;
+  static int64_t check(const MapSpec& spec) { return hash_of_maps_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return hash_of_maps_size(spec); }
+  BPFTIME_MAPS_FOLD static void* lookup(MapView map, const void* key, uint32_t) {
+    return hash_of_maps_lookup(map, key);
+  }
+  static void repair(MapView map, uint32_t owner) {
+    const MapSpec spec = hash_of_maps_spec(*map.spec);
+    HashType::repair({map.base, &spec}, owner);
+  }
+};
 
 }  // namespace bpftime::maps

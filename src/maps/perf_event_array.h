@@ -5,6 +5,7 @@
 //   then    PerfSlot[max_entries]
 #pragma once
 
+#include "maps/array.h"
 #include "maps/ring.h"
 
 namespace bpftime::maps {
@@ -89,5 +90,31 @@ inline int64_t perf_event_user_delete(MapView map, const void* key) {
              ? 0
              : -kErrNoEntry;
 }
+
+struct PerfEventArrayType : IndexedType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_perf_event_output, BPF_FUNC_perf_event_read,
+                                            BPF_FUNC_perf_event_read_value, BPF_FUNC_skb_output,
+                                            BPF_FUNC_xdp_output};
+  static constexpr bool kMayBeInner = true, kDescriptors = true;
+  static constexpr MapBtf kBtf = MapBtf::kNone;
+  static constexpr MapExample kExample = {4, 4, 50, 0};
+  static constexpr const char* kDiffers =
+      "records are staged in the map (512 KiB per CPU, 16 MiB at most) and copied by the daemon into the "
+      "events' rings; what "
+      "finds no room there is reported as lost, as by a full ring; slots take output events only. Of samples "
+      "the fields up to "
+      "PERF_SAMPLE_RAW are there; an event that asks for others (READ, branches, registers, stacks) is "
+      "refused with EOPNOTSUPP";
+
+  static int64_t check(const MapSpec& spec) { return perf_event_array_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return perf_event_array_size(spec); }
+  static int64_t user_update(MapView map, const void* key, const void*, uint64_t flags, uint32_t) {
+    return perf_event_user_update(map, key, flags);
+  }
+  static int64_t user_delete(MapView map, const void* key, uint32_t) {
+    return perf_event_user_delete(map, key);
+  }
+  static void repair(MapView map, uint32_t owner) { ring_repair_at(perf_ring(map), owner); }
+};
 
 }  // namespace bpftime::maps

@@ -42,4 +42,22 @@ inline int64_t prog_array_user_lookup(MapView map, const void* key, void* value)
   return 0;
 }
 
+// What arrays of descriptors have in common.
+struct DescriptorArrayType : IndexedType {
+  static constexpr bool kDescriptors = true;
+  static constexpr MapBtf kBtf = MapBtf::kNone;
+  static constexpr MapExample kExample = {4, 4, 50, 0};
+  static int64_t check(const MapSpec& spec) { return fd_array_check(spec); }
+};
+
+struct ProgArrayType : DescriptorArrayType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_tail_call};
+  static constexpr MapBtf kBtf = MapBtf::kNeedsKey;
+  static constexpr const char* kDiffers =
+      "programs of extension classes are not taken; an update answers EAGAIN or EBUSY while a target that "
+      "uses the array "
+      "cannot be stopped";
+  static uint64_t size(const MapSpec& spec) { return prog_array_size(spec); }
+};
+
 }  // namespace bpftime::maps

@@ -198,4 +198,37 @@ inline int64_t queue_read_out(MapView map, void* value, bool take) {
   return -kErrBusy;
 }
 
+struct QueueType : MapType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_map_push_elem, BPF_FUNC_map_pop_elem,
+                                            BPF_FUNC_map_peek_elem};
+  static constexpr bool kInSleepable = true, kMayBeInner = true;
+  static constexpr MapExample kExample = {0, 8, 50, 0};
+
+  static int64_t check(const MapSpec& spec) { return queue_stack_check(spec); }
+  static uint64_t size(const MapSpec& spec) {
+    return spec.max_entries > kQueueEntriesMax ? 0 : queue_geometry(spec).size;
+  }
+  BPFTIME_MAPS_FOLD static int64_t push(MapView map, const void* value, uint64_t flags, uint32_t owner) {
+    return queue_push(map, value, flags, owner);
+  }
+  BPFTIME_MAPS_FOLD static int64_t pop(MapView map, void* value) {
+    return queue_read_out(map, value, /*take=*/true);
+  }
+  BPFTIME_MAPS_FOLD static int64_t peek(MapView map, void* value) {
+    return queue_read_out(map, value, /*take=*/false);
+  }
+  static int64_t user_lookup(MapView map, const void*, void* value) { return peek(map, value); }
+  static int64_t user_update(MapView map, const void*, const void* value, uint64_t flags, uint32_t owner) {
+    return push(map, value, flags, owner);
+  }
+  static int64_t user_delete(MapView, const void*, uint32_t) { return -kErrInvalid; }
+  static int64_t user_lookup_and_delete(MapView map, const void*, void* value, uint32_t) {
+    return pop(map, value);
+  }
+  static int64_t user_next_key(MapView, const void*, void*, KeyOrder*) { return -kErrInvalid; }
+  static void repair(MapView map, uint32_t owner);  // queue_stack_user.h
+};
+
+struct StackType : QueueType {};
+
 }  // namespace bpftime::maps

@@ -56,4 +56,6 @@ inline void queue_repair(MapView map, uint32_t owner) {
   delete[] seen;
 }
 
+inline void QueueType::repair(MapView map, uint32_t owner) { queue_repair(map, owner); }
+
 }  // namespace bpftime::maps

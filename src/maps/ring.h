@@ -25,7 +25,11 @@
 //  5. Committing CASes the producer position, or stores kDone and then CASes it (a full barrier on both sides): of two
 //     producers finishing neighbouring records at least one sees the other. Others may finish records as fast as one
 //     publishes them; after kPublishMax it leaves the rest to whoever commits next (`handover`).
-//  6. An open reservation begins less than a ring behind the published position: offsets in the data tell them apart.
+//  6. A consumer that sleeps is announced by bit 0 of the wake word; commits look at how far it has read, a line it writes all
+//     the time, only then. So who watches a ring for a consumer takes the announcement back while the consumer runs
+//     (ring_end_wait), and asks afterwards for what came meanwhile (ring_unread_wakes): a finished record's header tells
+//     whether its commit would have woken anybody, and one that must (kRingForceWakeup) changes the word.
+//  7. An open reservation begins less than a ring behind the published position: offsets in the data tell them apart.
 #pragma once
 
 #include "maps/array.h"
@@ -156,7 +160,7 @@ BPFTIME_MAPS_FOLD void* ring_take(const Ring& ring, WordPair& control, uint64_t 
                              {start + total, pack_last(total, owner, ticket)}))
     return nullptr;
   uint8_t* header = ring.data + (start & (ring.size - 1));
-  // Until committed the second word holds the ticket; afterwards nobody reads it.
+  // The second word holds the ticket until committed, afterwards kRingNoWakeup or 0.
   store_release(reinterpret_cast<uint64_t*>(header),
                 uint64_t{ticket & (ring.window - 1)} << 32 | kRecordBusy | static_cast<uint32_t>(size));
   return header + kRecordHeaderSize;
@@ -251,15 +255,17 @@ struct RingCommit {
 
 // Commits a record. True: that was all, as usual. False: records may be left to publish, or the consumer to be woken, which
 // ring_commit_rest does.
-BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, bool discard, RingCommit* commit) {
+BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, uint64_t flags, bool discard,
+                                           RingCommit* commit) {
   RingProducer* producer = ring.producer;
   uint8_t* header = static_cast<uint8_t*>(record) - kRecordHeaderSize;
   // Plain: nobody else writes it, and the compiler may know it still from the reservation.
   uint64_t word = read_word(header);
   uint32_t ticket = static_cast<uint32_t>(word >> 32);
   uint32_t length = static_cast<uint32_t>(word) & ~(kRecordBusy | kRecordDiscarded);
-  store_release(reinterpret_cast<uint64_t*>(header), uint64_t{length | (discard ? kRecordDiscarded : 0)});
-  // The oldest open reservation, as usual: less than a ring lies between it and any other, so the offset tells (rule 6).
+  store_release(reinterpret_cast<uint64_t*>(header),
+                (flags & kRingNoWakeup) << 32 | length | (discard ? kRecordDiscarded : 0));
+  // The oldest open reservation, as usual: less than a ring lies between it and any other, so the offset tells (rule 7).
   const uint64_t offset = static_cast<uint64_t>(header - ring.data);
   uint64_t start = load_acquire(&producer->position);
   uint64_t end = start + align_up(uint64_t{length} + kRecordHeaderSize, 8);
@@ -272,8 +278,8 @@ BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, bool 
   *commit = {start, end, ticket};
   // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
   // this read; a consumer announces itself before it looks at the position.)
-  return load_acquire(&producer->control.low) == end && load_relaxed(&producer->handover) == 0 &&
-         (load_relaxed(&producer->wake_word) & 1) == 0;
+  return (flags & kRingForceWakeup) == 0 && load_acquire(&producer->control.low) == end &&
+         load_relaxed(&producer->handover) == 0 && (load_relaxed(&producer->wake_word) & 1) == 0;
 }
 
 // Whether the consumer must be woken.
@@ -291,8 +297,11 @@ BPFTIME_MAPS_FOLD bool ring_commit_rest(const Ring& ring, uint64_t flags, RingCo
     if (to != from && end == start) start = from;
     if (to != from) end = to;
   }
+  // Nobody announced: changing the word is the wake-up.
+  if (flags & kRingForceWakeup)
+    return ring_take_wake(ring.producer) ||
+           (__atomic_fetch_add(&ring.producer->wake_word, 2u, __ATOMIC_SEQ_CST) & 1) != 0;
   if ((load_relaxed(&ring.producer->wake_word) & 1) == 0) return false;
-  if (flags & kRingForceWakeup) return ring_take_wake(ring.producer);
   // As Linux: only when the consumer had read everything before what became visible now.
   if ((flags & kRingNoWakeup) || load_acquire(ring.consumer) - start >= end - start) return false;
   return ring_take_wake(ring.producer);
@@ -300,7 +309,7 @@ BPFTIME_MAPS_FOLD bool ring_commit_rest(const Ring& ring, uint64_t flags, RingCo
 
 BPFTIME_MAPS_FOLD bool ring_commit_at(const Ring& ring, void* record, uint64_t flags, bool discard) {
   RingCommit commit;
-  return !ring_commit_at_once(ring, record, discard, &commit) && ring_commit_rest(ring, flags, commit);
+  return !ring_commit_at_once(ring, record, flags, discard, &commit) && ring_commit_rest(ring, flags, commit);
 }
 
 BPFTIME_MAPS_FOLD uint64_t ring_query_at(const Ring& ring, uint64_t flags) {
@@ -322,6 +331,22 @@ inline uint32_t ring_prepare_wait_at(const Ring& ring, bool* has_data) {
   uint32_t word = __atomic_fetch_or(&ring.producer->wake_word, 1u, __ATOMIC_SEQ_CST) | 1;
   *has_data = ring_has_data_at(ring);
   return word;
+}
+
+// The consumer is about to run: nobody needs to wake it.
+inline void ring_end_wait_at(const Ring& ring) {
+  __atomic_fetch_and(&ring.producer->wake_word, ~1u, __ATOMIC_SEQ_CST);
+}
+
+// Whether the commit of the oldest unread record asked for a wake-up if the consumer had read everything before it. `unread`:
+// where that record begins. To be asked after the consumer has been announced: who commits later sees that.
+inline bool ring_unread_wakes_at(const Ring& ring, uint64_t* unread) {
+  const uint64_t published = load_acquire(&ring.producer->position);
+  *unread = load_acquire(ring.consumer);
+  if (*unread == published) return false;
+  // A consumer that has moved on meanwhile, so that this is another record, is awake and finds what it needs.
+  const uint8_t* header = ring.data + (*unread & (ring.size - 8));
+  return (load_acquire(reinterpret_cast<const uint64_t*>(header)) >> 32 & kRingNoWakeup) == 0;
 }
 
 // Every number below is hostile until it has been compared with `available`, which is at most the ring's

@@ -419,6 +419,42 @@ TEST(RingBuffer, WhatOnePublisherLeavesTheNextCommitPublishes) {
   EXPECT_EQ(ring.producer->position, 11 * 16u);
 }
 
+// What whoever watches for a consumer finds after it has looked away.
+TEST(RingBuffer, WhatWouldHaveWokenIsFoundLater) {
+  SharedMap shared({kTypeRingbuf, 0, 0, 4096, 0, 2});
+  MapView map = shared.view();
+  uint64_t value = 1, unread = 0;
+  bool wake, has_data;
+  uint32_t word = ring_prepare_wait(map, &has_data);
+  EXPECT_FALSE(ring_unread_wakes(map, &unread));
+  ring_end_wait(map);
+  ASSERT_EQ(ring_output(map, &value, 8, kRingNoWakeup, 1, &wake), 0);
+  ASSERT_EQ(ring_output(map, &value, 8, 0, 1, &wake), 0);
+  EXPECT_FALSE(wake);
+  EXPECT_EQ(ring_prepare_wait(map, &has_data), word);
+  EXPECT_FALSE(ring_unread_wakes(map, &unread))
+      << "the oldest asked for no wake-up, the next was not the oldest";
+  EXPECT_EQ(ring_consume(map, &value, 8), 8);
+  EXPECT_TRUE(ring_unread_wakes(map, &unread)) << "and now it is";
+  EXPECT_EQ(unread, 16u);
+  // Forced: the word changes though nobody was announced.
+  ring_end_wait(map);
+  ASSERT_EQ(ring_output(map, &value, 8, kRingForceWakeup, 1, &wake), 0);
+  EXPECT_FALSE(wake);
+  EXPECT_NE(ring_prepare_wait(map, &has_data), word);
+  ASSERT_EQ(ring_output(map, &value, 8, kRingForceWakeup, 1, &wake), 0);
+  EXPECT_TRUE(wake);
+  while (ring_consume(map, &value, 8) == 8) {
+  }
+  EXPECT_FALSE(ring_unread_wakes(map, &unread));
+  // A discarded record wakes as Linux has it, one whose consumer lies harms nobody.
+  void* record = ring_reserve(map, 8, 0, 1);
+  ring_commit(map, record, kRingNoWakeup, true);
+  EXPECT_FALSE(ring_unread_wakes(map, &unread));
+  *program_side::ring_of(map).consumer = ~uint64_t{0};
+  (void)ring_unread_wakes(map, &unread);
+}
+
 TEST(PerfEventArray, OutputAnswersAsBpfPerfEventOutput) {
   SharedMap shared({kTypePerfEventArray, 4, 4, 2, 0, 2});
   MapView map = shared.view();

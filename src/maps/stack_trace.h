@@ -184,4 +184,33 @@ inline void stack_trace_repair(MapView map, uint32_t owner) {
   }
 }
 
+struct StackTraceType : MapType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_get_stackid};
+  static constexpr bool kMayBeInner = true;
+  static constexpr MapBtf kBtf = MapBtf::kNone;
+  static constexpr MapExample kExample = {4, 80, 50, 0};
+  static constexpr const char* kDiffers =
+      "holds as many traces as it has buckets (max_entries rounded up to a power of two); no build ids "
+      "(BPF_F_STACK_BUILD_ID is refused)";
+
+  static int64_t check(const MapSpec& spec) { return stack_trace_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return stack_trace_size(spec); }
+  static int64_t user_lookup(MapView map, const void* key, void* value) {
+    return stack_trace_user_lookup(map, key, value);
+  }
+  static int64_t user_update(MapView, const void*, const void*, uint64_t, uint32_t) {
+    return -kErrInvalid;  // stack_map_update_elem
+  }
+  static int64_t user_delete(MapView map, const void* key, uint32_t) {
+    return stack_trace_take(map, key, nullptr);
+  }
+  static int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint32_t) {
+    return stack_trace_take(map, key, value);
+  }
+  static int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder*) {
+    return stack_trace_next_key(map, key_or_null, next_key);
+  }
+  static void repair(MapView map, uint32_t owner) { stack_trace_repair(map, owner); }
+};
+
 }  // namespace bpftime::maps

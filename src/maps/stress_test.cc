@@ -1,8 +1,10 @@
 // Several processes (under ThreadSanitizer: threads) at once, with totals that must come out exactly.
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "maps/hash_user.h"
+#include "maps/key_order.h"
 #include "maps/program_side.h"
 #include "maps/test_support.h"
 
@@ -277,6 +279,47 @@ TEST(Stress, LongestPrefixIsAPrefixAlways) {
     }
     return 0;
   });
+}
+
+// While others add, delete and replace keys between them, no key that stays is ever stepped over.
+TEST(Stress, TheNextKeyOfATrieIsNeverBehindOneThatStays) {
+  MapSpec spec = {kTypeLpmTrie, sizeof(Prefix), 8, 300, kFlagNoPrealloc, 2};
+  SharedMap shared(spec);
+  MapView map = shared.view();
+  const auto staying = [](uint64_t i) { return Prefix{32, {10, static_cast<uint8_t>(i), 0, 0}}; };
+  constexpr uint64_t kStaying = 40;
+  uint64_t value = 0, seed = test_seed();
+  for (uint64_t i = 0; i < kStaying; i++) {
+    const Prefix key = staying(i);
+    ASSERT_EQ(update(map, &key, &value, 0, 0, 1), 0);
+  }
+  Shared<uint64_t> changes;
+  run_processes([&](int process) {
+    std::mt19937_64 random(seed + static_cast<uint64_t>(process));
+    const auto owner = static_cast<uint32_t>(process + 1);
+    KeyOrder order;
+    for (uint64_t i = 0; i < test_rounds(40000); i++) {
+      Prefix key = staying(random() % (kStaying - 1)), next;
+      if (process % 2 == 0) {
+        // In bursts, so that the others find the trie at rest sometimes.
+        if (i % 64 == 0) std::this_thread::yield();
+        if (random() % 4 != 0) key.address[3] = static_cast<uint8_t>(1 + random() % 3);
+        const bool stays = key.address[3] == 0;
+        const int64_t error =
+            stays || random() % 2 ? update(map, &key, &value, 0, 0, owner) : remove(map, &key, owner);
+        if (error != 0 && error != -ENOENT && error != -ENOSPC && error != -EBUSY) return 1;
+        __atomic_fetch_add(&*changes, 1, __ATOMIC_RELAXED);
+        continue;
+      }
+      const Prefix limit = staying(key.address[1] + 1u);
+      const int64_t error = user_next_key(map, &key, &next, random() % 8 != 0 ? &order : nullptr);
+      if (error == -EBUSY) continue;
+      if (error != 0) return 2;
+      if (memcmp(next.address, key.address, 4) <= 0 || memcmp(next.address, limit.address, 4) > 0) return 3;
+    }
+    return 0;
+  });
+  EXPECT_GT(*changes, 0u);
 }
 
 TEST(Stress, QueuesLoseAndDoubleNothing) {

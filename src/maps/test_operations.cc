@@ -1,5 +1,6 @@
 // One random operation on a map of any type; used by the tests of deaths and of hostile peers.
 #include "maps/cgroup_array.h"
+#include "maps/key_order.h"
 #include "maps/map_of_maps.h"
 #include "maps/program_side.h"
 #include "maps/stack_trace.h"
@@ -80,14 +81,6 @@ void operate(MapView map, std::mt19937_64& random, uint32_t owner) {
       }
       break;
     }
-    case kTypeQueue:
-    case kTypeStack:
-    case kTypeBloomFilter:
-      push(map, value, random() % 4, owner);
-      pop(map, value);
-      peek(map, value);
-      user_lookup_and_delete(map, key, value, 0, owner);
-      break;
     case kTypeUserRingbuf:
       produce_and_drain(map, random, owner);
       break;
@@ -114,8 +107,13 @@ void operate(MapView map, std::mt19937_64& random, uint32_t owner) {
       user_update(map, key, value, 0, owner);
       user_lookup(map, key, value, 0);
       user_next_key(map, random() % 2 ? key : nullptr, key);
+      KeyOrder order;
+      for (int i = 0; i < 2; i++) user_next_key(map, random() % 2 ? key : nullptr, key, &order);
       user_lookup_and_delete(map, key, value, 0, owner);
       remove(map, key, owner);
+      push(map, value, random() % 4, owner);
+      pop(map, value);
+      peek(map, value);
     }
   }
 }

@@ -12,7 +12,7 @@
 //  2. One process drains at a time: its id stands in `drainer`, which `repair` clears after a death. Nobody waits for it.
 #pragma once
 
-#include "maps/ring.h"
+#include "maps/ringbuf.h"
 
 namespace bpftime::maps {
 
@@ -114,5 +114,19 @@ inline uint32_t user_ring_prepare_wait(const UserRing& ring, bool* has_room) {
 inline void user_ring_repair(const UserRing& ring, uint32_t owner) {
   compare_exchange(&ring.consumer->drainer, owner, 0u);
 }
+
+struct UserRingbufType : MapType {
+  static constexpr HelperSet kOwnHelpers = {BPF_FUNC_user_ringbuf_drain};
+  static constexpr bool kInSleepable = true, kMayBeInner = true;
+  static constexpr MapExample kExample = {0, 0, 4096, 0};
+  static constexpr const char* kDiffers =
+      "the data is not mapped twice: a sample that reaches its end is to be written on behind it, as libbpf "
+      "does";
+
+  static int64_t check(const MapSpec& spec) { return ringbuf_check(spec); }
+  static uint64_t size(const MapSpec& spec) { return user_ring_memory(spec.max_entries); }
+  static int64_t user_delete(MapView, const void*, uint32_t) { return -kErrNotSupported; }
+  static void repair(MapView map, uint32_t owner) { user_ring_repair(user_ring_at(map), owner); }
+};
 
 }  // namespace bpftime::maps

@@ -45,7 +45,7 @@ class ValueLock {
 
  private:
   uint32_t* word_;
-  const uint32_t self_ = static_cast<uint32_t>(::getpid());
+  const uint32_t self_ = word_ == nullptr ? 0 : static_cast<uint32_t>(::getpid());
 };
 
 // The lock's word of the value that `key` has. Null: no such value, or one of a type whose values are copied whole anyway

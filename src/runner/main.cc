@@ -20,6 +20,7 @@
 #include <sys/uio.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "runner/protocol.h"
 #include "runner/sandbox.h"
@@ -110,7 +111,7 @@ int map(const Request& request, int fd) {
   return made == at ? 0 : errno;
 }
 
-int run(const Request& request, uint64_t& result) {
+int run(const Request& request, Reply& reply) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   if (request.cpu >= 0 && request.cpu < CPU_SETSIZE) CPU_SET(static_cast<size_t>(request.cpu), &cpus);
@@ -126,7 +127,9 @@ int run(const Request& request, uint64_t& result) {
   ::memcpy(program_context, request.context, sizeof program_context);
   const wire::Invocation invocation = request.invocation;
   using Entry = uint64_t (*)(void*, const wire::Invocation*);
-  result = reinterpret_cast<Entry>(request.entry)(program_context, &invocation);
+  const uint64_t begun = __rdtsc();
+  reply.result = reinterpret_cast<Entry>(request.entry)(program_context, &invocation);
+  reply.cycles = __rdtsc() - begun;
   if (for_another) become(static_cast<uint32_t>(own_pid), kName);
   return 0;
 }
@@ -146,11 +149,11 @@ bool serve_one() {
   if (const cmsghdr* header = CMSG_FIRSTHDR(&message);
       header != nullptr && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof fd))
     ::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  Reply reply{request.number, 0, 0};
+  Reply reply{request.number, 0, 0, 0};
   if (request.verb == Verb::kMap) reply.error = map(request, fd);
   if (request.verb == Verb::kUnmap && ::munmap(reinterpret_cast<void*>(request.address), request.size) != 0)
     reply.error = errno;
-  if (request.verb == Verb::kRun) reply.error = run(request, reply.result);
+  if (request.verb == Verb::kRun) reply.error = run(request, reply);
   if (fd >= 0) ::close(fd);
   iovec answer{&reply, sizeof reply};
   msghdr out{};

@@ -39,6 +39,7 @@ struct Reply {
   uint32_t number;
   int32_t error;  // errno; 0: done
   uint64_t result;
+  uint64_t cycles;  // kRun: how long it ran, by the time stamp counter
 };
 
 }  // namespace bpftime::runner

@@ -93,6 +93,7 @@ std::vector<MappedRegion> parse_maps(std::string_view text) {
 std::optional<Status> parse_status(std::string_view text) {
   Status status{};
   status.seccomp_filters = -1;
+  status.blocked = ~uint64_t{0};
   int found = 0;
   for_each_line(text, [&](std::string_view line) {
     if (line.starts_with("Name:")) {
@@ -107,6 +108,12 @@ std::optional<Status> parse_status(std::string_view text) {
     if (auto uid = numbered_field(line, "Uid:", 1)) status.effective_uid = *uid;
     if (auto gid = numbered_field(line, "Gid:", 0)) status.gid = *gid, ++found;
     if (auto gid = numbered_field(line, "Gid:", 1)) status.effective_gid = *gid;
+    if (auto threads = numbered_field(line, "Threads:", 0)) status.threads = *threads;
+    if (line.starts_with("SigBlk:")) {
+      std::string_view mask = line.substr(7);
+      skip_blanks(mask);
+      status.blocked = take_number(mask, 16).value_or(~uint64_t{0});
+    }
     // Absent in kernels without seccomp: then there is no filter.
     if (auto mode = numbered_field(line, "Seccomp:", 0)) status.seccomp_mode = static_cast<int>(*mode);
     if (auto filters = numbered_field(line, "Seccomp_filters:", 0))
@@ -122,14 +129,20 @@ std::optional<Stat> parse_stat(std::string_view text) {
   text.remove_prefix(name_end + 2);
   Stat stat{};
   stat.state = text.front();
-  for (int field = 3; field < 22; ++field) {  // start_time is field 22, state is 3 (proc(5))
-    const size_t blank = text.find(' ');
-    if (blank == std::string_view::npos) return std::nullopt;
-    text.remove_prefix(blank + 1);
-  }
-  const auto start = take_number(text, 10);
+  int field = 3;  // of proc(5): the state
+  const auto number_of = [&](int wanted) -> std::optional<uint64_t> {
+    for (; field < wanted; ++field) {
+      const size_t blank = text.find(' ');
+      if (blank == std::string_view::npos) return std::nullopt;
+      text.remove_prefix(blank + 1);
+    }
+    auto rest = text;
+    return take_number(rest, 10);
+  };
+  const auto start = number_of(22), blocked = number_of(32);
   if (!start) return std::nullopt;
   stat.start_time = *start;
+  stat.blocked = blocked.value_or(~uint64_t{0});
   return stat;
 }
 

@@ -21,6 +21,7 @@ std::optional<Status> parse_status(std::string_view text);
 struct Stat {
   char state;           // R, S, D, T (stopped), t (traced), Z, X …
   uint64_t start_time;  // clock ticks since boot
+  uint64_t blocked;     // signals below 32, bit n-1 for signal n
 };
 // /proc/PID/stat. The name in it may contain spaces and parentheses: fields are counted from the last ')'.
 std::optional<Stat> parse_stat(std::string_view text);

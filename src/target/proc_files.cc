@@ -33,8 +33,19 @@ Result<std::string> read_proc_file(const std::string& path) {
   }
 }
 
+Result<std::string> read_proc_record(const std::string& path) {
+  Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd) return Error::from_errno("read " + path);
+  char buffer[16 << 10];
+  ssize_t count;
+  do count = ::read(fd.get(), buffer, sizeof buffer);
+  while (count < 0 && errno == EINTR);
+  if (count < 0) return Error::from_errno("read " + path);
+  return std::string(buffer, static_cast<size_t>(count));
+}
+
 std::optional<char> thread_state(pid_t pid, pid_t tid) {
-  auto text = read_proc_file(proc_path(pid, "/task/" + std::to_string(tid) + "/stat"));
+  auto text = read_proc_record(proc_path(pid, "/task/" + std::to_string(tid) + "/stat"));
   if (!text) return std::nullopt;
   const auto stat = parse_stat(*text);
   if (!stat) return std::nullopt;
@@ -42,7 +53,7 @@ std::optional<char> thread_state(pid_t pid, pid_t tid) {
 }
 
 int thread_seccomp_mode(pid_t pid, pid_t tid) {
-  auto text = read_proc_file(proc_path(pid, "/task/" + std::to_string(tid) + "/status"));
+  auto text = read_proc_record(proc_path(pid, "/task/" + std::to_string(tid) + "/status"));
   if (!text) return 0;
   const auto status = parse_status(*text);
   return status ? status->seccomp_mode : 0;
@@ -58,7 +69,7 @@ bool filtered_unlike_us(const Status& status) {
 }
 
 bool thread_filtered_unlike_us(pid_t pid, pid_t tid) {
-  auto text = read_proc_file(proc_path(pid, "/task/" + std::to_string(tid) + "/status"));
+  auto text = read_proc_record(proc_path(pid, "/task/" + std::to_string(tid) + "/status"));
   const auto status = text.ok() ? parse_status(*text) : std::nullopt;
   return !status || filtered_unlike_us(*status);
 }

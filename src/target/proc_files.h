@@ -20,6 +20,9 @@ std::string proc_path(pid_t pid, const std::string& suffix);
 // The file's whole text; errno in the Error's code.
 Result<std::string> read_proc_file(const std::string& path);
 
+// The same for one that the kernel renders whole at the first read, as status and stat.
+Result<std::string> read_proc_record(const std::string& path);
+
 // State letter of a thread, or nullopt when it no longer exists.
 std::optional<char> thread_state(pid_t pid, pid_t tid);
 // Seccomp mode of one thread (filters are per thread).

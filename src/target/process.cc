@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -116,7 +117,7 @@ Result<std::vector<MappedRegion>> Process::regions() const {
 }
 
 Result<Status> Process::status() const {
-  auto text = read_proc_file(proc_path(pid_, "/status"));
+  auto text = read_proc_record(proc_path(pid_, "/status"));
   if (!text) return missing_or_forbidden(pid_, text.error().code);
   auto status = parse_status(*text);
   if (!status) return process_error(pid_, EINVAL, "/proc/PID/status is malformed");
@@ -131,16 +132,18 @@ Result<std::vector<pid_t>> Process::threads() const {
   return threads;
 }
 
-Result<uint64_t> Process::blocked_in_any_thread() const {
+// Which signals /proc/PID/stat speaks of.
+constexpr uint64_t kToldOfThreads = 0x7fffffff;
+
+Result<uint64_t> Process::blocked_in_any_thread(const Status* now) const {
+  if (now != nullptr && now->threads == 1) return now->blocked & kToldOfThreads;
   auto tids = threads();
   if (!tids) return tids.error();
   uint64_t all = 0;
   for (const pid_t tid : *tids) {
-    auto text = read_proc_file(proc_path(pid_, "/task/" + std::to_string(tid) + "/status"));
+    auto text = read_proc_record(proc_path(pid_, "/task/" + std::to_string(tid) + "/stat"));
     if (!text) continue;  // it has ended
-    const size_t at = text->find("\nSigBlk:");
-    if (at == std::string::npos) continue;
-    all |= std::strtoull(text->c_str() + at + 8, nullptr, 16);
+    if (const auto stat = parse_stat(*text)) all |= stat->blocked;
   }
   return all;
 }
@@ -190,31 +193,88 @@ Result<std::vector<uint8_t>> Process::read(uint64_t address, uint64_t size) cons
   return bytes;
 }
 
+namespace {
+
+// struct procmap_query and its PROCMAP_QUERY (Linux 6.11); headers may be older.
+struct ProcmapQuery {
+  uint64_t size, flags, address;
+  uint64_t start, end, vma_flags, page_size, offset, inode;
+  uint32_t device_major, device_minor, name_size, build_id_size;
+  uint64_t name, build_id;
+};
+static_assert(sizeof(ProcmapQuery) == 104);
+constexpr unsigned long kProcmapQuery = _IOWR('f', 17, ProcmapQuery);
+constexpr uint64_t kExecutable = 4, kCoveringOrNext = 0x10, kFileBacked = 0x20;
+
+}  // namespace
+
+std::vector<CodeView::Range> CodeView::ranges_of(const std::vector<MappedRegion>& regions) {
+  std::vector<Range> out;
+  for (const MappedRegion& region : regions)
+    if (region.executable && region.inode != 0)
+      out.push_back({region.start, region.end, region.offset, region.inode});
+  return out;
+}
+
+Result<CodeView> CodeView::of(const Process& process, const std::vector<MappedRegion>& regions) {
+  CodeView view;
+  view.pid_ = process.pid();
+  view.maps_ = Fd(::open(proc_path(view.pid_, "/maps").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!view.maps_) return missing_or_forbidden(view.pid_, errno);
+  view.ranges_ = ranges_of(regions);
+  return view;
+}
+
+bool CodeView::unchanged() const {
+  uint64_t at = 0;
+  for (size_t i = 0;;) {
+    ProcmapQuery query{};
+    query.size = sizeof query;
+    query.flags = kExecutable | kFileBacked | kCoveringOrNext;
+    query.address = at;
+    if (::ioctl(maps_.get(), kProcmapQuery, &query) != 0) {
+      if (errno == ENOENT) return i == ranges_.size();
+      if (errno != ENOTTY) return false;
+      const auto text = read_proc_file(proc_path(pid_, "/maps"));
+      return text.ok() && ranges_of(parse_maps(*text)) == ranges_;
+    }
+    at = query.end;
+    if (query.inode == 0) continue;
+    if (i == ranges_.size() || ranges_[i] != Range{query.start, query.end, query.offset, query.inode})
+      return false;
+    ++i;
+  }
+}
+
+Result<bool> maps_memfd(pid_t pid, const std::string& memfd_name, uint64_t address) {
+  // Most have nothing there, and one system call tells; to read all their maps costs a hundred times as much, at every change
+  // of a probe.
+  char byte = 0;
+  const iovec here{&byte, sizeof byte}, there{reinterpret_cast<void*>(address), sizeof byte};
+  if (::process_vm_readv(pid, &here, 1, &there, 1, 0) < 0) {
+    if (errno == EFAULT) return false;
+    if (errno == ESRCH) return Error{ESRCH, "no such process"};
+  }
+  // Kernel threads have an empty maps file, strangers' are not readable, others may be gone: none is an error.
+  auto text = read_proc_file(proc_path(pid, "/maps"));
+  if (!text) return false;
+  char needle[32];
+  std::snprintf(needle, sizeof(needle), "%08llx-", static_cast<unsigned long long>(address));
+  const size_t at = text->starts_with(needle) ? 0 : text->find("\n" + std::string(needle));
+  if (at == std::string::npos) return false;
+  const size_t line_start = at == 0 && text->starts_with(needle) ? 0 : at + 1;
+  const std::string_view all(*text);
+  const auto region = parse_maps_line(all.substr(line_start, all.find('\n', line_start) - line_start));
+  const std::string path = "/memfd:" + memfd_name;
+  return region && region->start == address && (region->path == path || region->path == path + " (deleted)");
+}
+
 Result<std::vector<pid_t>> find_processes_mapping(const std::string& memfd_name, uint64_t address) {
   auto pids = numeric_entries("/proc");
   if (!pids) return pids.error();
-  char needle[32];
-  std::snprintf(needle, sizeof(needle), "%08llx-", static_cast<unsigned long long>(address));
-  const std::string path = "/memfd:" + memfd_name;
   std::vector<pid_t> found;
-  for (const pid_t pid : *pids) {
-    // Most have nothing there, and one system call tells; to read all their maps costs a hundred times as much, at every change
-    // of a probe.
-    char byte = 0;
-    const iovec here{&byte, sizeof byte}, there{reinterpret_cast<void*>(address), sizeof byte};
-    if (::process_vm_readv(pid, &here, 1, &there, 1, 0) < 0 && (errno == EFAULT || errno == ESRCH)) continue;
-    // Kernel threads have an empty maps file, strangers' are not readable, others may be gone: none is an error.
-    auto text = read_proc_file(proc_path(pid, "/maps"));
-    if (!text) continue;
-    const size_t at = text->starts_with(needle) ? 0 : text->find("\n" + std::string(needle));
-    if (at == std::string::npos) continue;
-    const size_t line_start = at == 0 && text->starts_with(needle) ? 0 : at + 1;
-    const std::string_view all(*text);
-    const auto region = parse_maps_line(all.substr(line_start, all.find('\n', line_start) - line_start));
-    if (region && region->start == address && (region->path == path || region->path == path + " (deleted)")) {
-      found.push_back(pid);
-    }
-  }
+  for (const pid_t pid : *pids)
+    if (const auto maps = maps_memfd(pid, memfd_name, address); maps && *maps) found.push_back(pid);
   return found;
 }
 

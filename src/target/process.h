@@ -34,6 +34,8 @@ struct Status {
   uint32_t effective_uid, effective_gid;
   int seccomp_mode;         // 0 none, 1 strict, 2 filter
   int64_t seccomp_filters;  // installed one above the other; -1: the kernel (before 5.9) does not say
+  uint32_t threads;         // 0: not said
+  uint64_t blocked;  // signals (bit n-1 for signal n) that this thread blocks; of a process, its main one
   std::string name;
 };
 
@@ -58,8 +60,9 @@ class Process {
   Result<std::vector<MappedRegion>> regions() const;
   Result<Status> status() const;
   Result<std::vector<pid_t>> threads() const;
-  // Signals (bit n-1 for signal n) that at least one of its threads blocks at this moment.
-  Result<uint64_t> blocked_in_any_thread() const;
+  // Signals below 32 (bit n-1 for signal n) that at least one of its threads blocks at this moment. `now`: status(), if just
+  // read: where there is one thread that is the answer.
+  Result<uint64_t> blocked_in_any_thread(const Status* now = nullptr) const;
   // Opens the file behind an executable mapping through /proc/PID/map_files, else /proc/PID/root + path.
   Result<Fd> open_mapped_file(const MappedRegion& region) const;
   // Reads memory (process_vm_readv, else /proc/PID/mem). All or error.
@@ -74,6 +77,30 @@ class Process {
   mutable std::vector<MappedRegion> regions_;
   mutable std::chrono::steady_clock::time_point regions_read_{};
 };
+
+// What a process has mapped of files to be executed, as it was when somebody looked: tells in microseconds, however much is
+// mapped, whether it still is so.
+class CodeView {
+ public:
+  // `regions`: as they were. Errors: /proc/PID/maps cannot be opened.
+  static Result<CodeView> of(const Process& process, const std::vector<MappedRegion>& regions);
+  // False also when another program runs there now.
+  bool unchanged() const;
+
+ private:
+  struct Range {
+    uint64_t start, end, offset, inode;
+    bool operator==(const Range&) const = default;
+  };
+  static std::vector<Range> ranges_of(const std::vector<MappedRegion>& regions);
+  pid_t pid_ = 0;
+  Fd maps_;  // of that program: a process that executes another has other memory
+  std::vector<Range> ranges_;
+};
+
+// Whether the process or thread maps a memfd called `memfd_name` at `address`, and the mapping starts there. Error ESRCH: no
+// such process, or not yet, or it has no memory.
+Result<bool> maps_memfd(pid_t pid, const std::string& memfd_name, uint64_t address);
 
 // Processes that map a memfd called `memfd_name` and whose mapping starts at `address`: targets and their heirs.
 Result<std::vector<pid_t>> find_processes_mapping(const std::string& memfd_name, uint64_t address);

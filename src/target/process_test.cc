@@ -2,13 +2,18 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <functional>
 #include <random>
+#include <thread>
 
 #include "target/maps_parser.h"
 #include "target/signal_frame.h"
@@ -204,6 +209,93 @@ TEST(SignalFrame, HoldsTheRestartedCall) {
   const SignalFrame frame = build_signal_frame(0x7ffff000, 0x1234, registers, 0, {});
   EXPECT_EQ(frame.stack_pointer % 16, 8u);
   EXPECT_LE(frame.start + frame.bytes.size(), 0x7ffff000u);
+}
+
+// A child that does `work` and then says so, and sleeps until it is killed.
+class Worker {
+ public:
+  explicit Worker(const std::function<void()>& work) {
+    int ends[2];
+    if (pipe(ends) != 0) return;
+    pid_ = fork();
+    if (pid_ == 0) {
+      work();
+      if (write(ends[1], "", 1) != 1) _exit(1);
+      for (;;) pause();
+    }
+    char said;
+    EXPECT_EQ(read(ends[0], &said, 1), 1);
+    close(ends[0]);
+    close(ends[1]);
+  }
+  ~Worker() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST(Process, KnowsWhatAnyThreadBlocks) {
+  const auto block = [](int signal) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, signal);
+    pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  };
+  const auto blocked = [](pid_t pid, uint32_t threads) {
+    auto process = Process::open(pid);
+    auto status = process->status();
+    EXPECT_EQ(status->threads, threads);
+    auto one = process->blocked_in_any_thread(), other = process->blocked_in_any_thread(&*status);
+    EXPECT_EQ(*one, *other);
+    return *one;
+  };
+  constexpr uint64_t kTrap = uint64_t{1} << (SIGTRAP - 1), kUser = uint64_t{1} << (SIGUSR1 - 1);
+  Worker alone([&] { block(SIGUSR1); });
+  EXPECT_EQ(blocked(alone.pid(), 1) & (kTrap | kUser), kUser);
+  Worker many([&] {
+    std::atomic<bool> there{false};
+    std::thread([&] {
+      block(SIGTRAP);
+      there = true;
+      for (;;) pause();
+    }).detach();
+    while (!there) std::this_thread::yield();
+  });
+  EXPECT_EQ(blocked(many.pid(), 2) & (kTrap | kUser), kTrap);
+}
+
+TEST(CodeView, SeesWhatIsMappedToBeExecutedAndAnotherProgram) {
+  for (const char* change : {"nothing", "data", "code", "exec"}) {
+    Worker worker([&] {
+      struct sigaction action {};
+      static const char* what;
+      what = change;
+      action.sa_handler = [](int) {
+        const int file = open("/proc/self/exe", O_RDONLY);
+        const int protection = *what == 'c' ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE;
+        if (*what == 'e') execl("/bin/sleep", "sleep", "1000", nullptr);
+        if (*what != 'n') (void)!mmap(nullptr, 4096, protection, MAP_PRIVATE, file, 0);
+        kill(getpid(), SIGSTOP);
+      };
+      sigaction(SIGUSR1, &action, nullptr);
+    });
+    auto process = Process::open(worker.pid());
+    auto view = CodeView::of(*process, *process->regions());
+    ASSERT_TRUE(view.ok()) << view.error().message;
+    EXPECT_TRUE(view->unchanged());
+    kill(worker.pid(), SIGUSR1);
+    const bool differs = *change == 'c' || *change == 'e';
+    if (*change == 'e') {
+      for (int i = 0; i < 20000 && process->status()->name != "sleep"; ++i) usleep(1000);
+    } else {
+      waitpid(worker.pid(), nullptr, WUNTRACED);
+    }
+    EXPECT_EQ(view->unchanged(), !differs) << change;
+  }
 }
 
 }  // namespace

@@ -36,12 +36,12 @@ bool jumps_into_arena(const TargetContext& header, uint64_t address, Bytes text)
 }  // namespace
 
 const PatchRecord* Registry::active_at(uint64_t address) const {
-  if (indexed_ != patches.size()) {
+  if (indexed_ > patches.size()) {
     index_.clear();
-    for (size_t i = 0; i < patches.size(); ++i)
-      if (is_live(patches[i])) index_.emplace(patches[i].address, i);
-    indexed_ = patches.size();
+    indexed_ = 0;
   }
+  for (; indexed_ < patches.size(); ++indexed_)
+    if (is_live(patches[indexed_])) index_.emplace(patches[indexed_].address, indexed_);
   const auto wanted = [address](const PatchRecord& record) {
     return is_live(record) && record.address == address;
   };
@@ -49,7 +49,9 @@ const PatchRecord* Registry::active_at(uint64_t address) const {
     return &patches[known->second];
   // Records change: what is not where it was may be elsewhere.
   const auto found = std::find_if(patches.begin(), patches.end(), wanted);
-  return found == patches.end() ? nullptr : &*found;
+  if (found == patches.end()) return nullptr;
+  index_[address] = static_cast<size_t>(found - patches.begin());
+  return &*found;
 }
 
 namespace {

@@ -3,10 +3,12 @@
 // only into that same process.
 #pragma once
 
+#include <cstring>
 #include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "target/process.h"
@@ -23,14 +25,31 @@ inline bool is_live(const wire::PatchRecord& record) {
 
 // A copy of what a process says about itself.
 struct Registry {
-  wire::TargetContext header;  // everything but `patches` is filled
+  wire::TargetContext header;  // filled up to `patches`; what follows, a megabyte, is neither set nor copied
   std::vector<wire::PatchRecord> patches;
+
+  Registry() {}
+  Registry(const Registry& other) : patches(other.patches) { copy_header(other); }
+  Registry(Registry&& other) noexcept : patches(std::move(other.patches)), index_(std::move(other.index_)) {
+    copy_header(other);
+    indexed_ = std::exchange(other.indexed_, 0);
+  }
+  Registry& operator=(Registry other) noexcept {
+    copy_header(other);
+    patches.swap(other.patches);
+    index_.swap(other.index_);
+    std::swap(indexed_, other.indexed_);
+    return *this;
+  }
 
   // The record of a live patch at `address`, or nullptr.
   const wire::PatchRecord* active_at(uint64_t address) const;
   bool of_other_version() const { return header.header.abi_version != wire::kAbiVersion; }
 
  private:
+  void copy_header(const Registry& other) {
+    std::memcpy(&header, &other.header, offsetof(wire::TargetContext, patches));
+  }
   // Where live records were found when there were `indexed_` of them: with a thousand probes all are asked for at every change.
   mutable std::unordered_map<uint64_t, size_t> index_;
   mutable size_t indexed_ = 0;

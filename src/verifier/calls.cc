@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <string>
 
+#include "maps/types.h"
 #include "verifier/memory.h"
 
 namespace bpftime::verifier {
@@ -33,27 +34,15 @@ bool is_tracing(uint32_t type) {
 bool is_sleepable(const Engine& engine) { return (engine.request.flags & BPF_F_SLEEPABLE) != 0; }
 
 bool works_in_sleepable(uint32_t map_type) {
-  switch (map_type) {
-    case BPF_MAP_TYPE_HASH:
-    case BPF_MAP_TYPE_LRU_HASH:
-    case BPF_MAP_TYPE_ARRAY:
-    case BPF_MAP_TYPE_PERCPU_HASH:
-    case BPF_MAP_TYPE_PERCPU_ARRAY:
-    case BPF_MAP_TYPE_LRU_PERCPU_HASH:
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-    case BPF_MAP_TYPE_RINGBUF:
-    case BPF_MAP_TYPE_USER_RINGBUF:
+  switch (map_type) {  // those we do not have
     case BPF_MAP_TYPE_INODE_STORAGE:
     case BPF_MAP_TYPE_SK_STORAGE:
     case BPF_MAP_TYPE_TASK_STORAGE:
-    case BPF_MAP_TYPE_QUEUE:
-    case BPF_MAP_TYPE_STACK:
     case 32:  // BPF_MAP_TYPE_CGRP_STORAGE
     case 33:  // BPF_MAP_TYPE_ARENA
       return true;
     default:
-      return false;
+      return maps::type_facts(map_type).in_sleepable;
   }
 }
 
@@ -221,11 +210,7 @@ bool call_back(Engine& engine, const Call& call) {
     case BPF_FUNC_for_each_map_elem: {
       const Value map = engine.state.reg(BPF_REG_1);
       const wire::MapSpec& spec = spec_of_map(engine, map);
-      const bool has_elements = spec.type == BPF_MAP_TYPE_HASH || spec.type == BPF_MAP_TYPE_LRU_HASH ||
-                                spec.type == BPF_MAP_TYPE_ARRAY || spec.type == BPF_MAP_TYPE_PERCPU_HASH ||
-                                spec.type == BPF_MAP_TYPE_LRU_PERCPU_HASH ||
-                                spec.type == BPF_MAP_TYPE_PERCPU_ARRAY;
-      if (!has_elements &&
+      if (!maps::type_facts(spec.type).for_each &&
           !refuse_as(engine, kEnotsupp, Rule::kFUN004, "elements of this type of map cannot be listed",
                      "callback function not allowed for map"))
         return false;

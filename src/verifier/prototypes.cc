@@ -3,7 +3,9 @@
 #include <linux/bpf.h>
 
 #include <algorithm>
-#include <initializer_list>
+#include <iterator>
+
+#include "maps/types.h"
 
 namespace bpftime::verifier {
 namespace {
@@ -34,132 +36,52 @@ const Prototype* first_row(uint32_t id) {
   return row != kRows.end() && row->id == id ? row : nullptr;
 }
 
-bool one_of(uint32_t value, std::initializer_list<uint32_t> list) {
-  return std::find(list.begin(), list.end(), value) != list.end();
-}
-
-// Linux 6.1's headers end before these.
+// Linux 6.1's headers end before this.
 constexpr uint32_t kCgroupStorageGet = 210, kCgroupStorageDelete = 211, kCgroupLocalStorageMap = 32;
 
-// Maps of special types take only the helpers made for them.
-bool map_takes(uint32_t type, uint32_t id) {
-  switch (type) {
-    case BPF_MAP_TYPE_PROG_ARRAY:
-      return id == BPF_FUNC_tail_call;
-    case BPF_MAP_TYPE_PERF_EVENT_ARRAY:
-      return one_of(id, {BPF_FUNC_perf_event_read, BPF_FUNC_perf_event_output, BPF_FUNC_skb_output,
-                         BPF_FUNC_perf_event_read_value, BPF_FUNC_xdp_output});
-    case BPF_MAP_TYPE_RINGBUF:
-      return one_of(id, {BPF_FUNC_ringbuf_output, BPF_FUNC_ringbuf_reserve, BPF_FUNC_ringbuf_query,
-                         BPF_FUNC_ringbuf_reserve_dynptr, BPF_FUNC_ringbuf_submit_dynptr,
-                         BPF_FUNC_ringbuf_discard_dynptr});
-    case BPF_MAP_TYPE_USER_RINGBUF:
-      return id == BPF_FUNC_user_ringbuf_drain;
-    case BPF_MAP_TYPE_STACK_TRACE:
-      return id == BPF_FUNC_get_stackid;
-    case BPF_MAP_TYPE_CGROUP_ARRAY:
-      return one_of(id, {BPF_FUNC_skb_under_cgroup, BPF_FUNC_current_task_under_cgroup});
-    case BPF_MAP_TYPE_CGROUP_STORAGE:
-    case BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE:
-      return id == BPF_FUNC_get_local_storage;
-    case BPF_MAP_TYPE_DEVMAP:
-    case BPF_MAP_TYPE_DEVMAP_HASH:
-    case BPF_MAP_TYPE_XSKMAP:
-      return one_of(id, {BPF_FUNC_redirect_map, BPF_FUNC_map_lookup_elem});
-    case BPF_MAP_TYPE_CPUMAP:
-      return id == BPF_FUNC_redirect_map;
-    case BPF_MAP_TYPE_ARRAY_OF_MAPS:
-    case BPF_MAP_TYPE_HASH_OF_MAPS:
-      return id == BPF_FUNC_map_lookup_elem;
-    case BPF_MAP_TYPE_SOCKMAP:
-      return one_of(id, {BPF_FUNC_sk_redirect_map, BPF_FUNC_sock_map_update, BPF_FUNC_map_delete_elem,
-                         BPF_FUNC_msg_redirect_map, BPF_FUNC_sk_select_reuseport, BPF_FUNC_map_lookup_elem});
-    case BPF_MAP_TYPE_SOCKHASH:
-      return one_of(id, {BPF_FUNC_sk_redirect_hash, BPF_FUNC_sock_hash_update, BPF_FUNC_map_delete_elem,
-                         BPF_FUNC_msg_redirect_hash, BPF_FUNC_sk_select_reuseport, BPF_FUNC_map_lookup_elem});
-    case BPF_MAP_TYPE_REUSEPORT_SOCKARRAY:
-      return id == BPF_FUNC_sk_select_reuseport;
-    case BPF_MAP_TYPE_QUEUE:
-    case BPF_MAP_TYPE_STACK:
-      return one_of(id, {BPF_FUNC_map_peek_elem, BPF_FUNC_map_pop_elem, BPF_FUNC_map_push_elem});
-    case BPF_MAP_TYPE_BLOOM_FILTER:
-      return one_of(id, {BPF_FUNC_map_peek_elem, BPF_FUNC_map_push_elem});
-    case BPF_MAP_TYPE_SK_STORAGE:
-      return one_of(id, {BPF_FUNC_sk_storage_get, BPF_FUNC_sk_storage_delete, BPF_FUNC_kptr_xchg});
-    case BPF_MAP_TYPE_INODE_STORAGE:
-      return one_of(id, {BPF_FUNC_inode_storage_get, BPF_FUNC_inode_storage_delete, BPF_FUNC_kptr_xchg});
-    case BPF_MAP_TYPE_TASK_STORAGE:
-      return one_of(id, {BPF_FUNC_task_storage_get, BPF_FUNC_task_storage_delete, BPF_FUNC_kptr_xchg});
-    case kCgroupLocalStorageMap:
-      return one_of(id, {kCgroupStorageGet, kCgroupStorageDelete, BPF_FUNC_kptr_xchg});
-    default:
-      return true;
-  }
+// Types that Linux has and we do not; ours say the same of themselves (maps/types.h).
+struct ForeignType {
+  uint32_t type;
+  maps::HelperSet own, other;
+};
+constexpr ForeignType kForeignTypes[] = {
+    {BPF_MAP_TYPE_CGROUP_STORAGE, {BPF_FUNC_get_local_storage}, {}},
+    {BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE, {BPF_FUNC_get_local_storage}, {}},
+    {BPF_MAP_TYPE_DEVMAP, {BPF_FUNC_redirect_map}, {BPF_FUNC_map_lookup_elem}},
+    {BPF_MAP_TYPE_DEVMAP_HASH, {BPF_FUNC_redirect_map}, {BPF_FUNC_map_lookup_elem}},
+    {BPF_MAP_TYPE_XSKMAP, {BPF_FUNC_redirect_map}, {BPF_FUNC_map_lookup_elem}},
+    {BPF_MAP_TYPE_CPUMAP, {BPF_FUNC_redirect_map}, {}},
+    {BPF_MAP_TYPE_SOCKMAP,
+     {BPF_FUNC_sk_redirect_map, BPF_FUNC_sock_map_update, BPF_FUNC_msg_redirect_map,
+      BPF_FUNC_sk_select_reuseport},
+     {BPF_FUNC_map_lookup_elem, BPF_FUNC_map_delete_elem}},
+    {BPF_MAP_TYPE_SOCKHASH,
+     {BPF_FUNC_sk_redirect_hash, BPF_FUNC_sock_hash_update, BPF_FUNC_msg_redirect_hash,
+      BPF_FUNC_sk_select_reuseport},
+     {BPF_FUNC_map_lookup_elem, BPF_FUNC_map_delete_elem}},
+    {BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, {BPF_FUNC_sk_select_reuseport}, {}},
+    {BPF_MAP_TYPE_SK_STORAGE, {BPF_FUNC_sk_storage_get, BPF_FUNC_sk_storage_delete}, {BPF_FUNC_kptr_xchg}},
+    {BPF_MAP_TYPE_INODE_STORAGE,
+     {BPF_FUNC_inode_storage_get, BPF_FUNC_inode_storage_delete},
+     {BPF_FUNC_kptr_xchg}},
+    {BPF_MAP_TYPE_TASK_STORAGE,
+     {BPF_FUNC_task_storage_get, BPF_FUNC_task_storage_delete},
+     {BPF_FUNC_kptr_xchg}},
+    {kCgroupLocalStorageMap, {kCgroupStorageGet, kCgroupStorageDelete}, {BPF_FUNC_kptr_xchg}},
+};
+
+const ForeignType* foreign_type(uint32_t type) {
+  const auto* row = std::find_if(std::begin(kForeignTypes), std::end(kForeignTypes),
+                                 [type](const ForeignType& each) { return each.type == type; });
+  return row != std::end(kForeignTypes) ? row : nullptr;
 }
 
-// Helpers made for special types take only maps of those.
-bool helper_takes(uint32_t id, uint32_t type) {
-  switch (id) {
-    case BPF_FUNC_tail_call:
-      return type == BPF_MAP_TYPE_PROG_ARRAY;
-    case BPF_FUNC_perf_event_read:
-    case BPF_FUNC_perf_event_output:
-    case BPF_FUNC_perf_event_read_value:
-    case BPF_FUNC_skb_output:
-    case BPF_FUNC_xdp_output:
-      return type == BPF_MAP_TYPE_PERF_EVENT_ARRAY;
-    case BPF_FUNC_ringbuf_output:
-    case BPF_FUNC_ringbuf_reserve:
-    case BPF_FUNC_ringbuf_query:
-    case BPF_FUNC_ringbuf_reserve_dynptr:
-    case BPF_FUNC_ringbuf_submit_dynptr:
-    case BPF_FUNC_ringbuf_discard_dynptr:
-      return type == BPF_MAP_TYPE_RINGBUF;
-    case BPF_FUNC_user_ringbuf_drain:
-      return type == BPF_MAP_TYPE_USER_RINGBUF;
-    case BPF_FUNC_get_stackid:
-      return type == BPF_MAP_TYPE_STACK_TRACE;
-    case BPF_FUNC_current_task_under_cgroup:
-    case BPF_FUNC_skb_under_cgroup:
-      return type == BPF_MAP_TYPE_CGROUP_ARRAY;
-    case BPF_FUNC_redirect_map:
-      return one_of(
-          type, {BPF_MAP_TYPE_DEVMAP, BPF_MAP_TYPE_DEVMAP_HASH, BPF_MAP_TYPE_CPUMAP, BPF_MAP_TYPE_XSKMAP});
-    case BPF_FUNC_sk_redirect_map:
-    case BPF_FUNC_msg_redirect_map:
-    case BPF_FUNC_sock_map_update:
-      return type == BPF_MAP_TYPE_SOCKMAP;
-    case BPF_FUNC_sk_redirect_hash:
-    case BPF_FUNC_msg_redirect_hash:
-    case BPF_FUNC_sock_hash_update:
-      return type == BPF_MAP_TYPE_SOCKHASH;
-    case BPF_FUNC_get_local_storage:
-      return one_of(type, {BPF_MAP_TYPE_CGROUP_STORAGE, BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE});
-    case BPF_FUNC_sk_select_reuseport:
-      return one_of(type, {BPF_MAP_TYPE_REUSEPORT_SOCKARRAY, BPF_MAP_TYPE_SOCKMAP, BPF_MAP_TYPE_SOCKHASH});
-    case BPF_FUNC_map_pop_elem:
-      return one_of(type, {BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK});
-    case BPF_FUNC_map_peek_elem:
-    case BPF_FUNC_map_push_elem:
-      return one_of(type, {BPF_MAP_TYPE_QUEUE, BPF_MAP_TYPE_STACK, BPF_MAP_TYPE_BLOOM_FILTER});
-    case BPF_FUNC_map_lookup_percpu_elem:
-      return one_of(type,
-                    {BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH, BPF_MAP_TYPE_LRU_PERCPU_HASH});
-    case BPF_FUNC_sk_storage_get:
-    case BPF_FUNC_sk_storage_delete:
-      return type == BPF_MAP_TYPE_SK_STORAGE;
-    case BPF_FUNC_inode_storage_get:
-    case BPF_FUNC_inode_storage_delete:
-      return type == BPF_MAP_TYPE_INODE_STORAGE;
-    case BPF_FUNC_task_storage_get:
-    case BPF_FUNC_task_storage_delete:
-      return type == BPF_MAP_TYPE_TASK_STORAGE;
-    case kCgroupStorageGet:
-    case kCgroupStorageDelete:
-      return type == kCgroupLocalStorageMap;
-    default:
-      return true;
-  }
+// Whether the helper is made for maps of some types, so that it takes none of others.
+bool is_own_helper(uint32_t id) {
+  return std::any_of(std::begin(maps::kMapTypes), std::end(maps::kMapTypes),
+                     [id](uint32_t type) { return maps::type_facts(type).own_helpers.has(id); }) ||
+         std::any_of(std::begin(kForeignTypes), std::end(kForeignTypes),
+                     [id](const ForeignType& type) { return type.own.has(id); });
 }
 
 }  // namespace
@@ -180,7 +102,11 @@ std::string_view helper_name(uint32_t id) {
 }
 
 bool takes_map(uint32_t id, uint32_t map_type) {
-  return map_takes(map_type, id) && helper_takes(id, map_type);
+  if (const ForeignType* foreign = foreign_type(map_type))
+    return foreign->own.has(id) || foreign->other.has(id);
+  const maps::MapTypeFacts facts = maps::type_facts(map_type);
+  if (is_own_helper(id)) return facts.own_helpers.has(id);
+  return *facts.name == 0 || facts.every_other_helper || facts.other_helpers.has(id);
 }
 
 std::string_view expected_types(ArgKind kind) {

@@ -165,6 +165,14 @@ Result<void> send_message(int socket, MessageType type, uint32_t sequence, Bytes
                                 static_cast<uint32_t>(fds.size()),
                                 sequence};
   const Bytes bytes = as_bytes(header);
+  // In one piece, as most are: the receiver is woken once, and finds all of it.
+  constexpr size_t kTogetherMax = 4096;
+  if (const size_t size = bytes.size() + body.size(); size <= kTogetherMax) {
+    uint8_t both[kTogetherMax];
+    std::memcpy(both, bytes.data(), bytes.size());
+    if (!body.empty()) std::memcpy(both + bytes.size(), body.data(), body.size());
+    return send_all(socket, both, size, fds, deadline);
+  }
   if (auto sent = send_all(socket, bytes.data(), bytes.size(), fds, deadline); !sent) return sent;
   return send_all(socket, body.data(), body.size(), {}, deadline);
 }

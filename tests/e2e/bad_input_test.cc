@@ -358,14 +358,12 @@ class Protocol : public BadInput {
     (void)!::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
     std::string text;
     bool ended = false;
-    eventually(
-        [&] {
-          char buffer[4096];
-          const ssize_t count = ::recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
-          if (count > 0) text.append(buffer, count);
-          return ended = count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR);
-        },
-        std::chrono::seconds(5));
+    eventually([&] {
+      char buffer[4096];
+      const ssize_t count = ::recv(fd, buffer, sizeof buffer, MSG_DONTWAIT);
+      if (count > 0) text.append(buffer, count);
+      return ended = count == 0 || (count < 0 && errno != EAGAIN && errno != EINTR);
+    });
     ::close(fd);
     if (!ended) return std::nullopt;
     return text;

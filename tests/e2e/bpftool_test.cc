@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <regex>
+#include <set>
 
 #include "conversation.h"
 #include "harness.h"
@@ -176,6 +177,21 @@ TEST_F(BpftoolTest, MachineCodeIsShownAsTheirsWould) {
     EXPECT_FALSE(each["operation"].get<std::string>().empty()) << each;
     before = pc;
   }
+  // Theirs finds the same code by addresses and lengths, and lines by their addresses.
+  const Json seen = their_json({"prog", "dump", "jited", "name", "on_counters", "linum"});
+  ASSERT_EQ(seen.size(), 1u) << seen;
+  EXPECT_EQ(seen[0]["proto"], whole[0]["proto"]);
+  const auto places = [](const Json& insns, std::set<std::string>& sources) {
+    std::vector<uint64_t> out;
+    for (const Json& each : insns) {
+      out.push_back(std::stoull(each["pc"].get<std::string>(), nullptr, 16));
+      if (each.contains("src")) sources.insert(each["src"].get<std::string>());
+    }
+    return out;
+  };
+  std::set<std::string> ours, told;
+  EXPECT_EQ(places(seen[0]["insns"], told), places(whole[0]["insns"], ours));
+  EXPECT_GT(told.size(), 10u) << "lines of source beside the code";
   const std::string file = directory() + "/code";
   EXPECT_EQ(bpftime({"prog", "dump", "jited", "name", "on_counters", "file", file}).code, 0);
   const Json shown = our_json({"prog", "show", "name", "on_counters"});

@@ -28,7 +28,15 @@ struct Script {
   // here.
   std::string prints;
   size_t times = 0;
+  // The talker's threads speak one after the other. bpftrace 0.17 looks a number up, adds to it and stores the sum: in that order,
+  // with nothing that keeps another thread from doing the same in between. Where that is not undone by us (support-matrix.md) it
+  // is the scheduler's choice whether a number is one too low, here and on the kernel. What the scripts show does not depend on it.
+  bool in_turn = false;
 };
+Script in_turn(Script script) {
+  script.in_turn = true;
+  return script;
+}
 
 void PrintTo(const Script& script, std::ostream* out) { *out << script.name; }
 
@@ -72,7 +80,7 @@ class Bpftrace : public EndToEnd, public ::testing::WithParamInterface<Script> {
   // What the script prints while two threads of a talker talk three times each, twice.
   std::string output_of(const Script& script, Side side, const Child::Options& user) {
     const bool on_kernel = side == Side::kKernel;
-    const Arguments talk = {program("talker"), "2", "3"};
+    const Arguments talk = {program("talker"), "2", "3", script.in_turn ? "in-turn" : "at-once"};
     const auto under = [&](Arguments verb, const Arguments& command) {
       verb.insert(verb.begin(), program("bpftime"));
       verb.insert(verb.end(), command.begin(), command.end());
@@ -145,36 +153,36 @@ INSTANTIATE_TEST_SUITE_P(
         Script{"BeginEnd",
                "BEGIN { printf(\"%s %d uid %d\\n\", comm, pid == tid, uid); @x = 3; exit(); } END { @x++; }",
                false},
-        Script{"Interval", "interval:ms:20 { @ticks = count(); if (++@n == 5) { exit(); } }", false},
+        Script{"Interval", "interval:ms:20 /@n < 5/ { @ticks = count(); if (++@n == 5) { exit(); } }", false},
         Script{"Clear",
                "BEGIN { @a[1] = 2; @b = count(); print(@a); clear(@a); zero(@b); print(@b); exit(); }",
                false},
         Script{"Profile", "profile:hz:50 { @hit = 1; } interval:ms:300 { exit(); }", false},
         Script{"Printf", "uprobe:TALKER:talk { printf(\"%s %s %d\\n\", comm, str(arg0), pid); }", true,
                "talker-", 12},
-        Script{"CountByName", "uprobe:TALKER:talk { @[comm] = count(); @text[str(arg0, 3)] = count(); }"},
-        Script{"Statistics",
-               "uretprobe:TALKER:talk { $v = retval % 100; @avg = avg($v); @sum = sum($v); @min = min($v); "
-               "@max = "
-               "max($v); @stats = stats($v); @hist = hist($v); @lhist = lhist($v, 0, 100, 10); }"},
-        Script{"Latency",
-               "uprobe:TALKER:talk { @start[tid] = nsecs; } uretprobe:TALKER:talk /@start[tid]/ { "
-               "@less_than_1s = "
-               "sum(nsecs - @start[tid] < 1000000000); delete(@start[tid]); }"},
-        Script{"Stacks",
-               "uprobe:TALKER:talk { @[ustack(3), comm] = count(); @at[usym(reg(\"ip\"))] = count(); }"},
+        in_turn({"CountByName", "uprobe:TALKER:talk { @[comm] = count(); @text[str(arg0, 3)] = count(); }"}),
+        in_turn({"Statistics",
+                 "uretprobe:TALKER:talk { $v = retval % 100; @avg = avg($v); @sum = sum($v); @min = min($v); "
+                 "@max = "
+                 "max($v); @stats = stats($v); @hist = hist($v); @lhist = lhist($v, 0, 100, 10); }"}),
+        in_turn({"Latency",
+                 "uprobe:TALKER:talk { @start[tid] = nsecs; } uretprobe:TALKER:talk /@start[tid]/ { "
+                 "@less_than_1s = "
+                 "sum(nsecs - @start[tid] < 1000000000); delete(@start[tid]); }"}),
+        in_turn({"Stacks",
+                 "uprobe:TALKER:talk { @[ustack(3), comm] = count(); @at[usym(reg(\"ip\"))] = count(); }"}),
         Script{
             "Loops",
             "uprobe:TALKER:talk /comm == \"talker-1\"/ { $i = 0; while ($i < 3) { @w[$i] = sum($i); $i++; } "
             "unroll(2) { @u++; } if (str(arg0) == \"t1 c1\") { @equal = count(); } @first[*uptr(arg0) & "
             "0xff] = "
             "count(); }"},
-        Script{"SystemCalls",
-               // Sums, not counts: lines of two threads may leave in one write.
-               "tracepoint:syscalls:sys_enter_write /pid == PID/ { @bytes = sum(args->count); "
-               "printf(\"%s\", str(args->buf, args->count)); } tracepoint:syscalls:sys_exit_write /pid == "
-               "PID/ { @written = sum(args->ret); }",
-               true, "round 2 done", 1}),
+        in_turn({"SystemCalls",
+                 // Sums, not counts: lines of two threads may leave in one write.
+                 "tracepoint:syscalls:sys_enter_write /pid == PID/ { @bytes = sum(args->count); "
+                 "printf(\"%s\", str(args->buf, args->count)); } tracepoint:syscalls:sys_exit_write /pid == "
+                 "PID/ { @written = sum(args->ret); }",
+                 true, "round 2 done", 1})),
     [](const auto& script) { return script.param.name; });
 
 // ---- scripts as they come with bpftrace ----

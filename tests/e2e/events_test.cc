@@ -280,7 +280,7 @@ TEST_F(Events, PerCpuCountsAreNeverTooHigh) {
   Child tool = load_tool({program("uprobe_stat"), "count", program("talker"), "talk"});
   Child target = talker(kThreads, kCalls);
   target.signal(SIGUSR1);
-  ASSERT_TRUE(target.wait_for_output("round 1 done\n", std::chrono::seconds(60)));
+  ASSERT_TRUE(target.wait_for_output("round 1 done\n", 2 * kPatience));
   const auto seen = finish_tool(tool);
   EXPECT_EQ(seen["calls"], kThreads * kCalls);
   EXPECT_EQ(seen["bss"], kThreads * kCalls);

@@ -90,7 +90,7 @@ class Extend : public EndToEnd {
     Child child = with_input({"extend", policy, "--", program(host)});
     say(line);
     close_input();
-    const int code = child.wait(seconds(60)).value_or(-1);
+    const int code = child.wait(2 * kPatience).value_or(-1);
     const std::string& out = child.output();
     const size_t at = out.find("result ");
     return {code, at == std::string::npos ? "" : out.substr(at, out.find('\n', at) - at), child.error()};
@@ -234,7 +234,7 @@ TEST_F(Extend, WhatTheCommandStartsIsExtendedToo) {
   const size_t before = extend.output().size();
   say("8 3");
   close_input();
-  EXPECT_EQ(extend.wait(seconds(60)), 5) << extend.error();
+  EXPECT_EQ(extend.wait(2 * kPatience), 5) << extend.error();
   EXPECT_NE(extend.output().find("result 403", before), std::string::npos) << extend.output();
 }
 

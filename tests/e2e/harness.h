@@ -16,9 +16,17 @@ namespace bpftime::e2e {
 
 using Arguments = std::vector<std::string>;
 
+// How long something may take that is bound to happen. Waits end when it does, so only a failure takes so long; machines that
+// run other things, too, are slow.
+inline constexpr std::chrono::seconds kPatience(60);
+
 // Directory of the built programs (BPFTIME_BIN_DIR, set by CTest) and path of one of them.
 std::string bin_directory();
 std::string program(const std::string& name);
+
+// How long to wait for what surely comes: only a failure takes it. With fifteen processes for each CPU a bpftrace that compiles its
+// script and ours has needed more than 20 s to be ready.
+constexpr std::chrono::seconds kPatience{60};
 
 // A child process with its standard output and error captured. Killed with SIGKILL and reaped on destruction if alive.
 class Child {
@@ -38,10 +46,10 @@ class Child {
   bool running();
   void signal(int number);
   // Closes nothing, waits for the end. Exit code, or 128 + signal. nullopt at the deadline.
-  std::optional<int> wait(std::chrono::seconds limit = std::chrono::seconds(20));
+  std::optional<int> wait(std::chrono::seconds limit = kPatience);
   // Reads until standard output (or error) contains `text`. False at the deadline or end of output.
-  bool wait_for_output(const std::string& text, std::chrono::seconds limit = std::chrono::seconds(20));
-  bool wait_for_error(const std::string& text, std::chrono::seconds limit = std::chrono::seconds(20));
+  bool wait_for_output(const std::string& text, std::chrono::seconds limit = kPatience);
+  bool wait_for_error(const std::string& text, std::chrono::seconds limit = kPatience);
   // What has been read so far.
   const std::string& output();
   const std::string& error();
@@ -61,11 +69,10 @@ struct Finished {
   std::string output, error;
 };
 Finished run(const Arguments& arguments, const Child::Options& options = {},
-             std::chrono::seconds limit = std::chrono::seconds(60));
+             std::chrono::seconds limit = 2 * kPatience);
 
 // Waits until `holds` is true. Never a fixed sleep: polls every few milliseconds until the deadline.
-bool eventually(const std::function<bool()>& holds,
-                std::chrono::milliseconds limit = std::chrono::seconds(20));
+bool eventually(const std::function<bool()>& holds, std::chrono::milliseconds limit = kPatience);
 
 // A free TCP port on 127.0.0.1 (just now).
 int free_port();

@@ -64,9 +64,9 @@ constexpr Difference kDifferences[] = {
     {"epoll delete (hash|array|perf array) again", "-1 ENOENT", "-1 EPERM", "as above"},
     {"epoll wait with output event", "1 0", "0 0",
      "an event without a ring is not ready; Linux reports EPOLLHUP"},
-    {"read (hash|array|perf array|ringbuf)", "-1 EINVAL", "8 0",
-     "descriptors are memory files: read, write and lseek work on them"},
-    {"write (hash|array|perf array|ringbuf)", "-1 EINVAL", "1 0", "as above"},
+    {"read (hash|array|perf array|ringbuf)", "-1 EINVAL", "0 0",
+     "descriptors are memory files: read, write and lseek work on them; a map's is behind its end"},
+    {"write (hash|array|perf array|ringbuf)", "-1 EINVAL", "-1 EPERM", "as above"},
     {"read output", "8 0", "64 0", "as above"},
     {"read uprobe, small", "-1 ENOSPC", "4 0", "as above"},
     {"lseek event", "-1 ESPIPE", "0 0", "as above"},
@@ -138,8 +138,9 @@ TEST_F(Parity, BadCallsAreRefusedAsByTheKernel) {
       EXPECT_EQ(theirs[i], ours[i]) << "line " << i + 1 << ": the kernel's, ours";
     }
   EXPECT_GT(worker_pid(), 0);
-  EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
-  EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
+  // What lies in a circle goes with the next sweep, which a busy daemon may put off.
+  for (const char* kind : {"map", "prog"})
+    EXPECT_TRUE(eventually([&] { return bpftime_json({kind, "show"}).empty(); })) << kind;
 }
 
 // Files of uprobes are called what the tool called them, whatever that means to others.

@@ -63,7 +63,7 @@ class QuickStart : public EndToEnd {
   struct Typed {
     Child child;
     Finished finished() {
-      const auto code = child.wait(std::chrono::seconds(60));
+      const auto code = child.wait();
       return {code.value_or(-1), child.output(), child.error()};
     }
   };

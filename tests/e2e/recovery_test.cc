@@ -321,20 +321,31 @@ TEST_F(Recovery, StopTakesTheProbesOut) {
 TEST_F(Recovery, LeavesWhenIdleAndNotBefore) {
   std::filesystem::create_directory(directory() + "/run");
   std::filesystem::permissions(directory() + "/run", std::filesystem::perms::owner_all);
-  Child keeper({program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds", "1"},
-               options());
-  ASSERT_TRUE(eventually([&] { return worker_pid() > 0; })) << keeper.error();
-  EXPECT_EQ(processes().keeper, keeper.pid());
   Conversation target = victim();
-  attach(target);
-  {
+  // Long enough for a tool to come, on a slow machine at the second or third try.
+  bool held = false;
+  for (const int idle : {1, 10, 60}) {
+    Child keeper(
+        {program("bpftimed"), "--runtime-dir", directory() + "/run", "--idle-seconds", std::to_string(idle)},
+        options());
+    ASSERT_TRUE(eventually([&] { return worker_pid() > 0; })) << keeper.error();
+    EXPECT_EQ(processes().keeper, keeper.pid());
+    attach(target);
     Child tool = stat_tool("count");
+    held = processes().keeper == keeper.pid();
+    if (!held) {  // it left before the tool came, and another came with the tool
+      finish_tool(tool);
+      ASSERT_EQ(bpftime({"daemon", "stop"}).code, 0);
+      continue;
+    }
     // As long as a tool holds something it stays; the target alone does not hold it.
-    EXPECT_FALSE(eventually([&] { return !keeper.running(); }, std::chrono::seconds(3)));
+    EXPECT_FALSE(eventually([&] { return !keeper.running(); }, std::chrono::seconds(idle + 2)));
     target.ask("call 3");
     EXPECT_EQ(finish_tool(tool)["calls"], 3);
+    EXPECT_EQ(keeper.wait(2 * kPatience), 0);
+    break;
   }
-  EXPECT_EQ(keeper.wait(), 0);
+  EXPECT_TRUE(held) << "the daemon never stayed long enough for a tool to come";
   EXPECT_TRUE(restored(target.pid()));
   EXPECT_EQ(bpftime({"daemon", "status"}).code, 3);
   // A later daemon knows the target still.

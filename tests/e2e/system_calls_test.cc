@@ -154,7 +154,7 @@ class SystemCalls : public EndToEnd {
   }
   std::string end_of(Child& tool) {
     tool.signal(SIGINT);
-    EXPECT_TRUE(tool.wait(std::chrono::seconds(30)));
+    EXPECT_TRUE(tool.wait());
     return tool.output();
   }
 };

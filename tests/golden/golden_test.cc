@@ -87,13 +87,28 @@ std::vector<Probe> probes() {
                                   raw(BPF_ALU64 | BPF_AND | BPF_K, 1, 0, 0, 15)};
   const std::vector<Insn> time = {call(BPF_FUNC_ktime_get_ns), mov_reg(1, 0),
                                   raw(BPF_ALU64 | BPF_AND | BPF_K, 1, 0, 0, 15)};
+  const std::vector<Insn> record = {load(BPF_DW, 6, 1, kRdi),
+                                    raw(BPF_LD | BPF_IMM | BPF_DW, 1, BPF_PSEUDO_MAP_FD),
+                                    raw(0),
+                                    mov(2, 8),
+                                    mov(3, 0),
+                                    call(BPF_FUNC_ringbuf_reserve),
+                                    raw(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 4),
+                                    store(BPF_DW, 0, 6, 0),
+                                    mov_reg(1, 0),
+                                    mov(2, 0),
+                                    call(BPF_FUNC_ringbuf_submit),
+                                    mov(0, 0),
+                                    exit_insn()};
   const auto percpu = map_of(BPF_MAP_TYPE_PERCPU_ARRAY, 16), array = map_of(BPF_MAP_TYPE_ARRAY, 16);
+  const compiler::MapBinding ring = {{BPF_MAP_TYPE_RINGBUF, 0, 0, 4 << 20, 0, 4}, kMaps, 1};
   return {
       {"empty", {mov(0, 0), exit_insn()}, {}},
       {"count_argument_per_cpu", with_first(argument(kRdi), count(false)), {percpu}},
       {"count_in_array", with_first({mov(1, 0)}, count(true)), {array}},
       {"update_hash", hash, {map_of(BPF_MAP_TYPE_HASH, 2048)}},
       {"read_word", with_first(word, count(false)), {percpu}},
+      {"submit_record", record, {ring}},
       {"read_clock", with_first(time, count(false)), {percpu}},
       {"count_result_per_cpu", with_first(argument(kRax), count(false)), {percpu}, true},
   };

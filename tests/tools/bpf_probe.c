@@ -1090,6 +1090,9 @@ static void probe_perf_use(void) {
   say("link on an event with a program", link_create(kprobe, event, BPF_PERF_EVENT, 0, 0));
   say("ioctl SET_BPF on output", ioctl(output, PERF_EVENT_IOC_SET_BPF, kprobe));
   say("ioctl SET_OUTPUT", ioctl(event, PERF_EVENT_IOC_SET_OUTPUT, 999));
+  say("ioctl SET_OUTPUT to itself", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, output));
+  say("ioctl SET_OUTPUT to an event without a ring", ioctl(event, PERF_EVENT_IOC_SET_OUTPUT, output));
+  say("ioctl SET_OUTPUT to nothing", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1));
   say("ioctl PAUSE_OUTPUT without a ring", ioctl(output, PERF_EVENT_IOC_PAUSE_OUTPUT, 1));
   unsigned long long period = 0;
   say("ioctl PERIOD 0", ioctl(event, PERF_EVENT_IOC_PERIOD, &period));
@@ -1114,6 +1117,7 @@ static void probe_perf_use(void) {
            mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 3 * 4096);
   say_mmap("mmap output again", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0),
            5 * 4096);
+  say("ioctl SET_OUTPUT to nothing, mapped", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1));
   say("ioctl PAUSE_OUTPUT", ioctl(output, PERF_EVENT_IOC_PAUSE_OUTPUT, 1));
   char buffer[64];
   say("read output", read(output, buffer, sizeof buffer));

@@ -1,11 +1,13 @@
 // A program to be probed: exports `talk`, calls it from several threads on request, and says who called.
-//   talker THREADS CALLS
-// Every SIGUSR1 is one round: each thread calls talk("t<thread> c<call>") CALLS times. SIGTERM ends it.
+//   talker THREADS CALLS [in-turn]
+// Every SIGUSR1 is one round: each thread calls talk("t<thread> c<call>") CALLS times; in turn: the next begins when one has
+// ended. SIGTERM ends it.
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,6 +39,7 @@ static void* speak(void* argument) {
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? atoi(argv[1]) : 1;
   calls = argc > 2 ? atoi(argv[2]) : 1;
+  const int in_turn = argc > 3 && strcmp(argv[3], "in-turn") == 0;
   sigset_t wanted;
   sigemptyset(&wanted);
   sigaddset(&wanted, SIGUSR1);
@@ -48,8 +51,11 @@ int main(int argc, char** argv) {
     int signal;
     if (sigwait(&wanted, &signal) != 0 || signal == SIGTERM) return 0;
     pthread_t* started = calloc(threads, sizeof *started);
-    for (long i = 0; i < threads; ++i) pthread_create(&started[i], NULL, speak, (void*)i);
-    for (int i = 0; i < threads; ++i) pthread_join(started[i], NULL);
+    for (long i = 0; i < threads; ++i) {
+      pthread_create(&started[i], NULL, speak, (void*)i);
+      if (in_turn) pthread_join(started[i], NULL);
+    }
+    for (int i = 0; i < threads && !in_turn; ++i) pthread_join(started[i], NULL);
     free(started);
     printf("round %d done\n", round);
     fflush(stdout);

@@ -12,6 +12,7 @@
 #include <string>
 #include <thread>
 
+#include "base/progress.h"
 #include "wire/client.h"
 
 namespace {
@@ -21,7 +22,7 @@ using bpftime::Fd;
 using namespace bpftime::wire;
 using Json = nlohmann::json;
 
-constexpr int kIdleMs = 20000;
+constexpr int kIdleMs = 20000, kSlowMs = 2000, kSlowPid = 4712;
 uint16_t version = kAbiVersion;
 
 Bytes bytes_of(const std::string& text) {
@@ -45,7 +46,8 @@ const char kList[] =
     R"({"targets":[{"pid":10,"name":"nginx","lineage":9,"probes":[{"path":"/usr/sbin/nginx","offset":4096,
   "function":"serve","address":93824992235520,"programs":[{"id":3,"name":"count","kind":"uprobe"}],"state":"active"},
   {"path":"/usr/sbin/nginx","offset":8192,"function":"tiny","state":"skipped","reason":"shorter than a jump"}]}],
-  "loaders":[{"pid":7,"name":"malloc"}]})";
+  "clocks":[{"event":4,"period_ns":1000000000,"cpu":-1,"programs":[{"id":5,"name":"tick","kind":"perf_event",
+  "state":"active","hits":7}]}],"loaders":[{"pid":7,"name":"malloc"}]})";
 
 void command(int socket, const Message& message) {
   const Json request = Json::parse(message.body.begin(), message.body.end(), nullptr, false);
@@ -55,6 +57,12 @@ void command(int socket, const Message& message) {
     const Json status{
         {"version", "0.1.0"}, {"worker_pid", ::getpid()}, {"keeper_pid", ::getpid()}, {"maps", 1}};
     return reply(socket, message.sequence, 0, "", status.dump());
+  }
+  if (what == "attach" && request.value("pid", 0) == kSlowPid) {  // longer than anybody waits silently
+    bpftime::set_progress("process 4712: placing probes", 3, 40);
+    struct pollfd leaves = {socket, POLLRDHUP, 0};
+    ::poll(&leaves, 1, kSlowMs);
+    bpftime::set_progress("");
   }
   if (what == "attach" || what == "detach") {
     if (request.value("pid", 0) == 1)
@@ -103,6 +111,7 @@ int main(int argc, char** argv) {
     std::fprintf(starts, "%d\n", static_cast<int>(::getpid()));
     std::fclose(starts);
   }
+  bpftime::publish_progress_in(directory);
   const std::string path = directory + "/daemon.sock";
   ::unlink(path.c_str());
   Fd listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));

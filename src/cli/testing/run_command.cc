@@ -15,7 +15,7 @@
 namespace bpftime::cli::testing {
 namespace {
 
-constexpr time_t kPatienceS = 20;
+constexpr time_t kPatienceS = 60;
 
 [[noreturn]] void become(const CommandRun& run, int out, int err) {
   for (const auto& [name, value] : run.environment) {

@@ -16,7 +16,7 @@ inline maps::MapView view_of_type(uint64_t map) {
 template <uint32_t kType>
 inline uint64_t map_lookup_elem(uint64_t r1, uint64_t r2, uint64_t, uint64_t) {
   const maps::MapView map = view_of_type<kType>(r1);
-  if (map.spec->type == maps::kTypeLpmTrie)
+  if (!core::inlines_lookup(map.spec->type))
     return reinterpret_cast<uint64_t>(bpftime_map_lookup(pointer<const MapRef>(r1), pointer(r2)));
   return reinterpret_cast<uint64_t>(core::lookup_percpu(map, pointer(r2), cpu_for(map)));
 }
@@ -28,9 +28,8 @@ inline uint64_t map_update_elem(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t 
     if (maps::hash_update_in_place(map, pointer(r2), pointer(r3), r4)) return 0;
     return bpftime_hash_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
   }
-  if (map.spec->type == maps::kTypeArray) return maps::array_update(map, pointer(r2), pointer(r3), r4);
-  if (map.spec->type == maps::kTypePercpuArray)
-    return maps::percpu_array_update(map, pointer(r2), pointer(r3), r4, cpu_for(map));
+  if (core::inlines_update(map.spec->type))
+    return core::update(map, pointer(r2), pointer(r3), r4, cpu_for(map), /*owner=*/0);
   if (core::update_in_place(map, pointer(r2), pointer(r3), r4, cpu_for(map))) return 0;
   return bpftime_map_update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), r4);
 }
@@ -49,11 +48,54 @@ BPFTIME_HELPER_FUNCTION(map_lookup_elem) { return map_lookup_elem<0>(r1, r2, r3,
 BPFTIME_HELPER_FUNCTION(map_update_elem) { return map_update_elem<0>(r1, r2, r3, r4); }
 BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem) { return map_lookup_percpu_elem<0>(r1, r2, r3, r4); }
 
-#define BPFTIME_MAP_HELPER(helper, type, number) \
-  static_assert(maps::type == (number));         \
-  BPFTIME_HELPER_FUNCTION(helper##_of_type_##number) { return helper<maps::type>(r1, r2, r3, r4); }
-#include "helpers/map_types.def"
-#undef BPFTIME_MAP_HELPER
+// A program whose call always gets the same map calls that of its type: what the other types need is neither read nor
+// optimised with it, which is most of the time its compilation would take.
+#define BPFTIME_OF_TYPE(number, name, Type)                          \
+  BPFTIME_HELPER_FUNCTION(map_lookup_elem_of_type_##number) {        \
+    return map_lookup_elem<number>(r1, r2, r3, r4);                  \
+  }                                                                  \
+  BPFTIME_HELPER_FUNCTION(map_update_elem_of_type_##number) {        \
+    return map_update_elem<number>(r1, r2, r3, r4);                  \
+  }                                                                  \
+  BPFTIME_HELPER_FUNCTION(map_lookup_percpu_elem_of_type_##number) { \
+    return map_lookup_percpu_elem<number>(r1, r2, r3, r4);           \
+  }
+BPFTIME_MAP_TYPES(BPFTIME_OF_TYPE)
+#undef BPFTIME_OF_TYPE
+
+namespace {
+
+// bpf_map_update_elem(map, key, value, BPF_ANY) for who has looked the key up before: r4 is what it got, r5 the value it found
+// there. maps::kChanged: it is to look again.
+template <uint32_t kType>
+inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5) {
+  const maps::MapView map = view_of_type<kType>(r1);
+  if (__builtin_expect(r4 != 0, 1))
+    return core::update_unchanged(map, pointer(r2), pointer<uint64_t>(r4), r5, pointer(r3), cpu_for(map));
+  // There is no such index, which the update says, or there was no such key.
+  if (kType == maps::kTypeArray || kType == maps::kTypePercpuArray)
+    return maps::array_update(map, pointer(r2), pointer(r3), maps::kUpdateAny);
+  const auto update = kType == maps::kTypeHash ? bpftime_hash_update : bpftime_map_update;
+  const int64_t result = update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
+  return result == -maps::kErrExists ? maps::kChanged : result;
+}
+
+}  // namespace
+
+// Those of maps::updates_unchanged.
+#define BPFTIME_UPDATE_UNCHANGED(type, number)                                                             \
+  static_assert(maps::type == (number));                                                                   \
+  extern "C" uint64_t bpftime_map_update_unchanged_of_type_##number(                                       \
+      uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5, const bpftime::wire::Invocation*) { \
+    return map_update_unchanged<maps::type>(r1, r2, r3, r4, r5);                                           \
+  }
+BPFTIME_UPDATE_UNCHANGED(kTypeHash, 1)
+BPFTIME_UPDATE_UNCHANGED(kTypeArray, 2)
+BPFTIME_UPDATE_UNCHANGED(kTypePercpuHash, 5)
+BPFTIME_UPDATE_UNCHANGED(kTypePercpuArray, 6)
+BPFTIME_UPDATE_UNCHANGED(kTypeLruHash, 9)
+BPFTIME_UPDATE_UNCHANGED(kTypeLruPercpuHash, 10)
+#undef BPFTIME_UPDATE_UNCHANGED
 
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
@@ -77,7 +119,8 @@ inline void commit(uint64_t record, uint64_t flags, bool discard) {
   const MapRef* ring = bpftime_ring_of(pointer(record));
   if (ring == nullptr) return;  // never in a verified program
   maps::RingCommit commit;
-  if (__builtin_expect(core::ring_commit_at_once(view(ring), pointer(record), discard, &commit), 1)) return;
+  if (__builtin_expect(core::ring_commit_at_once(view(ring), pointer(record), flags, discard, &commit), 1))
+    return;
   bpftime_ring_commit_rest(ring, flags, commit.start, commit.end, commit.ticket);
 }
 
