@@ -59,8 +59,6 @@ struct MapExample {
   uint32_t key_size, value_size, max_entries, flags;
 };
 
-class KeyOrder;
-
 inline constexpr int64_t kChanged = 1;  // of update_unchanged, besides 0 and errors
 
 struct MapType {
