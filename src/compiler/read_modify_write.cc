@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "compiler/function_translator.h"
-#include "maps/unchanged.h"
+#include "maps/types.h"
 #include "program/instructions.h"
 
 namespace bpftime::compiler {

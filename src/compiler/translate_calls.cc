@@ -6,7 +6,6 @@
 #include "helpers/table.h"
 #include "maps/map_type.h"
 #include "maps/prog_array.h"
-#include "maps/unchanged.h"
 #include "maps/user_ringbuf.h"
 #include "wire/target_context.h"
 

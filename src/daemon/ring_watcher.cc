@@ -71,26 +71,33 @@ void RingWatcher::run() {
   sigset_t all;
   sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+  constexpr uint64_t kNowhere = 1;  // positions are multiples of 8
+  // Where an unread record is that would have woken the reader.
+  const auto waking = [this] {
+    uint64_t unread = 0;
+    return word_.missed && word_.missed(&unread) ? unread : kNowhere;
+  };
   uint32_t seen = word_.look() - 1;  // differs: tell about what is there already
-  constexpr uint64_t kNowhere = 1;   // positions are multiples of 8
   uint64_t told_at = kNowhere;       // of what record the reader was told last
   bool rested = false;
   while (!stop_) {
-    const uint32_t now = word_.look();
-    uint64_t unread = 0;
-    const bool wakes = word_.missed && word_.missed(&unread);
-    if (now == seen && !(rested && wakes && unread != told_at)) {
-      rested = false;
-      futex_wait(word_.futex, now);
-      continue;
+    // A reader that was busy meanwhile is told again, never having been announced.
+    uint64_t unread = rested ? waking() : kNowhere;
+    if (unread == kNowhere || unread == told_at) {
+      const uint32_t now = word_.look();
+      unread = waking();
+      if (now == seen && !(rested && unread != kNowhere && unread != told_at)) {
+        rested = false;
+        futex_wait(word_.futex, now);
+        continue;
+      }
+      seen = now;
     }
-    seen = now;
-    told_at = wakes ? unread : kNowhere;
+    told_at = unread;
+    if (word_.rest) word_.rest();
     ::eventfd_write(eventfd_.get(), 1);
-    if (!word_.rest) continue;
-    word_.rest();
-    ::nanosleep(&kRest, nullptr);
-    rested = true;
+    rested = word_.rest != nullptr;
+    if (rested) ::nanosleep(&kRest, nullptr);
   }
   stopped_ = true;
 }

@@ -42,19 +42,30 @@ struct BatchAttr {
 };
 static_assert(sizeof(BatchAttr) == 56);
 
+// The host's attr, copied once: what it holds a moment later is nobody's business.
+struct GivenAttr {
+  uint64_t address;
+  uint32_t size;
+  uint8_t bytes[wire::kAttrMax];
+};
+
+int64_t copy_attr(uint64_t address, uint32_t size, GivenAttr& given) {
+  if (size > sizeof given.bytes) return -E2BIG;
+  given.address = address;
+  given.size = size;
+  return read_user(given.bytes, address, size) ? 0 : -EFAULT;
+}
+
 // bpf(2)'s treatment of attr (bpf_check_uarg_tail_zero, CHECK_ATTR) for a command that knows `known` bytes.
 template <typename Attr>
-int64_t read_attr(uint64_t address, uint32_t size, uint32_t known, Attr& attr) {
-  uint8_t bytes[wire::kAttrMax];
-  if (size > sizeof(bytes)) return -E2BIG;
-  if (!read_user(bytes, address, size)) return -EFAULT;
+int64_t read_attr(const GivenAttr& given, uint32_t known, Attr& attr) {
   // Bytes behind the whole union: E2BIG; bytes of the union that the command has no use for: EINVAL.
-  for (uint32_t i = kAttrUnionSize; i < size; ++i)
-    if (bytes[i] != 0) return -E2BIG;
-  for (uint32_t i = known; i < size; ++i)
-    if (bytes[i] != 0) return -EINVAL;
+  for (uint32_t i = kAttrUnionSize; i < given.size; ++i)
+    if (given.bytes[i] != 0) return -E2BIG;
+  for (uint32_t i = known; i < given.size; ++i)
+    if (given.bytes[i] != 0) return -EINVAL;
   std::memset(&attr, 0, sizeof(attr));
-  std::memcpy(&attr, bytes, size < known ? size : known);
+  std::memcpy(&attr, given.bytes, given.size < known ? given.size : known);
   return 0;
 }
 
@@ -65,10 +76,9 @@ uint32_t known_bytes(uint32_t command) {
 }
 
 // The result of an element command, or nullopt when the daemon must be asked.
-std::optional<int64_t> element_call(uint32_t command, uint64_t address, uint32_t size) {
+std::optional<int64_t> element_call(uint32_t command, const GivenAttr& given) {
   ElementAttr attr;
-  if (const int64_t checked = read_attr(address, size, known_bytes(command), attr); checked != 0)
-    return checked;
+  if (const int64_t checked = read_attr(given, known_bytes(command), attr); checked != 0) return checked;
   const bool lookup = command == BPF_MAP_LOOKUP_ELEM || command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
   if (lookup && (attr.flags & ~uint64_t{4 /* BPF_F_LOCK */}) != 0) return -EINVAL;
   const int fd = local_fd(static_cast<int>(attr.map_fd));
@@ -78,15 +88,15 @@ std::optional<int64_t> element_call(uint32_t command, uint64_t address, uint32_t
   return run_element_call(map, {command, attr.key, attr.value, attr.flags});
 }
 
-int64_t batch_call(uint32_t command, uint64_t address, uint32_t size) {
+int64_t batch_call(uint32_t command, const GivenAttr& given) {
   BatchAttr attr;
-  if (const int64_t checked = read_attr(address, size, sizeof attr, attr); checked != 0) return checked;
+  if (const int64_t checked = read_attr(given, sizeof attr, attr); checked != 0) return checked;
   const int fd = local_fd(static_cast<int>(attr.map_fd));
   const Descriptor map = find_descriptor(fd);
   if (map.object == nullptr) return is_open(fd) ? -EINVAL : -EBADF;
   if (map.object->kind != wire::ObjectKind::kMap) return -EINVAL;
   return run_batch_call(map, {command, attr.in_batch, attr.out_batch, attr.keys, attr.values, attr.count,
-                              attr.elem_flags, attr.flags, address + offsetof(BatchAttr, count)});
+                              attr.elem_flags, attr.flags, given.address + offsetof(BatchAttr, count)});
 }
 
 FdFacts facts_of(int number) {
@@ -99,13 +109,6 @@ FdFacts facts_of(int number) {
     facts.spec = object->spec;
   }
   return facts;
-}
-
-// What is too long or cannot be read is the marshaller's to refuse.
-int attr_refused(uint32_t command, uint64_t address, uint32_t size) {
-  uint8_t bytes[wire::kAttrMax];
-  if (size > sizeof bytes || !read_user(bytes, address, size)) return 0;
-  return check_attr(command, Bytes(bytes, size), facts_of);
 }
 
 // As in enum bpf_cmd.
@@ -145,18 +148,24 @@ int64_t explain(uint32_t command, int64_t result, std::string_view text) {
 
 int64_t bpf_call(uint32_t command, uint64_t address, uint32_t size) {
   const UserMemoryCall memory;
-  if (is_element_command(command))
+  GivenAttr given;
+  const int64_t copied = copy_attr(address, size, given);
+  if (is_element_command(command)) {
+    const auto result = copied != 0 ? std::optional(copied) : element_call(command, given);
     // No entry (or no more) is an answer, not a failure.
-    if (const auto result = element_call(command, address, size))
-      return *result == -ENOENT ? *result : explain(command, *result, "");
+    if (result) return *result == -ENOENT ? *result : explain(command, *result, "");
+  }
   if (is_batch_command(command)) {
-    const int64_t result = batch_call(command, address, size);
+    const int64_t result = copied != 0 ? copied : batch_call(command, given);
     return result == -ENOENT ? result : explain(command, result, "");
   }
 
-  if (const int refused = attr_refused(command, address, size); refused != 0)
+  const Bytes attr(given.bytes, copied == 0 ? size : 0);
+  if (const int refused = copied == 0 ? check_attr(command, attr, facts_of) : 0; refused != 0)
     return explain(command, -refused, "attr is refused, whatever it points to");
-  auto call = MarshalledCall::make(command, address, size, facts_of);
+  // What is too long or cannot be read is the marshaller's to refuse.
+  auto call = copied == 0 ? MarshalledCall::make(command, attr, address, facts_of)
+                          : MarshalledCall::make(command, address, size, facts_of);
   if (!call) {
     explain(command, -call.error().code, call.error().message);
     return -call.error().code;

@@ -179,6 +179,14 @@ uint64_t user_value_bytes(const wire::MapSpec& spec) {
                                              : spec.value_size;
 }
 
+bool is_known(uint32_t command) {
+  return command < kTokenCreate && (command < BPF_MAP_LOOKUP_BATCH || command > BPF_MAP_DELETE_BATCH);
+}
+
+Error unknown(uint32_t command) {
+  return Error{EINVAL, "bpf: command " + std::to_string(command) + ": not known here"};
+}
+
 Error fault(const char* what) { return Error{EFAULT, std::string("bpf: ") + what + ": not readable memory"}; }
 
 Bytes string_bytes(const std::string& text) {  // with its NUL
@@ -409,13 +417,18 @@ class Marshaller {
 
 Result<MarshalledCall> MarshalledCall::make(uint32_t command, uint64_t attr_address, uint32_t attr_size,
                                             const FdLookup& lookup) {
-  if (command >= kTokenCreate || (command >= BPF_MAP_LOOKUP_BATCH && command <= BPF_MAP_DELETE_BATCH))
-    return Error{EINVAL, "bpf: command " + std::to_string(command) + ": not known here"};
+  if (!is_known(command)) return unknown(command);
   if (attr_size > wire::kAttrMax) return Error{E2BIG, "bpf: attr: longer than a page"};
   std::vector<uint8_t> attr(attr_size);
   if (!read_user(attr.data(), attr_address, attr_size)) return fault("attr");
+  return make(command, attr, attr_address, lookup);
+}
+
+Result<MarshalledCall> MarshalledCall::make(uint32_t command, Bytes attr, uint64_t attr_address,
+                                            const FdLookup& lookup) {
+  if (!is_known(command)) return unknown(command);
   auto call = Marshaller(command, attr, lookup).run();
-  if (call) call->outs_.push_back({wire::kAttrItself, attr_address, attr_size});
+  if (call) call->outs_.push_back({wire::kAttrItself, attr_address, static_cast<uint32_t>(attr.size())});
   return call;
 }
 

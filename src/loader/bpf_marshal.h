@@ -27,6 +27,9 @@ class MarshalledCall {
   // for an attr or a buffer larger than any kernel takes, EFAULT for memory that is not there.
   static Result<MarshalledCall> make(uint32_t command, uint64_t attr_address, uint32_t attr_size,
                                      const FdLookup& lookup);
+  // The same for an attr that has been copied: what was checked of it is what is sent.
+  static Result<MarshalledCall> make(uint32_t command, Bytes attr, uint64_t attr_address,
+                                     const FdLookup& lookup);
 
   std::vector<uint8_t> body() const { return builder_.body(); }
   const std::vector<int>& fds() const { return builder_.fds(); }

@@ -1,6 +1,7 @@
 #include "loader/supervisor.h"
 
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
@@ -36,8 +37,7 @@
 namespace bpftime::loader {
 namespace {
 
-constexpr int kAnswerers = 4;        // calls answered at a time
-constexpr int kWaitersMax = 256;     // polls that wait at a time
+constexpr int kSlowMax = 256;        // calls answered at a time, beside the quick ones
 constexpr int kForgetAfterMs = 100;  // how long a map nobody uses is kept open here; twice that at most
 // SECCOMP_IOCTL_NOTIF_SET_FLAGS and its flag (Linux 6.6): caller and answerer take turns on one CPU.
 constexpr unsigned long kSetFlags = _IOW('!', 4, uint64_t);
@@ -108,6 +108,16 @@ void reply(int listener, RemoteHost& host, uint64_t id, std::optional<int64_t> r
 
 bool is_poll(long number) { return number == SYS_poll || number == SYS_ppoll; }
 
+// Whether the daemon may have to think about it: nobody else shall wait meanwhile.
+bool asks_daemon(const struct seccomp_data& call) {
+  if (call.nr == SYS_perf_event_open || call.nr == SYS_ioctl) return true;
+  if (call.nr != SYS_bpf || call.args[0] == kSupervisedCommand) return false;
+  const auto command = static_cast<uint32_t>(call.args[0]);
+  const bool elements = (command >= BPF_MAP_LOOKUP_ELEM && command <= BPF_MAP_GET_NEXT_KEY) ||
+                        command == BPF_MAP_LOOKUP_AND_DELETE_ELEM;
+  return !elements && (command < BPF_MAP_LOOKUP_BATCH || command > BPF_MAP_DELETE_BATCH);
+}
+
 class Supervisor {
  public:
   explicit Supervisor(int listener) : listener_(listener), poke_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
@@ -116,7 +126,7 @@ class Supervisor {
 
   // Until nobody has the filter any more.
   void run() {
-    for (int i = 0; i < kAnswerers; ++i) std::thread([this] { answer_calls(); }).detach();
+    std::thread([this] { answer_calls(); }).detach();
     for (;;) {
       std::vector<struct pollfd> waiting = {{listener_, 0, 0}, {poke_.get(), POLLIN, 0}};
       for (const int process : watching_processes()) waiting.push_back({process, POLLIN, 0});
@@ -135,7 +145,7 @@ class Supervisor {
   int listener_;
   Fd poke_;  // there is something to forget, or a process to watch
   std::atomic<bool> forgetting_ = false;
-  std::atomic<int> waiters_ = 0;
+  std::atomic<int> slow_ = 0;
 
   void forget() {
     forget_unused_objects();
@@ -149,28 +159,41 @@ class Supervisor {
         if (errno == EINTR || errno == ENOENT) continue;  // ENOENT: the caller was killed meanwhile
         return;
       }
-      answer_call(notification, false);
+      take_call(notification);
     }
   }
 
-  // `waiting`: in a thread of its own, however long it takes.
-  void answer_call(const struct seccomp_notif& notification, bool waiting) {
+  // Quick ones here, one after the other; the others each in a thread of its own.
+  void take_call(const struct seccomp_notif& notification) {
+    const bool poll = is_poll(notification.data.nr);
+    if (!asks_daemon(notification.data) && !(poll && waits_for_ours(notification)))
+      return answer_call(notification, !poll);
+    if (++slow_ <= kSlowMax) try {
+        std::thread([this, notification] {
+          answer_call(notification, true);
+          --slow_;
+        }).detach();
+        return;
+      } catch (const std::exception&) {
+      }
+    --slow_;
+    // Too many wait: the kernel says at once that there may be something.
+    answer_call(notification, !poll);
+  }
+
+  bool waits_for_ours(const struct seccomp_notif& notification) {
+    RemoteHost host(listener_, notification.id, static_cast<pid_t>(notification.pid));
+    const Answering for_host(&host);
+    return polls_for_ours(notification.data);
+  }
+
+  // `ours`: not simply the kernel's.
+  void answer_call(const struct seccomp_notif& notification, bool ours) {
     RemoteHost host(listener_, notification.id, static_cast<pid_t>(notification.pid));
     std::optional<int64_t> result;
     try {
       const Answering for_host(&host);
-      const bool waits = !waiting && polls_for_ours(notification.data);
-      if (waits && ++waiters_ <= kWaitersMax) {
-        std::thread([this, notification] {
-          answer_call(notification, true);
-          --waiters_;
-        }).detach();
-        return;
-      }
-      if (waits)
-        --waiters_;  // let the kernel say at once that there may be something
-      else if (waiting || !is_poll(notification.data.nr))
-        result = answer(host, notification.data);
+      if (ours) result = answer(host, notification.data);
     } catch (const std::exception&) {
       result = -ENOMEM;
     }

@@ -86,7 +86,7 @@ struct IndexedType : MapType {
 
 struct ArrayType : IndexedType {
   static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
-  static constexpr bool kSpinLocks = true, kTimers = true, kInlineUpdate = true;
+  static constexpr bool kSpinLocks = true, kTimers = true, kInlineUpdate = true, kUpdatesUnchanged = true;
   static constexpr MapBtf kBtf = MapBtf::kOwnRules;
   static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
   static constexpr MapExample kExample = {4, 20, 50, 0};
@@ -100,6 +100,10 @@ struct ArrayType : IndexedType {
   BPFTIME_MAPS_FOLD static int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
                                           uint32_t, uint32_t) {
     return array_update(map, key, value, flags);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void*, uint64_t* place, uint64_t seen,
+                                                    const void* value, uint32_t) {
+    return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
     return -kErrInvalid;  // array_map_delete_elem

@@ -4,6 +4,7 @@
 #include "maps/hash.h"
 #include "maps/lru_hash.h"
 #include "maps/percpu_hash.h"
+#include "maps/unchanged.h"
 
 namespace bpftime::maps {
 
@@ -27,7 +28,7 @@ BPFTIME_MAPS_FOLD bool hash_each_next(MapView map, MapCursor* cursor) {
 
 struct HashType : MapType {
   static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
-  static constexpr bool kSpinLocks = true, kTimers = true, kBuckets = true;
+  static constexpr bool kSpinLocks = true, kTimers = true, kBuckets = true, kUpdatesUnchanged = true;
   static constexpr uint32_t kBatches = kBatchAll;
   static constexpr MapExample kExample = {4, 8, 50, 0};
   static constexpr const char* kRemark =
@@ -45,6 +46,10 @@ struct HashType : MapType {
   BPFTIME_MAPS_FOLD static bool update_in_place(MapView map, const void* key, const void* value,
                                                 uint64_t flags, uint32_t) {
     return hash_update_in_place(map, key, value, flags);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView map, const void* key, uint64_t* place,
+                                                    uint64_t seen, const void* value, uint32_t cpu) {
+    return hash_update_unchanged(map, key, place, seen, value, cpu);
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView map, const void* key, uint32_t owner) {
     return hash_remove(map, key, nullptr, owner);

@@ -201,7 +201,8 @@ inline int64_t lpm_trie_next_key(MapView map, const void* key_or_null, void* nex
 inline int64_t LpmTrieType::user_lookup(MapView map, const void* key, void* value) {
   return lpm_trie_user_lookup(map, key, value);
 }
-inline int64_t LpmTrieType::user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
+inline int64_t LpmTrieType::user_next_key(MapView map, const void* key_or_null, void* next_key,
+                                          KeyOrder* order) {
   return lpm_trie_next_key(map, key_or_null, next_key, order);
 }
 inline void LpmTrieType::repair(MapView map, uint32_t owner) { hash_repair(map, owner); }

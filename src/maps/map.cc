@@ -90,8 +90,9 @@ int64_t user_lookup_and_delete(MapView map, const void* key, void* value, uint64
 }
 
 int64_t user_next_key(MapView map, const void* key_or_null, void* next_key, KeyOrder* order) {
-  return with_type(map.spec->type,
-                   [&](auto type) { return decltype(type)::user_next_key(map, key_or_null, next_key, order); });
+  return with_type(map.spec->type, [&](auto type) {
+    return decltype(type)::user_next_key(map, key_or_null, next_key, order);
+  });
 }
 
 uint32_t batch_buckets(const MapSpec& spec) {

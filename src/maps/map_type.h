@@ -59,6 +59,10 @@ struct MapExample {
   uint32_t key_size, value_size, max_entries, flags;
 };
 
+class KeyOrder;
+
+inline constexpr int64_t kChanged = 1;  // of update_unchanged, besides 0 and errors
+
 struct MapType {
   // ---- what others must know of the type ----
   // Helpers that take maps of this type and of no type that does not name them here.
@@ -75,6 +79,7 @@ struct MapType {
   static constexpr bool kTimers = false;       // values may have a bpf_timer
   static constexpr MapBtf kBtf = MapBtf::kNeedsKey;
   static constexpr uint32_t kBatches = 0;
+  static constexpr bool kUpdatesUnchanged = false;  // values of 8 bytes can be updated unless changed: update_unchanged
   static constexpr bool kBuckets = false;  // batches go by the buckets of hash.h
   // Large operations are called by programs rather than inlined into each.
   static constexpr bool kInlineLookup = true, kInlineUpdate = false;
@@ -92,6 +97,11 @@ struct MapType {
   BPFTIME_MAPS_FOLD static bool update_in_place(MapView, const void* /*key*/, const void* /*value*/,
                                                 uint64_t /*flags*/, uint32_t /*cpu*/) {
     return false;
+  }
+  // The value of an existing key, which a look-up found at `place`, changed if it still is `seen` (unchanged.h); else kChanged.
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void* /*key*/, uint64_t* /*place*/,
+                                                    uint64_t /*seen*/, const void* /*value*/, uint32_t /*cpu*/) {
+    return kChanged;
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void* /*key*/, uint32_t /*owner*/) {
     return -kErrOpNotSupported;
@@ -116,6 +126,7 @@ struct MapType {
   static int64_t user_lookup_and_delete(MapView, const void* /*key*/, void* /*value*/, uint32_t /*owner*/) {
     return -kErrNotSupported;
   }
+  // `order`: what the caller remembers from call to call (key_order.h), or null.
   static int64_t user_next_key(MapView, const void* /*key_or_null*/, void* /*next_key*/, KeyOrder* /*order*/) {
     return -kErrNotSupported;
   }

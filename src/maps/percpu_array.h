@@ -73,7 +73,7 @@ inline int64_t percpu_array_user_update(MapView map, const void* key, const void
 struct PercpuArrayType : IndexedType {
   static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
   static constexpr HelperSet kOwnHelpers = {BPF_FUNC_map_lookup_percpu_elem};
-  static constexpr bool kPerCpu = true, kInlineUpdate = true;
+  static constexpr bool kPerCpu = true, kInlineUpdate = true, kUpdatesUnchanged = true;
   static constexpr MapBtf kBtf = MapBtf::kOwnRules;
   static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
   static constexpr MapExample kExample = {4, 20, 50, 0};
@@ -92,6 +92,10 @@ struct PercpuArrayType : IndexedType {
   BPFTIME_MAPS_FOLD static int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
                                           uint32_t cpu, uint32_t) {
     return percpu_array_update(map, key, value, flags, cpu);
+  }
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void*, uint64_t* place, uint64_t seen,
+                                                    const void* value, uint32_t) {
+    return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
     return -kErrInvalid;  // array_map_delete_elem

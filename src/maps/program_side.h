@@ -4,7 +4,6 @@
 #pragma once
 
 #include "maps/types.h"
-#include "maps/unchanged.h"
 
 namespace bpftime::maps::program_side {
 
@@ -54,9 +53,9 @@ BPFTIME_MAPS_FOLD bool update_in_place(MapView map, const void* key, const void*
 // The value of an existing key changed if it still is what was seen (unchanged.h): 0 or kChanged.
 BPFTIME_MAPS_FOLD int64_t update_unchanged(MapView map, const void* key, uint64_t* place, uint64_t seen,
                                            const void* value, uint32_t cpu) {
-  const uint32_t type = map.spec->type;
-  if (type == kTypeArray || type == kTypePercpuArray) return array_update_unchanged(place, seen, value);
-  return hash_update_unchanged(map, key, place, seen, value, cpu);
+  return with_type(map.spec->type, [&](auto type) BPFTIME_FOLD_LAMBDA {
+    return decltype(type)::update_unchanged(map, key, place, seen, value, cpu);
+  });
 }
 
 BPFTIME_MAPS_FOLD int64_t push(MapView map, const void* value, uint64_t flags, uint32_t owner) {

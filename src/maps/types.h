@@ -91,6 +91,12 @@ constexpr bool has_descriptors(uint32_t type) {
   return with_type(type, [](auto kind) { return decltype(kind)::kDescriptors; });
 }
 
+// Whether the compiler may use update_unchanged for maps like this.
+constexpr bool updates_unchanged(const MapSpec& spec) {
+  return spec.value_size == 8 &&
+         with_type(spec.type, [](auto kind) { return decltype(kind)::kUpdatesUnchanged; });
+}
+
 // All numbers that are in a row, in its order.
 inline constexpr uint32_t kMapTypes[] = {
 #define BPFTIME_MAP_NUMBER(number, name, Type) number,

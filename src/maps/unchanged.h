@@ -5,23 +5,9 @@
 // locked instruction, too: a thread may have moved to another CPU since it asked where it is.
 #pragma once
 
-#include "maps/array.h"
 #include "maps/hash.h"
 
 namespace bpftime::maps {
-
-inline constexpr int64_t kChanged = 1;  // besides 0 and errors
-
-constexpr bool updates_unchanged(const MapSpec& spec) {
-  return spec.value_size == 8 &&
-         (spec.type == kTypeArray || spec.type == kTypePercpuArray || spec.type == kTypeHash ||
-          spec.type == kTypePercpuHash || spec.type == kTypeLruHash || spec.type == kTypeLruPercpuHash);
-}
-
-// `place`: what a look-up of an existing index gave.
-BPFTIME_MAPS_FOLD int64_t array_update_unchanged(uint64_t* place, uint64_t seen, const void* value) {
-  return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
-}
 
 // `place`: what a look-up of the key gave, not null. A key that is elsewhere by now, or nowhere, has changed. Of the order of
 // reads see hash_update_in_place.

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
 #include <regex>
 #include <sstream>
@@ -40,10 +41,11 @@ Script in_turn(Script script) {
 
 void PrintTo(const Script& script, std::ostream* out) { *out << script.name; }
 
-// In a mount namespace of its own: this machine may not have tracefs mounted, and is not ours to change.
+// In a mount namespace of its own: this machine may not have tracefs mounted, and is not ours to change. Where it is there
+// already it cannot be mounted once more (EBUSY).
 void mount_tracefs() {
   if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      ::mount("tracefs", kTracefs, "tracefs", 0, nullptr) != 0)
+      (::mount("tracefs", kTracefs, "tracefs", 0, nullptr) != 0 && errno != EBUSY))
     ::_exit(125);
 }
 

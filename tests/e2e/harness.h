@@ -24,10 +24,6 @@ inline constexpr std::chrono::seconds kPatience(60);
 std::string bin_directory();
 std::string program(const std::string& name);
 
-// How long to wait for what surely comes: only a failure takes it. With fifteen processes for each CPU a bpftrace that compiles its
-// script and ours has needed more than 20 s to be ready.
-constexpr std::chrono::seconds kPatience{60};
-
 // A child process with its standard output and error captured. Killed with SIGKILL and reaped on destruction if alive.
 class Child {
  public:

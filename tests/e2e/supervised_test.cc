@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
+#include <sstream>
 
 #include "conversation.h"
 
@@ -278,13 +280,35 @@ TEST_F(Supervised, VerboseLoadSaysWhichCallFailed) {
   EXPECT_EQ(bpftime(load({program("hostile_calls"), "/bin/true"})).error, "");
 }
 
-TEST_F(Supervised, HostileCallsAreAnsweredAsElsewhere) {
-  const Arguments tool = {program("hostile_calls"), program("hostile_calls")};
+// The same questions, answered from outside and within. parity_test compares the latter with the kernel.
+class SameAnswers : public Supervised, public ::testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Probes, SameAnswers,
+                         ::testing::Values("hostile_calls", "bpf_probe", "map_probe", "call_sweep"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(SameAnswers, FromOutsideAndWithin) {
+  Arguments tool = {program(GetParam())};
+  if (tool[0] == program("hostile_calls")) tool.push_back(program("hostile_calls"));
+  if (tool[0] == program("bpf_probe")) tool.insert(tool.end(), {program("talker"), talk_offset()});
   const Finished supervised = bpftime(load(tool));
   supervise(false);
   const Finished preloaded = bpftime(load(tool));
   ASSERT_EQ(supervised.code, 0) << supervised.error;
-  EXPECT_EQ(supervised.output, preloaded.output);
+  ASSERT_EQ(preloaded.code, 0) << preloaded.error;
+  // Sets are woken once too often, and with what an eventfd has to say (loader/supervised_epoll.h).
+  const std::set<std::string> differ = {"epoll wait with ringbuf 1 0", "user ring: epoll tells = 5",
+                                        "user ring: epoll wait for input 1 0"};
+  std::istringstream ours(supervised.output), others(preloaded.output);
+  size_t count = 0;
+  for (std::string our, other; std::getline(others, other); ++count) {
+    ASSERT_TRUE(std::getline(ours, our)) << "after " << other;
+    if (!differ.contains(our)) {
+      EXPECT_EQ(our, other);
+    }
+  }
+  EXPECT_GT(count, 100u);
+  std::string more;
+  EXPECT_FALSE(std::getline(ours, more)) << more;
   EXPECT_EQ(bpftime_json({"map", "show"}).size(), 0u);
   EXPECT_EQ(bpftime_json({"prog", "show"}).size(), 0u);
 }

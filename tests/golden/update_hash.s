@@ -135,7 +135,7 @@ cmp %rbx, %rax
 jnz 0x000000000051019C
 test %r8b, %r8b
 jz 0x0000000000510180
-lea 0x0000000000512610, %rdi
+lea 0x0000000000512650, %rdi
 mov %rsp, %rdx
 xor %ecx, %ecx
 call 0x00000000005101C0

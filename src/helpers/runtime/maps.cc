@@ -73,8 +73,8 @@ inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint
   if (__builtin_expect(r4 != 0, 1))
     return core::update_unchanged(map, pointer(r2), pointer<uint64_t>(r4), r5, pointer(r3), cpu_for(map));
   // There is no such index, which the update says, or there was no such key.
-  if (kType == maps::kTypeArray || kType == maps::kTypePercpuArray)
-    return maps::array_update(map, pointer(r2), pointer(r3), maps::kUpdateAny);
+  if (core::inlines_update(map.spec->type))
+    return core::update(map, pointer(r2), pointer(r3), maps::kUpdateAny, cpu_for(map), /*owner=*/0);
   const auto update = kType == maps::kTypeHash ? bpftime_hash_update : bpftime_map_update;
   const int64_t result = update(pointer<const MapRef>(r1), pointer(r2), pointer(r3), maps::kUpdateNoExist);
   return result == -maps::kErrExists ? maps::kChanged : result;
@@ -82,20 +82,14 @@ inline uint64_t map_update_unchanged(uint64_t r1, uint64_t r2, uint64_t r3, uint
 
 }  // namespace
 
-// Those of maps::updates_unchanged.
-#define BPFTIME_UPDATE_UNCHANGED(type, number)                                                             \
-  static_assert(maps::type == (number));                                                                   \
+// Called for maps::updates_unchanged only.
+#define BPFTIME_OF_TYPE(number, name, Type)                                                                \
   extern "C" uint64_t bpftime_map_update_unchanged_of_type_##number(                                       \
       uint64_t r1, uint64_t r2, uint64_t r3, uint64_t r4, uint64_t r5, const bpftime::wire::Invocation*) { \
-    return map_update_unchanged<maps::type>(r1, r2, r3, r4, r5);                                           \
+    return map_update_unchanged<number>(r1, r2, r3, r4, r5);                                               \
   }
-BPFTIME_UPDATE_UNCHANGED(kTypeHash, 1)
-BPFTIME_UPDATE_UNCHANGED(kTypeArray, 2)
-BPFTIME_UPDATE_UNCHANGED(kTypePercpuHash, 5)
-BPFTIME_UPDATE_UNCHANGED(kTypePercpuArray, 6)
-BPFTIME_UPDATE_UNCHANGED(kTypeLruHash, 9)
-BPFTIME_UPDATE_UNCHANGED(kTypeLruPercpuHash, 10)
-#undef BPFTIME_UPDATE_UNCHANGED
+BPFTIME_MAP_TYPES(BPFTIME_OF_TYPE)
+#undef BPFTIME_OF_TYPE
 
 BPFTIME_HELPER_FUNCTION(map_delete_elem) {
   const maps::MapView map = view(r1);
