@@ -38,14 +38,19 @@ Result<wire::Client> await_daemon(const DaemonProcess& process, const RuntimeDir
     if (!died && deadline.remaining_ms() > 0) continue;
     const std::string log = end_of_log(directory);
     return Error{ECONNREFUSED, std::string("start the daemon: bpftimed: ") +
-                                   (died ? "ended at once" : "does not listen within a minute") + "; its log " +
-                                   directory.log() + (log.empty() ? " is empty" : " ends:\n" + log)};
+                                   (died ? "ended at once" : "does not listen within a minute") +
+                                   "; its log " + directory.log() +
+                                   (log.empty() ? " is empty" : " ends:\n" + log)};
   }
 }
 
 }  // namespace
 
-bool is_absent(const Error& error) { return error.code == ENOENT || error.code == ECONNREFUSED; }
+bool is_absent(const Error& error) {
+  // One that leaves as we come resets the connection: the same as none.
+  return error.code == ENOENT || error.code == ECONNREFUSED || error.code == ECONNRESET ||
+         error.code == EPIPE;
+}
 
 Result<std::string> installation_directory() {
   char path[4096];
@@ -70,17 +75,13 @@ Result<Connection> Connection::to_any_version(const RuntimeDirectory& directory)
 }
 
 Result<Connection> Connection::to_daemon(const RuntimeDirectory& directory) {
-  // One that leaves as we come resets the connection: the same as none.
-  auto absent = [](const Error& error) {
-    return is_absent(error) || error.code == ECONNRESET || error.code == EPIPE;
-  };
   auto running = to_running(directory);
-  if (running || !absent(running.error())) return running;
+  if (running || !is_absent(running.error())) return running;
   auto lock = lock_start(directory);
   if (!lock) return lock.error();
   // Another command may have started it while this one waited for the lock.
   running = to_running(directory);
-  if (running || !absent(running.error())) return running;
+  if (running || !is_absent(running.error())) return running;
 
   auto folder = installation_directory();
   if (!folder) return folder.error();
