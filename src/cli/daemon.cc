@@ -123,7 +123,8 @@ Result<bool> replace_worker(const RuntimeDirectory& directory) {
     if (answer && answer->value("worker_pid", 0) != asked->value("worker_pid", 0)) return true;
     ::usleep(kRetryUs);
   }
-  return Error{ETIMEDOUT, "restart the daemon: no new bpftimed within a minute; its log is " + directory.log()};
+  return Error{ETIMEDOUT,
+               "restart the daemon: no new bpftimed within a minute; its log is " + directory.log()};
 }
 
 int restart(bool json) {

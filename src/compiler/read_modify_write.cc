@@ -31,19 +31,6 @@ std::optional<Bytes> frame_bytes(int64_t offset, uint64_t size) {
   return out;
 }
 
-uint64_t access_size(const Insn& insn) {
-  switch (BPF_SIZE(insn.code)) {
-    case BPF_B:
-      return 1;
-    case BPF_H:
-      return 2;
-    case BPF_W:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 bool is_alu(const Insn& insn) { return BPF_CLASS(insn.code) == BPF_ALU64 || BPF_CLASS(insn.code) == BPF_ALU; }
 bool is_call(const Insn& insn) { return insn.code == (BPF_JMP | BPF_CALL); }
 bool is_helper(const Insn& insn, uint32_t id) {
@@ -195,7 +182,7 @@ class Finder {
         if (BPF_MODE(at.code) != BPF_MEM && BPF_MODE(at.code) != kMemsx) return std::nullopt;
         if (at.src_reg != kFramePointer)
           return frame_address_[at.src_reg] ? std::nullopt : std::optional(use);
-        const auto bytes = frame_bytes(at.off, access_size(at));
+        const auto bytes = frame_bytes(at.off, program::access_bytes(at));
         if (!bytes) return std::nullopt;
         use.reads = *bytes;
         return use;
@@ -203,7 +190,7 @@ class Finder {
       case BPF_ST:
       case BPF_STX: {
         if (BPF_MODE(at.code) != BPF_MEM || at.dst_reg != kFramePointer) return std::nullopt;
-        const auto bytes = frame_bytes(at.off, access_size(at));
+        const auto bytes = frame_bytes(at.off, program::access_bytes(at));
         if (!bytes) return std::nullopt;
         use.writes = use.may_write = *bytes;
         return use;

@@ -75,9 +75,9 @@ Descriptor find_met(int fd) {
 }
 
 void remember(const Descriptor& descriptor) {
-  if (remote_host() != nullptr) return;
   const int64_t position = position_of(*descriptor.object, descriptor.access);
   if (raw_syscall(SYS_lseek, descriptor.fd, position, SEEK_SET) != position) return;
+  if (remote_host() != nullptr) return;
   const std::lock_guard lock(table_mutex);
   // Only what a close drops: somebody may have dropped it already.
   const auto found = table().find(descriptor.object->inode);

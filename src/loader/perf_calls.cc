@@ -214,8 +214,9 @@ std::optional<int64_t> perf_ioctl_call(int number, uint64_t request, uint64_t ar
   size_t fd_count = 1;
   switch (request) {
     case PERF_EVENT_IOC_SET_BPF:
-    case PERF_EVENT_IOC_SET_OUTPUT:
       message.argument = static_cast<uint64_t>(static_cast<int64_t>(fds[1]));
+      [[fallthrough]];
+    case PERF_EVENT_IOC_SET_OUTPUT:  // "nothing" is -1 as a long: the argument goes as it is
       fds[1] = local_fd(fds[1]);
       if (fds[1] >= 0 && ::fcntl(fds[1], F_GETFD) >= 0) fd_count = 2;
       break;

@@ -79,7 +79,8 @@ struct PercpuHashType : HashType {
   static constexpr MapExample kExample = {4, 20, 50, 0};
   static constexpr const char* kRemark = "";
   static constexpr const char* kDiffers =
-      "always preallocated; as percpu_array where a thread moves to another CPU while its program runs";
+      "always preallocated; as percpu_array where a thread moves to another CPU, or waits for one, while its "
+      "program runs";
 
   static int64_t check(const MapSpec& spec) { return percpu_hash_check(spec); }
   BPFTIME_MAPS_FOLD static void* lookup(MapView map, const void* key, uint32_t cpu) {

@@ -77,7 +77,8 @@ struct MapType {
   static constexpr bool kTimers = false;       // values may have a bpf_timer
   static constexpr MapBtf kBtf = MapBtf::kNeedsKey;
   static constexpr uint32_t kBatches = 0;
-  static constexpr bool kUpdatesUnchanged = false;  // values of 8 bytes can be updated unless changed: update_unchanged
+  static constexpr bool kUpdatesUnchanged =
+      false;  // values of 8 bytes can be updated unless changed: update_unchanged
   static constexpr bool kBuckets = false;  // batches go by the buckets of hash.h
   // Large operations are called by programs rather than inlined into each.
   static constexpr bool kInlineLookup = true, kInlineUpdate = false;
@@ -98,7 +99,8 @@ struct MapType {
   }
   // The value of an existing key, which a look-up found at `place`, changed if it still is `seen` (unchanged.h); else kChanged.
   BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void* /*key*/, uint64_t* /*place*/,
-                                                    uint64_t /*seen*/, const void* /*value*/, uint32_t /*cpu*/) {
+                                                    uint64_t /*seen*/, const void* /*value*/,
+                                                    uint32_t /*cpu*/) {
     return kChanged;
   }
   BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void* /*key*/, uint32_t /*owner*/) {
@@ -125,7 +127,8 @@ struct MapType {
     return -kErrNotSupported;
   }
   // `order`: what the caller remembers from call to call (key_order.h), or null.
-  static int64_t user_next_key(MapView, const void* /*key_or_null*/, void* /*next_key*/, KeyOrder* /*order*/) {
+  static int64_t user_next_key(MapView, const void* /*key_or_null*/, void* /*next_key*/,
+                               KeyOrder* /*order*/) {
     return -kErrNotSupported;
   }
   static void repair(MapView, uint32_t /*owner*/) {}

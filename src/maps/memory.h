@@ -163,7 +163,9 @@ BPFTIME_MAPS_FOLD void copy_out(void* to, const uint64_t* from, uint32_t size) {
   uint8_t* bytes = static_cast<uint8_t*>(to);
   uint32_t words = size / 8;
   for (uint32_t i = 0; i < words; i++) write_word(bytes + uint64_t{i} * 8, load_relaxed(&from[i]));
-  if (size % 8 != 0) copy_bytes(bytes + uint64_t{words} * 8, &from[words], size % 8);
+  if (size % 8 == 0) return;
+  const uint64_t last = load_relaxed(&from[words]);  // whole: others may be writing it
+  copy_bytes(bytes + uint64_t{words} * 8, &last, size % 8);
 }
 
 // Any total order of keys will do. Returns <0, 0, >0 for stored key (padded words) against the caller's key.

@@ -20,6 +20,20 @@ inline uint64_t imm64(const Insn& first, const Insn& second) {
   return static_cast<uint32_t>(first.imm) | static_cast<uint64_t>(static_cast<uint32_t>(second.imm)) << 32;
 }
 
+// How much memory a load, a store or an atomic operation touches.
+inline uint32_t access_bytes(const Insn& insn) {
+  switch (BPF_SIZE(insn.code)) {
+    case BPF_B:
+      return 1;
+    case BPF_H:
+      return 2;
+    case BPF_W:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
 inline bool is_local_call(const Insn& insn) {
   return insn.code == (BPF_JMP | BPF_CALL) && insn.src_reg == BPF_PSEUDO_CALL;
 }

@@ -24,19 +24,6 @@ void store(uint64_t address, uint32_t size, uint64_t value) {
 }
 static_assert(std::endian::native == std::endian::little);
 
-uint32_t access_size(uint8_t code) {
-  switch (BPF_SIZE(code)) {
-    case BPF_B:
-      return 1;
-    case BPF_H:
-      return 2;
-    case BPF_W:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 uint64_t sign_extend(uint64_t value, uint32_t bits) {
   const uint32_t shift = 64 - bits;
   return static_cast<uint64_t>(static_cast<int64_t>(value << shift) >> shift);
@@ -307,7 +294,7 @@ class Machine {
   }
 
   Result<void> step_memory(const Insn& insn) {
-    const uint32_t size = access_size(insn.code);
+    const uint32_t size = access_bytes(insn);
     const bool is_load = BPF_CLASS(insn.code) == BPF_LDX;
     const uint64_t base = reg_[is_load ? insn.src_reg : insn.dst_reg];
     const uint64_t address = base + static_cast<uint64_t>(static_cast<int64_t>(insn.off));

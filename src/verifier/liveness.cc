@@ -61,19 +61,6 @@ Slots slots_at(Place place, int64_t offset, uint32_t size) {
   return slots_between(place + offset, place + offset + size);
 }
 
-uint32_t access_size(const Insn& insn) {
-  switch (BPF_SIZE(insn.code)) {
-    case BPF_B:
-      return 1;
-    case BPF_H:
-      return 2;
-    case BPF_W:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 struct Needs {
   FrameBits live, relevant;
   bool operator==(const Needs&) const = default;
@@ -290,7 +277,7 @@ class Analysis {
   }
 
   void after_load(const Insn& at, Known& now) const {
-    const Slots slots = slots_at(now.places[at.src_reg], at.off, access_size(at));
+    const Slots slots = slots_at(now.places[at.src_reg], at.off, program::access_bytes(at));
     const bool address = (slots & spilled_).any();
     bool pointer = address || (slots & spilled_pointers_).any();
     if (now.places[at.src_reg] == kNowhere && has(now.gives_pointers, at.src_reg))
@@ -300,7 +287,7 @@ class Analysis {
 
   void after_store(const Insn& at, Known& now) {
     const Place place = now.places[at.dst_reg];
-    const Slots slots = slots_at(place, at.off, access_size(at));
+    const Slots slots = slots_at(place, at.off, program::access_bytes(at));
     if (BPF_MODE(at.code) == BPF_ATOMIC) {
       if ((at.imm & BPF_FETCH) == 0) return;
       const bool address = (slots & spilled_).any();
@@ -402,7 +389,8 @@ class Analysis {
         need(needs, at.src_reg, true);
         // Through anything but its own frame, a callee may read its callers'.
         if (relevant && known_[insn].places[at.src_reg] == kNowhere) raise(reads_matter_, subprogram);
-        read_slots(slots_at(known_[insn].places[at.src_reg], at.off, access_size(at)), relevant, needs);
+        read_slots(slots_at(known_[insn].places[at.src_reg], at.off, program::access_bytes(at)), relevant,
+                   needs);
         break;
       }
       case BPF_ST:
@@ -448,7 +436,7 @@ class Analysis {
   void before_store(uint32_t insn, uint32_t subprogram, Needs& needs) {
     const Insn& at = insns_[insn];
     const Place place = known_[insn].places[at.dst_reg];
-    const uint32_t size = access_size(at);
+    const uint32_t size = program::access_bytes(at);
     const Slots slots = slots_at(place, at.off, size);
     const bool outside = place == kNowhere && subprogram != 0;
     const bool relevant = (slots & slots_of(needs.relevant)).any() || (outside && writes_matter_[subprogram]);

@@ -22,19 +22,6 @@ constexpr uint32_t kSpinLockBytes = 4, kTimerBytes = 16;
 // The network stack puts packets two bytes beyond an 8-byte boundary (NET_IP_ALIGN) where alignment matters.
 constexpr int64_t kPacketAlignment = 2;
 
-uint32_t access_bytes(uint8_t code) {
-  switch (BPF_SIZE(code)) {
-    case BPF_B:
-      return 1;
-    case BPF_H:
-      return 2;
-    case BPF_W:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 const wire::MapSpec& value_spec(const Engine& engine, const Value& value) {
   const MapConstraint& map = engine.request.maps[value.index];
   // Elements of a map of maps are maps, so a value with its index is one of an inner map.
@@ -381,7 +368,7 @@ bool load_register(Engine& engine, uint32_t address, uint32_t target, bool sign_
   const Insn& insn = engine.insn();
   const Value base = engine.state.reg(address);
   Value loaded;
-  Touch touch{address, insn.off, access_bytes(insn.code), Access::kRead};
+  Touch touch{address, insn.off, program::access_bytes(insn), Access::kRead};
   touch.sign_extended = sign_extended;
   touch.atomic = atomic;
   touch.loaded = &loaded;
@@ -404,7 +391,7 @@ bool store_register(Engine& engine, bool atomic) {
   const Insn& insn = engine.insn();
   if (!check_readable(engine, insn.src_reg) || !check_readable(engine, insn.dst_reg)) return false;
   const Value base = engine.state.reg(insn.dst_reg);
-  const uint32_t size = access_bytes(insn.code);
+  const uint32_t size = program::access_bytes(insn);
   link_before_spill(engine, engine.state.reg(insn.src_reg), base, size);
   const Value stored = engine.state.reg(insn.src_reg);
   Touch touch{insn.dst_reg, insn.off, size, Access::kWrite};
@@ -489,7 +476,7 @@ bool step_atomic_update(Engine& engine) {
       !engine.refuse_register(Rule::kTYP006, insn.src_reg, "a pointer would be stored in memory of the host",
                               reg_name(insn.src_reg) + " leaks addr into mem"))
     return false;
-  Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kRead};
+  Touch touch{insn.dst_reg, insn.off, program::access_bytes(insn), Access::kRead};
   touch.atomic = true;
   if (const auto answer = step_change_of_bits(engine, base, touch))
     return *answer && check_alignment(engine, base, touch) && remember_kind(engine, base);
@@ -616,7 +603,7 @@ bool step_store(Engine& engine) {
   const Value base = engine.state.reg(insn.dst_reg);
   Value stored = Value::of(Scalar::constant(static_cast<uint64_t>(static_cast<int64_t>(insn.imm))));
   stored.made_at = engine.insn_index;
-  Touch touch{insn.dst_reg, insn.off, access_bytes(insn.code), Access::kWrite};
+  Touch touch{insn.dst_reg, insn.off, program::access_bytes(insn), Access::kWrite};
   touch.stored = &stored;
   return access_memory(engine, touch) && remember_kind(engine, base);
 }

@@ -48,19 +48,32 @@ class BadInput : public EndToEnd {
     compiler.insert(compiler.end(), {"-o", file(name), file(name + ".c")});
     return run(compiler).code == 0;
   }
-  // Runs under start as it would alone, with a reason on stderr; load refuses it.
-  void expect_runs_without_us(const std::string& name, const std::string& reason,
-                              const std::string& output = "ran\n") {
+  // Runs under start as it would alone, with a reason on stderr.
+  void expect_starts_without_us(const std::string& name, const std::string& reason,
+                                const std::string& output = "ran\n") {
     const Finished started = bpftime({"start", file(name)});
     EXPECT_EQ(started.code, 7) << started.error;
     EXPECT_EQ(started.output, output);
     EXPECT_NE(started.error.find(file(name)), std::string::npos) << started.error;
     EXPECT_NE(started.error.find(reason), std::string::npos) << started.error;
     EXPECT_NE(started.error.find("without probes"), std::string::npos) << started.error;
+  }
+  // The same, and load refuses it.
+  void expect_runs_without_us(const std::string& name, const std::string& reason,
+                              const std::string& output = "ran\n") {
+    expect_starts_without_us(name, reason, output);
     const Finished loaded = bpftime({"load", file(name)});
     EXPECT_EQ(loaded.code, kRefused);
     EXPECT_EQ(loaded.output, "") << "it must not run";
     EXPECT_NE(loaded.error.find(reason), std::string::npos) << loaded.error;
+  }
+  // The same, and load answers it from outside.
+  void expect_loads_only(const std::string& name, const std::string& reason) {
+    expect_starts_without_us(name, reason);
+    const Finished loaded = bpftime({"load", file(name)});
+    EXPECT_EQ(loaded.code, 7) << loaded.error;
+    EXPECT_EQ(loaded.output, "ran\n");
+    EXPECT_EQ(loaded.error, "");
   }
   void expect_error(const Finished& done, int code, std::initializer_list<std::string> words) {
     EXPECT_EQ(done.code, code) << done.output << done.error;
@@ -154,12 +167,12 @@ TEST_F(BadInput, DynamicProgramIsEnteredSilently) {
 
 TEST_F(BadInput, StaticProgram) {
   if (!compile("static", {"cc", "-static"})) GTEST_SKIP() << "no static C library";
-  expect_runs_without_us("static", "statically linked");
+  expect_loads_only("static", "statically linked");
 }
 
 TEST_F(BadInput, MuslProgram) {
   if (!compile("musl", {"musl-gcc"})) GTEST_SKIP() << "no musl-gcc";
-  expect_runs_without_us("musl", "another C library");
+  expect_loads_only("musl", "another C library");
 }
 
 TEST_F(BadInput, SetuidProgram) {

@@ -1092,7 +1092,7 @@ static void probe_perf_use(void) {
   say("ioctl SET_OUTPUT", ioctl(event, PERF_EVENT_IOC_SET_OUTPUT, 999));
   say("ioctl SET_OUTPUT to itself", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, output));
   say("ioctl SET_OUTPUT to an event without a ring", ioctl(event, PERF_EVENT_IOC_SET_OUTPUT, output));
-  say("ioctl SET_OUTPUT to nothing", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1));
+  say("ioctl SET_OUTPUT to nothing", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1l));
   say("ioctl PAUSE_OUTPUT without a ring", ioctl(output, PERF_EVENT_IOC_PAUSE_OUTPUT, 1));
   unsigned long long period = 0;
   say("ioctl PERIOD 0", ioctl(event, PERF_EVENT_IOC_PERIOD, &period));
@@ -1117,7 +1117,7 @@ static void probe_perf_use(void) {
            mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0), 3 * 4096);
   say_mmap("mmap output again", mmap(NULL, 5 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, output, 0),
            5 * 4096);
-  say("ioctl SET_OUTPUT to nothing, mapped", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1));
+  say("ioctl SET_OUTPUT to nothing, mapped", ioctl(output, PERF_EVENT_IOC_SET_OUTPUT, -1l));
   say("ioctl PAUSE_OUTPUT", ioctl(output, PERF_EVENT_IOC_PAUSE_OUTPUT, 1));
   char buffer[64];
   say("read output", read(output, buffer, sizeof buffer));

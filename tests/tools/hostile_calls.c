@@ -61,7 +61,8 @@ static void maps(void) {
   map("queue larger than memory", BPF_MAP_TYPE_QUEUE, 0, 1u << 22, ~0u, 0);
   map("stacks of an odd size", BPF_MAP_TYPE_STACK_TRACE, 4, 12, 4, 0);
   map("stacks deeper than any", BPF_MAP_TYPE_STACK_TRACE, 4, 8 * 128, 4, 0);
-  map("stacks without number", BPF_MAP_TYPE_STACK_TRACE, 4, 8, 1u << 31, 0);
+  map("stacks without number", BPF_MAP_TYPE_STACK_TRACE, 4, 8, (1u << 31) + 1,
+      0);  // half of it would be 16 GiB
   map("programs with long keys", BPF_MAP_TYPE_PROG_ARRAY, 8, 4, 4, 0);
   map("bloom filter with keys", BPF_MAP_TYPE_BLOOM_FILTER, 4, 4, 4, 0);
   map("bloom filter without values", BPF_MAP_TYPE_BLOOM_FILTER, 0, 0, 4, 0);

@@ -20,19 +20,6 @@ constexpr uint32_t kElementsMax = 64;
 constexpr uint32_t kFrameRegister = 10;
 constexpr int64_t kErrnoMax = 4095;
 
-uint32_t size_of(uint8_t code) {
-  switch (BPF_SIZE(code)) {
-    case BPF_B:
-      return 1;
-    case BPF_H:
-      return 2;
-    case BPF_W:
-      return 4;
-    default:
-      return 8;
-  }
-}
-
 bool is_array(uint32_t type) { return type == BPF_MAP_TYPE_ARRAY || type == BPF_MAP_TYPE_PERCPU_ARRAY; }
 
 uint64_t immediate(const Insn& insn) { return static_cast<uint64_t>(static_cast<int64_t>(insn.imm)); }
@@ -380,7 +367,7 @@ bool CheckedMachine::read_context(uint32_t offset, uint32_t size, Concrete* out)
 }
 
 bool CheckedMachine::step_memory(const Insn& insn) {
-  const uint32_t size = size_of(insn.code);
+  const uint32_t size = program::access_bytes(insn);
   if (BPF_CLASS(insn.code) == BPF_STX && BPF_MODE(insn.code) == BPF_ATOMIC) return step_atomic(insn, size);
   if (BPF_CLASS(insn.code) == BPF_LDX) {
     const Concrete base = reg(insn.src_reg);
@@ -439,7 +426,7 @@ bool CheckedMachine::step_wide(const Insn& insn) {
       return true;
     }
     for (uint32_t r = 1; r <= 5; ++r) reg(r) = {random_.next(), kNoRegion};
-    const uint32_t bits = size_of(insn.code) * 8;
+    const uint32_t bits = program::access_bytes(insn) * 8;
     reg(0) = {random_.edge_u64() & (~0ull >> (64 - bits)), kNoRegion};
     ++pc_;
     return true;
