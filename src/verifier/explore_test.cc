@@ -153,6 +153,26 @@ TEST(Bound, CallbackCountsByTrips) {
             5u + 1000 * 2 + 2);
 }
 
+TEST(Bound, APointersRoundsCanBeAnyNumber) {
+  const auto loop = [](const std::function<void(Builder&)>& body) {
+    return [&body](Builder& b) {
+      const auto callback = b.label();
+      b.mov(1, 10);
+      b.load_function(2, callback);
+      b.mov_imm(3, 0);
+      b.mov_imm(4, 0);
+      b.call(BPF_FUNC_loop);
+      finish(b);
+      b.place(callback);
+      body(b);
+      finish(b);
+    };
+  };
+  EXPECT_EQ(bound_of(loop([](Builder&) {})), 5u + uint64_t{kLoopTripsMax} * 2 + 2);
+  // The callback is looked at: r0 has no value in it.
+  EXPECT_NE(rule_of(verdict_of(loop([](Builder& b) { b.store(BPF_DW, 10, 0, -8); }))), "accepted");
+}
+
 TEST(Bound, LongestRoundCounts) {
   EXPECT_EQ(bound_of([](Builder& b) {
               const auto callback = b.label(), skip = b.label();

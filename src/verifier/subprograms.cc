@@ -34,11 +34,18 @@ Frame new_frame(uint32_t depth, uint32_t subprogram, uint32_t call_site) {
   return frame;
 }
 
+// The rounds bpf_loop is asked for. It looks at the low 32 bits of what it gets; those of a pointer can be any number, for what
+// is known of its value is about its offset. (Linux takes that for the number.)
+uint64_t rounds_wanted(const Engine& engine) {
+  const Value& number = engine.state.reg(1);
+  return number.is_pointer() ? UINT32_MAX : number.scalar.umax;
+}
+
 // Rounds that the helper called here runs its callback at most.
 uint64_t trips_of(const Engine& engine) {
   switch (engine.insn().imm) {
     case BPF_FUNC_loop:
-      return std::min<uint64_t>(engine.state.reg(1).scalar.umax, kLoopTripsMax);
+      return std::min<uint64_t>(rounds_wanted(engine), kLoopTripsMax);
     case BPF_FUNC_for_each_map_elem: {
       const Value& map = engine.state.reg(1);
       if (map.kind != Kind::kMap || map.index >= engine.request.maps.size()) return UINT32_MAX;
@@ -132,7 +139,7 @@ bool enter_callback(Engine& engine, uint32_t subprogram, const std::array<Value,
   if (!check_depth(engine)) return false;
   Frame& caller = engine.state.current();
   const uint64_t trips = trips_of(engine);
-  if (engine.insn().imm == BPF_FUNC_loop && caller.callback_depth >= engine.state.reg(1).scalar.umax) {
+  if (engine.insn().imm == BPF_FUNC_loop && caller.callback_depth >= rounds_wanted(engine)) {
     caller.callback_depth = 0;  // every round there can be was simulated
     return true;
   }
