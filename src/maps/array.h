@@ -84,12 +84,26 @@ struct IndexedType : MapType {
   }
 };
 
-struct ArrayType : IndexedType {
+// What arrays of values have in common, one value to an index or one for each CPU.
+struct ValuesType : IndexedType {
   static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
-  static constexpr bool kSpinLocks = true, kTimers = true, kInlineUpdate = true, kUpdatesUnchanged = true;
+  static constexpr bool kInlineUpdate = true, kUpdatesUnchanged = true;
   static constexpr MapBtf kBtf = MapBtf::kOwnRules;
   static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
   static constexpr MapExample kExample = {4, 20, 50, 0};
+
+  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void*, uint64_t* place, uint64_t seen,
+                                                    const void* value, uint32_t) {
+    return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
+  }
+  BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
+    return -kErrInvalid;  // array_map_delete_elem
+  }
+  static int64_t user_delete(MapView map, const void* key, uint32_t owner) { return remove(map, key, owner); }
+};
+
+struct ArrayType : ValuesType {
+  static constexpr bool kSpinLocks = true, kTimers = true;
   static constexpr const char* kRemark = "values at file offset 0; BPF_F_MMAPABLE, read-only flags, freeze";
 
   static int64_t check(const MapSpec& spec) { return array_like_check(spec); }
@@ -100,13 +114,6 @@ struct ArrayType : IndexedType {
   BPFTIME_MAPS_FOLD static int64_t update(MapView map, const void* key, const void* value, uint64_t flags,
                                           uint32_t, uint32_t) {
     return array_update(map, key, value, flags);
-  }
-  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void*, uint64_t* place, uint64_t seen,
-                                                    const void* value, uint32_t) {
-    return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
-  }
-  BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
-    return -kErrInvalid;  // array_map_delete_elem
   }
   BPFTIME_MAPS_FOLD static bool each_next(MapView map, MapCursor* cursor) {
     if (!array_each_next(map, cursor)) return false;
@@ -119,7 +126,6 @@ struct ArrayType : IndexedType {
   static int64_t user_update(MapView map, const void* key, const void* value, uint64_t flags, uint32_t) {
     return array_update(map, key, value, flags);
   }
-  static int64_t user_delete(MapView map, const void* key, uint32_t owner) { return remove(map, key, owner); }
 };
 
 }  // namespace bpftime::maps

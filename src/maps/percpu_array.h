@@ -70,13 +70,9 @@ inline int64_t percpu_array_user_update(MapView map, const void* key, const void
   return 0;
 }
 
-struct PercpuArrayType : IndexedType {
-  static constexpr bool kEveryOtherHelper = true, kInSleepable = true, kForEach = true, kMayBeInner = true;
+struct PercpuArrayType : ValuesType {
   static constexpr HelperSet kOwnHelpers = {BPF_FUNC_map_lookup_percpu_elem};
-  static constexpr bool kPerCpu = true, kInlineUpdate = true, kUpdatesUnchanged = true;
-  static constexpr MapBtf kBtf = MapBtf::kOwnRules;
-  static constexpr uint32_t kBatches = kBatchLookup | kBatchUpdate;
-  static constexpr MapExample kExample = {4, 20, 50, 0};
+  static constexpr bool kPerCpu = true;
   static constexpr const char* kDiffers =
       "a thread may move to another CPU while its program runs: both then write the same slot, and of two "
       "plain additions at once one can be lost (measured with 4 and 16 threads on 2 CPUs: none of 36 "
@@ -97,13 +93,6 @@ struct PercpuArrayType : IndexedType {
                                           uint32_t cpu, uint32_t) {
     return percpu_array_update(map, key, value, flags, cpu);
   }
-  BPFTIME_MAPS_FOLD static int64_t update_unchanged(MapView, const void*, uint64_t* place, uint64_t seen,
-                                                    const void* value, uint32_t) {
-    return compare_exchange(place, seen, read_word(value)) ? 0 : kChanged;
-  }
-  BPFTIME_MAPS_FOLD static int64_t remove(MapView, const void*, uint32_t) {
-    return -kErrInvalid;  // array_map_delete_elem
-  }
   BPFTIME_MAPS_FOLD static bool each_next(MapView map, MapCursor* cursor) {
     if (!array_each_next(map, cursor)) return false;
     cursor->value = percpu_array_lookup(map, &cursor->index, cursor->cpu);
@@ -115,7 +104,6 @@ struct PercpuArrayType : IndexedType {
   static int64_t user_update(MapView map, const void* key, const void* values, uint64_t flags, uint32_t) {
     return percpu_array_user_update(map, key, values, flags);
   }
-  static int64_t user_delete(MapView map, const void* key, uint32_t owner) { return remove(map, key, owner); }
 };
 
 }  // namespace bpftime::maps

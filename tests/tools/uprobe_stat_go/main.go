@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -64,27 +65,38 @@ func printEvent(sample []byte) {
 		e.Cookie, e.Argument, cString(e.Comm[:]), e.TextLength, text)
 }
 
-func readRing(ring *ebpf.Map, started *sync.WaitGroup) func() {
-	reader, err := ringbuf.NewReader(ring)
-	if err != nil {
-		fail("ring buffer", err)
-	}
+// Calls `next` for one record after the other until the reader is closed, which it says by `closed`. What it returns closes the
+// reader and waits for the last record.
+func follow(started *sync.WaitGroup, next func() error, closed error, reader io.Closer) func() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		started.Done()
 		for {
-			record, err := reader.Read()
-			if err != nil {
-				if !errors.Is(err, ringbuf.ErrClosed) {
+			if err := next(); err != nil {
+				if !errors.Is(err, closed) {
 					fail("read", err)
 				}
 				return
 			}
-			printEvent(record.RawSample)
 		}
 	}()
 	return func() { reader.Close(); <-done }
+}
+
+func readRing(ring *ebpf.Map, started *sync.WaitGroup) func() {
+	reader, err := ringbuf.NewReader(ring)
+	if err != nil {
+		fail("ring buffer", err)
+	}
+	next := func() error {
+		record, err := reader.Read()
+		if err == nil {
+			printEvent(record.RawSample)
+		}
+		return err
+	}
+	return follow(started, next, ringbuf.ErrClosed, reader)
 }
 
 func readPerf(array *ebpf.Map, started *sync.WaitGroup) func() {
@@ -92,26 +104,19 @@ func readPerf(array *ebpf.Map, started *sync.WaitGroup) func() {
 	if err != nil {
 		fail("perf buffer", err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		started.Done()
-		for {
-			record, err := reader.Read()
-			if err != nil {
-				if !errors.Is(err, perf.ErrClosed) {
-					fail("read", err)
-				}
-				return
-			}
-			if record.LostSamples != 0 {
-				fmt.Printf("lost cpu=%d count=%d\n", record.CPU, record.LostSamples)
-				continue
-			}
+	next := func() error {
+		record, err := reader.Read()
+		if err != nil {
+			return err
+		}
+		if record.LostSamples != 0 {
+			fmt.Printf("lost cpu=%d count=%d\n", record.CPU, record.LostSamples)
+		} else {
 			printEvent(record.RawSample)
 		}
-	}()
-	return func() { reader.Close(); <-done }
+		return nil
+	}
+	return follow(started, next, perf.ErrClosed, reader)
 }
 
 // Every thread at once: updates, look-ups and deletions of the same map, each of its own keys.
