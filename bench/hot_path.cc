@@ -94,7 +94,7 @@ class Bench {
     }
 
     const uint64_t count = ours ? mode.calls_ours : mode.calls_kernel;
-    const bool ring = mode.name == "ringbuf";
+    const bool ring = mode.name.starts_with("ringbuf");
     const uint64_t warm = ring ? count : count / 10;
     for (int pass = 0; pass < mode.warm_passes; ++pass) {
       calls(mode, warm);
@@ -197,9 +197,13 @@ const std::vector<Mode>& modes() {
         if (two) mode.way = "two_threads";
       }
     }
-    Mode& ring = add("ringbuf", "ringbuf", "ring buffer reserve and submit", 1, 10);
-    ring.calls_kernel = ring.calls_ours = kRingPass;
-    ring.warm_passes = kRingWarmPasses;
+    const auto add_ring = [&](const char* name, const char* title) {
+      Mode& ring = add(name, name, title, 1, 10);
+      ring.calls_kernel = ring.calls_ours = kRingPass;
+      ring.warm_passes = kRingWarmPasses;
+    };
+    add_ring("ringbuf", "ring buffer reserve and submit");
+    add_ring("ringbuf_woken", "the same, the reader woken");
     const auto add_call = [&](const char* id, const char* name, const char* way, const char* title,
                               int events, double aim) {
       Mode& mode = add(id, name, title, events, aim);

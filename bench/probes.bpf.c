@@ -140,14 +140,19 @@ int probe_read(struct pt_regs *ctx) {
   return 0;
 }
 
-SEC("uprobe")
-int ringbuf(struct pt_regs *ctx) {
+static __always_inline int submit(__u64 value, __u64 flags) {
   __u64 *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
   if (!record) return 0;
-  *record = PT_REGS_PARM1(ctx);
-  bpf_ringbuf_submit(record, 0);
+  *record = value;
+  bpf_ringbuf_submit(record, flags);
   return 0;
 }
+
+SEC("uprobe")
+int ringbuf(struct pt_regs *ctx) { return submit(PT_REGS_PARM1(ctx), BPF_RB_NO_WAKEUP); }
+
+SEC("uprobe")
+int ringbuf_woken(struct pt_regs *ctx) { return submit(PT_REGS_PARM1(ctx), 0); }
 
 static __always_inline int write_to(void *address) {
   __u64 value = 0x6e65657466696621;
