@@ -68,7 +68,7 @@ class Bench {
   // One measurement with a probe of the kernel's or ours; `label` for reports.
   double probed(const Mode& mode, bool ours, int round, Variant& into) {
     const SiteBytes before = site(mode);
-    Arguments tool = {options_.bin + "/probes", mode.granted && ours ? "write_granted" : mode.name,
+    Arguments tool = {options_.bin + "/probes", mode.granted && ours ? granted_name(mode) : mode.name,
                       std::to_string(victim_.pid()), options_.bin + "/bench_victim", mode.function};
     if (mode.attach_only) tool.push_back("again");
     if (ours) {
@@ -114,6 +114,11 @@ class Bench {
     const auto said = nlohmann::json::parse(
         output_of({options_.bin + "/bpftime", "daemon", "status", "--json"}, options_.work + "/status.err"));
     return said.at("changes").at("last_us").get<double>();
+  }
+
+  // write_user is write_granted under a policy, and so on.
+  static std::string granted_name(const Mode& mode) {
+    return mode.name.substr(0, mode.name.find('_')) + "_granted";
   }
 
   // What lets a program write to the victim's memory: the path of the file.
@@ -184,8 +189,13 @@ const std::vector<Mode>& modes() {
     add("empty_return", "empty_return", "empty uretprobe", 0, 4);
     add("count_return", "count_return", "read the result, count per CPU", 1, 4);
     add("entry_return", "entry_return", "entry and return, count per CPU each", 2, 7);
-    add("probe_read", "probe_read", "probe_read of 8 bytes", 1, 3);
-    add("write_user", "write_user", "probe_write_user of 8 bytes", 1, 3).granted = true;
+    add("probe_read", "probe_read", "probe_read of 8 bytes, and a count", 1, std::nullopt);
+    add("one_probe_read", "probe_reads", "one probe_read of 8, 8 bytes each", 1, 3).operations = OPERATIONS;
+    add("write_user", "write_user", "probe_write_user of 8 bytes, and a count", 1, std::nullopt).granted =
+        true;
+    Mode& writes = add("one_write_user", "writes_user", "one probe_write_user of 8, 8 bytes each", 1, 3);
+    writes.operations = OPERATIONS;
+    writes.granted = true;
     add("ktime", "ktime", "ktime_get_ns", 1, 12);
     const std::pair<const char*, double> kPerOperation[] = {{"hash_lookup", 5}, {"hash_update", 12}};
     for (const auto& [name, aim] : kPerOperation) {

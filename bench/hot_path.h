@@ -22,7 +22,7 @@ struct Mode {
   int operations = 1;                 // per call: what is reported is the time of one
   std::optional<double> aim_ns = {};  // to reach over the bare call
   bool system_call = false;           // on a tracepoint: no function's bytes change
-  bool granted = false;               // ours needs a policy, and a program made for one: `write_granted`
+  bool granted = false;               // ours needs a policy, and a program made for one: `…_granted`
   bool attach_only = false;           // what is reported is the time to attach to a busy victim, µs
 };
 const std::vector<Mode>& modes();

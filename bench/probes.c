@@ -27,6 +27,7 @@ static const struct mode {
     {"entry_return", "pair_entry", "pair_return"},
     {"ktime", "ktime", NULL},
     {"probe_read", "probe_read", NULL},
+    {"probe_reads", "probe_reads", NULL},
     {"ringbuf", "ringbuf", NULL},
     {"ringbuf_woken", "ringbuf_woken", NULL},
     {"count_return", NULL, "count_return"},
@@ -34,11 +35,13 @@ static const struct mode {
     {"hash_updates", "hash_updates", NULL},
     {"write_user", "write_user", NULL},
     {"write_granted", "write_granted", NULL},
+    {"writes_user", "writes_user", NULL},
+    {"writes_granted", "writes_granted", NULL},
     {"call_entry", "call_entry", NULL},
     {"call_both", "call_entry", "call_exit"},
 };
 
-#define POLL_MS 100  // a signal may come just before the wait: then it is noticed that much later
+#define POLL_MS 100   // a signal may come just before the wait: then it is noticed that much later
 #define LOOK_US 1000  // at a ring whose producers wake nobody
 
 static volatile sig_atomic_t stopping;
