@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -18,12 +19,15 @@
 namespace bpftime::bench {
 namespace {
 
-constexpr uint64_t kFew = 60'000, kMany = 2'000'000;
+// Of a batch, the kernel's and ours.
+constexpr uint64_t kFew = 6'000, kMany = 200'000;
+constexpr int kBatches = 10;
 // Records of one pass fit into the ring (16 bytes each): none is lost however late the tool wakes.
 constexpr uint64_t kRingPass = 100'000;
 static_assert(kRingPass * 16 * 2 < RING_BYTES);
 constexpr long kRingPauseMs = 50;   // between passes: the tool empties the ring
 constexpr int kRingWarmPasses = 3;  // once around, so that its pages are there
+constexpr int kRingPasses = 5;
 constexpr uint64_t kSiteDeadlineNs = 5'000'000'000;
 constexpr size_t kSiteBytes = 5;
 constexpr uint64_t kSystemCalls = 500'000;
@@ -62,19 +66,19 @@ class Bench {
     return std::stod(victim_.read_line()) / count;
   }
 
-  // The fastest of the mode's batches.
+  // The fastest of the mode's batches, after those that warm up.
   double timed(const Mode& mode, uint64_t count) {
-    double fastest = calls(mode, count / mode.batches);
-    for (int batch = 1; batch < mode.batches; ++batch)
-      fastest = std::min(fastest, calls(mode, count / mode.batches));
+    const bool ring = mode.name.starts_with("ringbuf");
+    double fastest = std::numeric_limits<double>::infinity();
+    for (int batch = -mode.warm_batches; batch < mode.batches; ++batch) {
+      const double ns = calls(mode, count);
+      if (batch >= 0) fastest = std::min(fastest, ns);
+      if (ring) pause_ms(kRingPauseMs);
+    }
     return fastest;
   }
 
-  double bare(const Mode& mode) {
-    const uint64_t count = mode.way == "evicted" || mode.system_call ? mode.calls_ours : kMany;
-    calls(mode, count / 10);
-    return timed(mode, count);
-  }
+  double bare(const Mode& mode) { return timed(mode, mode.calls_ours); }
 
   // One measurement with a probe of the kernel's or ours; `label` for reports.
   double probed(const Mode& mode, bool ours, int round, Variant& into) {
@@ -105,17 +109,10 @@ class Bench {
     }
 
     const uint64_t count = ours ? mode.calls_ours : mode.calls_kernel;
-    const bool ring = mode.name.starts_with("ringbuf");
-    const uint64_t warm = ring ? count : count / 10;
-    for (int pass = 0; pass < mode.warm_passes; ++pass) {
-      calls(mode, warm);
-      if (ring) pause_ms(kRingPauseMs);
-    }
     const double ns = timed(mode, count);
-    if (ring) pause_ms(kRingPauseMs);
     const auto said = nlohmann::json::parse(running.finish(true), nullptr, false);
     await_site(mode, before, true);
-    check(mode, count + mode.warm_passes * warm, said, round, into);
+    check(mode, count * (mode.warm_batches + mode.batches), said, round, into);
     return ns;
   }
 
@@ -184,12 +181,15 @@ const std::vector<Mode>& modes() {
                              std::optional<double> aim) -> Mode& {
       list.push_back({std::move(id), std::move(name), std::move(title), "probed", events, kFew, kMany});
       list.back().aim_ns = aim;
+      list.back().batches = kBatches;
       return list.back();
     };
     add("argument_percpu", "argument_percpu", "read an argument, count per CPU", 1, 4);
     Mode& evicted = add("evicted", "argument_percpu", "the same, caches evicted", 1, std::nullopt);
     evicted.way = "evicted";
     evicted.calls_kernel = evicted.calls_ours = kEvicted;
+    evicted.warm_batches = 0;
+    evicted.batches = 1;
     Mode& rotated = add("rotated", "argument_percpu", "the same, 64 functions in turn", 1, std::nullopt);
     rotated.function = "rotated_0";
     rotated.way = "rotated";
@@ -221,7 +221,8 @@ const std::vector<Mode>& modes() {
     const auto add_ring = [&](const char* name, const char* title) {
       Mode& ring = add(name, name, title, 1, 10);
       ring.calls_kernel = ring.calls_ours = kRingPass;
-      ring.warm_passes = kRingWarmPasses;
+      ring.warm_batches = kRingWarmPasses;
+      ring.batches = kRingPasses;
     };
     add_ring("ringbuf", "ring buffer reserve and submit");
     add_ring("ringbuf_woken", "the same, the reader woken");

@@ -16,9 +16,9 @@ struct Mode {
   std::string title;                  // for people
   std::string function;               // of the victim
   int events_per_call;                // that `probes` counts; 0: it cannot count (empty programs, hash)
-  uint64_t calls_kernel, calls_ours;  // one measurement
-  int warm_passes = 1;                // of a tenth of the calls, but ringbuf's: they fill the ring's pages
-  int batches = 1;                    // the calls are timed in so many, and the fastest is taken
+  uint64_t calls_kernel, calls_ours;  // a batch
+  int warm_batches = 1;               // not timed; ringbuf's fill the ring's pages
+  int batches = 1;                    // timed one by one; the fastest is taken
   std::string way = {};               // how the victim calls it; empty: as `function`
   int operations = 1;                 // per call: what is reported is the time of one
   std::optional<double> aim_ns = {};  // to reach over the bare call
