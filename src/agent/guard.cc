@@ -3,7 +3,8 @@
 // everything else goes on exactly as the host would have had it. The host sees its own dispositions and
 // masks: libc's sigaction and pthread_sigmask (which sigprocmask, signal, siglongjmp and the rest of libc
 // call) are led here by patches (rewrite::plan_redirect), and the originals stay reachable through the
-// variables below.
+// variables below. Who makes the two system calls itself, as parts of libc do, is led here where it would enter the kernel
+// (bpftime_agent_signal_call, by rewrite::SystemCallRequest::signal_guard).
 //
 // Rules for whoever edits this:
 //  1. No locks, no heap, no libc; every function may run inside a signal handler that interrupted itself.
@@ -34,6 +35,7 @@ int (*bpftime_agent_original_sigaction)(int, const bpftime::agent::LibcAction*,
                                         bpftime::agent::LibcAction*) = nullptr;
 int (*bpftime_agent_original_sigmask)(int, const bpftime::agent::LibcMask*,
                                       bpftime::agent::LibcMask*) = nullptr;
+long bpftime_agent_safe_copy(void* dst, const void* src, uint64_t len);
 }
 
 namespace bpftime::agent {
@@ -220,6 +222,71 @@ KernelAction from_libc(const LibcAction& action) {
   return {action.handler, static_cast<uint32_t>(action.flags), action.restorer, action.mask[0]};
 }
 
+// Changes the calling thread's mask: the kernel's gets all signals but the guarded ones, the host's view these. `old`: the
+// host's view before. 0 or -errno.
+long change_mask(long how, uint64_t set, uint64_t& old) {
+  Thread& thread = bpftime_thread;
+  const uint32_t before = thread.host_masked;
+  const auto guarded = static_cast<uint32_t>(set & kGuardedSignals);
+  const long result = kernel_mask(how, how == kSignalUnblock ? set : set & ~kGuardedSignals, &old);
+  if (result != 0) return result;
+  old |= before;
+  const uint32_t after = how == kSignalBlock     ? before | guarded
+                         : how == kSignalUnblock ? before & ~guarded
+                                                 : guarded;
+  if (after == before || shares_parents_memory()) return 0;
+  thread.host_masked = after;
+  const uint32_t deliver = thread.host_pending & ~thread.host_masked;
+  if (deliver == 0) return 0;
+  thread.host_pending &= ~deliver;
+  for (const int signal : kGuarded) {
+    if ((deliver & signal_bit(signal)) == 0) continue;
+    system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), signal);
+  }
+  return 0;
+}
+
+// rt_sigprocmask as the kernel does it. The host's pointers may be bad.
+long mask_call(long how, const uint64_t* set, uint64_t* old) {
+  uint64_t wanted = 0, before = 0;
+  long result;
+  if (set == nullptr) {
+    result = system_call(__NR_rt_sigprocmask, how, 0, system_argument(&before), sizeof before);
+    before |= bpftime_thread.host_masked;
+  } else {
+    if (bpftime_agent_safe_copy(&wanted, set, sizeof wanted) != 0) return wire::kSignalCallIsTheKernels;
+    result = change_mask(how, wanted, before);
+  }
+  if (result != 0 || old == nullptr) return result;
+  return bpftime_agent_safe_copy(old, &before, sizeof before);
+}
+
+// rt_sigaction as the kernel does it, of whatever signal.
+long action_call(int signal, const KernelAction* action, KernelAction* old) {
+  KernelAction wanted{}, before{};
+  if (action != nullptr && bpftime_agent_safe_copy(&wanted, action, sizeof wanted) != 0)
+    return wire::kSignalCallIsTheKernels;
+  const bool in_child = action != nullptr && shares_parents_memory();
+  if (is_guarded(signal)) {
+    // What executes a program soon gives its handlers up by that: until then ours has to stay.
+    if (in_child && wanted.handler != kDefaultAction) return wire::kSignalCallIsTheKernels;
+    before = host_action(signal).get();
+    if (action != nullptr && !in_child) {
+      host_action(signal).set(wanted);
+      const KernelAction ours = our_action(wanted);
+      kernel_action(signal, &ours, nullptr);
+    }
+  } else {
+    const uint64_t guarded = wanted.mask & kGuardedSignals, guarded_before = host_action_masks[signal];
+    wanted.mask &= ~kGuardedSignals;
+    if (const long error = kernel_action(signal, action == nullptr ? nullptr : &wanted, &before); error != 0)
+      return error;
+    if (action != nullptr && !in_child) host_action_masks[signal] = guarded;
+    before.mask |= guarded_before;
+  }
+  return old == nullptr ? 0 : bpftime_agent_safe_copy(old, &before, sizeof before);
+}
+
 void to_libc(const KernelAction& action, LibcAction* out) {
   out->handler = action.handler;
   for (uint64_t& word : out->mask) word = 0;
@@ -319,33 +386,30 @@ int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* ol
 // does.
 int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
   if (!installed) return bpftime_agent_original_sigmask(how, set, old);
-  Thread& thread = bpftime_thread;
-  const uint32_t before = thread.host_masked;
-  LibcMask unguarded;
-  uint32_t guarded = 0;
-  if (set != nullptr) {
-    unguarded.word[0] = set->word[0];  // the kernel reads no more
-    for (int i = 1; i < 16; ++i) unguarded.word[i] = 0;
-    guarded = static_cast<uint32_t>(set->word[0] & kGuardedSignals);
-    if (how != kSignalUnblock) unguarded.word[0] &= ~kGuardedSignals;
+  if (set == nullptr) {
+    const uint32_t masked = bpftime_thread.host_masked;
+    const int result = bpftime_agent_original_sigmask(how, set, old);
+    if (result == 0 && old != nullptr) old->word[0] |= masked;
+    return result;
   }
-  const int result = bpftime_agent_original_sigmask(how, set == nullptr ? nullptr : &unguarded, old);
-  if (result != 0) return result;
-  if (old != nullptr) old->word[0] |= before;
-  if (set == nullptr) return 0;
-  const uint32_t after = how == kSignalBlock     ? before | guarded
-                         : how == kSignalUnblock ? before & ~guarded
-                                                 : guarded;
-  if (after == before || shares_parents_memory()) return 0;
-  thread.host_masked = after;
-  const uint32_t deliver = thread.host_pending & ~thread.host_masked;
-  if (deliver == 0) return 0;
-  thread.host_pending &= ~deliver;
-  for (const int signal : kGuarded) {
-    if ((deliver & signal_bit(signal)) == 0) continue;
-    system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), signal);
-  }
+  constexpr uint64_t kLibcsOwn = signal_bit(32) | signal_bit(33);  // which it lets nobody block
+  uint64_t before = 0;
+  const long result = change_mask(how, set->word[0] & ~kLibcsOwn, before);
+  if (result != 0) return static_cast<int>(-result);
+  if (old != nullptr) old->word[0] = before;
   return 0;
+}
+
+// In place of a system call `number` of any code: does what it would and returns what it would, or
+// wire::kSignalCallIsTheKernels: then it is to be made.
+long bpftime_agent_signal_call(long number, long first, long second, long third, long size) {
+  if (!installed || size != sizeof(uint64_t)) return wire::kSignalCallIsTheKernels;
+  if (number == __NR_rt_sigprocmask)
+    return mask_call(first, reinterpret_cast<const uint64_t*>(second), reinterpret_cast<uint64_t*>(third));
+  const int signal = static_cast<int>(first);
+  if (number != __NR_rt_sigaction || signal < 1 || signal > kSignals) return wire::kSignalCallIsTheKernels;
+  return action_call(signal, reinterpret_cast<const KernelAction*>(second),
+                     reinterpret_cast<KernelAction*>(third));
 }
 
 }  // extern "C"

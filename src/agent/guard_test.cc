@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -421,6 +422,77 @@ TEST(Guard, ChildrenThatShareMemoryChangeNothingHere) {
     }
     REQUIRE(waitpid(forked, &status, 0) == forked && WEXITSTATUS(status) == 9);
     catch_fault();
+  });
+}
+
+// What code that makes the two system calls itself is led to (rewrite's trampolines call it).
+long signal_call(long number, long first, const void* second, void* third, long size = 8) {
+  return TestAgent::get().symbol<long (*)(long, long, const void*, void*, long)>("bpftime_agent_signal_call")(
+      number, first, second, third, size);
+}
+
+TEST(Guard, CallsPastLibcTakeNothingAway) {
+  expect_fine([] {
+    uint64_t old = 1;
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == wire::kSignalCallIsTheKernels);
+    guard_all();
+    const uint64_t all = ~uint64_t{0}, usr1 = uint64_t{1} << (SIGUSR1 - 1);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, &old) == 0 && old == 0);
+    REQUIRE(repairs());
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0);
+    REQUIRE((old & kGuardedSignals) == kGuardedSignals && (old & usr1) != 0 && "as the host set it");
+    sigset_t seen;
+    REQUIRE(sigprocmask(SIG_BLOCK, nullptr, &seen) == 0 && sigismember(&seen, SIGTRAP) == 1);
+    raise(SIGBUS);  // waits
+    REQUIRE(signal_call(SYS_rt_sigprocmask, 99, &all, &old) == -EINVAL);
+    KernelAction ignore{};
+    ignore.handler = kIgnore;
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGBUS, &ignore, nullptr) == 0);
+    const uint64_t none = 0;
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_SETMASK, &none, &old) == 0 && (old & usr1) != 0);
+    const KernelAction by_default{};
+    KernelAction before{};
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, &by_default, &before) == 0 &&
+            before.handler == kDefaultAction);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGBUS, nullptr, &before) == 0 && before.handler == kIgnore);
+    REQUIRE(repairs());
+    // A handler's mask: shown whole, without effect on repairs.
+    struct sigaction action {};
+    action.sa_handler = [](int) { REQUIRE(repairs()); };
+    REQUIRE(sigaction(SIGUSR1, &action, nullptr) == 0);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGUSR1, nullptr, &before) == 0);
+    before.mask = all;
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGUSR1, &before, nullptr) == 0);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGUSR1, nullptr, &before) == 0 &&
+            (before.mask & kGuardedSignals) == kGuardedSignals);
+    raise(SIGUSR1);
+    // What the kernel would refuse.
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, kNowhere, nullptr) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, &none, kNowhere) == -EFAULT);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, kNowhere, nullptr) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, nullptr, kNowhere) == -EFAULT);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGKILL, &by_default, nullptr) == -EINVAL);
+    REQUIRE(signal_call(SYS_rt_sigaction, 65, &by_default, nullptr) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, &by_default, nullptr, 16) ==
+            wire::kSignalCallIsTheKernels);
+    // Before it executes a program a child in our memory puts handlers back: not those that keep it alive till then.
+    const pid_t child = vfork();
+    if (child == 0) {
+      signal_call(SYS_rt_sigaction, SIGSEGV, &by_default, nullptr);
+      signal_call(SYS_rt_sigprocmask, SIG_BLOCK, &all, nullptr);
+      uint64_t value = 7;
+      _exit(safe_copy()(&value, kNowhere, sizeof value) == -EFAULT ? 7 : 8);
+    }
+    int status = 0;
+    REQUIRE(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && (old & kGuardedSignals) == 0);
+  });
+  expect_death(SIGSEGV, [] {
+    guard_all();
+    set_handler(SIGSEGV, host_handler);
+    const KernelAction by_default{};
+    REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, &by_default, nullptr) == 0);
+    fault();
   });
 }
 

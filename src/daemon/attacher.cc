@@ -381,13 +381,15 @@ void Attacher::release_code() {
   if (auto released = release_unused_code(); !released) log_warning(released.error().message);
 }
 
-// A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again.
+// A thread that stands in one of our programs keeps the signal guard in place: let it run on, look again. On a loaded machine it
+// may wait for a CPU for long.
 Result<void> Attacher::reconcile(Target& target, bool create) {
-  constexpr int kTries = 50;
+  constexpr int kTries = 100, kQuickTries = 30;
+  constexpr useconds_t kSoon = 1000, kLater = 20000;
   for (int i = 0;; ++i) {
     auto done = reconcile_once(target, create, i == kTries);
     if (done || done.error().code != EAGAIN || i == kTries) return done;
-    ::usleep(1000);
+    ::usleep(i < kQuickTries ? kSoon : kLater);
   }
 }
 
@@ -410,6 +412,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   if (registry) std::copy_n(registry->header.sessions, wire::kSessionsMax, target.sessions.begin());
   auto sites = wanted_sites(target, *regions, *status);
   target.watch_wanted = watch_wanted(target, *regions, *status);
+  if (registry) look_at_libc(target, *registry, sites);
   const bool flags_right = registry && is_detached(*registry) == target.detached;
   // Sites that failed before are tried again only when something else must change, or on attach.
   if (registry && !create && flags_right && up_to_date(target, *registry, sites)) {
@@ -427,6 +430,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     }
     registry = target::read_registry(target.process, config_.window, &why);
   }
+  ++stopping_changes_;
   const uint64_t agent_base = load_agent(target, *regions, registry ? &*registry : nullptr, *status, sites);
 
   auto stopped = StoppedProcess::stop(target.process);
@@ -472,8 +476,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (auto mapped = map_memory(stopped, regions, memory_of(sites)); !mapped)
     skip_all(mapped.error(), [](const Site&) { return true; });
   refresh_task_facts(target, sites);
-  const bool any =
-      std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.report.skipped.empty(); });
+  const bool any = std::any_of(sites.begin(), sites.end(), [](const Site& s) { return s.is_probe(); });
   bool guarded = false;
   std::string guard_why = target.no_guard;
   if (any && target.no_guard.empty()) {
@@ -487,6 +490,10 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (!guarded)
     for (auto& site : sites)
       if (site.report.skipped.empty() && site.repairs_faults()) site.report.skipped = guard_why;
+  const bool guard_stays = any ? guarded : !guard_may_go(target);
+  for (auto& site : sites)
+    if (!guard_stays && site.is_of_guard() && site.report.skipped.empty())
+      site.report.skipped = guard_why.empty() ? "the signal guard goes" : guard_why;
 
   // Restore first: what is no longer wanted goes even if what is wanted cannot come.
   auto restored = target::restore_patches(stopped, config_.window, registry, unwanted_sites(registry, sites),
@@ -535,6 +542,7 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
   if (!guard_may_go(target)) return {};
   auto removed = remove_guard(target, stopped, registry, regions);
   if (removed) target.guard_idle_since.reset();
+  if (removed) target.guards_calls = false;
   return removed;
 }
 

@@ -99,7 +99,8 @@ class Attacher {
   struct ChangeTimes {
     uint64_t held_ns = 0, whole_ns = 0;
   };
-  uint64_t running_changes() const { return running_changes_; }  // made without stopping all threads
+  uint64_t running_changes() const { return running_changes_; }    // made without stopping all threads
+  uint64_t stopping_changes() const { return stopping_changes_; }  // the others, and attempts at them
   uint64_t code_blocks_released() const { return code_blocks_released_; }
   uint64_t outside_changes() const { return outside_changes_; }  // of these, without holding even one
   uint64_t few_changes() const { return few_changes_; }          // of these, without a look at all places
@@ -133,6 +134,10 @@ class Attacher {
     std::string no_guard;
     // It can be changed without holding a thread of it (StoppedProcess::allow_outside_barriers); no value: not asked yet.
     std::optional<bool> outside_barriers;
+    // System calls that would take the guard its signals are led to it: as long as it is there.
+    bool guards_calls = false;
+    // All of libc's: it blocks none of the guard's signals any more, so each of its functions may be changed while it runs.
+    bool libc_is_guarded = false;
     // When SIGTRAP was last seen to come to the guard.
     std::chrono::steady_clock::time_point guard_seen{};
     // Since when maps are in it that no program here uses: they go a little later, the next probe may want them again.
@@ -167,7 +172,8 @@ class Attacher {
   uint64_t vdso_clock_gettime_offset_ = 0;
   bool withdrawn_ = false;
   ChangeTimes last_running_change_;
-  uint64_t running_changes_ = 0, outside_changes_ = 0, few_changes_ = 0, code_blocks_released_ = 0;
+  uint64_t running_changes_ = 0, outside_changes_ = 0, few_changes_ = 0, stopping_changes_ = 0,
+           code_blocks_released_ = 0;
 
   void drop_dead();
   pid_t last_process_number();
@@ -230,6 +236,7 @@ class Attacher {
   // The same without stopping more than one thread; kNeedsStop when something about it asks for all (running_change.cc).
   Result<Changed> change_running(Target& target, target::Registry& registry,
                                  const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites);
+  void look_at_libc(Target& target, const target::Registry& registry, const std::vector<Site>& sites);
   bool may_change_running(Target& target, const std::vector<target::MappedRegion>& regions, uint64_t address);
   Result<bool> guard_answers(target::StoppedProcess& held, const std::vector<target::MappedRegion>& regions);
   // Nothing, when the site is as it should be.
@@ -270,9 +277,10 @@ class Attacher {
 
   // System calls (system_call_sites.cc).
   void add_system_call_sites(Target& target, const std::vector<target::MappedRegion>& regions,
-                             std::vector<Site>& sites);
+                             const target::Status& status, std::vector<Site>& sites);
   void add_system_calls_of(const target::MappedRegion& region, const std::shared_ptr<FileInfo>& file,
-                           const std::vector<kernel::Probe>& probes, std::vector<Site>& sites);
+                           const std::vector<kernel::Probe>& probes, bool guard, std::vector<Site>& sites);
+  bool guards_calls(Target& target, const target::Status& status, bool probed) const;
   Result<std::optional<PlannedSite>> plan_system_call(Target& target, const CodeMemory::Entry& entry,
                                                       target::Registry& registry,
                                                       const std::vector<target::MappedRegion>& regions,
@@ -290,6 +298,8 @@ class Attacher {
   Result<uint64_t> host_address(const target::Process& process,
                                 const std::vector<target::MappedRegion>& regions, const Site& site,
                                 const kernel::HostClass& host, const kernel::HostClass::Symbol& symbol);
+  // Why it may not be probed with these programs, if it is of Go.
+  static std::optional<std::string> in_go(const Site& site);
   static std::optional<std::string> in_restartable_sequence(const target::Process& process, const Site& site);
   std::optional<Site> other_build(const target::Process& process, const target::MappedRegion& region,
                                   const kernel::Probe& probe);

@@ -137,6 +137,7 @@ Answer status(Worker& worker, const json&) {
   const auto& last = attacher.last_running_change();
   const json changes = {{"running", attacher.running_changes()},
                         {"outside", attacher.outside_changes()},
+                        {"stopping", attacher.stopping_changes()},
                         {"last_us", static_cast<double>(last.whole_ns) / 1000},
                         {"last_held_us", static_cast<double>(last.held_ns) / 1000}};
   return json{{"version", kVersion},

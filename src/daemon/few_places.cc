@@ -78,8 +78,8 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
   if (kernel_.counting() || !target.system_calls.empty()) return;
   const auto of_host = [](const Site::Want& want) { return want.program->host != nullptr; };
   if (std::any_of(sites.begin(), sites.end(), [&](const Site& site) {
-        return site.system_call || site.wants.empty() ||
-               std::any_of(site.wants.begin(), site.wants.end(), of_host);
+        return !site.is_of_guard() && (site.system_call || site.wants.empty() ||
+                                       std::any_of(site.wants.begin(), site.wants.end(), of_host));
       }))
     return;
   auto now = target.process.regions();  // with what has been mapped meanwhile
@@ -96,6 +96,7 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
                              std::move(*process),
                              {}});
   for (const Site& site : sites) {
+    if (site.is_of_guard()) continue;
     const bool patched = site.report.skipped.empty();
     target.kept->patched += patched;
     target.kept->places.emplace(site.address,
@@ -194,6 +195,14 @@ std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const 
     return Error{EAGAIN, "no thread is held"};
   };
   const auto may_change = [&](uint64_t address) { return may_change_running(target, kept.regions, address); };
+  const auto meets_guard = [&](const PatchRecord& record) {
+    return std::any_of(
+        kept.registry.patches.begin(), kept.registry.patches.end(), [&](const PatchRecord& other) {
+          return target::is_live(other) && other.address != record.address &&
+                 !kept.places.contains(other.address) && other.address < record.address + record.length &&
+                 record.address < other.address + other.length;
+        });
+  };
   for (Site& site : sites) {
     if (!site.report.skipped.empty()) continue;
     auto plan = plan_site(target, nobody, kept.registry, kept.regions, site, /*traps=*/true);
@@ -203,7 +212,7 @@ std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const 
     } else if (*plan) {
       const PatchRecord& record = (*plan)->patch.record;
       if ((*plan)->method == rewrite::PatchMethod::kJump || !may_change(site.address) ||
-          target.call_code.touches(record.address, record.address + record.length))
+          meets_guard(record) || target.call_code.touches(record.address, record.address + record.length))
         return std::nullopt;
       out.patches.push_back((*plan)->patch);
     }

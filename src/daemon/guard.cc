@@ -31,7 +31,7 @@ constexpr Redirect kRedirects[] = {
 constexpr uint64_t kGuardedSignals = uint64_t{1} << (SIGSEGV - 1) | uint64_t{1} << (SIGBUS - 1) |
                                      uint64_t{1} << (SIGTRAP - 1) | uint64_t{1} << (SIGILL - 1);
 // glibc's own two real-time signals: no program can block them, so a thread that has both blocked is inside libc, which
-// blocks everything around clone and the like and puts the mask back itself, past our redirect.
+// blocks everything around clone and the like, and puts the mask back itself.
 constexpr uint64_t kLibcsOwnSignals = uint64_t{3} << 31;
 
 // Programs ask the vDSO for the time: such a thread stands outside our code and returns into it.
@@ -151,8 +151,9 @@ Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t of
     auto mask = stopped.signal_mask(thread.tid);
     if (!mask) continue;  // it has exited
     const uint64_t blocked = *mask & kGuardedSignals;
-    if (blocked == 0 || (*mask & kLibcsOwnSignals) == kLibcsOwnSignals) continue;
-    if (thread.thread_pointer != 0) {
+    if (blocked == 0) continue;
+    const bool by_libc = (*mask & kLibcsOwnSignals) == kLibcsOwnSignals;
+    if (thread.thread_pointer != 0 && !by_libc) {
       const uint64_t word = thread.thread_pointer + offset;
       auto before = stopped.read(word, sizeof(uint32_t));
       if (!before) return before.error();

@@ -69,6 +69,9 @@ Result<uint64_t> Attacher::place_code(Arena& arena, const kernel::Prog& program)
   const uint64_t content = mix_bytes(kHashStart, image);
   auto code = arena.find(content);
   if (!code) {
+    // Trampolines save no vector state: what came out of the compiler is looked at before any process runs it.
+    if (auto general = rewrite::check_general_registers_only(text_of(*program.code)); !general)
+      return general.error();
     auto copied = arena.append(image);
     if (!copied) return copied;
     arena.remember(content, *copied);

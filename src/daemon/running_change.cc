@@ -24,7 +24,7 @@ uint64_t ns_since(Clock::time_point start) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
 
-// libc and the dynamic loader run some of their functions where a trapping byte would kill: with every signal blocked, past any
+// Where the guard does not make all of libc's calls about signals: libc and the dynamic loader run some of their functions where a trapping byte would kill: with every signal blocked, past any
 // redirect of ours (around clone, in threads that begin or end, in abort and raise), or in a child of posix_spawn, which shares
 // the memory and has taken the handlers away. What is named here runs in none of these: what they call, by glibc's sources, is
 // the system call wrappers for signals, scheduling, ids, limits, files to be opened, closed and copied, and exec; free (the
@@ -75,16 +75,25 @@ bool is_never_masked(std::string_view name) {
          std::none_of(std::begin(kExceptions), std::end(kExceptions), begins_name);
 }
 
-bool is_libc(const std::string& path) {
-  for (const char* name : {"/libc.so", "/libc-2", "/ld-linux", "/libpthread", "/ld-2"})
-    if (path.find(name) != std::string::npos) return true;
-  return false;
-}
-
 }  // namespace
+
+// Whose number is not known and which cannot be patched are, in glibc, exits. From 2.38 on (the first with strlcpy) the child of
+// posix_spawn begins without handlers (CLONE_CLEAR_SIGHAND), so that functions called there must meet no trap.
+void Attacher::look_at_libc(Target& target, const Registry& registry, const std::vector<Site>& sites) {
+  std::set<const FileInfo*> files;
+  bool open = false;
+  for (const Site& site : sites) {
+    if (!is_libc(site.region.path) || !site.system_call || !site.system_call->guards_signals) continue;
+    const bool there = site.report.skipped.empty() && registry.active_at(site.address) != nullptr;
+    open |= !there && site.system_call->site.number >= 0;
+    if (files.insert(site.file.get()).second) open |= site.file->elf->find_symbol("strlcpy").has_value();
+  }
+  target.libc_is_guarded = !files.empty() && !open;
+}
 
 bool Attacher::may_change_running(Target& target, const std::vector<MappedRegion>& regions,
                                   uint64_t address) {
+  if (target.libc_is_guarded) return true;
   const MappedRegion* region = region_at(regions, address);
   if (region == nullptr) return true;  // no longer mapped: nothing will be written
   if (!is_libc(region->path)) return true;
@@ -111,8 +120,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   if (!guard_complete(registry) || (registry.header.flags & wire::kNoSystemCalls) != 0)
     return Changed::kNeedsStop;
   if (!watch_right(target, registry)) return Changed::kNeedsStop;
-  const bool any =
-      std::any_of(sites.begin(), sites.end(), [](const Site& site) { return site.report.skipped.empty(); });
+  const bool any = std::any_of(sites.begin(), sites.end(), [](const Site& site) { return site.is_probe(); });
   if (!any && guard_may_go(target) && target.guard_idle_since) return Changed::kNeedsStop;
   if (withdrawn_ || target.detached) return Changed::kNeedsStop;
   if (auto blocked = target.process.blocked_in_any_thread(); !blocked || (*blocked & kTrapSignals) != 0)

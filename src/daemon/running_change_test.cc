@@ -414,6 +414,24 @@ TEST_F(RunningChange, CodeMemoryIsUsedAgain) {
               kPairs);
 }
 
+// No trampoline saves vector state: code that would change some, whatever made it, comes into no process.
+TEST_F(RunningChange, CodeThatUsesVectorRegistersIsRefused) {
+  start(1);
+  load_program();
+  const Probe one = probe(reinterpret_cast<void*>(hammered_plain));
+  for (const auto& program : kernel_.objects().all<kernel::Prog>(kernel::ObjectKind::kProgram)) {
+    ASSERT_TRUE(program->code.has_value());
+    const uint8_t code[] = {0x66, 0x0f, 0xef, 0xc0,
+                            0x31, 0xc0, 0xc3};  // pxor %xmm0,%xmm0; xor %eax,%eax; ret
+    std::copy(std::begin(code), std::end(code), program->code->image.begin() + program->code->entry_offset);
+  }
+  auto attached = attacher_->attach(victim_);
+  ASSERT_TRUE(attached.ok()) << attached.error().message;
+  EXPECT_NE(skipped().find("programs may use general registers only"), std::string::npos) << skipped();
+  EXPECT_TRUE(text_is_restored());
+  expect_alive();
+}
+
 TEST_F(RunningChange, ComesAndGoesUnderLoad) {
   const char* wanted = std::getenv("BPFTIME_TEST_PAIRS");
   const uint64_t pairs_wanted = wanted ? std::strtoull(wanted, nullptr, 10) : 500;

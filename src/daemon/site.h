@@ -49,6 +49,13 @@ inline const target::MappedRegion* region_at(const std::vector<target::MappedReg
   return found == regions.end() ? nullptr : &*found;
 }
 
+// Of the C library, which does much that concerns signals past its own exported functions.
+inline bool is_libc(const std::string& path) {
+  for (const char* name : {"/libc.so", "/libc-2", "/ld-linux", "/libpthread", "/ld-2"})
+    if (path.find(name) != std::string::npos) return true;
+  return false;
+}
+
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
   target::FileVersion version;
@@ -60,6 +67,9 @@ struct Attacher::FileInfo {
     size_t unclear = 0;  // places that look like a call, in code nobody says the bounds of
   };
   std::optional<SystemCalls> system_calls;
+  std::optional<bool>
+      changes_signals;  // by system calls of its own: worth a look, if nobody asks for all calls
+  bool go = false;      // holds Go code (and, with cgo, other code)
   std::optional<symbols::ElfFile::Section> restartable;  // descriptors of restartable sequences
 };
 
@@ -83,6 +93,7 @@ struct Attacher::Site {
     uint64_t function, function_size;  // address in the target
     rewrite::SystemCallSite site;
     bool keeps_memory_shared = false;  // also without programs: rewrite::SystemCallRequest
+    bool guards_signals = false;       // the same
   };
   uint64_t address = 0;
   uint64_t file_address = 0;
@@ -103,6 +114,9 @@ struct Attacher::Site {
     return std::any_of(program.maps.begin(), program.maps.end(),
                        [](const auto& map) { return map->spec.type == BPF_MAP_TYPE_PROG_ARRAY; });
   }
+  // Whether it is there for more than what other probes need.
+  bool is_probe() const { return report.skipped.empty() && !wants.empty(); }
+  bool is_of_guard() const { return system_call && system_call->guards_signals && wants.empty(); }
   bool needs_agent() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       const auto& code = *w.program->code;
@@ -113,6 +127,13 @@ struct Attacher::Site {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       return w.program->code->repairs_faults || may_tail_call(*w.program);
     });
+  }
+  // Go makes system calls in functions that do not look how much stack is left; of some 540 bytes the registers take 300.
+  bool needs_more_stack_than_go_leaves() const {
+    constexpr uint32_t kLeft = 240;
+    return file && file->go && std::any_of(wants.begin(), wants.end(), [](const Want& want) {
+             return want.program->code && want.program->code->stack_bytes > kLeft;
+           });
   }
   bool needs_system_calls() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& want) {
@@ -138,7 +159,9 @@ struct Attacher::Site {
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
-    mix(system_call ? 1 + system_call->on_exit + 2 * system_call->keeps_memory_shared : 0);
+    mix(system_call ? 1 + system_call->on_exit + 2 * system_call->keeps_memory_shared +
+                          4 * system_call->guards_signals
+                    : 0);
     mix(interior);
     mix(room);
     for (const Want& want : wants) {

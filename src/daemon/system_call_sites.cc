@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 
 #include "daemon/site.h"
@@ -39,6 +40,29 @@ SystemCalls find_in(const symbols::ElfFile& elf) {
     std::move(found.begin(), found.end(), std::back_inserter(out.calls));
   }
   return out;
+}
+
+// Whether rt_sigaction or rt_sigprocmask may be called by its own instructions: a `syscall` close behind a constant that is one of
+// the two numbers. Fast, for what is true of hardly any file but the C library, whose numbers come in other ways, too.
+bool changes_signals(const symbols::ElfFile& elf) {
+  constexpr size_t kBefore = 32, kConstant = 4;
+  for (const auto& segment : elf.segments()) {
+    if (!segment.executable || segment.file_size > kSegmentSizeMax) continue;
+    const auto text = elf.read(segment.address, segment.file_size);
+    const uint8_t call[] = {0x0f, 0x05};
+    for (size_t at = 0; at < text.size();) {
+      const void* found = ::memmem(text.data() + at, text.size() - at, call, sizeof call);
+      if (found == nullptr) break;
+      at = static_cast<size_t>(static_cast<const uint8_t*>(found) - text.data());
+      for (size_t i = at - std::min(at, kBefore); i + kConstant <= at; ++i) {
+        const auto number = read_at<uint32_t>(text, i).value_or(0);
+        if (number != 0 && number <= INT32_MAX && rewrite::may_change_signals(static_cast<int32_t>(number)))
+          return true;
+      }
+      at += sizeof call;
+    }
+  }
+  return false;
 }
 
 // The agent makes system calls on its own behalf, which are nobody's business, and says when an execve has come back.
@@ -106,8 +130,15 @@ bool Attacher::may_run_here(const Target& target, const std::vector<MappedRegion
   });
 }
 
+// The guard is there for any probe, and a little longer.
+bool Attacher::guards_calls(Target& target, const target::Status& status, bool probed) const {
+  if (probed) target.guards_calls = true;
+  if (!target.no_guard.empty() || target::filtered_unlike_us(status)) return false;
+  return target.guards_calls && (probed || !target.guard_idle_since || !guard_may_go(target));
+}
+
 void Attacher::add_system_call_sites(Target& target, const std::vector<MappedRegion>& regions,
-                                     std::vector<Site>& sites) {
+                                     const target::Status& status, std::vector<Site>& sites) {
   target.system_calls.clear();
   target.report.not_seen.clear();
   auto probes = kernel_.system_call_probes();
@@ -115,7 +146,12 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
     std::erase_if(probe.programs,
                   [&](const auto& attached) { return !may_run_here(target, regions, *attached.program); });
   std::erase_if(probes, [](const auto& probe) { return probe.programs.empty(); });
-  if (probes.empty()) return;
+  const bool guard = guards_calls(
+      target, status, !probes.empty() || std::any_of(sites.begin(), sites.end(), [](const Site& site) {
+        return site.is_probe();
+      }));
+  if (probes.empty() && !guard) return;
+  const bool tell = !probes.empty();
   std::sort(probes.begin(), probes.end(),
             [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
   for (auto& probe : probes) {
@@ -147,24 +183,27 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
     if (is_agent(region)) {
       if (!file->system_calls && file->elf)
         file->system_calls = exec_return_of<FileInfo::SystemCalls>(*file->elf);
-      if (file->system_calls) add_system_calls_of(region, file, probes, sites);
+      if (file->system_calls) add_system_calls_of(region, file, probes, /*guard=*/false, sites);
       continue;
     }
-    if (!file->elf) {
+    if (!file->elf && tell) {
       target.report.not_seen.push_back("system calls of " + region.path + ": it cannot be read as ELF");
-      continue;
     }
+    if (!file->elf) continue;
+    if (!tell && !file->changes_signals)
+      file->changes_signals = is_libc(region.path) || changes_signals(*file->elf);
+    if (!tell && !*file->changes_signals) continue;
     if (!file->system_calls) file->system_calls = find_in<FileInfo::SystemCalls>(*file->elf);
-    add_system_calls_of(region, file, probes, sites);
-    if (file->system_calls->unclear != 0)
+    add_system_calls_of(region, file, probes, guard, sites);
+    if (file->system_calls->unclear != 0 && tell)
       target.report.not_seen.push_back("system calls of " + region.path +
                                        ", possibly: " + std::to_string(file->system_calls->unclear) +
                                        " places in code of which nothing says where its functions begin");
   }
-  if (anonymous != 0)
+  if (anonymous != 0 && tell)
     target.report.not_seen.push_back("system calls of code made at run time (" + std::to_string(anonymous) +
                                      (anonymous == 1 ? " mapping)" : " mappings)"));
-  if (uses_io_uring(target.process.pid()))
+  if (tell && uses_io_uring(target.process.pid()))
     target.report.not_seen.push_back("what the kernel does on the process's behalf through io_uring");
 
   // One patch per byte. Function entries were there first, then what comes first in the text.
@@ -194,12 +233,14 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
   for (Site& site : sites)
     if (counts(site) && patched[site.report.address] != 2) site.system_call->keeps_memory_shared = false;
   std::erase_if(sites, [](const Site& site) {
-    return site.system_call && site.wants.empty() && !site.system_call->keeps_memory_shared;
+    return site.system_call && site.wants.empty() && !site.system_call->keeps_memory_shared &&
+           !site.system_call->guards_signals;
   });
 }
 
 void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared_ptr<FileInfo>& file,
-                                   const std::vector<kernel::Probe>& probes, std::vector<Site>& sites) {
+                                   const std::vector<kernel::Probe>& probes, bool guard,
+                                   std::vector<Site>& sites) {
   const auto mapped = file->elf->address_of_offset(region.offset);
   if (!mapped) return;
   const uint64_t base = region.start - *mapped;
@@ -230,8 +271,10 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
                                   point.signal()});
         }
       }
-      const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
-      if ((site.wants.empty() && !starts) || (call.site.stands_for_call && !on_exit)) continue;
+      const bool starts =
+          !probes.empty() && !call.site.stands_for_call && rewrite::starts_process(call.site.number);
+      const bool guards = guard && !on_exit && rewrite::may_change_signals(call.site.number);
+      if ((site.wants.empty() && !starts && !guards) || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),
                 [](const auto& a, const auto& b) { return a.order < b.order; });
       site.region = region;
@@ -239,10 +282,12 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
       site.file_address = call.function;
       site.function_size = length;  // until add_system_call_sites has compared the patches
       site.system_call =
-          Site::SystemCall{on_exit, base + call.function, call.function_size, call.site, starts};
+          Site::SystemCall{on_exit, base + call.function, call.function_size, call.site, starts, guards};
       site.report.path = region.path;
       site.report.address = instruction;
       site.report.skipped = on_exit ? call.site.no_exit : call.site.no_enter;
+      if (site.report.skipped.empty() && site.needs_more_stack_than_go_leaves())
+        site.report.skipped = "a program needs more stack than Go's functions have left";
       sites.push_back(std::move(site));
     }
   }
@@ -274,6 +319,11 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   request.site = site.system_call->site;
   request.identity_address = config_.window + wire::kIdentityOffset;
   request.keeps_memory_shared = site.system_call->keeps_memory_shared;
+  if (site.system_call->guards_signals) {
+    auto guard = agent_symbol(target, regions, registry, "bpftime_agent_signal_call");
+    if (!guard && site.wants.empty()) return guard.error();
+    request.signal_guard = guard ? *guard : 0;
+  }
   for (const auto& want : site.wants) {
     const auto& machine_code = *want.program->code;
     auto copy = place_code(**arena, *want.program);

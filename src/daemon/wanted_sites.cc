@@ -52,6 +52,7 @@ std::shared_ptr<Attacher::FileInfo> Attacher::file_info(const target::Process& p
     if (auto elf = symbols::ElfFile::from_fd(fd->get(), region.path)) {
       info->build_id = elf->build_id();
       info->restartable = elf->find_section("__rseq_cs");
+      info->go = elf->find_section(".go.buildinfo").has_value();
       info->elf = std::move(*elf);
     }
   }
@@ -101,7 +102,7 @@ std::vector<Attacher::Site> Attacher::wanted_sites(Target& target, const std::ve
     const uint64_t distance = next->address - out[i].address;
     out[i].room = distance < wire::kPatchBytesMax ? static_cast<uint32_t>(distance) : 0;
   }
-  add_system_call_sites(target, regions, out);
+  add_system_call_sites(target, regions, status, out);
   for (auto& site : out)
     if (site.system_call && site.report.skipped.empty() && target::filtered_unlike_us(status) &&
         site.needs_system_calls())
@@ -190,6 +191,7 @@ std::vector<Attacher::Site> Attacher::sites_of(Target& target, const std::vector
         site.interior = !returns;  // who asks for a return says that it is an entry
       }
       if (auto why = in_restartable_sequence(target.process, site)) skip(*why);
+      if (auto why = in_go(site)) skip(*why);
     }
     for (auto& want : site.wants) {
       if (!want.program->host) continue;
@@ -223,6 +225,32 @@ void Attacher::count_hits(Target& target, std::vector<Site>& sites) {
       }
     }
   }
+}
+
+// Go moves its stacks, with the return addresses on them, and makes them only as large as its own functions say they need: one
+// that begins with the comparison Go's compiler puts there was called with some 790 bytes left, what others have left nobody
+// says. Beyond that lie other goroutines' stacks, and nothing that would fault.
+std::optional<std::string> Attacher::in_go(const Site& site) {
+  if (!site.file->go || site.report.function.find('.') == std::string::npos)
+    return std::nullopt;  // of C, by cgo
+  for (const auto& want : site.wants) {
+    if (want.on_return) return "the return of a Go function cannot be probed: Go moves its stacks";
+    if (site.interior) return "inside a Go function nobody says how much stack is left";
+    constexpr uint64_t kLeft = 600;
+    const uint64_t needed = sizeof(wire::PtRegs) + want.program->code->stack_bytes;
+    if (needed > kLeft)
+      return "program " + want.program->name + " needs " + std::to_string(needed) +
+             " bytes of stack, of which a Go function may have no more than " + std::to_string(kLeft);
+  }
+  const uint8_t checks[][4] = {{0x49, 0x3b, 0x66, 0x10},  // cmp 0x10(%r14),%rsp
+                               {0x4c, 0x8d, 0x64, 0x24},  // lea -size(%rsp),%r12; cmp 0x10(%r14),%r12
+                               {0x4c, 0x8d, 0xa4, 0x24}};
+  const auto code = site.file->elf->read(site.file_address, sizeof checks[0]);
+  if (std::none_of(std::begin(checks), std::end(checks), [&](const auto& check) {
+        return std::equal(std::begin(check), std::end(check), code.begin(), code.end());
+      }))
+    return "the Go function does not look how much stack is left, so there may be none for programs";
+  return std::nullopt;
 }
 
 // The kernel sends a thread that it interrupts inside one to its abort handler: code moved elsewhere would lose that. The

@@ -282,6 +282,10 @@ std::optional<TextSystemCall> clone3_at(Bytes text, uint64_t address, size_t cal
 
 }  // namespace
 
+bool may_change_signals(int32_t number) {
+  return number < 0 || number == SYS_rt_sigaction || number == SYS_rt_sigprocmask;
+}
+
 bool starts_process(int32_t number) {
   return number == SYS_clone || number == SYS_vfork || number == SYS_clone3;
 }

@@ -28,6 +28,9 @@ struct SystemCallSite {
   std::string no_exit;
 };
 
+// rt_sigaction and rt_sigprocmask, and calls that may be either: those the signal guard wants to make.
+bool may_change_signals(int32_t number);
+
 // clone, vfork, clone3: the child may run in the parent's memory under ids of its own.
 bool starts_process(int32_t number);
 
@@ -73,6 +76,9 @@ struct SystemCallRequest {
   // The call may make a process that runs in this one's memory (starts_process): TargetIdentity::memory_shared is kept. On both
   // its patches, or on neither.
   bool keeps_memory_shared = false;
+  // Of enter patches: rt_sigaction and rt_sigprocmask are made by bpftime_agent_signal_call, at this address (src/agent/guard.cc),
+  // so that the host cannot take the signal guard's signals away. 0: by the kernel.
+  uint64_t signal_guard = 0;
   // Enter patches of calls whose number is not known when they return: those of which the end is wanted are made beside the
   // trampoline, by a `syscall` of each number's own, and come back through these.
   std::vector<SystemCallProgram> exit_programs;

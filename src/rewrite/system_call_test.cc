@@ -68,6 +68,16 @@ asm(R"(
     ret
     done calls_any
 
+    function calls_mask               # rt_sigprocmask, the size of its sets as it must be but for preserved_around
+    cmp $0x1004, %r10
+    je 1f
+    xor %r10d, %r10d
+1:  mov $14, %eax
+    syscall
+    cmp $-4095, %rax
+    ret
+    done calls_mask
+
     function calls_by_register        # as libc's futex code: the register still has the number behind the call
     mov %edi, %r9d
     mov %rsi, %rdi
@@ -187,6 +197,7 @@ CODE(calls_write)
 CODE(calls_read)
 CODE(calls_any)
 CODE(calls_by_register)
+CODE(calls_mask)
 CODE(calls_twice)
 CODE(calls_in_loop)
 CODE(calls_with_flags)
@@ -439,6 +450,68 @@ TEST_F(SystemCalls, CanBeEnded) {
   EXPECT_EQ(g_exit.arguments[0], 4711u);
   auto refused = request(AT(calls_write), true, {end});
   EXPECT_FALSE(plan_system_call(refused).ok());
+}
+
+// Stands for the agent: makes the first, leaves the others to the kernel, and spoils what a function may.
+volatile uint64_t g_guarded;
+extern "C" GENERAL long guards_calls(long number, long first, long second, long third, long fourth) {
+  g_guarded = g_guarded + 1;
+  asm volatile("mov $-1, %%rdx; mov %%rdx, %%rcx; mov %%rdx, %%r8; mov %%rdx, %%r9; mov %%rdx, %%r10" ::
+                   : "rcx", "rdx", "r8", "r9", "r10");
+  return first == 4711 ? number * 1000 + second + third + fourth : wire::kSignalCallIsTheKernels;
+}
+
+TEST_F(SystemCalls, AboutSignalsAreLedToTheirGuard) {
+  g_guarded = 0;
+  const auto guard = reinterpret_cast<uint64_t>(guards_calls);
+  const auto guarded = [&](std::vector<SystemCallProgram> programs, std::vector<SystemCallProgram> exits) {
+    auto out = request(AT(calls_any), false, std::move(programs));
+    out.exit_programs = std::move(exits);
+    out.signal_guard = guard;
+    return out;
+  };
+  constexpr long kMine = SYS_rt_sigprocmask * 1000 + 6;
+  {
+    const auto before = patch(guarded({}, {}));
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigprocmask}, 4711L, 1L, 2L, 3L), kMine);
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigprocmask}, 99L, 16L, 0L, 8L), -EFAULT) << "the kernel's";
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigaction}, 0L, 0L, 0L, 8L), -EINVAL) << "the kernel's";
+    EXPECT_EQ(g_guarded, 3u);
+    EXPECT_EQ(call(calls_any, long{SYS_getppid}), ::getppid());
+    EXPECT_EQ(call(calls_any, long{SYS_write}, -1L, "x", 1L), -EBADF);
+    EXPECT_EQ(g_guarded, 3u) << "other calls are none of its business";
+  }
+  for (const int32_t only : {int{SYS_rt_sigprocmask}, -1}) {
+    SetUp();
+    const auto both = patch(guarded({program(on_enter, SYS_rt_sigprocmask)}, {program(on_exit, only)}));
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigprocmask}, 4711L, 1L, 2L, 3L), kMine);
+    EXPECT_EQ(g_enter.arguments[0], 4711u);
+    EXPECT_EQ(g_exit.runs, 1u);
+    EXPECT_EQ(g_exit.number, SYS_rt_sigprocmask);
+    EXPECT_EQ(g_exit.arguments[0], static_cast<uint64_t>(kMine));
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigaction}, 4711L, 0L, 0L, 0L), SYS_rt_sigaction * 1000);
+    EXPECT_EQ(g_exit.runs, only < 0 ? 2u : 1u);
+    EXPECT_EQ(call(calls_any, long{SYS_rt_sigprocmask}, 99L, 16L, 0L, 8L), -EFAULT);
+    EXPECT_EQ(g_exit.runs, only < 0 ? 3u : 2u) << "the kernel's, too";
+    EXPECT_EQ(call(calls_any, long{SYS_getppid}), ::getppid());
+  }
+  {
+    auto known = request(AT(calls_mask), false, {program(on_enter)});
+    known.signal_guard = guard;
+    const auto before = patch(known);
+    const auto after = patch(request(AT(calls_mask), true, {program(on_exit)}));
+    g_exit.runs = 0;
+    EXPECT_EQ(call(calls_mask, 4711L, 1L, 2L, 3L), SYS_rt_sigprocmask * 1000 + 1 + 2);
+    EXPECT_EQ(g_exit.runs, 1u) << "its end is where it always was";
+    EXPECT_EQ(call(calls_mask, 99L, 16L, 0L), -EINVAL) << "the kernel's: a size of 0";
+    EXPECT_EQ(call(preserved_around, calls_mask), 0);
+  }
+  auto other = request(AT(calls_write), false, {});
+  other.signal_guard = guard;
+  EXPECT_FALSE(plan_system_call(other).ok());
+  auto end = request(AT(calls_mask), true, {});
+  end.signal_guard = guard;
+  EXPECT_FALSE(plan_system_call(end).ok());
 }
 
 TEST_F(SystemCalls, LeaveRegistersAndRedZoneAlone) {

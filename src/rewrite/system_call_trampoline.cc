@@ -66,6 +66,7 @@ class Writer {
     holder_.init(asmjit::Environment(asmjit::Arch::kX64), base_);
     holder_.attach(&a_);
     stubs_ = a_.newLabel();
+    stubs_end_ = a_.newLabel();
     select(request.programs);
   }
 
@@ -139,6 +140,7 @@ class Writer {
       a_.lock().inc(dword_ptr(rcx));
     }
     for (const SystemCallProgram& program : request_.exit_programs) exit_numbers_.insert(program.only_number);
+    if (request_.signal_guard != 0) guard_signals();
     if (exit_numbers_.contains(-1)) {
       const Label plain = a_.newLabel();
       a_.cmp(eax, kNumbersMax);
@@ -159,10 +161,63 @@ class Writer {
     jump(call_address());
   }
 
+  // Asks the agent to make the call. What it has made goes on behind the `syscall`, where exit programs are.
+  void guard_signals() {
+    const Label go_on = a_.newLabel(), kernels = a_.newLabel();
+    const bool known = request_.site.number >= 0;
+    if (!known) {
+      const Label ours = a_.newLabel();
+      a_.cmp(eax, SYS_rt_sigaction);
+      a_.je(ours);
+      a_.cmp(eax, SYS_rt_sigprocmask);
+      a_.jne(go_on);
+      a_.bind(ours);
+    }
+    a_.mov(rcx, rsp);
+    a_.lea(rsp, ptr(rsp, -(kRedZone + kFrameSize)));
+    a_.and_(rsp, -16);
+    a_.mov(at(kOldStack), rcx);
+    for (int i = 0; i < 6; ++i) a_.mov(at(kArguments + 8 * i), kArgumentRegisters[i]);
+    if (!known) a_.mov(at(kSavedRax), rax);
+    a_.mov(r8, r10);
+    a_.mov(rcx, rdx);
+    a_.mov(rdx, rsi);
+    a_.mov(rsi, rdi);
+    if (known) {
+      a_.mov(edi, request_.site.number);
+    } else {
+      a_.mov(edi, eax);
+    }
+    a_.mov(rax, request_.signal_guard);
+    a_.call(rax);
+    for (int i = 0; i < 6; ++i) a_.mov(kArgumentRegisters[i], at(kArguments + 8 * i));
+    if (!known) a_.mov(r11, at(kSavedRax));
+    a_.mov(rsp, at(kOldStack));
+    a_.cmp(rax, static_cast<int32_t>(wire::kSignalCallIsTheKernels));
+    a_.je(kernels);
+    if (exit_numbers_.contains(-1)) {
+      a_.jmp(stubs_end_);
+    } else {
+      for (const int32_t number : exit_numbers_) {
+        if (!may_change_signals(number)) continue;
+        a_.cmp(r11d, number);
+        a_.je(stubs_end_);
+      }
+      jump(call_address() + kSystemCallSize);
+    }
+    a_.bind(kernels);
+    if (known) {
+      a_.mov(eax, request_.site.number);
+    } else {
+      a_.mov(rax, r11);
+    }
+    a_.bind(go_on);
+  }
+
   // syscall; mov $number,%r11d; jmp exit
   void stubs() {
     if (exit_numbers_.empty()) return;
-    const Label exit = a_.newLabel();
+    const Label exit = stubs_end_;
     const auto stub = [&](int32_t number) {
       a_.align(asmjit::AlignMode::kCode, 1 << kStubShift);
       if (stub_of_.contains(number)) a_.bind(stub_of_[number]);
@@ -466,7 +521,7 @@ class Writer {
   const std::vector<SystemCallProgram>* programs_ = nullptr;
   std::set<int32_t> numbers_, exit_numbers_;
   std::map<int32_t, Label> stub_of_;
-  Label stubs_;
+  Label stubs_, stubs_end_;
   RegisterSet clobbered_ = 0;
   ContextSlots slots_ = 0;
   bool ends_ = false, words_ = false, registers_ = false, signals_ = false, by_number_ = false;
@@ -498,6 +553,8 @@ Result<void> check_request(const SystemCallRequest& request) {
     return refuse("no system call stands there");
   if (request.on_exit && request.site.number < 0 && request.site.number_register < 0)
     return refuse("the number is not known when it returns");
+  if (request.signal_guard != 0 && (request.on_exit || !may_change_signals(request.site.number)))
+    return refuse("the signal guard makes other calls");
   if (!request.exit_programs.empty() && (request.on_exit || request.site.number >= 0))
     return refuse("the end of this call is seen behind it");
   for (const SystemCallProgram& program : request.programs)

@@ -103,6 +103,9 @@ inline constexpr uint32_t kDetached = 2;  // `bpftime detach`: no probes here un
 inline constexpr uint32_t kTscClock =
     4;  // the kernel's own clock is the time stamp counter: programs may read it too
 
+// What the agent answers when a system call about signals is not its own to make; no result the kernel gives.
+inline constexpr int64_t kSignalCallIsTheKernels = -0x7fffffff;
+
 inline constexpr uint32_t kSessionsMax = 3;
 
 struct TargetContext {

@@ -92,6 +92,57 @@ TEST_F(Hosts, BadPointersWithSignalsBlocked) {
   }
 }
 
+// A host that blocks the guard's signals, or takes its handlers away, without asking libc.
+TEST_F(Hosts, SignalsTakenAwayPastLibc) {
+  for (bool started : {true, false})
+    for (const std::string how : {"raw_block", "raw_default"}) {
+      SCOPED_TRACE(how + (started ? " started" : " attached"));
+      Conversation target = started ? victim_started() : victim();
+      if (!started) attach(target);
+      target.ask("own_handler");
+      Child tool = stat_tool("ring");
+      EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+      EXPECT_EQ(target.ask("bad 2"), "wrong 0\n");
+      EXPECT_EQ(target.ask(how), "raw 0\n");
+      const std::string mask = target.ask("mask"), handler = target.ask("handler");
+      EXPECT_EQ(mask, how == "raw_block" ? "masked segv 1 bus 1 usr1 1\n" : "masked segv 0 bus 0 usr1 0\n");
+      EXPECT_EQ(handler.find(how == "raw_block" ? "handler own" : "handler default"), 0u) << handler;
+      EXPECT_EQ(target.ask("bad 3"), "wrong 0\n");
+      EXPECT_EQ(target.ask("call 2"), "wrong 0\n");
+      finish_tool(tool);
+      EXPECT_EQ(count(tool.output(), "length=-14 text=\n"), 5u) << tool.output();
+      EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+      EXPECT_EQ(target.ask("mask"), mask);
+      EXPECT_EQ(target.ask("handler"), handler);
+    }
+}
+
+// Functions libc calls with all signals blocked (around pthread_create, in the child of posix_spawn) are no exception.
+TEST_F(Hosts, FunctionsOfLibcChangeWhileTheHostRuns) {
+  Conversation target = victim();
+  attach(target);
+  Child first = stat_tool("count");
+  target.ask("hammer 2");
+  const auto stops = [&] {
+    return bpftime_json({"daemon", "status"})["changes"]["stopping"].get<uint64_t>();
+  };
+  ASSERT_EQ(bpftime({"attach", std::to_string(target.pid())}).code, 0);  // seen with the guard in place
+  const uint64_t before = stops();
+  for (const char* function : {"close", "execve", "dup2", "raise", "sched_yield"}) {
+    SCOPED_TRACE(function);
+    Child tool = load_tool({program("uprobe_stat"), "ring", "/lib/x86_64-linux-gnu/libc.so.6", function});
+    EXPECT_EQ(active_probes(target.pid()), 2u) << reason(target.pid());
+    EXPECT_NE(target.ask("vfork").find("ended 0"), std::string::npos);
+    EXPECT_EQ(target.ask("threads 2"), "");
+    finish_tool(tool);
+  }
+  EXPECT_EQ(stops(), before);
+  const std::string hammered = target.ask("hammer_stop");
+  EXPECT_NE(hammered.find(" wrong 0\n"), std::string::npos) << hammered;
+  finish_tool(first);
+  EXPECT_TRUE(becomes_restored(target.pid(), "the tools' end"));
+}
+
 TEST_F(Hosts, BlockedSignalArrivesWhenUnblockedAlsoAcrossTheGuard) {
   Conversation target = victim();
   target.ask("own_handler");
@@ -247,6 +298,24 @@ TEST_F(Hosts, LooksLikeAPlainProcess) {
     EXPECT_EQ(entries(target->pid(), "fd").size(), entries(plain.pid(), "fd").size());
     EXPECT_EQ(entries(target->pid(), "task").size(), entries(plain.pid(), "task").size());
   }
+}
+
+// The kernel sends a thread it interrupts there elsewhere, by its program counter: such code is not moved.
+TEST_F(Hosts, RestartableSequencesAreRefused) {
+  Conversation target = victim();
+  attach(target);
+  {
+    Child tool = stat_tool("count", "victim_restartable_part");
+    EXPECT_EQ(active_probes(target.pid()), 0u);
+    EXPECT_NE(reason(target.pid()).find("restartable sequence (rseq)"), std::string::npos)
+        << reason(target.pid());
+    EXPECT_EQ(target.ask("restartable 200000"), "counted 200000\n");
+    EXPECT_EQ(finish_tool(tool)["calls"], 0);
+  }
+  Child tool = stat_tool("count", "victim_restartable");
+  EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_EQ(target.ask("restartable 200000"), "counted 200000\n");
+  EXPECT_EQ(finish_tool(tool)["calls"], 200000);
 }
 
 TEST_F(Hosts, StoppedStaysStopped) {

@@ -26,6 +26,41 @@
 
 extern char** environ;
 
+// (counter): one more, in a restartable sequence. Its functions: the whole, whose first bytes lie before it, and it alone.
+asm(R"(
+    .pushsection __rseq_cs, "aw"
+    .balign 32
+victim_sequence:
+    .long 0, 0
+    .quad victim_restartable_part, victim_committed - victim_restartable_part, victim_aborted
+    .popsection
+    .text
+    .globl victim_restartable
+    .type victim_restartable, @function
+victim_restartable:
+    .skip 32, 0x90
+    mov __rseq_offset@GOTPCREL(%rip), %rdx
+    mov (%rdx), %rdx
+0:  lea victim_sequence(%rip), %rax
+    mov %rax, %fs:8(%rdx)
+    .size victim_restartable, . - victim_restartable
+    .globl victim_restartable_part
+    .type victim_restartable_part, @function
+victim_restartable_part:
+    mov (%rdi), %rcx
+    lea 1(%rcx), %rcx
+    mov %rcx, (%rdi)
+victim_committed:
+    movq $0, %fs:8(%rdx)
+    ret
+    .byte 0x0f, 0xb9, 0x3d
+    .long 0x53053053
+victim_aborted:
+    jmp 0b
+    .size victim_restartable_part, . - victim_restartable_part
+)");
+extern "C" void victim_restartable(long* counter);
+
 extern "C" {
 
 // Looks only at the pointer's value: callers may pass one that points nowhere.
@@ -141,6 +176,20 @@ void change_mask(int how, bool all) {
   ::pthread_sigmask(how, &mask, nullptr);
 }
 
+// Past libc, as runtimes of other languages do it.
+void raw_signals(bool mask) {
+  if (mask) {
+    const uint64_t all = ~uint64_t{0};
+    say("raw %ld\n", ::syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, nullptr, sizeof all));
+    return;
+  }
+  const uint64_t by_default[4] = {};
+  long result = 0;
+  for (int signal : {SIGSEGV, SIGBUS, SIGTRAP, SIGILL})
+    result |= ::syscall(SYS_rt_sigaction, signal, by_default, nullptr, sizeof(uint64_t));
+  say("raw %ld\n", result);
+}
+
 // ---- seccomp ----
 
 // Refuses what a careless tracer would need: sockets, mmap, mprotect, open.
@@ -242,6 +291,11 @@ void obey(const std::string& line) {
   const std::string what = word;
   if (what == "call") say("wrong %ld\n", call(number));
   if (what == "bad") say("wrong %ld\n", call(number, reinterpret_cast<const char*>(0x10)));
+  if (what == "restartable") {
+    long counter = 0;
+    for (long i = 0; i < number; ++i) victim_restartable(&counter);
+    say("counted %ld\n", counter);
+  }
   if (what == "through")
     for (; number > 0; --number) victim_through(nothing, nullptr);
   if (what == "ways_out") ways_out();
@@ -249,6 +303,8 @@ void obey(const std::string& line) {
   if (what == "block_all") change_mask(SIG_BLOCK, true);
   if (what == "block_segv") change_mask(SIG_BLOCK, false);
   if (what == "unblock_all") change_mask(SIG_UNBLOCK, true);
+  if (what == "raw_block") raw_signals(true);
+  if (what == "raw_default") raw_signals(false);
   if (what == "own_handler") own_handler(false);
   if (what == "own_handler_on_stack") own_handler(true);
   if (what == "handler") print_handler();
