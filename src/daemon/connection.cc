@@ -18,9 +18,8 @@ constexpr size_t kPendingFdsMax = 4 * wire::kFdsMax;
 bool Connection::receive(std::string* why) {
   // A bounded turn: one client cannot keep the others waiting.
   for (int turn = 0; turn < kReadsPerTurn; ++turn) {
-    const size_t before = bytes_.size();
-    bytes_.resize(before + kReadSize);
-    iovec io{bytes_.data() + before, kReadSize};
+    uint8_t piece[kReadSize];
+    iovec io{piece, sizeof piece};
     alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * (wire::kFdsMax + 3))];
     msghdr message{};
     message.msg_iov = &io;
@@ -28,12 +27,12 @@ bool Connection::receive(std::string* why) {
     message.msg_control = control;
     message.msg_controllen = sizeof control;
     const ssize_t count = ::recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    bytes_.resize(before + std::max<ssize_t>(count, 0));
     if (count < 0) {
       if (errno == EAGAIN || errno == EINTR) return true;
       *why = std::strerror(errno);
       return false;
     }
+    bytes_.insert(bytes_.end(), piece, piece + count);
     for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
       if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
       const size_t fd_count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -65,6 +66,11 @@ Result<Fd> lock_directory(const RuntimeDirectory& directory) {
   return lock;
 }
 
+void set_policy(int policy) {
+  const sched_param none{};
+  (void)::sched_setscheduler(0, policy, &none);
+}
+
 class Keeper {
  public:
   Keeper(const RuntimeDirectory& directory, Fd listener, const Options& options)
@@ -98,7 +104,8 @@ class Keeper {
   std::string idle_seconds_, run_seconds_, program_;
   std::map<uint64_t, Record> records_;  // key order is recovery order
 
-  bool served_ = false;  // the present worker
+  const bool ordinary_ = ::sched_getscheduler(0) == SCHED_OTHER;  // as it was started
+  bool served_ = false;                                           // the present worker
 
   enum class End { kDeath, kRestart, kStop };
 
@@ -114,6 +121,9 @@ class Keeper {
     }
     if (pid == 0) exec_worker(theirs.get());
     theirs.reset();
+    // It only takes notes, and what sits in the socket is safe from the worker's death: it must not push the worker aside to
+    // take them the moment they come, while a tool waits for the worker's answer.
+    if (ordinary_) set_policy(SCHED_BATCH);
     End end = End::kDeath;
     if (replay(ours.get())) listen_to(ours.get(), &end);
     ours.reset();
@@ -126,6 +136,7 @@ class Keeper {
   }
 
   [[noreturn]] void exec_worker(int channel) {
+    if (ordinary_) set_policy(SCHED_OTHER);
     // No worker may outlive its keeper: it would serve a directory that the next keeper takes over.
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     const int a = ::fcntl(channel, F_DUPFD, 10), b = ::fcntl(listener_.get(), F_DUPFD, 10);

@@ -480,6 +480,7 @@ void Worker::housekeeping() {
   for (uint32_t owner : dead)
     for (const auto& map : kernel_.objects().all<kernel::Map>(kernel::ObjectKind::kMap))
       maps::repair({map->memory.data(), &map->spec}, owner);
+  kernel_.prepare();
   if (!idle()) last_busy_s_ = now;
   if (now - last_busy_s_ >= options_.idle_seconds) stop_asked_ = true;
 }

@@ -164,6 +164,8 @@ class Kernel {
   Result<void> start();
   // Drops dead objects; see ObjectTable.
   void collect();
+  // What would take time when somebody waits; see ObjectTable::prepare_storage.
+  void prepare() { objects_.prepare_storage(); }
   // Moves staged records of a perf event array into its events' rings and wakes their readers. Returns records moved.
   size_t drain_perf_array(Map& map);
   // Verifies `program` again unless its facts are known: a worker that took over has only the record.

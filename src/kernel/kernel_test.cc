@@ -88,6 +88,58 @@ TEST_F(KernelTest, ProgramKeepsItsMapsAndLinkKeepsItsProgram) {
   EXPECT_EQ(observer_.probe_changes, 2);
 }
 
+// A tool that attaches link by link finds the files of its next event and link made already: they are objects like others.
+TEST_F(KernelTest, PreparedStorageIsLikeAnyOther) {
+  BpfReply prog = load_program(kernel_, kReturnZero);
+  uint32_t last_id = 0;
+  for (int round = 0; round < 4; ++round) {
+    BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);
+    BpfReply link = create_link(kernel_, prog.fd.get(), event.fd.get());
+    ASSERT_EQ(link.result, 0) << link.text;
+    if (round % 2 == 0) kernel_.prepare();  // the round after it has both prepared
+    const auto made = kernel_.objects().find_fd(link.fd.get());
+    ASSERT_TRUE(made);
+    EXPECT_EQ(made->id, ++last_id);
+    EXPECT_EQ(made, kernel_.objects().find(ObjectKind::kLink, last_id));
+    EXPECT_EQ(objects(), 3u);
+    event.fd.reset();
+    EXPECT_EQ(objects(), 3u) << "the link refers to it";
+    link.fd.reset();
+    EXPECT_EQ(objects(), 1u) << "that its descriptor was closed is seen";
+    EXPECT_EQ(observer_.gone, 2 * (round + 1));
+  }
+}
+
+// Who reads in an event's file that it is enabled asks nobody: so it never says so before the probe is in, or after it is out.
+TEST_F(KernelTest, EventSaysThatItIsEnabledWhileItsProbeIsIn) {
+  struct Watching : Remembering {
+    int event = -1;
+    std::vector<uint32_t> said;  // as each change of probes began
+    uint32_t says() const {
+      wire::ObjectTrailer trailer{};
+      EXPECT_EQ(::pread(event, &trailer, sizeof trailer, 0), static_cast<ssize_t>(sizeof trailer));
+      EXPECT_EQ(trailer.kind, ObjectKind::kPerfEvent);
+      return trailer.enabled;
+    }
+    void probes_changed() override { said.push_back(says()); }
+  } observer;
+  Kernel kernel(observer, kWindow);
+  ASSERT_TRUE(kernel.start().ok());
+  BpfReply prog = load_program(kernel, kReturnZero);
+  BpfReply event = open_uprobe(kernel, "/proc/self/exe", 0x1000);
+  observer.event = event.fd.get();
+  EXPECT_EQ(observer.says(), 1u) << "attr.disabled was not set: what is attached later is in at once";
+  BpfReply link = create_link(kernel, prog.fd.get(), event.fd.get());
+  ASSERT_EQ(link.result, 0) << link.text;
+  EXPECT_EQ(observer.says(), 1u);
+  observer.said.clear();
+  EXPECT_EQ(kernel.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_DISABLE, 0, -1).result, 0);
+  EXPECT_EQ(observer.says(), 0u);
+  EXPECT_EQ(kernel.perf_ioctl(event.fd.get(), PERF_EVENT_IOC_ENABLE, 0, -1).result, 0);
+  EXPECT_EQ(observer.says(), 1u);
+  EXPECT_EQ(observer.said, (std::vector<uint32_t>{0, 0}));
+}
+
 TEST_F(KernelTest, DisabledEventIsNoProbe) {
   BpfReply prog = load_program(kernel_, kReturnZero);
   BpfReply event = open_uprobe(kernel_, "/proc/self/exe", 0x1000);

@@ -113,20 +113,45 @@ Result<void> ObjectTable::create_storage(Object& object, uint64_t content_size, 
   if (objects_.size() >= most)
     return Error{EMFILE, "new object: " + std::to_string(most) +
                              " exist already; try closing some, or a higher limit of open files (ulimit -n)"};
+  prepare_asked_ |= object.kind == ObjectKind::kLink;
+  auto prepared =
+      content_size == 0 && !growable ? prepared_.extract(object.kind) : decltype(prepared_)::node_type();
+  auto storage = prepared ? Result<Storage>(std::move(prepared.mapped()))
+                          : make_storage(object.kind, content_size, growable);
+  if (!storage) return storage.error();
+  object.fd = std::move(storage->fd);
+  object.inode = storage->inode;
+  object.watch = storage->watch;
+  object.id = ++last_id_[object.kind];
+  object.created_ns = boot_time_ns();
+  return {};
+}
+
+Result<ObjectTable::Storage> ObjectTable::make_storage(ObjectKind kind, uint64_t content_size,
+                                                       bool growable) {
   const uint64_t size = round_up(content_size, kPageSize) + wire::kTrailerSize;
   const int seals = growable ? 0 : F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
-  auto created = create_memfd(memfd_name(object.kind), size, seals);
+  auto created = create_memfd(memfd_name(kind), size, seals);
   if (!created) return created.error();
   // The first description of a memfd is not reported to inotify: work with a re-opened one.
   auto ours = created->reopen(O_RDWR);
   if (!ours) return ours.error();
-  object.fd = std::move(*ours);
-  auto inode = inode_of(object.fd.get());
+  auto inode = inode_of(ours->get());
   if (!inode) return inode.error();
-  object.inode = *inode;
-  object.id = ++last_id_[object.kind];
-  object.created_ns = boot_time_ns();
-  return {};
+  return Storage{std::move(*ours), *inode, -1};
+}
+
+void ObjectTable::prepare_storage() {
+  if (!std::exchange(prepare_asked_, false)) return;
+  for (const ObjectKind kind : {ObjectKind::kPerfEvent, ObjectKind::kLink}) {
+    if (prepared_.contains(kind)) continue;
+    auto storage = make_storage(kind, 0, /*growable=*/false);
+    auto watched = storage ? watch(storage->fd) : Result<int>(storage.error());
+    // What goes wrong here will again for who needs it, and is told there. The page is there from now on.
+    if (!watched || ::pwrite(storage->fd.get(), "", 1, 0) != 1) return;
+    storage->watch = *watched;
+    prepared_.emplace(kind, std::move(*storage));
+  }
 }
 
 Result<void> ObjectTable::write_trailer(const Object& object) {
@@ -144,25 +169,32 @@ Result<void> ObjectTable::write_trailer(const Object& object) {
     trailer.address = map.address;
     trailer.fields = map.fields;
   }
+  if (object.kind == ObjectKind::kPerfEvent) {
+    const auto& event = static_cast<const PerfEvent&>(object);
+    trailer.enabled = event.perf_kind == PerfKind::kUprobe && event.enabled;
+  }
   if (object.kind == ObjectKind::kLink) trailer.map.type = link_type(static_cast<const Link&>(object));
   if (::pwrite(object.fd.get(), &trailer, sizeof trailer, *size - wire::kTrailerSize) != sizeof trailer)
     return Error::from_errno("write trailer");
   return {};
 }
 
-Result<void> ObjectTable::watch(const std::shared_ptr<Object>& object) {
-  const std::string path = "/proc/self/fd/" + std::to_string(object->fd.get());
+Result<int> ObjectTable::watch(const Fd& fd) {
+  const std::string path = "/proc/self/fd/" + std::to_string(fd.get());
   const int wd = ::inotify_add_watch(inotify_.get(), path.c_str(), IN_CLOSE);
   if (wd < 0)
     return Error{errno, std::string("watch object: ") + std::strerror(errno) +
                             "; try raising fs.inotify.max_user_watches"};
-  by_watch_[wd] = object;
-  object->watch = wd;
-  return {};
+  return wd;
 }
 
 Result<void> ObjectTable::insert(std::shared_ptr<Object> object) {
-  if (auto watched = watch(object); !watched) return watched;
+  if (object->watch < 0) {
+    auto watched = watch(object->fd);
+    if (!watched) return watched.error();
+    object->watch = *watched;
+  }
+  by_watch_[object->watch] = object;
   last_id_[object->kind] = std::max(last_id_[object->kind], object->id);
   by_inode_[object->inode] = object;
   objects_[{object->kind, object->id}] = std::move(object);

@@ -21,6 +21,9 @@ class ObjectTable {
   // Creates the memfd of a new object: `content_size` bytes, then the trailer page; watches it. Fills fd, inode, id, name.
   // Growable objects (perf rings) stay unsealed until sized. EMFILE: as many objects as descriptors leave room for.
   Result<void> create_storage(Object& object, uint64_t content_size, bool growable);
+  // To be called when nobody waits: after a link was made, makes the storage of the next event and the next link. A tool that
+  // attaches link by link asks for both, one after the other, and reads its files in between.
+  void prepare_storage();
   // Enters an object whose storage exists (created or recovered).
   Result<void> insert(std::shared_ptr<Object> object);
 
@@ -71,6 +74,13 @@ class ObjectTable {
   std::map<InodeId, std::shared_ptr<Object>> by_inode_;
   std::map<int, std::weak_ptr<Object>> by_watch_;
   std::map<ObjectKind, uint32_t> last_id_;
+  struct Storage {
+    Fd fd;
+    InodeId inode;
+    int watch = -1;  // of inotify
+  };
+  std::map<ObjectKind, Storage> prepared_;
+  bool prepare_asked_ = false;
   // Objects somebody has just closed, and until when to ask again: the kernel reports a close before it counts it.
   std::map<std::shared_ptr<Object>, uint64_t> suspects_;
 
@@ -83,7 +93,8 @@ class ObjectTable {
   void drop_unreferenced(std::vector<std::shared_ptr<Object>> let_go, const Gone& gone);
   void sweep(const Gone& gone);
   void drop(const std::shared_ptr<Object>& object, const Gone& gone);
-  Result<void> watch(const std::shared_ptr<Object>& object);
+  Result<int> watch(const Fd& fd);
+  static Result<Storage> make_storage(ObjectKind kind, uint64_t content_size, bool growable);
   void read_notifications();
 };
 

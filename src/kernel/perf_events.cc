@@ -259,6 +259,8 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
       const bool enable = command == PERF_EVENT_IOC_ENABLE;
       if (event->enabled == enable) return {};
       event->enabled = enable;
+      // Who reads that it is enabled does not ask: so it says so last, and takes it back first.
+      if (!enable) (void)ObjectTable::write_trailer(*event);
       break;
     }
     case PERF_EVENT_IOC_SET_BPF: {
@@ -308,6 +310,7 @@ BpfReply Kernel::perf_ioctl(int event_fd, uint64_t command, uint64_t argument, i
   }
   observer_.object_changed(*event);
   tell_of_change(event);
+  if (command == PERF_EVENT_IOC_ENABLE) (void)ObjectTable::write_trailer(*event);
   return {};
 }
 

@@ -74,17 +74,10 @@ class Lines {
   std::string text_;
 };
 
-// Of a map's memory, all is in its file: its last page says whether the map is frozen.
-bool is_frozen(int fd, uint64_t size) {
-  wire::ObjectTrailer trailer{};
-  const long got = raw_syscall(SYS_pread64, fd, reinterpret_cast<long>(&trailer), sizeof trailer,
-                               static_cast<long>(size - wire::kTrailerSize));
-  return got == static_cast<long>(sizeof trailer) && trailer.frozen != 0;
-}
-
 std::optional<std::string> map_lines(int fd, const Object& object) {
   bpf_map_info info{};
   if (!info_of(fd, info)) return std::nullopt;
+  const auto trailer = trailer_of(fd, object);
   return Lines(common_lines(fd))
       .add("map_type", info.type)
       .add("key_size", info.key_size)
@@ -94,7 +87,7 @@ std::optional<std::string> map_lines(int fd, const Object& object) {
       .add_hex("map_extra", info.map_extra)
       .add("memlock", object.size)
       .add("map_id", info.id)
-      .add("frozen", uint64_t{is_frozen(fd, object.size)})
+      .add("frozen", uint64_t{trailer && trailer->frozen != 0})
       .take();
 }
 

@@ -111,6 +111,18 @@ std::optional<wire::ObjectTrailer> read_trailer(int fd, const struct stat& st) {
   return trailer;
 }
 
+}  // namespace
+
+std::optional<wire::ObjectTrailer> trailer_of(int fd, const Object& object) {
+  wire::ObjectTrailer trailer;
+  const long got = raw_syscall(SYS_pread64, fd, reinterpret_cast<long>(&trailer), sizeof trailer,
+                               static_cast<long>(object.size - wire::kTrailerSize));
+  if (got != static_cast<long>(sizeof trailer) || !trailer.header.matches(object.size)) return std::nullopt;
+  return trailer;
+}
+
+namespace {
+
 bool fields_fit(const wire::MapSpec& spec, const wire::ValueFields& fields) {
   const auto inside = [&](uint64_t offset, uint64_t size) { return offset + size <= spec.value_size; };
   if (fields.count > wire::kHiddenFieldsMax) return false;

@@ -67,6 +67,9 @@ const uint8_t* map_object(const ObjectPtr& object, int fd, bool writable);
 // Whether the host itself, not we for our own use, has a writable shared mapping of the object.
 bool host_maps_writable(const ObjectPtr& object);
 
+// An object's trailer as it is at this moment; nothing when it cannot be read through this descriptor.
+std::optional<wire::ObjectTrailer> trailer_of(int fd, const Object& object);
+
 // True once this process has met one of our objects: until then no hook needs to look at descriptors.
 bool any_object_seen();
 void note_object_seen();

@@ -208,7 +208,14 @@ std::optional<int64_t> perf_event_open_call(uint64_t attr, int32_t pid, int32_t 
 std::optional<int64_t> perf_ioctl_call(int number, uint64_t request, uint64_t argument) {
   if (_IOC_TYPE(request) != '$') return std::nullopt;
   const int fd = local_fd(number);
-  if (find_perf_event(fd) == nullptr) return std::nullopt;
+  const ObjectPtr event = find_perf_event(fd);
+  if (event == nullptr) return std::nullopt;
+  // Tools enable what they have just made, and it is enabled: the daemon would say so, after a wake-up there and one back.
+  if (request == PERF_EVENT_IOC_ENABLE)
+    if (const auto trailer = trailer_of(fd, *event); trailer && trailer->enabled != 0) {
+      if (logs(0)) log_call("ioctl(perf event, " + std::to_string(request) + ")", 0, "");
+      return 0;
+    }
   wire::PerfIoctl message = {request, argument};
   int fds[2] = {fd, static_cast<int>(argument)};
   size_t fd_count = 1;

@@ -1,5 +1,5 @@
 // Files that tools read to find out what to ask perf_event_open for, served from memory: the numbers must be
-// ours.
+// ours, or be known to us.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -53,6 +53,9 @@ std::optional<std::string> find_file(const char* path) {
   if (!name || name->compare(0, 5, "/sys/") != 0) return std::nullopt;
   if (*name == wire::kKernelBtfPath) return kernel_btf_stand_in(*name);
   if (name->compare(0, kDevices.size(), kDevices) != 0) return tracefs_file(*name);
+  // The kernel's own say the same, but for its number, which is understood (perf_calls.cc); to make a file takes longer than
+  // to open one, and tools do both at each attach.
+  if (raw_syscall(SYS_access, reinterpret_cast<long>(name->c_str()), R_OK) == 0) return std::nullopt;
   for (const VirtualFile& file : kFiles)
     if (file.path == std::string_view(*name).substr(kDevices.size())) return std::string(file.contents);
   return std::nullopt;

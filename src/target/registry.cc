@@ -310,11 +310,12 @@ Result<void> apply_patches(StoppedProcess& process, uint64_t window, Registry& r
     std::copy_n(record.patched, record.length, change.to);
     changes.push_back(change);
   }
-  registry.header.patch_count = static_cast<uint32_t>(registry.patches.size());
-  if (auto written =
-          write_context(process, window, offsetof(TargetContext, patch_count), registry.header.patch_count);
-      !written)
-    return written;
+  if (const auto count = static_cast<uint32_t>(registry.patches.size());
+      count != registry.header.patch_count) {
+    if (auto written = write_context(process, window, offsetof(TargetContext, patch_count), count); !written)
+      return written;
+    registry.header.patch_count = count;
+  }
   if (auto changed = change_text(process, changes, threads); !changed) return changed;
   for (const size_t index : chosen)
     if (auto written = write_state(process, window, registry, index, PatchState::kActive); !written)

@@ -46,9 +46,9 @@ struct ObjectTrailer {
   ObjectKind kind;
   uint32_t id;  // BPF object id, unique per daemon and kind
   char name[kNameMax];
-  MapSpec map;      // kMap; kLink: its `type` is the enum bpf_link_type
-  uint32_t frozen;  // kMap: 1 after BPF_MAP_FREEZE
-  uint32_t reserved;
+  MapSpec map;         // kMap; kLink: its `type` is the enum bpf_link_type
+  uint32_t frozen;     // kMap: 1 after BPF_MAP_FREEZE
+  uint32_t enabled;    // kPerfEvent: 1 while to enable it changes nothing; may be 0 although it does not
   uint64_t address;    // kMap: where it lies in every target
   ValueFields fields;  // kMap
 };
