@@ -78,7 +78,7 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
   if (kernel_.counting() || !target.system_calls.empty()) return;
   const auto of_host = [](const Site::Want& want) { return want.program->host != nullptr; };
   if (std::any_of(sites.begin(), sites.end(), [&](const Site& site) {
-        return !site.is_of_guard() && (site.system_call || site.wants.empty() ||
+        return !site.is_for_host() && (site.system_call || site.wants.empty() ||
                                        std::any_of(site.wants.begin(), site.wants.end(), of_host));
       }))
     return;
@@ -90,7 +90,7 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
   target.kept.reset(new Kept{
       Clock::now(), std::move(registry), std::move(*now), std::move(*code), std::move(*process), {}});
   for (const Site& site : sites) {
-    if (site.is_of_guard()) continue;
+    if (site.is_for_host()) continue;
     const bool patched = site.report.skipped.empty();
     target.kept->patched += patched;
     target.kept->places.emplace(site.address,
