@@ -396,6 +396,29 @@ TEST_F(Hosts, WaysOutOfProbedFunctions) {
   }
 }
 
+// Functions that return twice, or somewhere else, or want to know who called them.
+TEST_F(Hosts, ReturnsThatCannotBeProbedSayWhy) {
+  const std::string libc = "/lib/x86_64-linux-gnu/libc.so.6";
+  Conversation target = victim();
+  attach(target);
+  const std::string expected = target.ask("ways_out");
+  for (const char* function : {"vfork", "_setjmp", "__sigsetjmp", "longjmp", "getcontext"}) {
+    SCOPED_TRACE(function);
+    Child tool = load_tool({program("uprobe_stat"), "latency", libc, function});
+    EXPECT_EQ(active_probes(target.pid()), 0u);
+    EXPECT_NE(reason(target.pid()).find("it returns twice, on another stack, or looks at its caller"),
+              std::string::npos)
+        << reason(target.pid());
+    EXPECT_NE(target.ask("vfork").find("ended 0"), std::string::npos);
+    EXPECT_EQ(target.ask("ways_out"), expected);
+    finish_tool(tool);
+  }
+  Child tool = load_tool({program("uprobe_stat"), "count", libc, "vfork"});  // its beginning
+  EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_NE(target.ask("vfork").find("ended 0"), std::string::npos);
+  EXPECT_EQ(finish_tool(tool)["calls"], 1);
+}
+
 TEST_F(Hosts, DetachedAndAttachedUnderLoad) { detach_and_attach_under_load(100); }
 
 // What a process keeps for itself is not taken from it.
