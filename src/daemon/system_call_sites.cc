@@ -152,7 +152,15 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
       target, status, !probes.empty() || std::any_of(sites.begin(), sites.end(), [](const Site& site) {
         return site.is_probe();
       }));
-  if (probes.empty() && !guard) return;
+  if (probes.empty() && !guard) {
+    // Libraries loaded later wait for their first probe, and so for the guard: what takes longest is done by then.
+    for (const auto& region : regions) {
+      if (!region.executable || !is_libc(region.path) || kernel_.probes().empty()) continue;
+      const auto file = file_info(target.process, region);
+      if (file->elf && !file->system_calls) file->system_calls = find_in<FileInfo::SystemCalls>(*file->elf);
+    }
+    return;
+  }
   const bool tell = !probes.empty();
   std::sort(probes.begin(), probes.end(),
             [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
