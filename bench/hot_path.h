@@ -16,13 +16,14 @@ struct Mode {
   std::string title;                  // for people
   std::string function;               // of the victim
   int events_per_call;                // that `probes` counts; 0: it cannot count (empty programs, hash)
-  uint64_t calls_kernel, calls_ours;  // one measurement
-  int warm_passes = 1;                // of a tenth of the calls, but ringbuf's: they fill the ring's pages
+  uint64_t calls_kernel, calls_ours;  // a batch
+  int warm_batches = 1;               // not timed; ringbuf's fill the ring's pages
+  int batches = 1;                    // timed one by one; the fastest is taken
   std::string way = {};               // how the victim calls it; empty: as `function`
   int operations = 1;                 // per call: what is reported is the time of one
   std::optional<double> aim_ns = {};  // to reach over the bare call
   bool system_call = false;           // on a tracepoint: no function's bytes change
-  bool granted = false;               // ours needs a policy, and a program made for one: `write_granted`
+  bool granted = false;               // ours needs a policy, and a program made for one: `…_granted`
   bool attach_only = false;           // what is reported is the time to attach to a busy victim, µs
 };
 const std::vector<Mode>& modes();

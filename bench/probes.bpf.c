@@ -140,14 +140,34 @@ int probe_read(struct pt_regs *ctx) {
   return 0;
 }
 
+// OPERATIONS reads, each of other bytes.
 SEC("uprobe")
-int ringbuf(struct pt_regs *ctx) {
-  __u64 *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
-  if (!record) return 0;
-  *record = PT_REGS_PARM1(ctx);
-  bpf_ringbuf_submit(record, 0);
+int probe_reads(struct pt_regs *ctx) {
+  __u64 sum = 0;
+#pragma unroll
+  for (__u32 i = 0; i < OPERATIONS; ++i) {
+    __u64 value = 0;
+    if (bpf_probe_read_user(&value, sizeof(value), (void *)(PT_REGS_PARM2(ctx) + i)) != 0) return 0;
+    sum += value;
+  }
+  keep(sum);
+  count(0);
   return 0;
 }
+
+static __always_inline int submit(__u64 value, __u64 flags) {
+  __u64 *record = bpf_ringbuf_reserve(&ring, sizeof(*record), 0);
+  if (!record) return 0;
+  *record = value;
+  bpf_ringbuf_submit(record, flags);
+  return 0;
+}
+
+SEC("uprobe")
+int ringbuf(struct pt_regs *ctx) { return submit(PT_REGS_PARM1(ctx), BPF_RB_NO_WAKEUP); }
+
+SEC("uprobe")
+int ringbuf_woken(struct pt_regs *ctx) { return submit(PT_REGS_PARM1(ctx), 0); }
 
 static __always_inline int write_to(void *address) {
   __u64 value = 0x6e65657466696621;
@@ -162,6 +182,22 @@ int write_user(struct pt_regs *ctx) { return write_to((void *)PT_REGS_PARM2(ctx)
 // The same under a policy, where a program gets the function's arguments and nothing else.
 SEC("uprobe")
 int write_granted(__u64 *arguments) { return write_to((void *)arguments[1]); }
+
+// OPERATIONS writes, each to other bytes.
+static __always_inline int writes_from(__u64 address) {
+  __u64 value = 0x6e65657466696621;
+  if (address == 0) return 0;
+#pragma unroll
+  for (__u32 i = 0; i < OPERATIONS; ++i) bpf_probe_write_user((void *)(address + i), &value, sizeof(value));
+  count(0);
+  return 0;
+}
+
+SEC("uprobe")
+int writes_user(struct pt_regs *ctx) { return writes_from(PT_REGS_PARM2(ctx)); }
+
+SEC("uprobe")
+int writes_granted(__u64 *arguments) { return writes_from(arguments[1]); }
 
 SEC("tracepoint/syscalls/sys_enter_sched_get_priority_max")
 int call_entry(void *ctx) {

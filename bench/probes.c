@@ -27,17 +27,22 @@ static const struct mode {
     {"entry_return", "pair_entry", "pair_return"},
     {"ktime", "ktime", NULL},
     {"probe_read", "probe_read", NULL},
+    {"probe_reads", "probe_reads", NULL},
     {"ringbuf", "ringbuf", NULL},
+    {"ringbuf_woken", "ringbuf_woken", NULL},
     {"count_return", NULL, "count_return"},
     {"hash_lookups", "hash_lookups", NULL},
     {"hash_updates", "hash_updates", NULL},
     {"write_user", "write_user", NULL},
     {"write_granted", "write_granted", NULL},
+    {"writes_user", "writes_user", NULL},
+    {"writes_granted", "writes_granted", NULL},
     {"call_entry", "call_entry", NULL},
     {"call_both", "call_entry", "call_exit"},
 };
 
-#define POLL_MS 100  // a signal may come just before the wait: then it is noticed that much later
+#define POLL_MS 100   // a signal may come just before the wait: then it is noticed that much later
+#define LOOK_US 1000  // at a ring whose producers wake nobody
 
 static volatile sig_atomic_t stopping;
 static unsigned long long records;
@@ -149,7 +154,14 @@ int main(int argc, char** argv) {
   printf("ready %.0f\n", now_us() - start);
   fflush(stdout);
   struct ring_buffer* ring = ring_buffer__new(bpf_map__fd(skel->maps.ring), on_record, NULL, NULL);
-  while (!stopping) ring_buffer__poll(ring, POLL_MS);
+  while (!stopping) {
+    if (is("ringbuf", mode->name)) {
+      usleep(LOOK_US);
+      ring_buffer__consume(ring);
+    } else {
+      ring_buffer__poll(ring, POLL_MS);
+    }
+  }
   bpf_link__destroy(entry);
   bpf_link__destroy(on_return);
   ring_buffer__consume(ring);

@@ -185,6 +185,7 @@ std::string json(const Report& report) {
                         {"unit", result.mode.attach_only ? "us" : "ns"},
                         {"aim", result.mode.aim_ns ? Json(*result.mode.aim_ns) : Json(nullptr)},
                         {"calls", {{"kernel", result.mode.calls_kernel}, {"ours", result.mode.calls_ours}}},
+                        {"batches", result.mode.batches},
                         {"bare_ns", json_of(result.bare_ns)},
                         {"no_kernel", result.no_kernel},
                         {"kernel", json_of(result.kernel)},

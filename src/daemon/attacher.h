@@ -116,6 +116,7 @@ class Attacher {
  private:
   struct Site;
   struct Kept;
+  struct Plans;
   struct Target {
     target::Process process;
     TargetReport report;
@@ -147,6 +148,7 @@ class Attacher {
         staying;  // files that are mapped as long as the program runs, as watch_wanted() found them
     std::shared_ptr<Kept>
         kept;  // null: it must be looked at as a whole. Its reports replace those in `report`.
+    std::shared_ptr<Plans> plans;  // null: none yet
   };
   struct PlannedSite;
   enum class Changed { kDone, kNeedsStop };
@@ -242,6 +244,11 @@ class Attacher {
                                                target::Registry& registry,
                                                const std::vector<target::MappedRegion>& regions, Site& site,
                                                bool traps);
+  // What plan_site() made for this place before, when everything it was made of is the same.
+  std::optional<PlannedSite> plan_made_before(const Target& target, const target::Registry& registry,
+                                              Site& site, Bytes text, bool traps);
+  static void remember_plan(Target& target, const target::Registry& registry, const Site& site, Bytes text,
+                            bool traps, uint64_t key, const PlannedSite& planned);
   Result<uint64_t> place_code(Arena& arena, const kernel::Prog& program);
   Result<void> place_programs(Arena& arena, Site& site, rewrite::SiteRequest& request);
   Result<void> forget_shared_memory(target::StoppedProcess& stopped, const std::vector<Site>& sites) const;

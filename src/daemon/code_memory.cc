@@ -103,6 +103,17 @@ bool CodeMemory::shared_by(const target::Registry& registry, const std::map<uint
                      [&](const auto& arena) { return arenas.contains(arena.inode); });
 }
 
+Arena* CodeMemory::arena_at(const target::Registry& registry, uint64_t address) {
+  const auto* first = registry.header.arenas;
+  for (uint32_t i = 0; i < std::min(registry.header.arena_count, wire::kArenasMax); ++i) {
+    const auto known = by_inode_.find(first[i].inode);
+    if (known != by_inode_.end() && known->second.address() == first[i].address &&
+        address - first[i].address < kArenaSize)
+      return &known->second;
+  }
+  return nullptr;
+}
+
 Result<uint64_t> CodeMemory::choose_address(const target::Registry& registry,
                                             const std::vector<target::MappedRegion>& regions, uint64_t low,
                                             uint64_t high, const rewrite::TrampolineRule& rule) const {

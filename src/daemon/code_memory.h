@@ -72,6 +72,8 @@ class CodeMemory {
   Result<Arena*> arena_for(const Entry& entry, target::Registry& registry, uint64_t window,
                            const std::vector<target::MappedRegion>& regions, uint64_t low, uint64_t high,
                            const rewrite::TrampolineRule& rule, uint64_t size, uint64_t more);
+  // The one that `address` of `registry`'s process lies in; nullptr: in none of ours.
+  Arena* arena_at(const target::Registry& registry, uint64_t address);
   // All of them, by inode.
   std::map<uint64_t, Arena*> arenas();
   static bool shared_by(const target::Registry& registry, const std::map<uint64_t, Arena*>& arenas);

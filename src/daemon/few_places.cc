@@ -85,10 +85,16 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
   auto now = target.process.regions();  // with what has been mapped meanwhile
   if (!now || !same_code(regions, *now)) return;
   auto code = target::CodeView::of(target.process, *now);
+  auto status = target::StatusView::of(target.process);
   auto process = StoppedProcess::from_outside(target.process);
-  if (!code || !process) return;
-  target.kept.reset(new Kept{
-      Clock::now(), std::move(registry), std::move(*now), std::move(*code), std::move(*process), {}});
+  if (!code || !status || !process) return;
+  target.kept.reset(new Kept{Clock::now(),
+                             std::move(registry),
+                             std::move(*now),
+                             std::move(*code),
+                             std::move(*status),
+                             std::move(*process),
+                             {}});
   for (const Site& site : sites) {
     if (site.is_for_host()) continue;
     const bool patched = site.report.skipped.empty();
@@ -104,9 +110,9 @@ bool Attacher::still_as_kept(const Target& target, const target::Status& status)
   if (target::filtered_unlike_us(status)) return false;
   const auto blocked = target.process.blocked_in_any_thread(&status);
   if (!blocked || (*blocked & kTrapSignals) != 0) return false;
-  const auto bytes = kept.process.read(config_.window, offsetof(TargetContext, patches));
+  const auto bytes = kept.process.read(config_.window, offsetof(TargetContext, arenas));
   if (!bytes || !kept.code.unchanged()) return false;
-  TargetContext now;
+  TargetContext now;  // so much of it
   std::memcpy(&now, bytes->data(), bytes->size());
   const TargetContext& then = kept.registry.header;
   return now.header.matches(sizeof(TargetContext)) && now.daemon_instance == config_.instance &&
@@ -232,7 +238,7 @@ bool Attacher::change_places(Target& target, const std::vector<kernel::UprobePla
   Kept& kept = *target.kept;
   if (!kept_is_fresh(kept) || start - target.guard_seen >= kGuardTrusted) return false;
   files_looked_at_.clear();
-  const auto status = target.process.status();
+  const auto status = kept.status.now();
   if (!status || !still_as_kept(target, *status)) return false;
   // Of a file that may come and go: then the dynamic loader is watched.
   for (const auto& place : places) {

@@ -26,6 +26,13 @@ Bytes text_of(const compiler::MachineCode& code) {
   return Bytes(code.image).first(std::min<size_t>(code.text_size, code.image.size()));
 }
 
+// What a trampoline is made of, its displaced instructions included: another library may lie at the same address later.
+uint64_t trampoline_key(uint64_t hash, rewrite::PatchMethod method, const rewrite::SiteRequest& request) {
+  const uint64_t key = mix_hash(mix_hash(hash, static_cast<uint64_t>(method)), request.return_enter);
+  const Bytes displaced = request.code.first(std::min<size_t>(request.code.size(), wire::kPatchBytesMax));
+  return mix_bytes(key, displaced);
+}
+
 constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
 
 }  // namespace
@@ -58,15 +65,8 @@ Result<std::vector<uint8_t>> Attacher::original_text(const target::Process& proc
 Result<uint64_t> Attacher::place_code(Arena& arena, const kernel::Prog& program) {
   if (const auto known = arena.find(program.id)) return *known;
   // The same program loaded again has the same bytes.
-  uint64_t content = kHashStart;
   const auto& image = program.code->image;
-  for (size_t at = 0; at < image.size(); at += 8) {
-    uint64_t word = 0;
-    std::copy_n(image.begin() + static_cast<ptrdiff_t>(at), std::min<size_t>(8, image.size() - at),
-                reinterpret_cast<uint8_t*>(&word));
-    content = mix_hash(content, word);
-  }
-  content = mix_hash(content, image.size());
+  const uint64_t content = mix_bytes(kHashStart, image);
   auto code = arena.find(content);
   if (!code) {
     // Trampolines save no vector state: what came out of the compiler is looked at before any process runs it.
@@ -138,6 +138,8 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   auto text = original_text(target.process, registry, site);
   if (!text) return text.error();
 
+  if (auto known = plan_made_before(target, registry, site, *text, traps)) return known;
+
   uint64_t low = site.region.start, high = site.region.end;
   for (const auto& region : regions)
     if (region.inode == site.region.inode && region.device == site.region.device) {
@@ -186,7 +188,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
     request.on_entry.clear();
     request.on_return.clear();
     if (auto placed = place_programs(**arena, site, request); !placed) return placed.error();
-    const uint64_t key = mix_hash(hash, static_cast<uint64_t>(method));
+    const uint64_t key = trampoline_key(hash, method, request);
     const auto kept = (*arena)->find(key);
     const auto room = kept ? kept : (*arena)->find_room(rule, size_max);
     if (!room) return Error{ENOMEM, "code memory: arena full"};
@@ -213,9 +215,46 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
         if (fixup.site_offset < wire::kTrapPlaces)
           planned.patch.go_on[fixup.site_offset] = request.trampoline_address + fixup.trampoline_offset;
     planned.fixups = std::move(plan->fixups);
+    if (method == methods.front()) remember_plan(target, registry, site, *text, traps, key, planned);
     return std::optional(std::move(planned));
   }
   return why;
+}
+
+std::optional<Attacher::PlannedSite> Attacher::plan_made_before(const Target& target,
+                                                                const Registry& registry, Site& site,
+                                                                Bytes text, bool traps) {
+  if (!target.plans) return std::nullopt;
+  const auto known = target.plans->by_address.find(site.address);
+  if (known == target.plans->by_address.end()) return std::nullopt;
+  const Plans::Plan& plan = known->second;
+  const uint64_t trampoline = plan.planned.patch.record.trampoline;
+  if (plan.hash != site.hash() || plan.traps != traps || plan.function_size != site.function_size ||
+      plan.into_function != site.into_function || plan.return_enter != registry.header.return_enter ||
+      !std::equal(text.begin(), text.end(), plan.text.begin(), plan.text.end()))
+    return std::nullopt;
+  const Arena* arena = code_.arena_at(registry, trampoline);
+  if (arena == nullptr || arena->find(plan.key) != trampoline) return std::nullopt;
+  PlannedSite planned = plan.planned;
+  planned.site = &site;
+  return planned;
+}
+
+void Attacher::remember_plan(Target& target, const Registry& registry, const Site& site, Bytes text,
+                             bool traps, uint64_t key, const PlannedSite& planned) {
+  if (text.size() > Plans::kTextMax) return;
+  if (!target.plans) target.plans = std::make_shared<Plans>();
+  auto& plans = target.plans->by_address;
+  if (plans.size() >= Plans::kPlacesMax && !plans.contains(site.address)) plans.clear();
+  plans.insert_or_assign(site.address, Plans::Plan{site.hash(),
+                                                   traps,
+                                                   site.function_size,
+                                                   site.into_function,
+                                                   registry.header.return_enter,
+                                                   {text.begin(), text.end()},
+                                                   key,
+                                                   planned});
+  plans.at(site.address).planned.site = nullptr;
 }
 
 rewrite::CodeUse Attacher::code_use(const kernel::Prog& program) {

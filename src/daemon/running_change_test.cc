@@ -1,4 +1,5 @@
 // Probes that come and go on functions other threads hammer: the real attacher against a forked child.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <signal.h>
@@ -108,6 +109,8 @@ namespace {
 struct Progress {
   std::atomic<uint64_t> rounds[8], signals, wrong;
   std::atomic<bool> one_core;
+  std::atomic<uint64_t> mapped, answer;  // be_a_host_of_files()
+  std::atomic<int> wanted;
 };
 Progress* progress;
 
@@ -148,6 +151,22 @@ void hammer_once(uint64_t i) {
   for (int i = 1; i < threads; ++i) hammers.emplace_back(work, i);
   work(0);
   abort();
+}
+
+// Maps the page at `offset` of one of `files`, as progress->wanted says, to one and the same place and calls what is there.
+[[noreturn]] void be_a_host_of_files(void* place, uint64_t offset, const Fd (&files)[2], uint64_t function) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  for (int mapped = -1;;) {
+    if (const int wanted = progress->wanted; wanted != mapped) {
+      mmap(place, kPageSize, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_FIXED, files[wanted].get(),
+           static_cast<off_t>(offset));
+      mapped = wanted;
+      ++progress->mapped;
+    }
+    const auto call = reinterpret_cast<decltype(&hammered_plain)>(static_cast<char*>(place) + function);
+    progress->answer = call(1, 2);
+    ++progress->rounds[0];
+  }
 }
 
 // Remembers where uprobes changed, for who wants to change only those places.
@@ -304,6 +323,57 @@ class RunningChange : public ::testing::Test {
   kernel::BpfReply map_, program_;
   std::atomic<uint64_t>* counted_ = nullptr;
 };
+
+// A probe that comes back finds the plan and the trampoline it had, but not where another function has come in the place of its
+// own.
+TEST_F(RunningChange, AnotherFileComesToTheSamePlace) {
+  const uint64_t at = file_offset(reinterpret_cast<void*>(hammered_plain));
+  const uint64_t offset = at / kPageSize * kPageSize;
+  constexpr uint8_t kOriginal[] = {0x53, 0x48, 0x89, 0xfb, 0x48,
+                                   0x8d, 0x44, 0x33, 0x01};  // … lea 1(%rbx,%rsi)
+  constexpr uint64_t kAdded = sizeof kOriginal - 1;          // where the 1 is
+  ASSERT_TRUE(std::equal(std::begin(kOriginal), std::end(kOriginal),
+                         reinterpret_cast<const uint8_t*>(hammered_plain)));
+  std::ifstream self("/proc/self/exe", std::ios::binary);
+  std::string bytes((std::istreambuf_iterator<char>(self)), {});
+  Fd files[2];
+  std::string paths[2];
+  for (int i = 0; i < 2; ++i) {
+    bytes.at(at + kAdded) = static_cast<char>(1 + i);
+    paths[i] = testing::TempDir() + "place-" + std::to_string(getpid()) + "-" + std::to_string(i);
+    std::ofstream(paths[i], std::ios::binary) << bytes;
+    files[i] = Fd(open(paths[i].c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_TRUE(files[i]);
+  }
+  void* place = mmap(nullptr, kPageSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(place, MAP_FAILED);
+  victim_ = fork();
+  if (victim_ == 0) be_a_host_of_files(place, offset, files, at - offset);
+  ASSERT_TRUE(kernel_.start().ok());
+  attacher_ = std::make_unique<Attacher>(kernel_, configuration(512));
+  load_program();
+  ASSERT_TRUE(attacher_->attach(victim_).ok());
+  for (const int which : {0, 1, 0, 0, 1}) {
+    SCOPED_TRACE("file " + std::to_string(which));
+    const uint64_t mapped = progress->mapped;
+    if (progress->wanted.exchange(which) != which || mapped == 0)
+      for (int i = 0; i < 30000 && progress->mapped == mapped; ++i) usleep(1000);
+    Probe one{hammered_inside_site, kernel::open_uprobe(kernel_, paths[which], at, victim_, -1), {}, true};
+    one.link = kernel::create_link(kernel_, program_.fd.get(), one.event.fd.get());
+    ASSERT_EQ(one.link.result, 0) << one.link.text;
+    auto on = attacher_->reconcile(victim_);
+    ASSERT_TRUE(on.ok()) << on.error().message;
+    ASSERT_EQ(skipped(), "");
+    expect_progress(1);
+    EXPECT_EQ(progress->answer, 4u + static_cast<uint64_t>(which));
+    set(one, false);
+    ASSERT_TRUE(attacher_->reconcile(victim_).ok());
+    one = {};
+    kernel::settle(kernel_);
+  }
+  munmap(place, kPageSize);
+  for (const auto& path : paths) unlink(path.c_str());
+}
 
 uint64_t median(std::vector<uint64_t>& of) {
   if (of.empty()) return 0;

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "daemon/attacher.h"
 #include "helpers/table.h"
@@ -17,6 +18,14 @@ inline constexpr uint64_t kHashStart = 0xcbf29ce484222325;
 inline uint64_t mix_hash(uint64_t hash, uint64_t word) {
   hash = (hash ^ word) * 0x100000001b3;
   return hash ^ hash >> 29;
+}
+inline uint64_t mix_bytes(uint64_t hash, Bytes bytes) {
+  for (size_t at = 0; at < bytes.size(); at += sizeof(uint64_t)) {
+    uint64_t word = 0;
+    std::memcpy(&word, bytes.data() + at, std::min(sizeof word, bytes.size() - at));
+    hash = mix_hash(hash, word);
+  }
+  return mix_hash(hash, bytes.size());
 }
 
 // A program may replace the guard's handlers by system calls of its own, past libc: how long it is believed not to have.
@@ -187,6 +196,7 @@ struct Attacher::Kept {
   target::Registry registry;
   std::vector<target::MappedRegion> regions;
   target::CodeView code;
+  target::StatusView status;
   target::StoppedProcess process;  // from outside
   std::map<uint64_t, Place> places;
   size_t patched = 0;    // of the places
@@ -205,6 +215,22 @@ struct Attacher::PlannedSite {
   rewrite::PatchMethod method = rewrite::PatchMethod::kJump;
   target::Patch patch{};
   std::vector<rewrite::PcFixup> fixups;
+};
+
+// What plan_site() has made for the places of one target: a probe that comes back finds its patch. A plan is a function of its
+// request, and whatever goes into that is compared each time, the function's text as it is by then included; so none can be out
+// of date, whatever has been unmapped or written meanwhile, and none needs to be dropped but for room.
+struct Attacher::Plans {
+  static constexpr size_t kPlacesMax = 1024, kTextMax = 4096;  // of longer functions none is kept
+  struct Plan {
+    uint64_t hash;  // Site::hash(): the programs and how they are called
+    bool traps;
+    uint64_t function_size, into_function, return_enter;
+    std::vector<uint8_t> text;
+    uint64_t key;  // by which code memory knows the trampoline, as long as it is not handed out again
+    PlannedSite planned;
+  };
+  std::map<uint64_t, Plan> by_address;
 };
 
 }  // namespace bpftime::daemon

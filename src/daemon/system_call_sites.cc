@@ -359,7 +359,8 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
     const bool end_of_enter = want.on_return && !request.on_exit;
     (end_of_enter ? request.exit_programs : request.programs).push_back(program);
   }
-  const auto kept = (*arena)->find(hash);
+  const uint64_t key = mix_bytes(hash, code);  // another library may lie at the same address later
+  const auto kept = (*arena)->find(key);
   const auto room = kept ? kept : (*arena)->find_room(anywhere, size_max);
   if (!room) return Error{ENOMEM, "code memory: arena full"};
   request.trampoline_address = *room;
@@ -374,7 +375,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   if (!kept) {
     if (plan->trampoline.size() > size_max) return Error{E2BIG, "a trampoline larger than expected"};
     if (auto placed = (*arena)->put(*room, plan->trampoline); !placed) return placed.error();
-    (*arena)->remember(hash, *room);
+    (*arena)->remember(key, *room);
   }
   rewrite::SiteRequest place;
   place.address = site.address;

@@ -179,6 +179,12 @@ inline void pool_raise_high_water(MapView map, uint32_t number) {
   }
 }
 
+// The last element to look at. What sizes something must be read once: the word changes between two looks.
+BPFTIME_MAPS_FOLD uint32_t pool_used(MapView map, const HashGeometry& g) {
+  const uint64_t used = load_acquire(pool_high_water(map));
+  return used < g.elements ? static_cast<uint32_t>(used) : g.elements;
+}
+
 // Takes a free element for `owner`; returns its number, 0 when none was found.
 inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner) {
   for (uint32_t attempt = 0; attempt < kAllocateTriesMax; attempt++) {
@@ -230,8 +236,8 @@ inline void pool_repair_hint(MapView map, const HashGeometry& g, uint32_t number
 // touched: reading them would make their pages resident.
 template <typename Visit>
 inline bool pool_each_used(MapView map, const HashGeometry& g, Visit visit) {
-  const uint64_t used = load_acquire(pool_high_water(map));
-  for (uint32_t number = 1; number <= used && number <= g.elements; number++) {
+  const uint32_t used = pool_used(map, g);
+  for (uint32_t number = 1; number <= used; number++) {
     if (!visit(number)) return false;
   }
   return true;

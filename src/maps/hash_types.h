@@ -12,8 +12,8 @@ namespace bpftime::maps {
 // to others, the one just visited included.
 BPFTIME_MAPS_FOLD bool hash_each_next(MapView map, MapCursor* cursor) {
   const HashGeometry g = hash_geometry(*map.spec);
-  const uint64_t used = load_acquire(pool_high_water(map));
-  while (cursor->position < used && cursor->position < g.elements) {
+  const uint32_t used = pool_used(map, g);
+  while (cursor->position < used) {
     const auto number = static_cast<uint32_t>(++cursor->position);
     Element* element = element_at(map, g, number);
     if (control_owner(load_acquire(&element->control)) != kLinked ||

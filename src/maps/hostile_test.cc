@@ -103,6 +103,30 @@ TEST_P(HostilePeer, EveryStateIsSurvived) {
   EXPECT_EQ(wait_child(pid), 0);
 }
 
+// The words a repair bounds its work by change between any two looks: what was checked is what must be used.
+TEST_P(HostilePeer, NothingIsReadTwice) {
+  uint64_t seed = test_seed();
+  SharedMap shared(GetParam());
+  std::mt19937_64 random(seed);
+  scribble(shared, random);
+  pid_t scribbler = start_child([&] {
+    auto* words = reinterpret_cast<uint64_t*>(shared.view().base);
+    for (;;) {
+      for (uint64_t value : {uint64_t{1}, ~uint64_t{0}, uint64_t{1} << 60})
+        for (int i = 0; i < 8; i++) __atomic_store_n(words + i, value, __ATOMIC_RELAXED);
+    }
+    return 0;
+  });
+  pid_t repairer = start_child([&] {
+    for (uint64_t n = 0; n < test_rounds(is_walked(GetParam().type) ? 300 : 100000); n++)
+      repair(shared.view(), static_cast<uint32_t>(n % 3));
+    return 0;
+  });
+  EXPECT_EQ(wait_child(repairer), 0);
+  kill(scribbler, SIGKILL);
+  EXPECT_EQ(wait_child(scribbler), 1000 + SIGKILL);
+}
+
 INSTANTIATE_TEST_SUITE_P(Maps, HostilePeer, testing::ValuesIn(every_type()));
 
 // A type whose kExample is wrong is neither killed nor scribbled at by any test.

@@ -31,13 +31,12 @@ inline void queue_repair(MapView map, uint32_t owner) {
     uint64_t control;
     bool reachable;
   };
-  const uint64_t used =
-      load_acquire(pool_high_water(map)) < g.elements ? load_acquire(pool_high_water(map)) : g.elements;
-  Seen* seen = new (std::nothrow) Seen[used + 1];
+  const uint32_t used = pool_used(map, g);
+  Seen* seen = new (std::nothrow) Seen[uint64_t{used} + 1];
   if (seen == nullptr) return;
   for (uint32_t attempt = 0; attempt < kQueueScanTriesMax; attempt++) {
-    for (uint64_t number = 1; number <= used; number++)
-      seen[number] = {load_acquire(&element_at(map, g, static_cast<uint32_t>(number))->control), false};
+    for (uint32_t number = 1; number <= used; number++)
+      seen[number] = {load_acquire(&element_at(map, g, number)->control), false};
     QueueState state = queue_read(map);
     if (state.count() > positions_max) continue;
     for (uint32_t i = 0; i < state.count(); i++) {
@@ -45,11 +44,11 @@ inline void queue_repair(MapView map, uint32_t owner) {
       if (number <= used) seen[number].reachable = true;
     }
     if (!queue_still(map, state)) continue;
-    for (uint64_t number = 1; number <= used; number++) {
+    for (uint32_t number = 1; number <= used; number++) {
       uint64_t control = seen[number].control;
       uint32_t holder = control_owner(control);
       if (seen[number].reachable || (holder != kLinked && holder != kOrphan)) continue;
-      queue_free_cell(map, g, static_cast<uint32_t>(number), control_generation(control));
+      queue_free_cell(map, g, number, control_generation(control));
     }
     break;
   }

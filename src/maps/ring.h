@@ -59,7 +59,8 @@ struct RingProducer {
   uint32_t
       handover;  // kHandover | ticket of the record at `position`: whoever commits next publishes on from it
 };
-static_assert(offsetof(RingProducer, control) == 64 && offsetof(RingProducer, wake_word) == 128);
+static_assert(offsetof(RingProducer, control) == 64 && offsetof(RingProducer, wake_word) == 128 &&
+              offsetof(RingProducer, handover) == 132);  // commits read both as one word
 
 // low: (start + 8) | done; 0: never used. high: size (with header) << 32 | owner.
 using Reservation = WordPair;
@@ -276,10 +277,12 @@ BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, uint6
     return false;
   }
   *commit = {start, end, ticket};
-  // Nobody sleeps: the usual case is a load of a line nobody writes. (The CAS that published is the barrier between that and
-  // this read; a consumer announces itself before it looks at the position.)
+  // Nobody sleeps, or is not to be woken: the usual case is a load of a line nobody writes. (The CAS that published is the
+  // barrier between that and this read; a consumer announces itself before it looks at the position.)
+  const uint64_t waiting = load_relaxed(reinterpret_cast<const uint64_t*>(&producer->wake_word));
+  const uint64_t matters = uint64_t{kHandover} << 32 | ((flags & kRingNoWakeup) == 0 ? 1 : 0);
   return (flags & kRingForceWakeup) == 0 && load_acquire(&producer->control.low) == end &&
-         load_relaxed(&producer->handover) == 0 && (load_relaxed(&producer->wake_word) & 1) == 0;
+         (waiting & matters) == 0;
 }
 
 // Whether the consumer must be woken.

@@ -95,7 +95,9 @@ std::optional<Status> parse_status(std::string_view text) {
   status.seccomp_filters = -1;
   status.blocked = ~uint64_t{0};
   int found = 0;
+  constexpr std::string_view kInitials = "NTPUGS";  // of the fields looked at; most lines are others
   for_each_line(text, [&](std::string_view line) {
+    if (line.empty() || kInitials.find(line.front()) == std::string_view::npos) return;
     if (line.starts_with("Name:")) {
       std::string_view name = line.substr(5);
       skip_blanks(name);

@@ -125,6 +125,24 @@ Result<Status> Process::status() const {
   return *status;
 }
 
+Result<StatusView> StatusView::of(const Process& process) {
+  StatusView view;
+  view.pid_ = process.pid();
+  view.file_ = Fd(::open(proc_path(view.pid_, "/status").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!view.file_) return missing_or_forbidden(view.pid_, errno);
+  if (!process.alive()) return process_error(view.pid_, ESRCH, "it has exited");
+  return view;
+}
+
+Result<Status> StatusView::now() const {
+  char text[8 << 10];  // the kernel gives what fits, and what is asked for here is in the first 2 KiB
+  const ssize_t size = ::pread(file_.get(), text, sizeof text, 0);
+  if (size < 0) return missing_or_forbidden(pid_, errno);
+  auto status = parse_status({text, static_cast<size_t>(size)});
+  if (!status) return process_error(pid_, EINVAL, "/proc/PID/status is malformed");
+  return *status;
+}
+
 Result<std::vector<pid_t>> Process::threads() const {
   auto threads = numeric_entries(proc_path(pid_, "/task"));
   if (!threads) return missing_or_forbidden(pid_, threads.error().code);

@@ -98,6 +98,18 @@ class CodeView {
   std::vector<Range> ranges_;
 };
 
+// Process::status() of one process over and over: its file is opened once.
+class StatusView {
+ public:
+  static Result<StatusView> of(const Process& process);
+  // Errors as of Process::status(), also once the process has been reaped.
+  Result<Status> now() const;
+
+ private:
+  pid_t pid_ = 0;
+  Fd file_;
+};
+
 // Whether the process or thread maps a memfd called `memfd_name` at `address`, and the mapping starts there. Error ESRCH: no
 // such process, or not yet, or it has no memory.
 Result<bool> maps_memfd(pid_t pid, const std::string& memfd_name, uint64_t address);

@@ -268,6 +268,29 @@ TEST(Process, KnowsWhatAnyThreadBlocks) {
   EXPECT_EQ(blocked(many.pid(), 2) & (kTrap | kUser), kTrap);
 }
 
+TEST(StatusView, FollowsTheProcessToItsEnd) {
+  const pid_t child = fork();
+  if (child == 0) {
+    raise(SIGSTOP);
+    execl("/bin/sleep", "sleep", "1000", nullptr);
+    _exit(1);
+  }
+  waitpid(child, nullptr, WUNTRACED);
+  const auto process = Process::open(child);
+  const auto view = StatusView::of(*process);
+  ASSERT_TRUE(view.ok()) << view.error().message;
+  const auto as_itself = process->status();
+  EXPECT_EQ(view->now()->name, as_itself->name);
+  EXPECT_EQ(view->now()->blocked, as_itself->blocked);
+  EXPECT_EQ(view->now()->tgid, static_cast<uint32_t>(child));
+  kill(child, SIGCONT);
+  for (int i = 0; i < 20000 && view->now()->name != "sleep"; ++i) usleep(1000);
+  EXPECT_EQ(view->now()->name, "sleep");
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  EXPECT_EQ(view->now().error().code, ESRCH);
+}
+
 TEST(CodeView, SeesWhatIsMappedToBeExecutedAndAnotherProgram) {
   for (const char* change : {"nothing", "data", "code", "exec"}) {
     Worker worker([&] {

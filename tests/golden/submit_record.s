@@ -82,12 +82,12 @@ mov $0x08, %esi
 xor %edx, %edx
 call 0x0000000000510190
 test %rax, %rax
-jz 0x0000000000510162
+jz 0x0000000000510171
 mov $-0x200000913000, %rdx
 mov %r15, (%rax)
 lea (%rax,%rdx,1), %rcx
 cmp $-0x813000, %rcx
-jb 0x0000000000510162
+jb 0x0000000000510171
 mov -0x08(%rax), %r8
 mov %r8d, %ecx
 and $0x3FFFFFFF, %ecx
@@ -98,19 +98,20 @@ mov (%r14), %rdx
 mov %edx, %eax
 and $0x3FFFFF, %eax
 cmp %rsi, %rax
-jnz 0x0000000000510177
+jnz 0x0000000000510179
 add $0x0F, %ecx
 and $-0x08, %ecx
 add %rdx, %rcx
 mov %rdx, %rax
 lock cmpxchg %rcx, (%r14)
-jnz 0x0000000000510177
-mov 0x40(%r14), %rax
-cmp %rcx, %rax
-jnz 0x0000000000510150
-mov 0x84(%r14), %eax
-test %eax, %eax
-jz 0x000000000051016A
+jnz 0x0000000000510179
+mov 0x80(%r14), %rax
+mov 0x40(%r14), %rsi
+cmp %rcx, %rsi
+jnz 0x000000000051015F
+mov $-0x7FFFFFFFFFFFFFFF, %rsi
+and %rsi, %rax
+jz 0x0000000000510171
 shr $0x20, %r8
 lea 0x0000000000510A40, %rdi
 xor %esi, %esi
@@ -120,12 +121,8 @@ pop %rbx
 pop %r14
 pop %r15
 ret
-mov 0x80(%r14), %eax
-test $0x01, %al
-jz 0x0000000000510162
-jmp 0x0000000000510150
 sub %edx, %esi
 and $0x3FFFFF, %esi
 add %rsi, %rdx
 mov %rdx, %rcx
-jmp 0x0000000000510150
+jmp 0x000000000051015F
