@@ -11,6 +11,7 @@
 #include <atomic>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <set>
 #include <string>
 #include <thread>
@@ -463,6 +464,74 @@ TEST_F(Helpers, AMapIsUpdatedLookedUpAndDeletedFrom) {
     EXPECT_EQ(read(16), -1);
     EXPECT_EQ(remove(3), hash ? 0 : -EINVAL);
     EXPECT_EQ(remove(3), hash ? -ENOENT : -EINVAL);
+  }
+}
+
+// Noise, or numbers that do most harm as index, link, length or position.
+void scribble(uint64_t address, uint64_t size, std::mt19937_64& random) {
+  auto* words = reinterpret_cast<uint64_t*>(address);
+  const uint64_t nasty[] = {0,          1,          ~uint64_t{0}, uint64_t{1} << 63, 0x80000000,   0x7fffffff,
+                            0xffffffff, 0xfffffff8, 4096,         0x3fffffff,        random() % 80};
+  const bool everywhere = random() % 2 != 0;
+  for (uint64_t i = 0; i < size / 8; ++i)
+    if (everywhere || random() % 8 == 0)
+      words[i] = random() % 3 == 0 ? random() : nasty[random() % std::size(nasty)] + random() % 3;
+}
+
+// What the bitcode of the maps' code becomes inside programs believes no word of a map either: wrong values, but no access outside
+// (nothing is mapped around it) and an end.
+TEST_F(Helpers, OperationsStayInsideAMapThatAnybodyWrites) {
+  std::mt19937_64 random(7);
+  struct Kind {
+    uint32_t type, key, value;
+  };
+  const Kind kinds[] = {{BPF_MAP_TYPE_HASH, 4, 8},        {BPF_MAP_TYPE_HASH, 4, 64},
+                        {BPF_MAP_TYPE_PERCPU_HASH, 4, 8}, {BPF_MAP_TYPE_LRU_HASH, 4, 16},
+                        {BPF_MAP_TYPE_ARRAY, 4, 8},       {BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8},
+                        {BPF_MAP_TYPE_LPM_TRIE, 8, 8},    {BPF_MAP_TYPE_QUEUE, 0, 8},
+                        {BPF_MAP_TYPE_STACK, 0, 8},       {BPF_MAP_TYPE_RINGBUF, 0, 0}};
+  for (const auto& [type, key_size, value_size] : kinds) {
+    SCOPED_TRACE(type);
+    const bool ring = type == BPF_MAP_TYPE_RINGBUF, keyed = key_size != 0;
+    const int value = static_cast<int>(value_size), at_key = -8, at_value = at_key - value;
+    const uint32_t map = target_.add_map(type, key_size, value_size, ring ? 4096 : 64,
+                                         type == BPF_MAP_TYPE_LPM_TRIE ? BPF_F_NO_PREALLOC : 0);
+    Sequence program;
+    program << load(BPF_DW, 6, 1, 0) << store(BPF_DW, 10, at_key, 6);
+    for (int i = 0; i < value; i += 8) program << store_imm(BPF_DW, 10, at_value + i, 5);
+    const auto element = [&](int helper) {
+      program << load_map(1, map) << mov_reg(2, 10) << add(2, keyed ? at_key : at_value) << mov_reg(3, 10)
+              << add(3, at_value) << mov(4, 0);
+      if (!keyed) program << mov(3, BPF_EXIST);
+      program << call(helper);
+    };
+    if (ring) {
+      program << load_map(1, map) << mov(2, 16) << mov(3, 0) << call(BPF_FUNC_ringbuf_reserve)
+              << jump_eq(0, 0, 5) << store(BPF_DW, 0, 0, 6) << store(BPF_DW, 0, 8, 6) << mov_reg(1, 0)
+              << mov(2, 0) << call(BPF_FUNC_ringbuf_submit);
+    } else if (keyed) {
+      element(BPF_FUNC_map_update_elem);
+      element(BPF_FUNC_map_lookup_elem);
+      program << jump_eq(0, 0, 2) << load(BPF_DW, 7, 0, value - 8) << store(BPF_DW, 0, value - 8, 7);
+      element(BPF_FUNC_map_delete_elem);
+    } else {
+      element(BPF_FUNC_map_push_elem);
+      element(BPF_FUNC_map_pop_elem);
+      element(BPF_FUNC_map_peek_elem);
+    }
+    program << mov(0, 77) << exit_insn();
+    auto code = target_.compile(program);
+    ASSERT_TRUE(code.ok()) << code.error().message;
+    const uint64_t size = maps::memory_size(target_.binding(map).spec);
+    for (int round = 0; round < 200; ++round) {
+      scribble(target_.binding(map).address, size, random);
+      for (int i = 0; i < 8; ++i) {
+        // Of an LPM trie: how many bits, and those.
+        uint64_t key = type == BPF_MAP_TYPE_LPM_TRIE ? random() % 33 | random() << 32 : random() % 80;
+        wire::Invocation invocation{};
+        ASSERT_EQ(code->run(reinterpret_cast<uint64_t>(&key), reinterpret_cast<uint64_t>(&invocation)), 77u);
+      }
+    }
   }
 }
 

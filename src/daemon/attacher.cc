@@ -492,7 +492,8 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
       if (site.report.skipped.empty() && site.repairs_faults()) site.report.skipped = guard_why;
   const bool guard_stays = any ? guarded : !guard_may_go(target);
   for (auto& site : sites)
-    if (!guard_stays && site.is_of_guard() && site.report.skipped.empty())
+    if (!guard_stays && site.is_for_host() && (!any || site.system_call->guards_signals) &&
+        site.report.skipped.empty())
       site.report.skipped = guard_why.empty() ? "the signal guard goes" : guard_why;
 
   // Restore first: what is no longer wanted goes even if what is wanted cannot come.

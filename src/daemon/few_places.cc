@@ -78,7 +78,7 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
   if (kernel_.counting() || !target.system_calls.empty()) return;
   const auto of_host = [](const Site::Want& want) { return want.program->host != nullptr; };
   if (std::any_of(sites.begin(), sites.end(), [&](const Site& site) {
-        return !site.is_of_guard() && (site.system_call || site.wants.empty() ||
+        return !site.is_for_host() && (site.system_call || site.wants.empty() ||
                                        std::any_of(site.wants.begin(), site.wants.end(), of_host));
       }))
     return;
@@ -96,7 +96,7 @@ void Attacher::keep(Target& target, const std::vector<MappedRegion>& regions, Re
                              std::move(*process),
                              {}});
   for (const Site& site : sites) {
-    if (site.is_of_guard()) continue;
+    if (site.is_for_host()) continue;
     const bool patched = site.report.skipped.empty();
     target.kept->patched += patched;
     target.kept->places.emplace(site.address,
@@ -195,12 +195,13 @@ std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const 
     return Error{EAGAIN, "no thread is held"};
   };
   const auto may_change = [&](uint64_t address) { return may_change_running(target, kept.regions, address); };
-  const auto meets_guard = [&](const PatchRecord& record) {
+  // A patch for nobody's program, which goes when a probe comes in its place: with a look at all.
+  const auto meets_other = [&](const PatchRecord& record) {
     return std::any_of(
         kept.registry.patches.begin(), kept.registry.patches.end(), [&](const PatchRecord& other) {
-          return target::is_live(other) && other.address != record.address &&
-                 !kept.places.contains(other.address) && other.address < record.address + record.length &&
-                 record.address < other.address + other.length;
+          return other.address < record.address + record.length &&
+                 record.address < other.address + other.length && other.address != record.address &&
+                 target::is_live(other) && !kept.places.contains(other.address);
         });
   };
   for (Site& site : sites) {
@@ -212,7 +213,7 @@ std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const 
     } else if (*plan) {
       const PatchRecord& record = (*plan)->patch.record;
       if ((*plan)->method == rewrite::PatchMethod::kJump || !may_change(site.address) ||
-          meets_guard(record) || target.call_code.touches(record.address, record.address + record.length))
+          meets_other(record) || target.call_code.touches(record.address, record.address + record.length))
         return std::nullopt;
       out.patches.push_back((*plan)->patch);
     }

@@ -64,6 +64,7 @@ struct Attacher::FileInfo {
   // Its system calls, once somebody has asked (system_call_sites.cc).
   struct SystemCalls {
     std::vector<rewrite::TextSystemCall> calls;
+    size_t old = 0;      // by the kernel's 32-bit doors
     size_t unclear = 0;  // places that look like a call, in code nobody says the bounds of
   };
   std::optional<SystemCalls> system_calls;
@@ -116,7 +117,8 @@ struct Attacher::Site {
   }
   // Whether it is there for more than what other probes need.
   bool is_probe() const { return report.skipped.empty() && !wants.empty(); }
-  bool is_of_guard() const { return system_call && system_call->guards_signals && wants.empty(); }
+  // Of the process itself: for nobody's program.
+  bool is_for_host() const { return system_call && wants.empty(); }
   bool needs_agent() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       const auto& code = *w.program->code;

@@ -28,15 +28,17 @@ SystemCalls find_in(const symbols::ElfFile& elf) {
   for (const auto& segment : elf.segments()) {
     if (!segment.executable || segment.file_size > kSegmentSizeMax) continue;
     const auto text = elf.read(segment.address, segment.file_size);
-    auto found = rewrite::find_system_calls(
-        text, segment.address, [&](uint64_t address) -> std::optional<std::pair<uint64_t, uint64_t>> {
-          const auto function = elf.function_at(address);
-          if (!function || function->size == 0) {
-            ++out.unclear;
-            return std::nullopt;
-          }
-          return std::pair(function->address, function->size);
-        });
+    const auto bounds = [&](uint64_t address) -> std::optional<std::pair<uint64_t, uint64_t>> {
+      const auto function = elf.function_at(address);
+      if (!function || function->size == 0) return std::nullopt;
+      return std::pair(function->address, function->size);
+    };
+    out.old += rewrite::count_old_system_calls(text, segment.address, bounds);
+    auto found = rewrite::find_system_calls(text, segment.address, [&](uint64_t address) {
+      const auto function = bounds(address);
+      out.unclear += !function;
+      return function;
+    });
     std::move(found.begin(), found.end(), std::back_inserter(out.calls));
   }
   return out;
@@ -150,7 +152,15 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
       target, status, !probes.empty() || std::any_of(sites.begin(), sites.end(), [](const Site& site) {
         return site.is_probe();
       }));
-  if (probes.empty() && !guard) return;
+  if (probes.empty() && !guard) {
+    // Libraries loaded later wait for their first probe, and so for the guard: what takes longest is done by then.
+    for (const auto& region : regions) {
+      if (!region.executable || !is_libc(region.path) || kernel_.probes().empty()) continue;
+      const auto file = file_info(target.process, region);
+      if (file->elf && !file->system_calls) file->system_calls = find_in<FileInfo::SystemCalls>(*file->elf);
+    }
+    return;
+  }
   const bool tell = !probes.empty();
   std::sort(probes.begin(), probes.end(),
             [](const auto& a, const auto& b) { return a.programs[0].order < b.programs[0].order; });
@@ -195,6 +205,9 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
     if (!tell && !*file->changes_signals) continue;
     if (!file->system_calls) file->system_calls = find_in<FileInfo::SystemCalls>(*file->elf);
     add_system_calls_of(region, file, probes, guard, sites);
+    if (file->system_calls->old != 0 && tell)
+      target.report.not_seen.push_back("32-bit system calls (int 0x80, sysenter) of " + region.path + ": " +
+                                       std::to_string(file->system_calls->old) + " instructions");
     if (file->system_calls->unclear != 0 && tell)
       target.report.not_seen.push_back("system calls of " + region.path +
                                        ", possibly: " + std::to_string(file->system_calls->unclear) +
@@ -271,8 +284,7 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
                                   point.signal()});
         }
       }
-      const bool starts =
-          !probes.empty() && !call.site.stands_for_call && rewrite::starts_process(call.site.number);
+      const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
       const bool guards = guard && !on_exit && rewrite::may_change_signals(call.site.number);
       if ((site.wants.empty() && !starts && !guards) || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),

@@ -334,4 +334,25 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
   return out;
 }
 
+size_t count_old_system_calls(Bytes text, uint64_t address, const FunctionBounds& function_at) {
+  size_t count = 0;
+  uint64_t done = 0;  // addresses below belong to functions looked at
+  for (size_t at = 0; at + 2 <= text.size(); ++at) {
+    const bool door =
+        (text[at] == 0xcd && text[at + 1] == 0x80) || (text[at] == 0x0f && text[at + 1] == 0x34);
+    if (!door || address + at < done) continue;
+    const auto function = function_at(address + at);
+    if (!function || function->first < address || function->second > kFunctionSizeMax) continue;
+    done = function->first + function->second;
+    for (uint64_t i = function->first - address; i < text.size() && address + i < done;) {
+      const Bytes code = text.subspan(i, std::min<uint64_t>(text.size() - i, done - address - i));
+      const auto instruction = decode(code);
+      const bool whole = instruction && instruction->length == 2 && code.size() >= 2;
+      count += whole && ((code[0] == 0xcd && code[1] == 0x80) || (code[0] == 0x0f && code[1] == 0x34));
+      i += instruction ? instruction->length : 1;
+    }
+  }
+  return count;
+}
+
 }  // namespace bpftime::rewrite

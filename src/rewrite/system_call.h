@@ -47,6 +47,9 @@ using FunctionBounds = std::function<std::optional<std::pair<uint64_t, uint64_t>
 std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
                                               const FunctionBounds& function_at);
 
+// How many instructions of it enter the kernel by its 32-bit doors (int 0x80, sysenter), which a 64-bit process may use, too.
+size_t count_old_system_calls(Bytes text, uint64_t address, const FunctionBounds& function_at);
+
 // What programs at a system call get as their context.
 enum class SystemCallContext : uint8_t {
   kRecord,     // the record of the event: number at 8, arguments from 16 or result at 16

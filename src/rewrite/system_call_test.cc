@@ -78,6 +78,13 @@ asm(R"(
     ret
     done calls_mask
 
+    function calls_old                # one by the 32-bit door; the first two bytes alike belong to a constant
+    mov $0x80cd80cd, %ecx
+    mov $20, %eax
+    int $0x80
+    ret
+    done calls_old
+
     function calls_by_register        # as libc's futex code: the register still has the number behind the call
     mov %edi, %r9d
     mov %rsi, %rdi
@@ -198,6 +205,7 @@ CODE(calls_read)
 CODE(calls_any)
 CODE(calls_by_register)
 CODE(calls_mask)
+CODE(calls_old)
 CODE(calls_twice)
 CODE(calls_in_loop)
 CODE(calls_with_flags)
@@ -336,6 +344,18 @@ TEST_F(SystemCalls, ThatCannotBePatchedSayWhy) {
   EXPECT_EQ(find(AT(calls_with_flags)).at(0).no_enter, "flags are carried across it");
   EXPECT_EQ(find(AT(calls_stackless)).at(0).no_exit, "the thread may have no stack here");
   EXPECT_EQ(find(AT(calls_stackless)).at(1).no_enter, "the thread may have no stack here");
+}
+
+TEST_F(SystemCalls, ByTheOldDoorsAreCounted) {
+  const auto count = [&](const uint8_t* begin, const uint8_t* end) {
+    const auto address = reinterpret_cast<uint64_t>(begin);
+    return count_old_system_calls(code_of(begin, end), address, [&](uint64_t) {
+      return std::optional(std::pair(address, size_of(begin, end)));
+    });
+  };
+  EXPECT_EQ(count(AT(calls_old)), 1u);
+  EXPECT_EQ(count(AT(calls_write)), 0u);
+  EXPECT_EQ(count_old_system_calls(code_of(AT(calls_old)), 0, [](uint64_t) { return std::nullopt; }), 0u);
 }
 
 TEST_F(SystemCalls, RunProgramsBeforeAndAfter) {

@@ -276,6 +276,22 @@ TEST_F(Hosts, ChildrenOfAllKinds) {
   EXPECT_TRUE(becomes_restored(second.pid(), "the tool's end"));
 }
 
+// It runs in its parent's memory, with its parent's thread structure, where programs learn ids.
+TEST_F(Hosts, VforkedChildrenHaveIdsOfTheirOwn) {
+  Conversation target = victim();
+  attach(target);
+  Child tool = stat_tool("ring");
+  ASSERT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_EQ(target.ask("call 1"), "wrong 0\n");
+  const std::string child = std::to_string(target.number("vfork_call 2", "child"));
+  EXPECT_EQ(target.ask("call 1"), "wrong 0\n");
+  finish_tool(tool);
+  const std::string parent = std::to_string(target.pid());
+  EXPECT_EQ(count(tool.output(), "event tgid=" + child + " tid=" + child + " "), 2u) << tool.output();
+  EXPECT_EQ(count(tool.output(), "event tgid=" + parent + " tid=" + parent + " "), 2u) << tool.output();
+  EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+}
+
 TEST_F(Hosts, Daemonising) {
   Conversation target = victim_started();
   Child tool = stat_tool("count");
@@ -318,6 +334,29 @@ TEST_F(Hosts, RestartableSequencesAreRefused) {
   EXPECT_EQ(finish_tool(tool)["calls"], 200000);
 }
 
+// Go moves its stacks, and makes them no larger than its own functions say they need.
+TEST_F(Hosts, OfGoOnlyFunctionsThatLeaveRoomAreProbed) {
+  const std::string host = program("go_host");
+  if (!std::filesystem::exists(host)) GTEST_SKIP() << "Go is not installed";
+  Conversation target({program("bpftime"), "start", host}, options());
+  const auto probed = [&](const Arguments& command, const std::string& why) {
+    SCOPED_TRACE(why);
+    Child tool = bpftime_child(load(command));
+    EXPECT_TRUE(tool.wait_for_output("ready")) << tool.error();
+    EXPECT_EQ(active_probes(target.pid()), why.empty() ? 1u : 0u) << reason(target.pid());
+    EXPECT_NE(reason(target.pid()).find(why), std::string::npos) << reason(target.pid());
+    EXPECT_EQ(target.ask("700"), "result 0\n");
+    return finish_tool(tool);
+  };
+  const std::string stat = program("uprobe_stat"), small = program("probes");
+  ASSERT_TRUE(target.ready());
+  // A call that finds too little stack gets more and begins anew: seen twice, as on Linux.
+  EXPECT_GE(probed({small, "argument_percpu", "-1", host, "main.looksForStack"}, "")["events"], 700);
+  probed({small, "argument_percpu", "-1", host, "main.needsNone"}, "does not look how much stack is left");
+  probed({small, "count_return", "-1", host, "main.looksForStack"}, "Go moves its stacks");
+  probed({stat, "count", host, "main.looksForStack"}, "bytes of stack, of which a Go function may have");
+}
+
 TEST_F(Hosts, StoppedStaysStopped) {
   Conversation target = victim();
   target.send("stop");
@@ -355,6 +394,29 @@ TEST_F(Hosts, WaysOutOfProbedFunctions) {
     EXPECT_TRUE(becomes_restored(target.pid(), "the tools' end"));
     EXPECT_EQ(target.ask("ways_out"), expected);
   }
+}
+
+// Functions that return twice, or somewhere else, or want to know who called them.
+TEST_F(Hosts, ReturnsThatCannotBeProbedSayWhy) {
+  const std::string libc = "/lib/x86_64-linux-gnu/libc.so.6";
+  Conversation target = victim();
+  attach(target);
+  const std::string expected = target.ask("ways_out");
+  for (const char* function : {"vfork", "_setjmp", "__sigsetjmp", "longjmp", "getcontext"}) {
+    SCOPED_TRACE(function);
+    Child tool = load_tool({program("uprobe_stat"), "latency", libc, function});
+    EXPECT_EQ(active_probes(target.pid()), 0u);
+    EXPECT_NE(reason(target.pid()).find("it returns twice, on another stack, or looks at its caller"),
+              std::string::npos)
+        << reason(target.pid());
+    EXPECT_NE(target.ask("vfork").find("ended 0"), std::string::npos);
+    EXPECT_EQ(target.ask("ways_out"), expected);
+    finish_tool(tool);
+  }
+  Child tool = load_tool({program("uprobe_stat"), "count", libc, "vfork"});  // its beginning
+  EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+  EXPECT_NE(target.ask("vfork").find("ended 0"), std::string::npos);
+  EXPECT_EQ(finish_tool(tool)["calls"], 1);
 }
 
 TEST_F(Hosts, DetachedAndAttachedUnderLoad) { detach_and_attach_under_load(100); }

@@ -1,7 +1,11 @@
 // Libraries that a target loads and unloads while it is probed: probes are in place before constructors run, and what is
 // unloaded is forgotten before something else lies there.
+#include <dlfcn.h>
 #include <signal.h>
 #include <unistd.h>
+
+#include <cstring>
+#include <fstream>
 
 #include "harness.h"
 
@@ -101,8 +105,19 @@ TEST_F(Libraries, AreNotWatchedForWhenNothingInThemIsWanted) {
   ASSERT_TRUE(host_process.wait_for_output("waiting\n"));
   const pid_t pid = bpftime_json({"list"})["targets"][0]["pid"];
   EXPECT_EQ(active_probes(pid), 1u);
-  for (const std::string& difference : text_differences(pid))
-    EXPECT_EQ(difference.find("/ld-linux"), std::string::npos) << difference;
+  // What is patched there are calls about signals, which are the guard's: not the empty function that tells debuggers.
+  const void* function = ::dlsym(RTLD_DEFAULT, "_dl_debug_state");
+  Dl_info loader{};
+  if (function == nullptr || ::dladdr(function, &loader) == 0)
+    GTEST_SKIP() << "not the dynamic loader of glibc";
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/maps"),
+      memory("/proc/" + std::to_string(pid) + "/mem");
+  std::string line;
+  while (std::getline(maps, line) && line.find("/ld-linux") == std::string::npos) continue;
+  const auto offset = static_cast<const char*>(function) - static_cast<const char*>(loader.dli_fbase);
+  char now[5] = {};
+  ASSERT_TRUE(memory.seekg(std::stoll(line, nullptr, 16) + offset).read(now, sizeof now)) << line;
+  EXPECT_EQ(std::memcmp(now, function, sizeof now), 0);
 }
 
 }  // namespace

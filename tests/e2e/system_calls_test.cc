@@ -297,11 +297,14 @@ TEST_F(SystemCalls, WhatIsNotSeenIsListed) {
   if (::access("/usr/bin/python3", X_OK) != 0) GTEST_SKIP() << "python3 is not installed";
   Child tool = bpftime_child(load(unbuffered({"/usr/sbin/opensnoop"})));
   ASSERT_TRUE(tool.wait_for_output("PATH")) << tool.error();
-  const auto listed = [&](const std::string& protection) {
-    Child target = bpftime_child({"start", "/usr/bin/python3", "-c",
-                                  "import mmap, signal; m = mmap.mmap(-1, 4096, prot=" + protection +
-                                      "); print('ready', flush=True); signal.pause()"});
+  bool done = true;
+  const auto listed = [&](const std::string& protection, const std::string& also = "True") {
+    Child target = bpftime_child(
+        {"start", "/usr/bin/python3", "-c",
+         "import ctypes, mmap, signal; m = mmap.mmap(-1, 4096, prot=" + protection + "); done = " + also +
+             "; print('ready' if done else 'not ready', flush=True); signal.pause()"});
     EXPECT_TRUE(target.wait_for_output("ready\n")) << target.error();
+    done = target.output().find("not ready") == std::string::npos;
     // What a process maps by itself is seen at the next change: counting is one.
     EXPECT_EQ(bpftime({"list", "--hits", "--for", "0"}).code, 0);
     return std::pair(bpftime({"list"}).output, bpftime_json({"list"})["targets"][0]["not_seen"]);
@@ -313,6 +316,13 @@ TEST_F(SystemCalls, WhatIsNotSeenIsListed) {
   const auto [plain, none] = listed("3");
   EXPECT_EQ(plain.find("made at run time"), std::string::npos) << plain;
   EXPECT_EQ(none.dump().find("made at run time"), std::string::npos);
+  EXPECT_EQ(none.dump().find("io_uring"), std::string::npos);
+  // io_uring_setup of four entries.
+  const auto [ring, of_ring] = listed("3", "ctypes.CDLL(None).syscall(425, 4, bytes(120)) >= 0");
+  if (!done) GTEST_SKIP() << "no io_uring here";
+  EXPECT_NE(ring.find("not seen: what the kernel does on the process's behalf through io_uring\n"),
+            std::string::npos)
+      << ring;
 }
 
 }  // namespace

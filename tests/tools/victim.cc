@@ -346,6 +346,11 @@ void obey(const std::string& line) {
     }
     reap(child);
   }
+  if (what == "vfork_call") {
+    const pid_t child = ::vfork();
+    if (child == 0) ::_exit(static_cast<int>(call(number)));
+    reap(child);
+  }
   if (what == "daemonize") {
     if (::fork() != 0) ::_exit(0);
     ::setsid();
