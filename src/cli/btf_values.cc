@@ -24,7 +24,7 @@ OrderedJson integer(uint64_t value, uint32_t bits, uint32_t encoding) {
 // Little-endian, 8 bytes at most.
 uint64_t word_of_bytes(Bytes bytes) {
   uint64_t value = 0;
-  std::memcpy(&value, bytes.data(), std::min<size_t>(bytes.size(), sizeof value));
+  if (!bytes.empty()) std::memcpy(&value, bytes.data(), std::min<size_t>(bytes.size(), sizeof value));
   return value;
 }
 

@@ -222,7 +222,9 @@ runner::Request Runner::request_of(const kernel::ProgramRun& run) {
   request.cpu = run.cpu;
   request.entry = run.program->code_entry;
   request.invocation = {run.cookie, 0, run.program->id, 0, 0};
-  std::memcpy(request.context, run.context.data(), std::min<size_t>(run.context.size(), runner::kContextMax));
+  if (!run.context.empty())
+    std::memcpy(request.context, run.context.data(),
+                std::min<size_t>(run.context.size(), runner::kContextMax));
   if (run.pid == 0) return request;
   const auto process = target::Process::open(static_cast<pid_t>(run.pid));
   const auto status = process ? process->status() : Result<target::Status>(process.error());

@@ -173,7 +173,8 @@ Result<void> Attacher::make_room(StoppedProcess& stopped, const std::vector<Mapp
 Result<void> Attacher::create_context(Target& target, StoppedProcess& stopped,
                                       const std::vector<MappedRegion>& regions,
                                       const target::Status& status) {
-  TargetContext context{};
+  const auto made = std::make_unique<TargetContext>();  // too large for a stack
+  TargetContext& context = *made;
   context.header = {wire::kMagic, wire::kAbiVersion, wire::kArchX86_64, sizeof(TargetContext)};
   context.daemon_instance = config_.instance;
   context.owner_uid = config_.uid;

@@ -25,7 +25,7 @@ template <typename T>
 T caller_info(const BpfRequest& request) {
   T info{};
   const Bytes given = request.in(kInfoField);
-  std::memcpy(&info, given.data(), std::min(given.size(), sizeof info));
+  if (!given.empty()) std::memcpy(&info, given.data(), std::min(given.size(), sizeof info));
   return info;
 }
 

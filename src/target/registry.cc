@@ -66,27 +66,30 @@ bool is_of_other_version(const wire::SharedHeader& header) {
 }
 
 std::optional<Registry> read_any(const Process& process, uint64_t window, bool other, std::string* why) {
+  std::optional<Registry> registry;
   constexpr size_t kHeaderSize = offsetof(TargetContext, patches);
   auto bytes = process.read(window, kHeaderSize);
   if (!bytes) {
     if (why) *why = bytes.error().message;
-    return std::nullopt;
+    return registry;
   }
-  auto registry = std::make_optional<Registry>();
+  registry.emplace();
   std::memcpy(&registry->header, bytes->data(), kHeaderSize);
   const wire::SharedHeader& header = registry->header.header;
   if (other ? !is_of_other_version(header) : !header.matches(sizeof(TargetContext))) {
     if (why)
       *why = "its context was made by version " + std::to_string(header.abi_version) +
              " of bpftime, this is " + std::to_string(wire::kAbiVersion) + "; try restarting the process";
-    return std::nullopt;
+    registry.reset();
+    return registry;
   }
   const uint32_t count = std::min(registry->header.patch_count, wire::kPatchesMax);
   if (count == 0) return registry;
   auto records = process.read(window + kHeaderSize, count * sizeof(PatchRecord));
   if (!records) {
     if (why) *why = records.error().message;
-    return std::nullopt;
+    registry.reset();
+    return registry;
   }
   registry->patches.resize(count);
   std::memcpy(registry->patches.data(), records->data(), records->size());

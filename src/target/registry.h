@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -25,7 +26,12 @@ inline bool is_live(const wire::PatchRecord& record) {
 
 // A copy of what a process says about itself.
 struct Registry {
-  wire::TargetContext header;  // filled up to `patches`; what follows, a megabyte, is neither set nor copied
+ private:
+  // Of more than a megabyte, nearly all of it never touched: a few of these would be a whole stack.
+  std::unique_ptr<wire::TargetContext> context_{new wire::TargetContext};
+
+ public:
+  wire::TargetContext& header = *context_;  // filled up to `patches`; what follows is neither set nor copied
   std::vector<wire::PatchRecord> patches;
 
   Registry() {}
