@@ -4,7 +4,7 @@ PREFIX ?= $(HOME)/.bpftime
 export JOBS ?= $(shell nproc)
 FUZZ_SECONDS ?= 20
 
-.PHONY: help demo tutorials firewall disasters test test-long bench bench-nginx fuzz matrix lint install uninstall clean build
+.PHONY: help demo tutorials firewall disasters test test-long sanitize bench bench-nginx fuzz matrix lint install uninstall clean build
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
@@ -26,11 +26,18 @@ test: ## all tests but the long ones
 	@scripts/build.sh dev
 	@scripts/test.sh --label-exclude long
 
-test-long: ## all tests
+test-long: ## all tests, then `sanitize`: hours
 	@scripts/ensure-packages.sh build test
 	@scripts/unpack-packages.sh test || echo "note: tests that need them will say so and be skipped"
 	@scripts/build.sh dev
 	@scripts/test.sh
+	@$(MAKE) --no-print-directory sanitize
+
+sanitize: ## the tests with daemon and command under AddressSanitizer and UBSan, then under ThreadSanitizer
+	@scripts/ensure-packages.sh build test
+	@scripts/unpack-packages.sh test || echo "note: tests that need them will say so and be skipped"
+	@scripts/sanitize.sh asan --label-exclude long
+	@scripts/sanitize.sh tsan --label-exclude long --tests-regex '^(base|daemon|e2e|kernel|loader|maps|running|target|wire)_'
 
 tutorials: ## extensions for the three roles, as docs/eim.md has them, in an empty folder
 	@scripts/ensure-packages.sh build

@@ -106,6 +106,12 @@ extern "C" ssize_t pwrite(int fd, const void* bytes, size_t size, off_t at) {
 namespace bpftime::daemon {
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 struct Progress {
   std::atomic<uint64_t> rounds[8], signals, wrong;
   std::atomic<bool> one_core;
@@ -408,6 +414,7 @@ TEST_F(RunningChange, CodeMemoryIsUsedAgain) {
   }
   expect_progress(0);
   EXPECT_LE(mappings(), mappings_then);
+  if (kSanitized) GTEST_SKIP() << "the victim's shadow memory is more than is looked through for code in use";
   // What was handed out and is not back is little more than what stands between two looks.
   EXPECT_GT(attacher_->code_blocks_released(), kPairs / 4);
   std::printf("%lu blocks of code memory given back in %lu pairs\n", attacher_->code_blocks_released(),

@@ -118,7 +118,7 @@ TEST_P(HostilePeer, NothingIsReadTwice) {
     return 0;
   });
   pid_t repairer = start_child([&] {
-    for (uint64_t n = 0; n < test_rounds(is_walked(GetParam().type) ? 300 : 100000); n++)
+    for (uint64_t n = 0; n < test_rounds(is_walked(GetParam().type) ? 150 : 50000); n++)
       repair(shared.view(), static_cast<uint32_t>(n % 3));
     return 0;
   });
