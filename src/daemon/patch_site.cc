@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "daemon/site.h"
+#include "rewrite/return_slot.h"
 #include "rewrite/rewrite.h"
 
 namespace bpftime::daemon {
@@ -135,16 +136,11 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   auto text = original_text(target.process, registry, site);
   if (!text) return text.error();
 
-  uint64_t low = site.region.start, high = site.region.end;
-  for (const auto& region : regions)
-    if (region.inode == site.region.inode && region.device == site.region.device) {
-      low = std::min(low, region.start);
-      high = std::max(high, region.end);
-    }
+  const auto [low, high] = span_of_file(regions, site.region);
   uint64_t more = 4 * kPageSize;  // programs and tables
   for (const auto& want : site.wants)
     more += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
-  uint64_t size_max = 512 + (192 + rewrite::kInlinedMax) * site.wants.size();
+  uint64_t size_max = 640 + (192 + rewrite::kInlinedMax) * site.wants.size();
   if (kernel_.counting()) size_max += rewrite::kCountingMax * site.wants.size();
 
   rewrite::SiteRequest request;
@@ -156,7 +152,13 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   request.interior = site.interior;
   request.room = site.room;
   request.identity_address = config_.window + wire::kIdentityOffset;
-  request.return_enter = registry.header.return_enter;
+  ReturnSupport support;
+  if (site.wants_return()) {
+    auto found = return_support_at(target, regions, registry, site.address);
+    if (!found) return found.error();
+    support = *found;
+    request.return_path = {support.slots.first, support.cold, support.thread};
+  }
   auto shape = rewrite::inspect_site(request);
   if (!shape) return shape.error();
 
@@ -183,11 +185,13 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
     request.on_entry.clear();
     request.on_return.clear();
     if (auto placed = place_programs(**arena, site, request); !placed) return placed.error();
-    const uint64_t key = mix_hash(hash, static_cast<uint64_t>(method));
+    // Forks share arenas, but what was loaded after the fork lies elsewhere in each.
+    const uint64_t key = mix_hash(mix_hash(hash, static_cast<uint64_t>(method)), support.slots.first);
     const auto kept = (*arena)->find(key);
     const auto room = kept ? kept : (*arena)->find_room(rule, size_max);
     if (!room) return Error{ENOMEM, "code memory: arena full"};
     request.trampoline_address = *room;
+    request.return_path.slot = rewrite::return_slot_for(support.slots.first, support.slots.copies, *room);
     auto plan = rewrite::plan_probe(request);
     if (!plan) {
       why = plan.error();

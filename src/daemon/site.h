@@ -40,6 +40,18 @@ inline const target::MappedRegion* region_at(const std::vector<target::MappedReg
   return found == regions.end() ? nullptr : &*found;
 }
 
+// From the lowest to the highest address where the file of `region` is mapped.
+inline std::pair<uint64_t, uint64_t> span_of_file(const std::vector<target::MappedRegion>& regions,
+                                                  const target::MappedRegion& region) {
+  std::pair<uint64_t, uint64_t> span{region.start, region.end};
+  for (const auto& other : regions)
+    if (other.inode == region.inode && other.device == region.device) {
+      span.first = std::min(span.first, other.start);
+      span.second = std::max(span.second, other.end);
+    }
+  return span;
+}
+
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
   target::FileVersion version;
@@ -100,6 +112,9 @@ struct Attacher::Site {
       return w.on_return || may_tail_call(*w.program) || code.repairs_faults || code.calls_host;
     });
   }
+  bool wants_return() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& want) { return want.on_return; });
+  }
   bool repairs_faults() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       return w.program->code->repairs_faults || may_tail_call(*w.program);
@@ -125,7 +140,7 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 4;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 5;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
