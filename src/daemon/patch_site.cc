@@ -186,7 +186,9 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
     request.on_return.clear();
     if (auto placed = place_programs(**arena, site, request); !placed) return placed.error();
     // Forks share arenas, but what was loaded after the fork lies elsewhere in each.
-    const uint64_t key = mix_hash(mix_hash(hash, static_cast<uint64_t>(method)), support.slots.first);
+    uint64_t key = mix_hash(hash, static_cast<uint64_t>(method));
+    for (const uint64_t where : {support.slots.first, support.cold, static_cast<uint64_t>(support.thread)})
+      key = mix_hash(key, where);
     const auto kept = (*arena)->find(key);
     const auto room = kept ? kept : (*arena)->find_room(rule, size_max);
     if (!room) return Error{ENOMEM, "code memory: arena full"};
