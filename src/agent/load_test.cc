@@ -60,6 +60,19 @@ TEST(Library, NeedsNothing) {
   }
 }
 
+TEST(Library, NearSlotNeedsNothingToo) {
+  const std::string near = agent_path().substr(0, agent_path().rfind('/')) + "/libbpftime-near.so";
+  struct stat info;
+  ASSERT_EQ(stat(near.c_str(), &info), 0);
+  EXPECT_LT(info.st_size, 32 * 1024) << "it is to fit in small gaps";
+  int status = 0;
+  const std::string about = output_of("readelf -W -d -r '" + near + "' 2>&1", &status);
+  if (status != 0) GTEST_SKIP() << "readelf is not installed";
+  EXPECT_THAT(about, Not(HasSubstr("NEEDED")));
+  EXPECT_THAT(about, HasSubstr("There are no relocations"));
+  EXPECT_THAT(output_of("readelf -W --dyn-syms '" + near + "'"), Not(HasSubstr("GLOBAL DEFAULT  UND")));
+}
+
 TEST(Library, GeneralRegistersOnly) {
   int status = 0;
   const std::string code = output_of("objdump -d --no-show-raw-insn '" + agent_path() + "' 2>&1", &status);

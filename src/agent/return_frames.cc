@@ -1,4 +1,4 @@
-// The cold way to a frame for a return-probed call: when the thread's list is empty or stale.
+// The cold way to a frame for a return-probed call: when the thread's usual frame is in use, and its list is empty or stale.
 //
 // Frames lie in a static pool, in chunks of 64; a chunk belongs to a thread, known by its thread pointer. A
 // new thread that gets the thread pointer of a finished one takes over its chunks: nobody has to be told that
@@ -31,7 +31,7 @@
 extern "C" {
 __attribute__((visibility("hidden"),
                tls_model("initial-exec"))) __thread bpftime::agent::Thread bpftime_thread;
-extern __attribute__((visibility("hidden"))) const int64_t bpftime_return_slot;
+extern __attribute__((visibility("hidden"))) const char bpftime_return_slots[];
 long bpftime_agent_safe_copy(void* dst, const void* src, uint64_t len);
 bpftime::wire::TargetContext* bpftime_agent_context = nullptr;
 }
@@ -42,15 +42,14 @@ namespace {
 using rewrite::ReturnFrame;
 
 static_assert(offsetof(ReturnFrame, return_address) == 0 && offsetof(ReturnFrame, saved_rbx) == 8);
-static_assert(offsetof(ReturnFrame, stack_pointer) == 16 && offsetof(ReturnFrame, exit_handler) == 24);
-static_assert(offsetof(ReturnFrame, list) == 32 && offsetof(ReturnFrame, owner) == 40);
-static_assert(offsetof(ReturnFrame, state) == 48 && offsetof(ReturnFrame, next) == 56);
-static_assert(rewrite::kReturnBodyBeforeHandler == 8);
+static_assert(offsetof(ReturnFrame, exit_handler) == 24);
+static_assert(rewrite::kReturnBodyBeforeHandler == 8 && rewrite::kReturnClaimedBeforeHandler == 16);
+static_assert(rewrite::kReturnSlotStride == 32 && rewrite::kReturnSlotCopies == 128);
 static_assert(rewrite::kReturnSavedR11 == -16 && rewrite::kReturnSavedR10 == -24);
 
 constexpr uint64_t kHeld = 0;  // claimed, not in the body: never taken from its holder
-constexpr uint64_t kFree = 1;
-constexpr uint64_t kInBody = 2;  // | serial; the low two bits tell
+constexpr uint64_t kFree = rewrite::kReturnFrameFree;
+constexpr uint64_t kInBody = rewrite::kReturnFrameInBody;  // | serial; the low two bits tell
 
 constexpr uint32_t kFramesPerChunk = 64;
 constexpr uint32_t kChunks = 1024;
@@ -77,7 +76,23 @@ bool replace(uint64_t& word, uint64_t expected, uint64_t value) {
 
 bool claim(ReturnFrame& frame) { return load(frame.state) == kFree && replace(frame.state, kFree, kHeld); }
 
-uint64_t slot_address() { return reinterpret_cast<uint64_t>(&bpftime_return_slot) + bpftime_return_slot; }
+uint64_t near_slots;  // the first; 0: there are none
+
+// Whether an address on a stack is what a return-probed function returns to.
+bool is_slot(uint64_t address) {
+  const auto among_copies = [&](uint64_t first) {
+    const uint64_t distance = address - rewrite::kReturnSlotCall - first;
+    return distance % rewrite::kReturnSlotStride == 0 &&
+           distance / rewrite::kReturnSlotStride < rewrite::kReturnSlotCopies;
+  };
+  const uint64_t near = __atomic_load_n(&near_slots, __ATOMIC_ACQUIRE);
+  return among_copies(reinterpret_cast<uint64_t>(bpftime_return_slots)) || (near != 0 && among_copies(near));
+}
+
+// The same in every thread: initial-exec.
+uint64_t list_offset(uint64_t self) {
+  return reinterpret_cast<uint64_t>(&bpftime_thread.returns.list) - self;
+}
 
 template <typename Visit>
 void for_own_frames(uint64_t self, Visit visit) {
@@ -88,12 +103,13 @@ void for_own_frames(uint64_t self, Visit visit) {
   }
 }
 
-// Takes one free frame of ours and makes a new list of the others.
+// Takes one free frame of ours and makes a new list of the others, but the usual one.
 ReturnFrame* relink(uint64_t self) {
   ReturnFrame* taken = nullptr;
   uint64_t list = 0;
   for_own_frames(self, [&](ReturnFrame& frame) {
-    if (!claim(frame)) return;
+    if (reinterpret_cast<uint64_t>(&frame) == bpftime_thread.returns.usual || !claim(frame)) return;
+    frame.list = list_offset(self);
     if (taken == nullptr) {
       taken = &frame;
       return;
@@ -102,7 +118,7 @@ ReturnFrame* relink(uint64_t self) {
     list = reinterpret_cast<uint64_t>(&frame);
     store(frame.state, kFree);
   });
-  bpftime_thread.free_list = list;
+  bpftime_thread.returns.list = list;
   return taken;
 }
 
@@ -115,22 +131,20 @@ ReturnFrame* take_new_chunk(uint64_t self) {
   } while (!__atomic_compare_exchange_n(&chunks_used, &chunk, chunk + 1, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE));
   ReturnFrame* frames = &pool[chunk * kFramesPerChunk];
-  // The same in every thread: initial-exec.
-  const uint64_t list_offset = reinterpret_cast<uint64_t>(&bpftime_thread.free_list) - self;
   uint64_t list = 0;
   for (uint32_t i = kFramesPerChunk - 1; i > 0; --i) {
     frames[i].owner = self;
-    frames[i].list = list_offset;
+    frames[i].list = list_offset(self);
     frames[i].next = list;
     list = reinterpret_cast<uint64_t>(&frames[i]);
     store(frames[i].state, kFree);
   }
   frames[0].owner = self;
-  frames[0].list = list_offset;
+  frames[0].list = list_offset(self);
   store(chunk_owner[chunk], self);
   ++bpftime_thread.chunk_count;
   // What a signal handler may have put on the list meanwhile is found again by relink.
-  bpftime_thread.free_list = list;
+  bpftime_thread.returns.list = list;
   return &frames[0];
 }
 
@@ -183,7 +197,7 @@ bool in_chain(const ReturnFrame* youngest, const ReturnFrame& frame) {
   for (int i = 0; i < 64; ++i) {
     if (youngest == nullptr) return false;
     if (youngest == &frame) return true;
-    if (youngest->return_address != slot_address()) return false;
+    if (!is_slot(youngest->return_address)) return false;
     youngest = frame_at(youngest->saved_rbx);
   }
   return true;
@@ -252,13 +266,13 @@ bool reading_is_safe() {
 bool slot_gone(const ReturnFrame& frame) {
   uint64_t found = 0;
   const auto* at = reinterpret_cast<const void*>(frame.stack_pointer);
-  return bpftime_agent_safe_copy(&found, at, sizeof found) != 0 || found != slot_address();
+  return bpftime_agent_safe_copy(&found, at, sizeof found) != 0 || !is_slot(found);
 }
 
 // Frees dead frames of this thread's chunks. A call is about to begin at `stack_pointer` with `rbx` in the
 // register.
 void reclaim(uint64_t self, uint64_t stack_pointer, uint64_t rbx) {
-  const bool tail_call = *reinterpret_cast<const uint64_t*>(stack_pointer) == slot_address();
+  const bool tail_call = is_slot(*reinterpret_cast<const uint64_t*>(stack_pointer));
   const bool can_read = reading_is_safe();
   Youngest youngest(self);
   for_own_frames(self, [&](ReturnFrame& frame) {
@@ -280,16 +294,11 @@ void reclaim(uint64_t self, uint64_t stack_pointer, uint64_t rbx) {
   });
 }
 
-}  // namespace
-
-// Called by return_slot.S. `stack_pointer` and `rbx` as at the entry of the probed function. Null: no frame
-// to be had.
-extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame(uint64_t stack_pointer,
-                                                                                 uint64_t rbx) {
+ReturnFrame* take_frame(uint64_t stack_pointer, uint64_t rbx) {
   const uint64_t self = thread_pointer();
   Thread& thread = bpftime_thread;
   // Deeper in the recursion that exhausted us nothing can have become free; further up it may.
-  if (thread.misses_to_skip > 0 && thread.free_list == 0 && stack_pointer <= thread.missed_at) {
+  if (thread.misses_to_skip > 0 && thread.returns.list == 0 && stack_pointer <= thread.missed_at) {
     --thread.misses_to_skip;
     if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
     return nullptr;
@@ -315,6 +324,42 @@ extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame
   thread.missed_at = stack_pointer;
   if (bpftime_agent_context != nullptr) ++bpftime_agent_context->returns_missed;
   return nullptr;
+}
+
+}  // namespace
+
+// Called by return_cold.S. `stack_pointer` and `rbx` as at the entry of the probed function. Null: no frame
+// to be had.
+extern "C" __attribute__((visibility("hidden"))) ReturnFrame* bpftime_take_frame(uint64_t stack_pointer,
+                                                                                 uint64_t rbx) {
+  ReturnFrame* frame = take_frame(stack_pointer, rbx);
+  // A thread's first becomes its usual one. Should a signal handler just have chosen another, that one is free, on no list, and
+  // found by relink.
+  if (frame != nullptr && bpftime_thread.returns.usual == 0) {
+    frame->list = 0;
+    bpftime_thread.returns.usual = reinterpret_cast<uint64_t>(frame);
+  }
+  return frame;
+}
+
+// For trampolines: where each thread has its ReturnThread, from the thread pointer. The same in every thread (initial-exec).
+// 0: the library is still being loaded.
+extern "C" int64_t bpftime_agent_return_thread;
+int64_t bpftime_agent_return_thread = 0;
+
+// Before the constructor that waits for the daemon (start.cc).
+extern "C" __attribute__((constructor(101), visibility("hidden"))) void bpftime_return_prepare() {
+  bpftime_agent_return_thread =
+      reinterpret_cast<int64_t>(&bpftime_thread.returns) - static_cast<int64_t>(thread_pointer());
+}
+
+// Called by the daemon, and by nobody else meanwhile: return slots near the text of the program, `first` being the first of
+// them, belong to us. Again does no harm. -EEXIST: there are others.
+extern "C" long bpftime_agent_join_return_slots(uint64_t first) {
+  constexpr long kExists = -17;
+  if (near_slots != 0 && near_slots != first) return kExists;
+  store(near_slots, first);
+  return 0;
 }
 
 }  // namespace bpftime::agent

@@ -51,7 +51,10 @@ extern "C" __attribute__((target("general-regs-only"), noinline)) uint64_t on_re
   return 0;
 }
 
-class Return : public ::testing::Test {
+// Which return slots the probes of a test use: one after the other, if both.
+enum class Slots { kAgents, kNear, kBoth };
+
+class Return : public ::testing::TestWithParam<Slots> {
  protected:
   Return() : arena_(reinterpret_cast<void*>(on_return_program)) {
     entries = returns = 0;
@@ -64,7 +67,8 @@ class Return : public ::testing::Test {
     request.address = reinterpret_cast<uint64_t>(code);
     request.code = Bytes(code, 64);
     request.trampoline_address = arena_.next();
-    request.return_enter = TestAgent::get().return_enter();
+    const bool near = GetParam() == Slots::kNear || (GetParam() == Slots::kBoth && probes_++ % 2 == 0);
+    request.return_path = TestAgent::get().return_path(near, request.trampoline_address);
     if (also_entry) request.on_entry = {{reinterpret_cast<uint64_t>(on_entry_program), {}, 0}};
     request.on_return = {{reinterpret_cast<uint64_t>(on_return_program), {}, 0}};
     auto plan = plan_probe(request);
@@ -75,7 +79,15 @@ class Return : public ::testing::Test {
 
   TestArena arena_;
   uint64_t missed_before_;
+  int probes_ = 0;
 };
+
+INSTANTIATE_TEST_SUITE_P(Slots, Return, ::testing::Values(Slots::kAgents, Slots::kNear, Slots::kBoth),
+                         [](const auto& info) {
+                           return info.param == Slots::kAgents ? "agents"
+                                  : info.param == Slots::kNear ? "near"
+                                                               : "both";
+                         });
 
 // --- results and arguments
 // ------------------------------------------------------------------------------------------
@@ -111,7 +123,7 @@ PROBED int return_variadic(char* out, const char* format, ...) {
   return length;
 }
 
-TEST_F(Return, SeesResultAndReturnAddress) {
+TEST_P(Return, SeesResultAndReturnAddress) {
   auto live = probe(return_add, true);
   EXPECT_EQ(return_add(40, 2), 42);
   EXPECT_EQ(entries, 1u);
@@ -123,7 +135,7 @@ TEST_F(Return, SeesResultAndReturnAddress) {
   EXPECT_EQ(missed(), 0u);
 }
 
-TEST_F(Return, EveryKindOfResultAndArgumentSurvives) {
+TEST_P(Return, EveryKindOfResultAndArgumentSurvives) {
   auto a = probe(return_pair), b = probe(return_double), c = probe(return_long_double),
        d = probe(return_many), e = probe(return_variadic);
   const uint32_t seed = std::random_device{}();
@@ -178,7 +190,7 @@ return_registers_call:             # all callee-saved registers carry marks; 0: 
 extern "C" long return_registers();
 extern "C" long return_registers_call();
 
-TEST_F(Return, NoRegisterChangesEitherWay) {
+TEST_P(Return, NoRegisterChangesEitherWay) {
   ASSERT_EQ(return_registers_call(), 0);
   auto live = probe(return_registers, true);
   for (int i = 0; i < 200; ++i) ASSERT_EQ(return_registers_call(), 0);
@@ -196,12 +208,26 @@ return_tail:
 )");
 extern "C" long return_tail(long a);
 
-TEST_F(Return, TailCallsBetweenProbedFunctions) {
+TEST_P(Return, TailCallsBetweenProbedFunctions) {
   auto a = probe(return_add), b = probe(return_tail);
   for (int i = 0; i < 1000; ++i) ASSERT_EQ(return_tail(i), i + 1);
   EXPECT_EQ(returns, 2000u);
   EXPECT_EQ(missed(), 0u);
 }
+
+asm(R"(
+    .text
+    .globl return_tail_deep
+    .type return_tail_deep,@function
+return_tail_deep:
+    nop
+    nop
+    nop
+    nop
+    nop
+    jmp return_deep
+)");
+extern "C" long return_tail_deep(long n);
 
 PROBED long return_deep(long n) {
   volatile long keep = n;
@@ -210,14 +236,22 @@ PROBED long return_deep(long n) {
   return below + (keep == n);
 }
 
-TEST_F(Return, DeepRecursion) {
+TEST_P(Return, DeepRecursion) {
   auto live = probe(return_deep);
   EXPECT_EQ(return_deep(20000), 20000);
   EXPECT_EQ(returns, 20001u);
   EXPECT_EQ(missed(), 0u);
 }
 
-TEST_F(Return, DeeperThanThePoolStillRuns) {
+// Frames run out while the first two calls share a stack slot: neither may be taken for dead, whosesoever slots they use.
+TEST_P(Return, TailCallsOutliveTheSearchForDeadFrames) {
+  auto a = probe(return_tail_deep), b = probe(return_deep);
+  for (int i = 0; i < 20; ++i) ASSERT_EQ(return_tail_deep(1000), 1000);
+  EXPECT_EQ(returns, 20u * 1002u);
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_P(Return, DeeperThanThePoolStillRuns) {
   auto live = probe(return_deep);
   EXPECT_EQ(return_deep(80000), 80000);
   EXPECT_GT(missed(), 0u);
@@ -254,7 +288,7 @@ PROBED int return_pass(int value) {
   return -1;
 }
 
-TEST_F(Return, ExceptionsPassThroughTheSlot) {
+TEST_P(Return, ExceptionsPassThroughTheSlot) {
   auto a = probe(return_throw), b = probe(return_catch), c = probe(return_rethrow), d = probe(return_pass);
   for (int i = 0; i < 1000; ++i) {
     ASSERT_EQ(return_catch(i), i) << "caught in the direct caller";
@@ -283,7 +317,7 @@ PROBED int return_jump_outer(int value) {
   return keep;
 }
 
-TEST_F(Return, LongjmpDoesNotExhaust) {
+TEST_P(Return, LongjmpDoesNotExhaust) {
   auto a = probe(return_jump), b = probe(return_jump_outer);
   static int i;
   for (i = 1; i <= 10000; ++i) {
@@ -299,7 +333,7 @@ PROBED void return_wait(std::atomic<bool>* ready) {
   for (;;) pause();
 }
 
-TEST_F(Return, CancellationUnwindsThroughTheSlot) {
+TEST_P(Return, CancellationUnwindsThroughTheSlot) {
   auto live = probe(return_wait);
   for (int i = 0; i < 20; ++i) {
     static std::atomic<bool> ready, cleaned;
@@ -326,7 +360,7 @@ TEST_F(Return, CancellationUnwindsThroughTheSlot) {
 
 PROBED void return_exit_thread() { pthread_exit(nullptr); }
 
-TEST_F(Return, ManyThreadsComeAndGo) {
+TEST_P(Return, ManyThreadsComeAndGo) {
   auto a = probe(return_add), b = probe(return_exit_thread);
   for (int i = 0; i < 10000; ++i) {
     pthread_t thread;
@@ -345,7 +379,7 @@ TEST_F(Return, ManyThreadsComeAndGo) {
   EXPECT_EQ(missed(), 0u);
 }
 
-TEST_F(Return, ThreadsInParallel) {
+TEST_P(Return, ThreadsInParallel) {
   auto live = probe(return_add, true);
   std::vector<std::thread> threads;
   std::atomic<int> wrong = 0;
@@ -363,7 +397,7 @@ TEST_F(Return, ThreadsInParallel) {
 // --- signals, coroutines, forks
 // -----------------------------------------------------------------------------------------
 
-TEST_F(Return, SignalHandlersThatHitProbes) {
+TEST_P(Return, SignalHandlersThatHitProbes) {
   auto live = probe(return_add, true);
   struct sigaction action {};
   action.sa_handler = [](int) {
@@ -386,7 +420,7 @@ TEST_F(Return, SignalHandlersThatHitProbes) {
 sigjmp_buf signal_escape;
 volatile sig_atomic_t escapable, escapes;
 
-TEST_F(Return, SignalHandlersThatJumpOutAnywhere) {
+TEST_P(Return, SignalHandlersThatJumpOutAnywhere) {
   auto a = probe(return_add, true), b = probe(return_tail), c = probe(return_deep);
   struct sigaction action {};
   action.sa_handler = [](int) {
@@ -430,7 +464,7 @@ void coroutine(int which) {
   }
 }
 
-TEST_F(Return, CoroutinesReturnInAnyOrder) {
+TEST_P(Return, CoroutinesReturnInAnyOrder) {
   auto live = probe(return_yield);
   static char stacks[8][65536];
   for (int i = 0; i < 8; ++i) {
@@ -448,7 +482,7 @@ TEST_F(Return, CoroutinesReturnInAnyOrder) {
   EXPECT_EQ(missed(), 0u);
 }
 
-TEST_F(Return, ForkedChildren) {
+TEST_P(Return, ForkedChildren) {
   auto live = probe(return_add);
   const pid_t child = fork();
   if (child == 0) _exit(return_add(30, 3) == 33 && returns == 1 ? 0 : 1);
@@ -472,7 +506,7 @@ PROBED int return_backtrace_outer(void** out, int size) {
   return depth;
 }
 
-TEST_F(Return, BacktracePassesThroughTheSlot) {
+TEST_P(Return, BacktracePassesThroughTheSlot) {
   void* plain[64];
   const int plain_depth = return_backtrace_outer(plain, 64);
   auto a = probe(return_backtrace), b = probe(return_backtrace_outer);
@@ -484,12 +518,14 @@ TEST_F(Return, BacktracePassesThroughTheSlot) {
 }
 
 // This test once more, under a program that looks at it. Empty: it may not.
-std::string output_under(const std::string& before, const std::string& test, const std::string& after) {
+std::string output_under(const std::string& before, const std::string& after) {
   char self[4096] = {};
   if (readlink("/proc/self/exe", self, sizeof self - 1) <= 0) return "";
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
   const std::string command = "BPFTIME_LOOKED_AT=1 BPFTIME_BIN_DIR='" +
                               agent_path().substr(0, agent_path().rfind('/')) + "' " + before + " " + self +
-                              " --gtest_filter=" + test + " 2>&1" + after;
+                              " --gtest_filter=" + test->test_suite_name() + "." + test->name() + " 2>&1" +
+                              after;
   FILE* pipe = popen(command.c_str(), "r");
   if (pipe == nullptr) return "";
   std::string output;
@@ -510,7 +546,7 @@ PROBED long return_busy_outer(long rounds) { return return_busy_caller(rounds) +
 
 // By frame pointers perf gets through; in the place of the direct caller it sees the slot, as it sees [uprobes] on Linux. With
 // --call-graph dwarf it copies the stack alone, where the return address is not, and ends at the slot.
-TEST_F(Return, ProfilerPassesThroughTheSlot) {
+TEST_P(Return, ProfilerPassesThroughTheSlot) {
   if (system("perf --version >/dev/null 2>&1") != 0) GTEST_SKIP() << "perf is not installed";
   if (getenv("BPFTIME_LOOKED_AT") != nullptr) {
     auto live = probe(return_busy);
@@ -523,9 +559,9 @@ TEST_F(Return, ProfilerPassesThroughTheSlot) {
   const std::string data = std::string(directory) + "/data";
   for (const std::string how : {"fp", "dwarf,4096"}) {
     SCOPED_TRACE(how);
-    const std::string output = output_under(
-        "perf record -q -e cpu-clock:u --call-graph " + how + " -o " + data + " --",
-        "Return.ProfilerPassesThroughTheSlot", "; perf script -i " + data + " -F ip,sym 2>/dev/null");
+    const std::string output =
+        output_under("perf record -q -e cpu-clock:u --call-graph " + how + " -o " + data + " --",
+                     "; perf script -i " + data + " -F ip,sym 2>/dev/null");
     unlink(data.c_str());
     if (output.find("return_busy\n") == std::string::npos) {
       rmdir(directory);
@@ -535,7 +571,7 @@ TEST_F(Return, ProfilerPassesThroughTheSlot) {
     for (size_t at = 0, end; at < output.size(); at = end + 2) {  // one sample's chain
       end = std::min(output.find("\n\n", at), output.size());
       const std::string sample = output.substr(at, end - at) + "\n";
-      const size_t busy = sample.find(" return_busy\n"), slot = sample.find(" bpftime_agent_return_enter\n");
+      const size_t busy = sample.find(" return_busy\n"), slot = sample.find(" bpftime_agent_return_slots\n");
       const size_t outer = sample.find(" return_busy_outer\n");
       slot_seen |= busy < slot && slot != std::string::npos;
       through |= busy < slot && slot < outer && outer != std::string::npos;
@@ -548,19 +584,18 @@ TEST_F(Return, ProfilerPassesThroughTheSlot) {
 
 PROBED void return_trap() { asm volatile(".skip 8, 0x90; int3"); }
 
-TEST_F(Return, DebuggerPassesThroughTheSlot) {
+TEST_P(Return, DebuggerPassesThroughTheSlot) {
   if (system("gdb --version >/dev/null 2>&1") != 0) GTEST_SKIP() << "gdb is not installed";
   if (getenv("BPFTIME_LOOKED_AT") != nullptr) {
     auto live = probe(return_trap);
     return_trap();
     return;
   }
-  const std::string output =
-      output_under("gdb -nx -batch -ex run -ex bt --args", "Return.DebuggerPassesThroughTheSlot", "");
+  const std::string output = output_under("gdb -nx -batch -ex run -ex bt --args", "");
   if (output.find("ptrace: Operation not permitted") != std::string::npos)
     GTEST_SKIP() << "ptrace is not permitted here";
   EXPECT_THAT(output, ::testing::HasSubstr("return_trap"));
-  EXPECT_THAT(output, ::testing::HasSubstr("bpftime_agent_return_enter"));
+  EXPECT_THAT(output, ::testing::HasSubstr("bpftime_agent_return_slots"));
   EXPECT_THAT(output, ::testing::ContainsRegex("in main"));
 }
 

@@ -4,12 +4,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "rewrite/return_slot.h"
+
 namespace bpftime::agent {
 
 struct Thread {
-  uint64_t free_list;  // hint: a frame that may be free (arch/x86_64/return_slot.S)
-  uint64_t serial;     // of the last return-probed call, times 4
-  uint32_t adopted;    // chunks of an earlier thread with our thread pointer have been looked for
+  rewrite::ReturnThread returns;  // hints where free frames are (arch/x86_64/return_slot.S)
+  uint32_t adopted;               // chunks of an earlier thread with our thread pointer have been looked for
   uint32_t chunk_count;
   uint64_t missed_at;       // stack pointer of the call that last found the pool empty
   uint32_t misses_to_skip;  // calls below it that need not look again
@@ -19,7 +20,6 @@ struct Thread {
   uint64_t tried_again;     // traps.cc: the trap last run again because its site was being restored
 };
 static_assert(sizeof(Thread) <= 64, "fits in what libcs keep for libraries loaded late");
-static_assert(offsetof(Thread, free_list) == 0 && offsetof(Thread, serial) == 8, "return_slot.S");
 
 extern "C" __attribute__((visibility("hidden"), tls_model("initial-exec"))) __thread Thread bpftime_thread;
 

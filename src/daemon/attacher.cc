@@ -421,6 +421,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
     keep(target, *regions, std::move(*registry), sites);
     return {};
   }
+  if (registry) load_near_slot(target, registry->header.agent_base, sites);
   if (flags_right) {
     auto changed = change_running(target, *registry, *regions, sites);
     if (!changed) return changed.error();
@@ -432,6 +433,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   }
   ++stopping_changes_;
   const uint64_t agent_base = load_agent(target, *regions, registry ? &*registry : nullptr, *status, sites);
+  load_near_slot(target, agent_base, sites);
 
   auto stopped = StoppedProcess::stop(target.process);
   if (!stopped) return stopped.error();

@@ -117,6 +117,24 @@ class Attacher {
   struct Site;
   struct Kept;
   struct Plans;
+  // What rewrite::return_slot_for() chooses from.
+  struct ReturnSlots {
+    uint64_t first = 0, copies = 0;
+    bool operator==(const ReturnSlots&) const = default;
+  };
+  // What return probes need of the agent (rewrite::ReturnPath).
+  struct ReturnSupport {
+    ReturnSlots slots{};
+    uint64_t cold = 0;
+    int32_t thread = 0;
+    bool operator==(const ReturnSupport&) const = default;
+  };
+  // Return slots near the program's text (near_slot.cc).
+  struct NearSlot {
+    ReturnSlots slots{};  // `first` 0: there are none yet
+    InodeId file{};
+    int tries = 0;  // so far
+  };
   struct Target {
     target::Process process;
     TargetReport report;
@@ -140,6 +158,7 @@ class Attacher {
     bool libc_is_guarded = false;
     // When SIGTRAP was last seen to come to the guard.
     std::chrono::steady_clock::time_point guard_seen{};
+    NearSlot near{};
     // Since when maps are in it that no program here uses: they go a little later, the next probe may want them again.
     std::optional<std::chrono::steady_clock::time_point> maps_idle_since;
     // Since when the guard is there for nothing. It stays for a while: the next probe may be near.
@@ -246,8 +265,9 @@ class Attacher {
                                                bool traps);
   // What plan_site() made for this place before, when everything it was made of is the same.
   std::optional<PlannedSite> plan_made_before(const Target& target, const target::Registry& registry,
-                                              Site& site, Bytes text, bool traps);
-  static void remember_plan(Target& target, const target::Registry& registry, const Site& site, Bytes text,
+                                              Site& site, Bytes text, const ReturnSupport& support,
+                                              bool traps);
+  static void remember_plan(Target& target, const Site& site, Bytes text, const ReturnSupport& support,
                             bool traps, uint64_t key, const PlannedSite& planned);
   Result<uint64_t> place_code(Arena& arena, const kernel::Prog& program);
   Result<void> place_programs(Arena& arena, Site& site, rewrite::SiteRequest& request);
@@ -346,6 +366,20 @@ class Attacher {
   Result<uint64_t> ensure_agent(Target& target, const std::vector<target::MappedRegion>& regions);
   Result<void> record_agent(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                             const std::vector<target::MappedRegion>& regions, uint64_t base);
+  // Return slots near the text of programs (near_slot.cc).
+  // Those made for this process, if they are still there.
+  static ReturnSlots near_slots_of(const Target& target, const std::vector<target::MappedRegion>& regions);
+  // What return-probed functions at `site` are to use; its slots are the near ones or the agent's.
+  Result<ReturnSupport> return_support_at(Target& target, const std::vector<target::MappedRegion>& regions,
+                                          const target::Registry& registry, uint64_t site);
+  ReturnSlots return_slots_in(Target& target, const target::MappedRegion& library);
+  // Whether it would help `site`, and nobody has tried too often.
+  static bool lacks_near_slot(const Target& target, const std::vector<target::MappedRegion>& regions,
+                              uint64_t agent_base, const Site& site);
+  // Has it loaded if one of `sites` lacks it. `agent_base`: 0: the agent is not there. Failure is no error.
+  void load_near_slot(Target& target, uint64_t agent_base, const std::vector<Site>& sites);
+  Result<void> join_near_slot(Target& target, std::vector<target::MappedRegion> regions, uint64_t agent_base,
+                              const Site& site);
   static bool guard_complete(const target::Registry& registry);
   Result<void> install_guard(Target& target, target::StoppedProcess& stopped, target::Registry& registry,
                              const std::vector<target::MappedRegion>& regions);

@@ -142,7 +142,9 @@ std::optional<std::vector<Attacher::Site>> Attacher::sites_at(
   auto sites = sites_of(target, kept.regions, status, probes);
   std::erase_if(sites, [&](const Site& site) { return !addresses.contains(site.address); });
   for (const Site& site : sites) {
-    if (site.semaphore != 0 || (site.needs_agent() && kept.registry.header.agent_base == 0))
+    const uint64_t agent_base = kept.registry.header.agent_base;
+    if (site.semaphore != 0 || (site.needs_agent() && agent_base == 0) ||
+        lacks_near_slot(target, kept.regions, agent_base, site))
       return std::nullopt;
   }
   // As wanted_sites() does it, which knows all of them.

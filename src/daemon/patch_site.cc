@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "daemon/site.h"
+#include "rewrite/return_slot.h"
 #include "rewrite/rewrite.h"
 
 namespace bpftime::daemon {
@@ -26,11 +27,16 @@ Bytes text_of(const compiler::MachineCode& code) {
   return Bytes(code.image).first(std::min<size_t>(code.text_size, code.image.size()));
 }
 
-// What a trampoline is made of, its displaced instructions included: another library may lie at the same address later.
-uint64_t trampoline_key(uint64_t hash, rewrite::PatchMethod method, const rewrite::SiteRequest& request) {
-  const uint64_t key = mix_hash(mix_hash(hash, static_cast<uint64_t>(method)), request.return_enter);
+// What a trampoline is made of, its displaced instructions included: another library may lie at the same address later. `slots`:
+// the first of those that `request` leads to; forks share arenas, but what was loaded after the fork lies elsewhere in each.
+uint64_t trampoline_key(uint64_t hash, rewrite::PatchMethod method, const rewrite::SiteRequest& request,
+                        uint64_t slots) {
   const Bytes displaced = request.code.first(std::min<size_t>(request.code.size(), wire::kPatchBytesMax));
-  return mix_bytes(key, displaced);
+  uint64_t key = mix_bytes(mix_hash(hash, static_cast<uint64_t>(method)), displaced);
+  for (const uint64_t where :
+       {slots, request.return_path.cold, static_cast<uint64_t>(request.return_path.thread)})
+    key = mix_hash(key, where);
+  return key;
 }
 
 constexpr uint64_t kFunctionScanMax = 1u << 20;  // bytes of one function looked at for jumps into its entry
@@ -137,19 +143,19 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
     return std::optional<PlannedSite>();
   auto text = original_text(target.process, registry, site);
   if (!text) return text.error();
+  ReturnSupport support;
+  if (site.wants_return()) {
+    auto found = return_support_at(target, regions, registry, site.address);
+    if (!found) return found.error();
+    support = *found;
+  }
+  if (auto known = plan_made_before(target, registry, site, *text, support, traps)) return known;
 
-  if (auto known = plan_made_before(target, registry, site, *text, traps)) return known;
-
-  uint64_t low = site.region.start, high = site.region.end;
-  for (const auto& region : regions)
-    if (region.inode == site.region.inode && region.device == site.region.device) {
-      low = std::min(low, region.start);
-      high = std::max(high, region.end);
-    }
+  const auto [low, high] = span_of_file(regions, site.region);
   uint64_t more = 4 * kPageSize;  // programs and tables
   for (const auto& want : site.wants)
     more += round_up(want.program->code->image.size(), 16) + 256 + want.host_table.size() * sizeof(uint64_t);
-  uint64_t size_max = 512 + (192 + rewrite::kInlinedMax) * site.wants.size();
+  uint64_t size_max = 640 + (192 + rewrite::kInlinedMax) * site.wants.size();
   if (kernel_.counting()) size_max += rewrite::kCountingMax * site.wants.size();
 
   rewrite::SiteRequest request;
@@ -161,7 +167,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
   request.interior = site.interior;
   request.room = site.room;
   request.identity_address = config_.window + wire::kIdentityOffset;
-  request.return_enter = registry.header.return_enter;
+  request.return_path = {support.slots.first, support.cold, support.thread};
   auto shape = rewrite::inspect_site(request);
   if (!shape) return shape.error();
 
@@ -188,11 +194,12 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
     request.on_entry.clear();
     request.on_return.clear();
     if (auto placed = place_programs(**arena, site, request); !placed) return placed.error();
-    const uint64_t key = trampoline_key(hash, method, request);
+    const uint64_t key = trampoline_key(hash, method, request, support.slots.first);
     const auto kept = (*arena)->find(key);
     const auto room = kept ? kept : (*arena)->find_room(rule, size_max);
     if (!room) return Error{ENOMEM, "code memory: arena full"};
     request.trampoline_address = *room;
+    request.return_path.slot = rewrite::return_slot_for(support.slots.first, support.slots.copies, *room);
     auto plan = rewrite::plan_probe(request);
     if (!plan) {
       why = plan.error();
@@ -215,7 +222,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
         if (fixup.site_offset < wire::kTrapPlaces)
           planned.patch.go_on[fixup.site_offset] = request.trampoline_address + fixup.trampoline_offset;
     planned.fixups = std::move(plan->fixups);
-    if (method == methods.front()) remember_plan(target, registry, site, *text, traps, key, planned);
+    if (method == methods.front()) remember_plan(target, site, *text, support, traps, key, planned);
     return std::optional(std::move(planned));
   }
   return why;
@@ -223,14 +230,15 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_site(Target& target,
 
 std::optional<Attacher::PlannedSite> Attacher::plan_made_before(const Target& target,
                                                                 const Registry& registry, Site& site,
-                                                                Bytes text, bool traps) {
+                                                                Bytes text, const ReturnSupport& support,
+                                                                bool traps) {
   if (!target.plans) return std::nullopt;
   const auto known = target.plans->by_address.find(site.address);
   if (known == target.plans->by_address.end()) return std::nullopt;
   const Plans::Plan& plan = known->second;
   const uint64_t trampoline = plan.planned.patch.record.trampoline;
   if (plan.hash != site.hash() || plan.traps != traps || plan.function_size != site.function_size ||
-      plan.into_function != site.into_function || plan.return_enter != registry.header.return_enter ||
+      plan.into_function != site.into_function || !(plan.support == support) ||
       !std::equal(text.begin(), text.end(), plan.text.begin(), plan.text.end()))
     return std::nullopt;
   const Arena* arena = code_.arena_at(registry, trampoline);
@@ -240,7 +248,7 @@ std::optional<Attacher::PlannedSite> Attacher::plan_made_before(const Target& ta
   return planned;
 }
 
-void Attacher::remember_plan(Target& target, const Registry& registry, const Site& site, Bytes text,
+void Attacher::remember_plan(Target& target, const Site& site, Bytes text, const ReturnSupport& support,
                              bool traps, uint64_t key, const PlannedSite& planned) {
   if (text.size() > Plans::kTextMax) return;
   if (!target.plans) target.plans = std::make_shared<Plans>();
@@ -250,7 +258,7 @@ void Attacher::remember_plan(Target& target, const Registry& registry, const Sit
                                                    traps,
                                                    site.function_size,
                                                    site.into_function,
-                                                   registry.header.return_enter,
+                                                   support,
                                                    {text.begin(), text.end()},
                                                    key,
                                                    planned});

@@ -13,6 +13,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <random>
 #include <thread>
@@ -260,6 +262,49 @@ class RunningChange : public ::testing::Test {
     EXPECT_EQ(out.link.result, 0) << out.link.text;
     return out;
   }
+  Probe return_probe(const void* site) {
+    perf_event_attr attr{};
+    attr.size = sizeof attr;
+    attr.type = wire::kUprobePmuType;
+    attr.config = 1;  // on return
+    attr.config2 = file_offset(site);
+    wire::PerfEventOpen request{};
+    std::memcpy(request.attr, &attr, sizeof attr);
+    request.pid = victim_;
+    request.cpu = -1;
+    Probe out{site, kernel_.perf_event_open(request, "/proc/self/exe"), {}, true};
+    EXPECT_EQ(out.event.result, 0) << out.event.text;
+    out.link = kernel::create_link(kernel_, program_.fd.get(), out.event.fd.get(), 0);
+    EXPECT_EQ(out.link.result, 0) << out.link.text;
+    return out;
+  }
+  // Where the victim has the library of return slots mapped; 0: nowhere.
+  uint64_t near_slots() {
+    std::ifstream maps("/proc/" + std::to_string(victim_) + "/maps");
+    for (std::string line; std::getline(maps, line);)
+      if (line.find("/libbpftime-near.so") != std::string::npos) return std::stoull(line, nullptr, 16);
+    return 0;
+  }
+  void probe_returns() {
+    auto first = attacher_->attach(victim_);
+    ASSERT_TRUE(first.ok()) << first.error().message;
+    load_program();
+    for (int round = 0; round < 20 && !HasFailure(); ++round) {
+      std::vector<Probe> probes;
+      probes.push_back(return_probe(reinterpret_cast<void*>(hammered_plain)));
+      probes.push_back(return_probe(reinterpret_cast<void*>(hammered_pushes)));
+      auto on = attacher_->reconcile(victim_);
+      ASSERT_TRUE(on.ok()) << on.error().message;
+      ASSERT_EQ(skipped(), "");
+      expect_progress(1000);
+      for (Probe& one : probes) set(one, false);
+      auto off = attacher_->reconcile(victim_);
+      ASSERT_TRUE(off.ok()) << off.error().message;
+      ASSERT_TRUE(text_is_restored());
+      probes.clear();
+      kernel::settle(kernel_);
+    }
+  }
   void set(Probe& probe, bool on) {
     if (probe.on == on) return;
     const auto request = on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE;
@@ -437,6 +482,28 @@ TEST_F(RunningChange, CodeThatUsesVectorRegistersIsRefused) {
   EXPECT_NE(skipped().find("programs may use general registers only"), std::string::npos) << skipped();
   EXPECT_TRUE(text_is_restored());
   expect_alive();
+}
+
+TEST_F(RunningChange, ReturnsOfTheProgramGoThroughSlotsNearIt) {
+  start(3);
+  probe_returns();
+  const auto site = reinterpret_cast<uint64_t>(hammered_plain), near = near_slots();
+  ASSERT_NE(near, 0u);
+  EXPECT_LT(std::max(site, near) - std::min(site, near), uint64_t{1} << 32);
+}
+
+TEST_F(RunningChange, ReturnsAreProbedWithoutThatLibrary) {
+  char directory[] = "/tmp/bpftime-agent-XXXXXX";
+  ASSERT_NE(mkdtemp(directory), nullptr);
+  start(3);
+  AttacherConfig config = configuration(512);
+  const std::string copy = std::string(directory) + "/libbpftime-agent.so";
+  std::filesystem::copy_file(config.agent_path, copy);
+  config.agent_path = copy;
+  attacher_ = std::make_unique<Attacher>(kernel_, config);
+  probe_returns();
+  EXPECT_EQ(near_slots(), 0u);
+  std::filesystem::remove_all(directory);
 }
 
 TEST_F(RunningChange, ComesAndGoesUnderLoad) {

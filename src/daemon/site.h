@@ -56,6 +56,18 @@ inline bool is_libc(const std::string& path) {
   return false;
 }
 
+// From the lowest to the highest address where the file of `region` is mapped.
+inline std::pair<uint64_t, uint64_t> span_of_file(const std::vector<target::MappedRegion>& regions,
+                                                  const target::MappedRegion& region) {
+  std::pair<uint64_t, uint64_t> span{region.start, region.end};
+  for (const auto& other : regions)
+    if (other.inode == region.inode && other.device == region.device) {
+      span.first = std::min(span.first, other.start);
+      span.second = std::max(span.second, other.end);
+    }
+  return span;
+}
+
 // A file that targets map, parsed once.
 struct Attacher::FileInfo {
   target::FileVersion version;
@@ -125,6 +137,9 @@ struct Attacher::Site {
       return w.on_return || may_tail_call(*w.program) || code.repairs_faults || code.calls_host;
     });
   }
+  bool wants_return() const {
+    return std::any_of(wants.begin(), wants.end(), [](const Want& want) { return want.on_return; });
+  }
   bool repairs_faults() const {
     return std::any_of(wants.begin(), wants.end(), [](const Want& w) {
       return w.program->code->repairs_faults || may_tail_call(*w.program);
@@ -157,7 +172,7 @@ struct Attacher::Site {
   // Equal hash, equal behaviour. Ids are used again after the keeper's death, so the time of making is part of it.
   uint64_t hash() const {
     uint64_t value = kHashStart;
-    constexpr uint64_t kTrampolineVersion = 4;  // raised when the same request makes other bytes
+    constexpr uint64_t kTrampolineVersion = 5;  // raised when the same request makes other bytes
     auto mix = [&](uint64_t word) { value = mix_hash(value, word); };
     mix(kTrampolineVersion);
     mix(address);
@@ -225,7 +240,8 @@ struct Attacher::Plans {
   struct Plan {
     uint64_t hash;  // Site::hash(): the programs and how they are called
     bool traps;
-    uint64_t function_size, into_function, return_enter;
+    uint64_t function_size, into_function;
+    ReturnSupport support;
     std::vector<uint8_t> text;
     uint64_t key;  // by which code memory knows the trampoline, as long as it is not handed out again
     PlannedSite planned;

@@ -263,7 +263,7 @@ Result<void> Attacher::record_agent(Target& target, StoppedProcess& stopped, Reg
       {"bpftime_agent_safe_copy", &header.safe_copy},
       {"bpftime_agent_safe_copy_string", &header.safe_copy_string},
       {"bpftime_agent_host_call", &header.host_call},
-      {"bpftime_agent_return_enter", &header.return_enter}};
+      {"bpftime_agent_return_slots", &header.return_enter}};
   for (const auto& [name, where] : wanted) {
     auto symbol = agent_symbol(target, regions, registry, name);
     if (!symbol) return symbol.error();

@@ -160,7 +160,7 @@ TEST(Interior, NothingOfTheHostChanges) {
 TEST(Interior, RefusesWhatBelongsToEntriesAndWhatIsNoBoundary) {
   SiteRequest request = folds_request(PatchMethod::kJump);
   request.on_return = request.on_entry;
-  request.return_enter = 1;
+  request.return_path.slot = 1;
   EXPECT_THAT(inspect_site(request).error().message, HasSubstr("at a function's entry"));
   request = folds_request(PatchMethod::kJump);
   request.on_entry[0].ends = ProgramCall::Ends::kResultInRax;

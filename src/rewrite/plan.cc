@@ -11,7 +11,7 @@ namespace {
 constexpr uint8_t kBreakpoint = 0xcc;  // int3
 
 Result<void> check_request(const SiteRequest& request) {
-  if (!request.on_return.empty() && request.return_enter == 0) {
+  if (!request.on_return.empty() && request.return_path.slot == 0) {
     return Error{EOPNOTSUPP, "plan patch: return probes need the agent in the target"};
   }
   if (request.code.empty()) return refuse("no code at the site");

@@ -57,6 +57,13 @@ enum class PatchMethod : uint8_t {
   kTrap,  // int3 over the first byte
 };
 
+// What return probes use in the target (rewrite/return_slot.h).
+struct ReturnPath {
+  uint64_t slot = 0;   // the copy for this site; 0: there is no agent
+  uint64_t cold = 0;   // the agent's bpftime_agent_return_cold
+  int32_t thread = 0;  // distance from the thread pointer to the ReturnThread
+};
+
 struct SiteRequest {
   uint64_t address = 0;  // of the function entry or, if `interior`, of any other instruction; in the target
   Bytes code;            // original bytes from `address` to the end of the function and its padding
@@ -68,9 +75,9 @@ struct SiteRequest {
       before;  // original bytes from the function's entry to `address`: what jumps from there is looked at, too
   uint32_t room = 0;  // bytes from `address` that may be changed (another site begins there); 0: no limit
   PatchMethod method = PatchMethod::kJump;
-  uint64_t trampoline_address = 0;  // where the trampoline will lie, within ±2 GiB
-  uint64_t identity_address = 0;    // wire::TargetIdentity in the target
-  uint64_t return_enter = 0;  // wire::TargetContext::return_enter; required when `on_return` is not empty
+  uint64_t trampoline_address = 0;     // where the trampoline will lie, within ±2 GiB
+  uint64_t identity_address = 0;       // wire::TargetIdentity in the target
+  ReturnPath return_path;              // required when `on_return` is not empty
   std::vector<ProgramCall> on_entry;   // in order
   std::vector<ProgramCall> on_return;  // in order
 };

@@ -11,7 +11,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   request.trampoline_address = 0x500000;
   request.function_size = data[0];
   request.code = Bytes(data + 2, size - 2);
-  request.return_enter = 0x7f0000000000;
+  request.return_path = {0x7f0000000000, 0x7f0000001000, -64};
   if (data[1] & 1) request.on_entry = {{0x600000, {}, 1}};
   if (data[1] & 2) request.on_return = {{0x600000, {}, 0}};
   auto plan = rewrite::plan_probe(request);

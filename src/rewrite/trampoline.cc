@@ -106,7 +106,9 @@ class Writer {
   explicit Writer(const SiteRequest& request) : request_(request), base_(request.trampoline_address) {
     holder_.init(asmjit::Environment(asmjit::Arch::kX64), base_);
     holder_.attach(&a_);
-    for (Label* label : {&exit_, &body_, &return_enter_}) *label = a_.newLabel();
+    for (Label* label :
+         {&exit_, &body_, &claimed_, &nested_, &cold_, &listed_, &release_, &return_slot_, &return_cold_})
+      *label = a_.newLabel();
   }
 
   void entry_programs(const Group& group) {
@@ -192,35 +194,83 @@ class Writer {
     a_.bind(go_on);
   }
 
-  // See return_slot.h for the agreement with the agent.
+  // See return_slot.h for the agreement with the agent. Leaves the way for calls that nest to nested_call().
   void enter_return_slot() {
+    using F = ReturnFrame;
     a_.mov(qword_ptr(rsp, kReturnSavedR11), r11);
+    a_.mov(qword_ptr(rsp, kReturnSavedR10), r10);
+    a_.mov(r10, of_thread(offsetof(ReturnThread, usual)));
+    a_.test(r10, r10);
+    a_.jz(cold_);
+    claim_or(nested_);
+    a_.bind(claimed_);
+    a_.mov(of_frame(r10, offsetof(F, saved_rbx)), rbx);
+    // One instruction: never goes back, whatever a signal handler does.
+    a_.add(of_thread(offsetof(ReturnThread, serial)), 4);
+    a_.mov(rbx, of_thread(offsetof(ReturnThread, serial)));
+    a_.or_(rbx, kReturnFrameInBody);
+    a_.mov(of_frame(r10, offsetof(F, stack_pointer)), rsp);
+    a_.pop(of_frame(r10, offsetof(F, return_address)));
+    a_.mov(r11, request_.return_path.slot + kReturnSlotCall);
+    a_.mov(qword_ptr(rsp, -8), r11);
+    a_.mov(of_frame(r10, offsetof(F, state)), rbx);
     a_.lea(r11, ptr(exit_));
-    jump_far(request_.return_enter, return_enter_);
+    a_.mov(of_frame(r10, offsetof(F, exit_handler)), r11);
+    a_.mov(rbx, r10);
+    jump_to_slot();
+  }
+
+  void jump_to_slot() {
+    std::vector<uint8_t> bytes = {0xe9};  // jmp rel32
+    if (!append_relative(bytes, base_ + a_.offset() + 1, request_.return_path.slot))
+      return jump_far(request_.return_path.slot, return_slot_);
+    a_.embed(bytes.data(), bytes.size());
+  }
+
+  // Behind the handler: the usual frame is in use, or there is none yet.
+  void nested_call() {
+    a_.bind(nested_);
+    a_.mov(r10, of_thread(offsetof(ReturnThread, list)));
+    a_.test(r10, r10);
+    a_.jz(cold_);
+    claim_or(cold_);
+    a_.mov(r11, of_frame(r10, offsetof(ReturnFrame, next)));
+    a_.mov(of_thread(offsetof(ReturnThread, list)), r11);
+    a_.jmp(claimed_);
+    a_.bind(cold_);
+    a_.lea(r11, ptr(exit_));
+    jump_far(request_.return_path.cold, return_cold_);
+  }
+
+  void claim_or(const Label& otherwise) {
+    a_.btr(of_frame(r10, offsetof(ReturnFrame, state)), 0);
+    static_assert(kReturnFrameFree == 1);
+    a_.jnc(otherwise);
   }
 
   void exit_handler(const Group& programs) {
     Group group = programs;
     group.saved |= bit(rax.id()) | bit(rcx.id());  // for release_frame
     a_.align(asmjit::AlignMode::kCode, 16);
-    a_.embedUInt64(0);  // so that the handler is aligned behind the eight bytes of the body's address
-    static_assert(kReturnBodyBeforeHandler == sizeof(uint64_t));
+    static_assert(kReturnClaimedBeforeHandler == 2 * sizeof(uint64_t) &&
+                  kReturnBodyBeforeHandler == sizeof(uint64_t));
+    embed(base_ + holder_.labelOffset(claimed_));
     embed(base_ + holder_.labelOffset(body_));
     a_.bind(exit_);
-    a_.sub(rsp, sizeof(PtRegs));
+    a_.sub(rsp, sizeof(PtRegs) + sizeof(uint64_t));  // the return address comes back above pt_regs
     save_registers(group);
     // rbx is the frame: what the host had in it, where it returns to and its stack pointer are there.
     const auto from_frame = [&](size_t offset, size_t in_frame, int32_t above) {
       if (!group.reads(offset)) return;
-      a_.mov(group.scratch, in_return_frame(in_frame));
+      a_.mov(group.scratch, of_frame(rbx, in_frame));
       if (above != 0) a_.add(group.scratch, above);
       a_.mov(field(offset), group.scratch);
     };
     from_frame(offsetof(PtRegs, rbx), offsetof(ReturnFrame, saved_rbx), 0);
     from_frame(offsetof(PtRegs, rip), offsetof(ReturnFrame, return_address), 0);
     from_frame(offsetof(PtRegs, rsp), offsetof(ReturnFrame, stack_pointer), 8);
-    run(group);
     release_frame();
+    run(group);
     restore_registers(group);
     a_.add(rsp, sizeof(PtRegs));
     a_.ret();
@@ -228,37 +278,34 @@ class Writer {
 
   // rax and rcx are free, rbx is the frame; afterwards it is the host's.
   void release_frame() {
-    const Label in_front = a_.newLabel(), reorder = a_.newLabel(), released = a_.newLabel();
+    a_.cmp(of_frame(rbx, offsetof(ReturnFrame, list)), 0);
+    a_.jne(listed_);
+    a_.bind(release_);
+    a_.mov(rcx, of_frame(rbx, offsetof(ReturnFrame, return_address)));
+    a_.mov(rax, of_frame(rbx, offsetof(ReturnFrame, saved_rbx)));
+    a_.mov(of_frame(rbx, offsetof(ReturnFrame, state)), kReturnFrameFree);
+    a_.mov(field(sizeof(PtRegs)), rcx);
+    a_.mov(rbx, rax);
+  }
+
+  // Behind the handler: of a call that nested.
+  void release_to_list() {
+    a_.bind(listed_);
     Mem thread_pointer = qword_ptr_abs(0), list = qword_ptr(rcx);
     thread_pointer.setSegment(fs);
     list.setSegment(fs);
     a_.mov(rax, thread_pointer);
-    a_.mov(rcx, in_return_frame(offsetof(ReturnFrame, list)));
-    a_.cmp(rax, in_return_frame(offsetof(ReturnFrame, owner)));
-    a_.jne(
-        released);  // a coroutine moved to another thread: its own finds the frame free when its list runs out
-    // As it was at entry when calls return in the order they nest: not written then, or each call would wait for the last
-    // one's store.
+    a_.mov(rcx, of_frame(rbx, offsetof(ReturnFrame, list)));
+    a_.cmp(rax, of_frame(rbx, offsetof(ReturnFrame, owner)));
+    // A coroutine moved to another thread: its own finds the frame free when its list runs out.
+    a_.jne(release_);
     a_.mov(rax, list);
-    a_.cmp(rax, in_return_frame(offsetof(ReturnFrame, next)));
-    a_.jne(reorder);
-    a_.bind(in_front);
+    a_.mov(of_frame(rbx, offsetof(ReturnFrame, next)), rax);
     a_.mov(list, rbx);
-    a_.bind(released);
-    a_.mov(rcx, rbx);
-    a_.mov(rbx, in_return_frame(offsetof(ReturnFrame, saved_rbx)));
-    a_.mov(qword_ptr(rcx, offsetof(ReturnFrame, state)), kReturnFrameFree);
-    reorder_ = {reorder, in_front};
+    a_.jmp(release_);
   }
 
-  // Behind the handler: rarely taken.
-  void reordered() {
-    a_.bind(reorder_.first);
-    a_.mov(in_return_frame(offsetof(ReturnFrame, next)), rax);
-    a_.jmp(reorder_.second);
-  }
-
-  // `return_probed`: comes from the agent.
+  // `return_probed`: comes from the return slot.
   void body(const Displaced& displaced, bool return_probed) {
     a_.bind(body_);
     if (return_probed) {
@@ -314,7 +361,15 @@ class Writer {
     if (failure_.message.empty()) failure_ = error;
   }
 
-  static Mem in_return_frame(size_t offset) { return qword_ptr(rbx, static_cast<int32_t>(offset)); }
+  static Mem of_frame(const Gp& frame, size_t offset) {
+    return qword_ptr(frame, static_cast<int32_t>(offset));
+  }
+  Mem of_thread(size_t offset) const {
+    const int64_t distance = request_.return_path.thread + static_cast<int64_t>(offset);
+    Mem out = qword_ptr_abs(static_cast<uint64_t>(distance));
+    out.setSegment(fs);
+    return out;
+  }
 
   void embed(uint64_t value) { a_.embed(&value, sizeof value); }
 
@@ -381,8 +436,7 @@ class Writer {
   Error failure_{0, {}};
   std::vector<std::pair<Label, wire::Invocation>> invocations_;
   std::vector<std::pair<Label, uint64_t>> constants_;
-  std::pair<Label, Label> reorder_;  // from, and back to
-  Label exit_, body_, return_enter_;
+  Label exit_, body_, claimed_, nested_, cold_, listed_, release_, return_slot_, return_cold_;
 };
 
 }  // namespace
@@ -400,7 +454,8 @@ Result<Trampoline> make_trampoline(const SiteRequest& request, const Displaced& 
   writer.body(displaced, with_return);
   if (with_return) {
     writer.exit_handler(on_return);
-    writer.reordered();
+    writer.release_to_list();
+    writer.nested_call();
   }
   writer.constants();
   return writer.finish();

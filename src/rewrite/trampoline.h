@@ -31,7 +31,7 @@ struct Trampoline {
   uint32_t body = 0;  // offset of the displaced code
 };
 
-// Entry programs, the way into return_enter when there are return programs, displaced code, exit handler,
+// Entry programs, the way to the return slot when there are return programs, displaced code, exit handler,
 // constants.
 Result<Trampoline> make_trampoline(const SiteRequest& request, const Displaced& displaced);
 

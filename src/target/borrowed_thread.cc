@@ -38,6 +38,12 @@ void set_arguments(user_regs_struct& r, std::span<const uint64_t> arguments, boo
   for (size_t i = 0; i < 6; ++i) *slots[i] = i < arguments.size() ? arguments[i] : 0;
 }
 
+// At a system-call stop: at its entry, for the kernel has stored -ENOSYS as its result until it has another.
+bool begins_file_mapping_anywhere(const user_regs_struct& r) {
+  return r.orig_rax == SYS_mmap && static_cast<int64_t>(r.rax) == -ENOSYS && r.rdi == 0 &&
+         static_cast<int32_t>(r.r8) >= 0 && (r.r10 & (MAP_FIXED | MAP_ANONYMOUS)) == 0;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t tid,
@@ -170,7 +176,7 @@ Result<void> BorrowedThread::ensure_return_stub() {
 }
 
 Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t> arguments,
-                                     uint64_t stack_top, Deadline deadline) {
+                                     uint64_t stack_top, Deadline deadline, uint64_t near) {
   if (arguments.size() > 6) return process_error(pid_, EINVAL, "a remote call has at most six arguments");
   if (stack_top == 0 && !framed())
     return process_error(pid_, EFAULT, "no room on the borrowed thread's stack");
@@ -207,6 +213,11 @@ Result<int64_t> BorrowedThread::call(uint64_t function, std::span<const uint64_t
       return died();
     }
     if (now.rip == stub_ + kAfterStubSystemCall) break;
+    if (near != 0 && begins_file_mapping_anywhere(now)) {
+      now.rdi = near;  // a hint only
+      if (!set_registers(tid_, now)) return died();
+      near = 0;
+    }
   }
   // At the entry of rt_sigreturn: skip it and stand at its exit, as after any system call.
   const auto result = static_cast<int64_t>(now.rbx);

@@ -34,9 +34,10 @@ class BorrowedThread {
   Result<uint64_t> scratch();
 
   // Calls long f(long × up to 6). `stack_top`: 0 for its own stack, else the top of memory to use instead. Its signals wait.
+  // `near`: where the first mapping of a file that the function leaves to the kernel is to lie, if that is free; 0: anywhere.
   // After ETIMEDOUT the call still runs: give_back() breaks it off, abandon() lets it finish. EFAULT: the function faulted.
   Result<int64_t> call(uint64_t function, std::span<const uint64_t> arguments, uint64_t stack_top,
-                       Deadline deadline);
+                       Deadline deadline, uint64_t near = 0);
   // Lets a call that has timed out finish on its own: the thread is detached and returns to its own work by its signal frame.
   // Its code and stack must stay mapped. The object is dead afterwards.
   void abandon();

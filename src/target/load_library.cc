@@ -18,8 +18,6 @@
 namespace bpftime::target {
 namespace {
 
-// A program that does little but allocate is seldom elsewhere: look often, and for long.
-constexpr auto kSafePointTimeout = std::chrono::seconds(8);
 constexpr auto kLoadTimeout = std::chrono::seconds(10);
 constexpr auto kErrorTextTimeout = std::chrono::seconds(2);
 constexpr size_t kThreadsTriedMax = 16;
@@ -65,8 +63,8 @@ bool same_file_in_target(pid_t pid, const std::string& path) {
 // One loading; a class because it is the friend of StoppedProcess.
 class LibraryLoader {
  public:
-  LibraryLoader(const Process& process, std::string path, DlFunctions functions)
-      : process_(process), path_(std::move(path)), functions_(functions) {}
+  LibraryLoader(const Process& process, std::string path, DlFunctions functions, uint64_t near)
+      : process_(process), path_(std::move(path)), functions_(functions), near_(near) {}
 
   // False: no thread was at a safe point; why() tells.
   Result<bool> attempt(symbols::Unwinder& unwinder);
@@ -82,6 +80,7 @@ class LibraryLoader {
   const Process& process_;
   std::string path_;
   DlFunctions functions_;
+  uint64_t near_;
   std::string why_;
   uint64_t load_address_ = 0;
   bool abandoned_ = false;
@@ -113,8 +112,8 @@ Result<uint64_t> LibraryLoader::call_dlopen(StoppedProcess::State& state, uint64
     return process_error(state.pid, EFAULT, "the path of the library cannot be written");
   }
   const uint64_t arguments[] = {arena, RTLD_NOW};
-  auto handle =
-      state.borrowed->call(functions_.open, arguments, arena + kStackBytes, Clock::now() + kLoadTimeout);
+  auto handle = state.borrowed->call(functions_.open, arguments, arena + kStackBytes,
+                                     Clock::now() + kLoadTimeout, near_);
   if (!handle) {
     if (handle.error().code == ETIMEDOUT) {
       state.borrowed->abandon();
@@ -204,15 +203,16 @@ Result<bool> LibraryLoader::attempt(symbols::Unwinder& unwinder) {
   return result;
 }
 
-Result<uint64_t> load_library(const Process& process, const std::string& library) {
+Result<uint64_t> load_library(const Process& process, const std::string& library, const LoadWishes& wishes) {
   char resolved[PATH_MAX];
   if (::realpath(library.c_str(), resolved) == nullptr) return Error::from_errno("load " + library);
-  const Deadline deadline = Clock::now() + kSafePointTimeout;
+  // A program that does little but allocate is seldom elsewhere: look often.
+  const Deadline deadline = Clock::now() + wishes.patience;
   auto regions = process.regions();
   if (!regions) return regions.error();
   auto functions = find_dl_functions(process, *regions);
   if (!functions) return functions.error();
-  LibraryLoader loader(process, resolved, *functions);
+  LibraryLoader loader(process, resolved, *functions, wishes.near);
   unsigned seed = static_cast<unsigned>(process.pid());
   for (;;) {
     // Prepared before the stop, to keep that short. A new one each time: mappings change.

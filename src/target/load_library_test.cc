@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 
@@ -85,6 +86,36 @@ INSTANTIATE_TEST_SUITE_P(
       for (const auto& mode : info.param) name += mode;
       return name;
     });
+
+TEST(LoadLibraryInto, LiesWhereWishedIfThatIsFree) {
+  Victim victim({"poll", "malloc"});
+  const Process process = open_process(victim.pid());
+  const auto regions = *process.regions();
+  const auto program = std::find_if(regions.begin(), regions.end(), [](const MappedRegion& region) {
+    return region.path.ends_with("target_victim");
+  });
+  ASSERT_NE(program, regions.end());
+  const auto gap = find_gap_near(regions, program->start, program->end, 1 << 20);
+  ASSERT_TRUE(gap.ok()) << gap.error().message;
+  auto loaded = load_library(process, guest_path(), {*gap});
+  ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+  EXPECT_EQ(*loaded, *gap);
+  EXPECT_TRUE(victim.works_on(20));
+  victim.finish();
+}
+
+TEST(LoadLibraryInto, LiesElsewhereIfThatIsTaken) {
+  Victim victim({"poll"});
+  const Process process = open_process(victim.pid());
+  const auto regions = *process.regions();
+  for (const uint64_t taken : {regions.front().start, uint64_t{0x7fff'ffff'f000}, uint64_t{0x1000}}) {
+    auto loaded = load_library(process, guest_path(), {taken});
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    EXPECT_NE(*loaded, taken);
+  }
+  EXPECT_TRUE(victim.works_on(20));
+  victim.finish();
+}
 
 TEST(LoadLibraryInto, FilteredProcessAsRootOnly) {
   Victim victim({"filter", "poll"});

@@ -113,9 +113,15 @@ class StoppedProcess {
 // dynamic loader or the allocator), the other threads running, with a deadline. Returns the load address.
 // `library` (an absolute path of ours) is passed by path when it names the same file in the target, else by descriptor.
 // Other threads run meanwhile, since they may hold locks that dlopen needs; signals of the borrowed thread wait.
-// Errors: EAGAIN no thread was at a safe point within 8 s (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
+// Errors: EAGAIN no thread was at a safe point in time (naming why); EOPNOTSUPP no glibc in it; ENOEXEC dlopen refused
 // (with its words); ETIMEDOUT dlopen did not return within 10 s: it is left to finish by itself.
-Result<uint64_t> load_library(const Process& process, const std::string& library);
+struct LoadWishes {
+  uint64_t near =
+      0;  // an address it is to be mapped at if that is free; else it lies where the kernel puts it
+  std::chrono::milliseconds patience{8000};  // for a thread at a safe point
+};
+Result<uint64_t> load_library(const Process& process, const std::string& library,
+                              const LoadWishes& wishes = {});
 
 // A free stretch of `size` bytes within ±2 GiB (less a margin) of all of [low, high), page aligned.
 Result<uint64_t> find_gap_near(const std::vector<MappedRegion>& regions, uint64_t low, uint64_t high,

@@ -8,7 +8,7 @@ shift 2
 copy="$(mktemp -d "${TMPDIR:-/tmp}/bpftime-demo-test.XXXXXX")"
 trap 'rm -rf "$copy"' EXIT
 mkdir -p "$copy/bin" "$copy/scripts" "$copy/example/malloc" "$copy/home" "$copy/tmp"
-cp "$bin"/{bpftime,bpftimed,libbpftime-agent.so,libbpftime-loader.so} "$copy/bin/"
+cp "$bin"/{bpftime,bpftimed,libbpftime-agent.so,libbpftime-near.so,libbpftime-loader.so} "$copy/bin/"
 cp "$source/scripts/demo.sh" "$copy/scripts/"
 cp "$source"/example/malloc/{Makefile,malloc.c,malloc.bpf.c,victim.c} "$copy/example/malloc/"
 if [ $# -gt 0 ]; then

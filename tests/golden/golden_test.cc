@@ -22,7 +22,9 @@ using namespace compiler::testing;
 using program::Insn;
 
 constexpr uint64_t kFunction = 0x401000, kTrampoline = 0x500000, kCode = 0x510000;
-constexpr uint64_t kWindow = 0x200000000000, kMaps = kWindow + 0x100000, kReturnEnter = 0x600000;
+constexpr uint64_t kWindow = 0x200000000000, kMaps = kWindow + 0x100000, kReturnSlot = 0x600000,
+                   kReturnCold = 0x600fff;
+constexpr int32_t kReturnThread = -64;
 const std::vector<uint8_t> kProbed = {0x55, 0x48, 0x89, 0xe5, 0x0f, 0xbe,
                                       0x06, 0x01, 0xf8, 0x5d, 0xc3};  // bench/victim.c
 
@@ -185,7 +187,7 @@ Result<void> plan_function(const Probe& probe, Emitted& out) {
   request.function_size = kProbed.size();
   request.trampoline_address = kTrampoline;
   request.identity_address = kWindow + wire::kIdentityOffset;
-  request.return_enter = kReturnEnter;
+  request.return_path = {kReturnSlot, kReturnCold, kReturnThread};
   (probe.where == Where::kReturn ? request.on_return : request.on_entry) = out.calls;
   auto plan = rewrite::plan_probe(request);
   if (!plan) return plan.error();

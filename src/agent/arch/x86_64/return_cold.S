@@ -1,0 +1,45 @@
+// Where a trampoline goes when neither the thread's usual frame nor the first of its list can be had (rewrite/return_slot.h).
+// The rules are in return_slot.S.
+
+    .set SITE_BODY, -8            // before the exit handler
+    .set SITE_CLAIMED, -16
+    .set COLD_FRAME, 120          // keeps the red zone's saved r10 and r11; rsp ≡ 0 mod 16 after it
+
+    .text
+    .globl bpftime_agent_return_cold
+    .type bpftime_agent_return_cold, @function
+bpftime_agent_return_cold:        // r11 = exit handler, all else but r10 as at function entry
+    .cfi_startproc
+    lea -COLD_FRAME(%rsp), %rsp
+    .cfi_adjust_cfa_offset COLD_FRAME
+    mov %rax, 0(%rsp)
+    mov %rcx, 8(%rsp)
+    mov %rdx, 16(%rsp)
+    mov %rsi, 24(%rsp)
+    mov %rdi, 32(%rsp)
+    mov %r8, 40(%rsp)
+    mov %r9, 48(%rsp)
+    mov %r11, 56(%rsp)
+    lea COLD_FRAME(%rsp), %rdi
+    mov %rbx, %rsi
+    call bpftime_take_frame
+    mov %rax, %r10
+    mov 0(%rsp), %rax
+    mov 8(%rsp), %rcx
+    mov 16(%rsp), %rdx
+    mov 24(%rsp), %rsi
+    mov 32(%rsp), %rdi
+    mov 40(%rsp), %r8
+    mov 48(%rsp), %r9
+    mov 56(%rsp), %r11
+    lea COLD_FRAME(%rsp), %rsp
+    .cfi_adjust_cfa_offset -COLD_FRAME
+    test %r10, %r10
+    jz .Lmissed
+    jmp *SITE_CLAIMED(%r11)
+.Lmissed:                         // the body runs as if there were no return probe
+    jmp *SITE_BODY(%r11)
+    .cfi_endproc
+    .size bpftime_agent_return_cold, . - bpftime_agent_return_cold
+
+    .section .note.GNU-stack, "", @progbits
