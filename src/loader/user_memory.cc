@@ -16,7 +16,12 @@ namespace bpftime::loader {
 namespace {
 
 constexpr uint64_t kPage = 4096;
+#if defined(__SANITIZE_ADDRESS__)
+// As the kernel, strings are read beyond their end, within the page; a sanitizer must not see it.
+constexpr size_t kProbedMax = 0;
+#else
 constexpr size_t kProbedMax = 16 * kPage;  // what is larger is left to process_vm_*
+#endif
 
 // Pages of one call; a writable one is readable, too.
 struct KnownPages {
