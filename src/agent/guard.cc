@@ -14,8 +14,8 @@
 //  3. A child of vfork or posix_spawn shares our memory but has signal dispositions of its own: what it does
 //  there goes to
 //     the kernel and must not change what we remember for its parent.
-//  4. A fault that is not ours must leave the same core dump: default action means back to the faulting
-//  instruction.
+//  4. A fault that is not ours must leave the same core dump: default action means back to
+//     the faulting instruction.
 #include <asm/unistd.h>
 
 #include "agent/arch/x86_64/system_call.h"
@@ -112,8 +112,8 @@ KernelAction our_action(const KernelAction& host) {
 
 constexpr int32_t kKernelCode = 0x80;  // SI_KERNEL: what int3 raises
 
-// The kernel's codes for what the thread itself did are positive; SI_USER is 0, SI_TKILL and SI_QUEUE
-// negative.
+// The kernel's codes for what the thread itself did are positive; SI_USER is 0, SI_TKILL
+// and SI_QUEUE negative.
 bool is_fault(const SignalInfo& info) { return info.code > 0; }
 
 // Whether `rip` lies in memory of ours, with room for a mark before it.
@@ -148,8 +148,8 @@ bool repair(int signal, SignalInfo* info, uint8_t* context) {
   return true;
 }
 
-// Sends `info` again to this thread, to arrive once the handler has returned: so it looks as if we had not
-// been there.
+// Sends `info` again to this thread, to arrive once the handler has returned: so it looks as if we had
+// not been there.
 void send_again(int signal, SignalInfo* info) {
   uint64_t old;
   kernel_mask(kSignalBlock, signal_bit(signal), &old);  // until sigreturn restores the interrupted mask
@@ -194,8 +194,8 @@ void on_guarded_signal(int signal, SignalInfo* info, uint8_t* context) {
   call_host(signal, info, context, host);
 }
 
-// Handlers registered before us may block guarded signals while they run: no longer, but remember for the
-// host's view.
+// Handlers registered before us may block guarded signals while they run: no longer, but remember for
+// the host's view.
 void clear_masks_of_other_handlers() {
   for (int signal = 1; signal <= kSignals; ++signal) {
     KernelAction action;
@@ -342,10 +342,10 @@ long bpftime_agent_remove_guard() {
   return 0;
 }
 
-// Where, from a thread's thread pointer (fs base), lies the uint32_t of guarded signals its host believes to
-// have blocked (bit = signal - 1). For threads found with them really blocked: the daemon, which holds them
-// stopped, stores the bits there and clears them in the mask (PTRACE_SETSIGMASK); the reverse before
-// remove_guard.
+// Where, from a thread's thread pointer (fs base), lies the uint32_t of guarded signals its host
+// believes to have blocked (bit = signal - 1). For threads found with them really blocked: the daemon,
+// which holds them stopped, stores the bits there and clears them in the mask (PTRACE_SETSIGMASK); the
+// reverse before remove_guard.
 long bpftime_agent_host_masked_offset() {
   return static_cast<long>(reinterpret_cast<uint64_t>(&bpftime_thread.host_masked) - thread_pointer());
 }
@@ -382,8 +382,8 @@ int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* ol
   return result;
 }
 
-// In place of libc's pthread_sigmask, which all of libc's mask functions call. Returns an errno, as that
-// does.
+// In place of libc's pthread_sigmask, which all of libc's mask functions call. Returns an errno,
+// as that does.
 int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
   if (!installed) return bpftime_agent_original_sigmask(how, set, old);
   if (set == nullptr) {

@@ -1,21 +1,19 @@
 // The cold way to a frame for a return-probed call: when the thread's usual frame is in use, and its list is empty or stale.
 //
 // Frames lie in a static pool, in chunks of 64; a chunk belongs to a thread, known by its thread pointer. A
-// new thread that gets the thread pointer of a finished one takes over its chunks: nobody has to be told that
-// threads end.
+// new thread that gets the thread pointer of a finished one takes over its chunks: nobody has to be told
+// that threads end.
 //
-// Frames leak when calls never return: longjmp, exceptions, pthread_exit. They are taken back when provably
-// dead:
+// Frames leak when calls never return: longjmp, exceptions, pthread_exit. They are taken back
+// when provably dead:
 //  A. Two calls cannot have the same stack slot: of frames with one stack pointer only the youngest lives,
-//  and those
-//     below it in a chain of tail calls (whose return address is our slot, and whose rbx therefore the frame
-//     below).
+//     and those below it in a chain of tail calls (whose return address is our slot, and whose rbx therefore
+//     the frame below).
 //  B. A living call's return address (our slot) stands at its stack pointer. Where something else stands, or
-//  nothing is
-//     mapped, it is dead. Only asked when reading is safe.
-// What cannot be proved stays: a lost frame costs 64 bytes, a frame freed too early costs the host its return
-// address. Coroutines and other stacks are covered: neither rule compares positions of different stack
-// pointers.
+//     nothing is mapped, it is dead. Only asked when reading is safe.
+// What cannot be proved stays: a lost frame costs 64 bytes, a frame freed too early costs the host
+// its return address. Coroutines and other stacks are covered: neither rule compares positions of
+// different stack pointers.
 //
 // Signal handlers may interrupt anything here and run it themselves: frames are claimed by one instruction,
 // and only the holder of a frame writes to it (return_slot.S, rule 4). Between threads only chunk ownership
@@ -59,8 +57,8 @@ constexpr uint32_t kMissesToSkip = 4096;  // calls that do not search the pool a
 
 // Untouched pages of the pool cost nothing.
 alignas(64) ReturnFrame pool[kFrames];
-// Thread pointer of the owner; the upper 16 bits count changes of ownership, so that of two contenders one
-// wins.
+// Thread pointer of the owner; the upper 16 bits count changes of ownership, so that of two
+// contenders one wins.
 uint64_t chunk_owner[kChunks];
 uint32_t chunks_used;
 
@@ -269,8 +267,8 @@ bool slot_gone(const ReturnFrame& frame) {
   return bpftime_agent_safe_copy(&found, at, sizeof found) != 0 || !is_slot(found);
 }
 
-// Frees dead frames of this thread's chunks. A call is about to begin at `stack_pointer` with `rbx` in the
-// register.
+// Frees dead frames of this thread's chunks. A call is about to begin at `stack_pointer` with `rbx`
+// in the register.
 void reclaim(uint64_t self, uint64_t stack_pointer, uint64_t rbx) {
   const bool tail_call = is_slot(*reinterpret_cast<const uint64_t*>(stack_pointer));
   const bool can_read = reading_is_safe();
@@ -308,8 +306,8 @@ ReturnFrame* take_frame(uint64_t stack_pointer, uint64_t rbx) {
     thread.adopted = 1;
     adopt(self);
   }
-  // Searching costs as much as there are chunks: done when their number has doubled, so that deep recursion
-  // stays linear.
+  // Searching costs as much as there are chunks: done when their number has doubled, so that deep
+  // recursion stays linear.
   const bool search = new_here || (thread.chunk_count & (thread.chunk_count - 1)) == 0;
   if (search && thread.chunk_count > 0) {
     if (ReturnFrame* frame = relink(self)) return frame;

@@ -155,8 +155,8 @@ TEST_P(Return, EveryKindOfResultAndArgumentSurvives) {
   EXPECT_EQ(returns, 1000u);
 }
 
-// Registers neither side may change: rbx and the other callee-saved ones around the call, r10 and r11 into
-// it.
+// Registers neither side may change: rbx and the other callee-saved ones around the call, r10 and
+// r11 into it.
 asm(R"(
     .text
     .globl return_registers

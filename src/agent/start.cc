@@ -27,9 +27,9 @@ struct Greeting {
 };
 static_assert(sizeof(Greeting) == 2 * sizeof(wire::MessageHeader) + sizeof(wire::Hello));
 
-// glibc calls initialisers with (argc, argv, envp); musl with nothing, and then the registers hold anything.
-// Believed only if the three fit together as the kernel lays them out, a little above us on the main thread's
-// stack.
+// glibc calls initialisers with (argc, argv, envp); musl with nothing, and then the registers hold
+// anything. Believed only if the three fit together as the kernel lays them out, a little above us on the
+// main thread's stack.
 bool plausible(uint64_t count, char** arguments, char** environment) {
   constexpr uint64_t kStackMax = uint64_t{1} << 27;
   const uint64_t here = reinterpret_cast<uint64_t>(__builtin_frame_address(0));

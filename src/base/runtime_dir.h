@@ -25,15 +25,15 @@ struct RuntimeDirectory {
   std::string audit_log() const { return path + "/audit.jsonl"; }
 };
 
-// The caller's runtime directory, chosen as: $BPFTIME_RUNTIME_DIR; $XDG_RUNTIME_DIR/bpftime (when that is the
-// caller's own: sudo keeps the variable of another user); /run/bpftime for root, /run/bpftime-UID otherwise
-// (when it exists or can be made); /tmp/bpftime-UID. Created when missing, then checked as by
-// open_runtime_directory.
+// The caller's runtime directory, chosen as: $BPFTIME_RUNTIME_DIR; $XDG_RUNTIME_DIR/bpftime (when that
+// is the caller's own: sudo keeps the variable of another user); /run/bpftime for root,
+// /run/bpftime-UID otherwise (when it exists or can be made); /tmp/bpftime-UID. Created when missing,
+// then checked as by open_runtime_directory.
 Result<RuntimeDirectory> find_runtime_directory();
 
-// `path` as a runtime directory: created with mode 0700 when missing (its parent must exist). Refused when it
-// is a symbolic link, no directory, owned by another user (EPERM), open to group or others, or too long for a
-// socket address.
+// `path` as a runtime directory: created with mode 0700 when missing (its parent must exist). Refused when
+// it is a symbolic link, no directory, owned by another user (EPERM), open to group or others, or too long
+// for a socket address.
 Result<RuntimeDirectory> open_runtime_directory(const std::string& path);
 
 }  // namespace bpftime

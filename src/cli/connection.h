@@ -12,8 +12,8 @@ namespace bpftime::cli {
 
 using Json = nlohmann::json;
 
-// How long a daemon may take from exec to listening, and to answer one command (attaching stops other
-// processes).
+// How long a daemon may take from exec to listening, and to answer one command (attaching
+// stops other processes).
 inline constexpr uint64_t kDaemonStartMs = 60000;
 inline constexpr uint64_t kCommandMs = 60000;
 
@@ -23,8 +23,8 @@ class Connection {
   static Result<Connection> to_running(const RuntimeDirectory& directory);
   // To a running daemon of any version: to look at its processes and to end it.
   static Result<Connection> to_any_version(const RuntimeDirectory& directory);
-  // To the daemon, started first when there is none (bpftimed beside this binary). Two commands at once start
-  // one daemon.
+  // To the daemon, started first when there is none (bpftimed beside this binary). Two commands at once
+  // start one daemon.
   static Result<Connection> to_daemon(const RuntimeDirectory& directory);
 
   // Sends one JSON command; the daemon's JSON answer, or its error (code: positive errno).
@@ -44,8 +44,8 @@ bool is_absent(const Error& error);
 // One command to the caller's daemon, started when needed.
 Result<Json> ask_daemon(const Json& request);
 
-// The folder this binary was started from: bpftimed, libbpftime-agent.so and libbpftime-loader.so lie there
-// too.
+// The folder this binary was started from: bpftimed, libbpftime-agent.so and libbpftime-loader.so
+// lie there too.
 Result<std::string> installation_directory();
 
 }  // namespace bpftime::cli

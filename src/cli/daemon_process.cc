@@ -13,15 +13,15 @@
 namespace bpftime::cli {
 namespace {
 
-// What the new process says through the pipe: its pid, and an errno when exec failed. End of file: exec
-// succeeded.
+// What the new process says through the pipe: its pid, and an errno when exec failed. End of
+// file: exec succeeded.
 struct Report {
   pid_t pid;
   int error;
 };
 
-// Never returns. After fork in a process that may have had threads: only system calls, and no allocation
-// before exec.
+// Never returns. After fork in a process that may have had threads: only system calls, and no
+// allocation before exec.
 [[noreturn]] void become_daemon(const char* program, const char* directory, int log, int pipe) {
   ::setsid();
   const pid_t second = ::fork();
@@ -32,8 +32,8 @@ struct Report {
   ::dup2(null, STDIN_FILENO);
   ::dup2(log, STDOUT_FILENO);
   ::dup2(log, STDERR_FILENO);
-  // Whatever this command inherited is not the daemon's to hold: a pipe of the caller would never see its
-  // end.
+  // Whatever this command inherited is not the daemon's to hold: a pipe of the caller would never
+  // see its end.
   ::syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
   sigset_t none;
   sigemptyset(&none);

@@ -1,5 +1,5 @@
-// Can our library be preloaded into this ELF file, and what else can be done? Reads the two headers only: `start` must not cost a symbol
-// table.
+// Can our library be preloaded into this ELF file, and what else can be done? Reads the two headers only: `start` must not cost
+// a symbol table.
 #pragma once
 
 #include <string>

@@ -29,8 +29,8 @@ class OfflineBpf {
   // types. Instructions that use them keep the type ids.
   void serve_module(std::string name, std::vector<uint8_t> blob);
 
-  // Names of programs whose loads are wanted, as bpf(2) cuts them; other loads are libbpf's feature probes, which all
-  // succeed.
+  // Names of programs whose loads are wanted, as bpf(2) cuts them; other loads are libbpf's feature probes,
+  // which all succeed.
   void expect(const std::string& program_name);
 
   // One per expected program, in the order libbpf loaded them. `maps` as they stood then.

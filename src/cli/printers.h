@@ -1,5 +1,5 @@
-// The daemon's JSON answers as text. Every field is optional here: an older or newer daemon must not make
-// printing fail.
+// The daemon's JSON answers as text. Every field is optional here: an older or newer daemon must not
+// make printing fail.
 #pragma once
 
 #include <nlohmann/json.hpp>

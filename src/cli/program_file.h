@@ -18,8 +18,8 @@ struct ProgramFile {
 // A script is judged by its interpreter, up to the depth the kernel follows.
 Result<ProgramFile> find_program_file(const std::string& name);
 
-// `library` in front of what LD_PRELOAD holds already. EINVAL when the dynamic linker could not read it
-// (space, colon).
+// `library` in front of what LD_PRELOAD holds already. EINVAL when the dynamic linker could not read
+// it (space, colon).
 Result<std::string> preload_value(const std::string& library, const char* existing);
 
 // The file behind `path`, absolute and without links: for those who read it in another working directory.

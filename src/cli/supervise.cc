@@ -112,8 +112,8 @@ int end_like(int status) {
   return 128 + number;
 }
 
-// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets it
-// go, too.
+// The child waits for the subscription, so that its first line is not missed; end of file (we died) lets
+// it go, too.
 [[noreturn]] void become_program(int gate, const sigset_t& mask, const std::string& path,
                                  const std::vector<std::string>& arguments) {
   char go;

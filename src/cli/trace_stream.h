@@ -31,8 +31,8 @@ Result<std::optional<TraceLine>> parse_trace_line(Bytes body);
 // What the program printed, without the comm-tid, cpu and time before it.
 std::string_view message_of(std::string_view line);
 
-// `text` with control characters other than tab made harmless: a program's strings must not drive the
-// terminal.
+// `text` with control characters other than tab made harmless: a program's strings must not
+// drive the terminal.
 std::string printable(std::string_view text);
 
 }  // namespace bpftime::cli

@@ -1,5 +1,5 @@
-// The verbs of the command, one file each. add_…() declares a verb; the one the user named sets
-// CommandLine::run.
+// The verbs of the command, one file each. add_…() declares a verb; the one the user
+// named sets CommandLine::run.
 #pragma once
 
 #include <CLI/CLI.hpp>

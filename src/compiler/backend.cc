@@ -26,8 +26,8 @@ namespace {
 
 constexpr char kTriple[] = "x86_64-unknown-linux-gnu";
 constexpr char kCpu[] = "x86-64";
-// General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing returns in
-// xmm0.
+// General registers only: what clang's -mgeneral-regs-only says, and soft-float so that nothing
+// returns in xmm0.
 constexpr char kFeatures[] = "+cx8,-x87,-mmx,-sse,-sse2,-avx,+soft-float";
 
 // One per process; LLVM's are not thread safe, callers of emit_object take turns.

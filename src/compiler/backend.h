@@ -1,5 +1,5 @@
-// LLVM IR to an object file: links the helpers' bitcode, optimises, emits x86-64 that uses general registers
-// only.
+// LLVM IR to an object file: links the helpers' bitcode, optimises, emits x86-64 that uses
+// general registers only.
 #pragma once
 
 #include <llvm/ADT/SmallVector.h>

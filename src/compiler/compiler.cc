@@ -153,8 +153,8 @@ Result<MachineCode> compile(const program::Program& program, std::span<const Map
 
 void warm_up() {
   using program::Insn;
-  // Looks a key up in a hash and puts what it finds into a ring: enough to touch what LLVM sets up, and the pages its passes
-  // are in.
+  // Looks a key up in a hash and puts what it finds into a ring: enough to touch what LLVM sets up, and the pages its
+  // passes are in.
   program::Program program;
   program.name = "warm_up";
   program.insns = {

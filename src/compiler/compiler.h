@@ -24,8 +24,8 @@ struct CompileOptions {
   uint64_t context_address = 0;  // wire::TargetContext in every target (wire::window_address)
   const MapBinding* trace_ring =
       nullptr;  // where bpf_trace_printk writes; required when the program calls it
-  // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead of an
-  // Invocation.
+  // Conformance mode: signature uint64_t(void* r1, uint64_t r2); r2 is the second argument instead
+  // of an Invocation.
   bool bare = false;
   // What the verifier proved of this very program: stack it may read unwritten is zeroed, code it never reaches is left
   // out. Null (tests): unwritten stack has unknown bytes and all code is translated.
@@ -40,8 +40,8 @@ struct CompileOptions {
   // call. A broken promise ends the program, with the result 0, and is counted kBrokenPromisesOffset behind run_counter_address,
   // which must be set. Not with tail_entry.
   bool check_promises = false;
-  // Makes an entry for tail calls besides (MachineCode::tail_entry_offset): for a program that stands in a program array. Not
-  // with `constraints`.
+  // Makes an entry for tail calls besides (MachineCode::tail_entry_offset): for a program that stands in a program array.
+  // Not with `constraints`.
   bool tail_entry = false;
   // maps::MapReference[maps::kReferencesMax], where the program has maps of rings. 0: it has none.
   uint64_t inner_maps = 0;

@@ -482,9 +482,9 @@ class Produced {
   uint64_t position_ = 0;  // of the next sample
 };
 
-// main: counters[0] = drain(map 0, function, &sum, flags); result sum. function: sum = sum * 31 + first 8 bytes (or the error of
-// reading them) and, where there are 16 bytes, the first of a slice; writes to the sample; stops at kStopAt. `nested`: drains
-// again.
+// main: counters[0] = drain(map 0, function, &sum, flags); result sum. function: sum = sum * 31 + first 8 bytes (or the
+// error of reading them) and, where there are 16 bytes, the first of a slice; writes to the sample; stops at kStopAt.
+// `nested`: drains again.
 Scenario drain_of(Produced produced, int32_t flags = 0, bool nested = false) {
   Scenario s{
       {{BPF_MAP_TYPE_USER_RINGBUF, 0, 0, produced.size()}, kCounters}, {}, false, {}, {produced.done()}};

@@ -215,8 +215,8 @@ class FunctionTranslator {
   Value* frame_pointer(int64_t offset);
   // A register's value, for whatever purpose.
   Value* get(uint32_t reg);
-  // The same for who only goes up from there, if it is a frame address: a helper, which gets a buffer's
-  // start.
+  // The same for who only goes up from there, if it is a frame address: a helper, which gets
+  // a buffer's start.
   Value* get_argument(uint32_t reg);
   void set(uint32_t reg, Value* value);
   void set_frame_address(uint32_t reg, int64_t offset);

@@ -134,8 +134,8 @@ class Linker {
     return {};
   }
 
-  // One entry per section: 8 bytes of address (a relocation), then the size as ULEB128; sh_link names the
-  // function's.
+  // One entry per section: 8 bytes of address (a relocation), then the size as ULEB128; sh_link
+  // names the function's.
   Result<void> read_stack_sizes() {
     for (size_t at = 0; at < own_sections(); at++) {
       const Section& section = own(at);
@@ -264,8 +264,8 @@ class Linker {
     return {};
   }
 
-  // Bytes of stack below the caller's frame; nullopt on recursion. Depth is bounded by the number of live
-  // functions.
+  // Bytes of stack below the caller's frame; nullopt on recursion. Depth is bounded by the number
+  // of live functions.
   std::optional<uint64_t> chain_bytes(uint32_t index, uint32_t depth) {
     Section& section = sections_[index];
     if (section.visiting || depth > 256) return std::nullopt;

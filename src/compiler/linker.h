@@ -1,5 +1,5 @@
-// The last step: ELF objects as LLVM wrote them become one position-independent image of text and read-only
-// data.
+// The last step: ELF objects as LLVM wrote them become one position-independent image of text
+// and read-only data.
 #pragma once
 
 #include <cstdint>

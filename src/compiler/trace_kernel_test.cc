@@ -1,5 +1,5 @@
-// bpf_trace_printk's formatting against the kernel's own: bpf_snprintf shares it, and runs under
-// BPF_PROG_TEST_RUN.
+// bpf_trace_printk's formatting against the kernel's own: bpf_snprintf shares it, and
+// runs under BPF_PROG_TEST_RUN.
 #include <gtest/gtest.h>
 
 #include "compiler/testing_kernel.h"

@@ -1,13 +1,13 @@
-// BPF bytecode to LLVM IR, one function per subprogram. No optimisation here: registers are allocas, which
-// SROA promotes.
+// BPF bytecode to LLVM IR, one function per subprogram. No optimisation here: registers are allocas,
+// which SROA promotes.
 //
 // Rules for whoever edits the translation:
 //  1. BPF defines everything: no nsw, nuw, exact or inbounds, shifts are masked, division by zero is tested.
-//  2. Memory is bytes: align 1, no TBAA, addresses by inttoptr, except atomics (naturally aligned, as on
-//  Linux).
+//  2. Memory is bytes: align 1, no TBAA, addresses by inttoptr, except atomics (naturally aligned,
+//     as on Linux).
 //  3. Functions may loop for ever (no mustprogress) and address 0 is an address (null_pointer_is_valid).
-//  4. Addresses in the BPF stack stay GEPs of the frame as long as a block can see that: stores to it then
-//  fold.
+//  4. Addresses in the BPF stack stay GEPs of the frame as long as a block can see that: stores to
+//     it then fold.
 #pragma once
 
 #include <llvm/IR/Module.h>

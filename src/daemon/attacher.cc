@@ -201,8 +201,8 @@ Result<TargetReport> Attacher::attach(pid_t pid, uint64_t session) {
   return report;
 }
 
-// What began with a session belongs to it, and so does what a process of it started without saying so (execve with a new
-// environment).
+// What began with a session belongs to it, and so does what a process of it started without saying so (execve with
+// a new environment).
 Sessions Attacher::inherited_sessions(pid_t pid) const {
   Sessions out = sessions_of(pid);
   for (const auto& [other, target] : targets_) {

@@ -1,8 +1,8 @@
-// Executable memory in targets: memfds that the daemon writes and targets map read-execute, near the code they patch.
-// Equal content is found again (a probe that comes back costs no memory); what no probe uses any more is handed out again once
-// it is known that no thread can come back to it (code_reclaim.cc). Arenas are wider than their content, so that trampolines find
-// the addresses their sites ask for (rewrite::TrampolineRule); who finds none there gets another arena, so that they need not be
-// huge.
+// Executable memory in targets: memfds that the daemon writes and targets map read-execute, near the code they patch. Equal
+// content is found again (a probe that comes back costs no memory); what no probe uses any more is handed out again once it
+// is known that no thread can come back to it (code_reclaim.cc). Arenas are wider than their content, so that trampolines
+// find the addresses their sites ask for (rewrite::TrampolineRule); who finds none there gets another arena, so that they
+// need not be huge.
 #pragma once
 
 #include <algorithm>

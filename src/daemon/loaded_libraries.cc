@@ -1,5 +1,5 @@
-// Libraries that targets load and unload while they run, and the USDT semaphores of probed files. How a target tells is in
-// src/agent/loaded.cc.
+// Libraries that targets load and unload while they run, and the USDT semaphores of probed files. How a target tells
+// is in src/agent/loaded.cc.
 #include <sys/stat.h>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 // A return slot near the program's text. A jump between places far from each other costs more than another (docs/benchmarks.md),
 // and the agent lies with the libraries, which is far from where programs lie: a return probe would pay for three such jumps at
-// each call. So a second, tiny library is loaded beside the text (agent/arch/x86_64/near_slot.S), once in a process, before the
+// each call. So a second, tiny library is loaded beside the text (agent/arch/x86_64/return_slot.S), once in a process, before the
 // first return probe of a function there. It saves time and nothing else: whatever goes wrong, the agent's slot serves.
 #include <sys/stat.h>
 

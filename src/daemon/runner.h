@@ -49,8 +49,8 @@ class Runner {
   bool failed(uint64_t key) const { return failed_.contains(key); }
   void forget(uint64_t key) { failed_.erase(key); }
 
-  // Maps `memory` if it has mapped `map` (EAGAIN: a run keeps it from doing so); unmaps what lies at an address, whose object is
-  // gone.
+  // Maps `memory` if it has mapped `map` (EAGAIN: a run keeps it from doing so); unmaps what lies at an address, whose
+  // object is gone.
   Result<void> reach(uint64_t map_address, const std::vector<kernel::TargetMemory>& memory);
   void retire(uint64_t address);
   void stop();

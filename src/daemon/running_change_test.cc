@@ -375,8 +375,8 @@ class RunningChange : public ::testing::Test {
   std::atomic<uint64_t>* counted_ = nullptr;
 };
 
-// A probe that comes back finds the plan and the trampoline it had, but not where another function has come in the place of its
-// own.
+// A probe that comes back finds the plan and the trampoline it had, but not where another function has come in the place
+// of its own.
 TEST_F(RunningChange, AnotherFileComesToTheSamePlace) {
   const uint64_t at = file_offset(reinterpret_cast<void*>(hammered_plain));
   const uint64_t offset = at / kPageSize * kPageSize;

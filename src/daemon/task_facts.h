@@ -1,5 +1,5 @@
-// What programs read of the synthetic task_struct (wire/task_facts.h): the layout is the running kernel's, the rest the
-// process's.
+// What programs read of the synthetic task_struct (wire/task_facts.h): the layout is the running kernel's, the
+// rest the process's.
 #pragma once
 
 #include <string>

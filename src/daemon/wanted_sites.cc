@@ -304,8 +304,8 @@ std::optional<Attacher::Site> Attacher::other_build(const target::Process& proce
   return site;
 }
 
-// The host is the build the policy is for, and the function is the class's entry: its arguments are what the program was
-// verified with.
+// The host is the build the policy is for, and the function is the class's entry: its arguments are what the program
+// was verified with.
 Result<void> Attacher::fits_class(const target::Process& process, const std::vector<MappedRegion>& regions,
                                   const Site& site, const kernel::HostClass& host) {
   const std::string& build = site.file->build_id;

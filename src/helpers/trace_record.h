@@ -1,5 +1,5 @@
-// What bpf_trace_printk puts into the trace ring (a RINGBUF map of the daemon), one record per line.
-// Freestanding.
+// What bpf_trace_printk puts into the trace ring (a RINGBUF map of the daemon), one record
+// per line. Freestanding.
 #pragma once
 
 #include <stddef.h>
@@ -11,8 +11,8 @@ inline constexpr uint32_t kTraceTextMax =
     1024;  // BPF_TRACE_PRINTK_SIZE, with the NUL the kernel ends it with
 
 // Followed by `text_length` bytes of text without NUL, as the program formatted it (its newline, if any,
-// included). The reader treats it as hostile: a target may write anything, so check text_length against the
-// record's size.
+// included). The reader treats it as hostile: a target may write anything, so check text_length against
+// the record's size.
 struct TraceRecord {
   uint64_t time_ns;  // CLOCK_MONOTONIC
   uint32_t lineage;  // TargetContext::lineage

@@ -41,8 +41,8 @@ struct Pointer {
   uint32_t factor_field = kNone;
 };
 
-// A descriptor number. `optional`: zero means none (Linux checks the field for zero before it looks the
-// number up).
+// A descriptor number. `optional`: zero means none (Linux checks the field for zero before it looks
+// the number up).
 struct FdField {
   uint32_t offset;
   bool optional = false;
@@ -302,8 +302,8 @@ class Marshaller {
     add_fd(wire::FdPlace::kAttr, fd.offset, number);
   }
 
-  // Descriptors in instructions, and the part of fd_array that instructions use (its length is given only
-  // since 6.14).
+  // Descriptors in instructions, and the part of fd_array that instructions use (its length is given
+  // only since 6.14).
   Result<void> program_descriptors() {
     std::vector<uint32_t> used;
     for (uint32_t i = 0; (i + 1) * sizeof(struct bpf_insn) <= instructions_.size(); ++i) {
@@ -334,8 +334,8 @@ class Marshaller {
   Result<void> fd_array(uint64_t address, const std::vector<uint32_t>& used) {
     if (used.empty()) return {};
     const uint32_t last = *std::max_element(used.begin(), used.end());
-    // Off and idx are 16 and 31 bits of hostile input; no program uses more descriptors than the protocol
-    // carries.
+    // Off and idx are 16 and 31 bits of hostile input; no program uses more descriptors than
+    // the protocol carries.
     if (last >= 0x8000) return Error{E2BIG, "bpf: fd_array: index too large"};
     std::vector<int32_t> array(last + 1);
     for (const uint32_t index : used)

@@ -40,8 +40,8 @@ State& state() {
   return *made;
 }
 
-// The host may have closed our descriptor (closefrom) and reused its number: then it is not ours to use or to
-// close.
+// The host may have closed our descriptor (closefrom) and reused its number: then it is not ours to use
+// or to close.
 void drop_if_stolen(State& s) {
   if (!s.client) return;
   const auto now = inode_of(s.client->descriptor());

@@ -22,8 +22,8 @@ void connection_after_fork_in_child();
 int connect_early();
 void adopt_connection();
 
-// True when the host closes `fd` and that is our socket: the host must believe it closed it, while we keep
-// it.
+// True when the host closes `fd` and that is our socket: the host must believe it closed it, while
+// we keep it.
 bool is_connection_descriptor(int fd);
 
 }  // namespace bpftime::loader

@@ -46,9 +46,9 @@ std::optional<int64_t> try_open(const char* path, int flags) {
   return guarded([&] { return open_virtual_file(path, flags); });
 }
 
-// A vfork child (python's subprocess, posix_spawn actions) closes descriptors of its own table, but runs in
-// its parent's memory: it must not take the parent's watches apart. It has another pid and ran no fork
-// handler.
+// A vfork child (python's subprocess, posix_spawn actions) closes descriptors of its own table, but
+// runs in its parent's memory: it must not take the parent's watches apart. It has another pid and ran
+// no fork handler.
 std::atomic<long> process_id{0};
 bool owns_memory() { return raw_syscall(SYS_getpid) == process_id.load(std::memory_order_relaxed); }
 
@@ -265,8 +265,8 @@ void* mmap_or_ours(void* address, size_t length, int protection, int flags, int 
     finish(*answer);
     return MAP_FAILED;
   }
-  // The system call itself: mmap is no cancellation point, and the host's allocator may call this before libc
-  // is ready.
+  // The system call itself: mmap is no cancellation point, and the host's allocator may call this before
+  // libc is ready.
   const long result = raw_syscall(SYS_mmap, reinterpret_cast<long>(address), static_cast<long>(length),
                                   protection, flags, fd, offset);
   return reinterpret_cast<void*>(to_libc(result));

@@ -2,8 +2,8 @@
 // those of another process, for the time of one call. Addresses and descriptor numbers in arguments are that process's.
 //
 // Rules for whoever edits src/loader:
-//  1. A number that the host gave is turned into one of ours by local_fd(), once, where a call begins; behind that only our
-//     numbers occur.
+//  1. A number that the host gave is turned into one of ours by local_fd(), once, where a call begins; behind that only
+//     our numbers occur.
 //  2. Memory at the host's addresses is reached by user_memory.h only.
 //  3. A new descriptor reaches the host by hand_over().
 #pragma once

@@ -165,8 +165,8 @@ ObjectPtr find_by_inode(int fd) {
   {
     const std::lock_guard lock(table_mutex);
     const auto found = table().find(inode);
-    // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a reused inode
-    // number.
+    // A perf event's file grows when its ring is sized; maps are sealed. Anything else: a
+    // reused inode number.
     if (found != table().end() && (found->second->size == static_cast<uint64_t>(st.st_size) ||
                                    found->second->kind == wire::ObjectKind::kPerfEvent)) {
       found->second->used.store(true, std::memory_order_relaxed);

@@ -134,8 +134,8 @@ int64_t map_mmap(const ObjectPtr& map, uint64_t length, int protection, int flag
   return end > round_up(values, kPageSize) ? -EINVAL : 0;
 }
 
-// As bpf_map_mmap: a frozen or program-read-only map refuses writers before its type is asked about the
-// range.
+// As bpf_map_mmap: a frozen or program-read-only map refuses writers before its type is asked
+// about the range.
 int64_t write_permission(const ObjectPtr& map, int fd) {
   const uint8_t* base = map_object(map, fd, false);
   if (base == nullptr) return 0;

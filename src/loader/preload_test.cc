@@ -1,5 +1,5 @@
-// The shared library as tools meet it: preloaded into programs that know nothing of it, against a small fake
-// daemon.
+// The shared library as tools meet it: preloaded into programs that know nothing of it, against a
+// small fake daemon.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -26,12 +26,12 @@ namespace {
 
 // struct perf_event_mmap_page: written by the producer and the consumer.
 constexpr size_t kDataHeadOffset = 1024, kDataTailOffset = 1032;
-// Ring buffers: consumer position at the start of the first page, producer position at the start of the
-// second.
+// Ring buffers: consumer position at the start of the first page, producer position at the start
+// of the second.
 constexpr size_t kConsumerOffset = 0, kProducerOffset = 4096;
 
-// Marks our entries in the host's epoll sets. Not a canonical address, so no pointer a host stores can equal
-// it.
+// Marks our entries in the host's epoll sets. Not a canonical address, so no pointer a host stores
+// can equal it.
 constexpr uint64_t kCookieTag = uint64_t{0xb9f7} << 48;
 
 struct Watch {
@@ -160,8 +160,8 @@ Watch* find_watch(Set& set, int fd) {
   return found == set.watches.end() ? nullptr : &*found;
 }
 
-// With sets_mutex held. The watch's descriptor may have been closed behind our back and reused: then it is
-// none.
+// With sets_mutex held. The watch's descriptor may have been closed behind our back and reused: then
+// it is none.
 void drop_stale(Set& set, int epfd, int fd) {
   Watch* watch = find_watch(set, fd);
   if (watch == nullptr) return;
@@ -220,8 +220,8 @@ int collect(Set& set, struct epoll_event* events, int capacity) {
   return count;
 }
 
-// With sets_mutex held: removes our wake-ups from events[0, count) and notes them; returns how many events
-// remain.
+// With sets_mutex held: removes our wake-ups from events[0, count) and notes them; returns how
+// many events remain.
 int take_wakeups(Set& set, struct epoll_event* events, int count) {
   int kept = 0;
   for (int i = 0; i < count; ++i) {
@@ -368,8 +368,8 @@ std::optional<int> epoll_wait_call(int epfd, struct epoll_event* events, int cap
 
 namespace {
 
-// Our entries of one poll(2) list, and the epoll set ("gate") that becomes readable at each write to their
-// eventfds.
+// Our entries of one poll(2) list, and the epoll set ("gate") that becomes readable at each write
+// to their eventfds.
 struct PollGate {
   Fd epoll;
   std::vector<std::pair<size_t, ObjectPtr>> ours;  // index in the list

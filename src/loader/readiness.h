@@ -1,6 +1,6 @@
-// epoll, poll and select on ring buffers and perf events. Their descriptors are memfds, which the kernel
-// cannot poll: a companion eventfd from the daemon says "look again", shared memory says whether there is
-// data.
+// epoll, poll and select on ring buffers and perf events. Their descriptors are memfds, which the
+// kernel cannot poll: a companion eventfd from the daemon says "look again", shared memory says whether
+// there is data.
 //
 // Rules for whoever edits this:
 //  1. The eventfd is only ever waited for edge-triggered and never read: each write to it is an edge to every

@@ -250,8 +250,8 @@ TEST_P(Readiness, ClosingTheRingOrTheSetForgetsIt) {
     readiness_forget_descriptor(copy.get());
   }
   EXPECT_EQ(epoll.wait(), Datas{});
-  // Closed behind our back and the number reused for something else: the stale watch yields to the new
-  // descriptor.
+  // Closed behind our back and the number reused for something else: the stale watch yields to
+  // the new descriptor.
   const int number = ::dup(ring.fd.get());
   ASSERT_EQ(epoll.control(EPOLL_CTL_ADD, number, EPOLLIN, 9), 0);
   const Fd other(::eventfd(1, EFD_CLOEXEC));

@@ -5,8 +5,8 @@
 namespace bpftime::loader {
 namespace {
 
-// initial-exec: no lazy allocation on first use, which would recurse when the host's malloc is what called
-// us.
+// initial-exec: no lazy allocation on first use, which would recurse when the host's malloc is
+// what called us.
 __attribute__((tls_model("initial-exec"))) thread_local int depth = 0;
 __attribute__((tls_model("initial-exec"))) thread_local bool resolving = false;
 

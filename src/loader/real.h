@@ -1,18 +1,17 @@
 // What lies under the interposer: the next definition of each libc function, and bare system calls.
 //
 // Rules for whoever edits src/loader:
-//  1. The loader runs inside strangers' tools. It never aborts, exits, throws past a hook, or prints (but see
-//  log.h).
-//  2. A hook first asks "can this be ours?" cheaply and without allocating; if not, it tail-calls the real
-//  function.
-//  3. Inside our own code every hook passes through (Inside): our own open, mmap or poll must never come back
-//  to us.
+//  1. The loader runs inside strangers' tools. It never aborts, exits, throws past a hook, or prints
+//     (but see log.h).
+//  2. A hook first asks "can this be ours?" cheaply and without allocating; if not, it tail-calls
+//     the real function.
+//  3. Inside our own code every hook passes through (Inside): our own open, mmap or poll must never come
+//     back to us.
 //  4. errno: on success as the host left it, on failure set once, at the end.
 //  5. Our descriptors are real memfds, so dup, fcntl, fork and SCM_RIGHTS need no hook. Only what keeps *our*
-//  copies of
-//     an object alive (mappings, eventfds) is dropped in the close hooks.
-//  6. Locks are held for table look-ups only, never across a call to the daemon or a blocking call (but
-//  Connection's own).
+//     copies of an object alive (mappings, eventfds) is dropped in the close hooks.
+//  6. Locks are held for table look-ups only, never across a call to the daemon or a blocking call
+//     (but Connection's own).
 #pragma once
 
 #include <cerrno>
@@ -49,8 +48,8 @@ inline long to_libc(long result) {
 // dlsym(RTLD_NEXT, name), or nullptr when there is none or when the look-up itself came back to a hook.
 void* find_real(const char* name);
 
-// The real function of the given name and type, looked up on first use. Thread-safe: the answer is always the
-// same.
+// The real function of the given name and type, looked up on first use. Thread-safe: the answer is
+// always the same.
 template <typename Function>
 Function* real(const char* name, Function*& cache) {
   Function* found = __atomic_load_n(&cache, __ATOMIC_RELAXED);

@@ -1,9 +1,9 @@
 // epoll in a supervised process (supervisor.h): a ring's eventfd stands in the process's own set, edge-triggered and with the
 // process's own data, so that its epoll_wait is the kernel's business alone.
 //
-// Where this differs from Linux: what was reported is reported again only when something new arrives, as with EPOLLET, and a
-// set may wake its owner once more than there is data. Who reads until nothing is left, as libbpf, cilium and aya do, sees no
-// difference.
+// Where this differs from Linux: what was reported is reported again only when something new arrives, as with EPOLLET, and
+// a set may wake its owner once more than there is data. Who reads until nothing is left, as libbpf, cilium and aya do,
+// sees no difference.
 #pragma once
 
 #include <sys/epoll.h>

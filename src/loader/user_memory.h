@@ -22,8 +22,8 @@ class UserMemoryCall {
 // True when all `size` bytes were copied. Of what is larger than some pages a part may have been written all the same.
 bool read_user(void* destination, uint64_t address, size_t size);
 bool write_user(uint64_t address, const void* source, size_t size);
-// The NUL-terminated string at `address`; nullopt when it faults. Without a NUL in `limit` bytes: `limit`
-// bytes.
+// The NUL-terminated string at `address`; nullopt when it faults. Without a NUL in `limit`
+// bytes: `limit` bytes.
 std::optional<std::string> read_user_string(uint64_t address, size_t limit);
 
 }  // namespace bpftime::loader

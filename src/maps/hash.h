@@ -1,27 +1,25 @@
-// BPF_MAP_TYPE_HASH: per bucket a linked list sorted by (hash, key), changed by CAS on link words; nobody
-// ever waits.
+// BPF_MAP_TYPE_HASH: per bucket a linked list sorted by (hash, key), changed by CAS on link words;
+// nobody ever waits.
 //
 // Rules for whoever edits this file (the algorithm is Michael's list with tags, element links being indexes):
 //  1. A link word is {mark:1, tag:31, index:32}. Every change of a word raises its tag, through all lives of
-//  its element:
-//     a CAS that expects an old word fails. The mark in an element's own `next` says that the element is
-//     deleted.
+//     its element: a CAS that expects an old word fails. The mark in an element's own `next` says that the
+//     element is deleted.
 //  2. The index is an element number, or kEnd | bucket: a walker carried into another bucket notices and
-//  restarts.
-//     In a bucket's head 0 means the end too, so that zeroed memory is an empty map.
+//     restarts. In a bucket's head 0 means the end too, so that zeroed memory is an empty map.
 //  3. A walker has an anchor: the last unmarked link it passed, and the word it read there. What it then
 //  reads of the
 //     elements behind (marked ones included) counts only if the anchor still holds that word afterwards.
-//  4. Deleting: CAS the mark in (decides who deleted), take the element (then the count is ours to lower; if
-//  the repairer
-//     was faster, it is his), lower the count, unlink, make sure by a walk that it is unreachable, free.
-//     Replacing: one CAS on old.next marks old and links new, so readers find the one or the other.
-//  5. Inserting: allocate, fill, raise the count (never above max_entries), link, say kLinked. A process may
-//  die after
-//     any step: everybody goes on, and hash_repair finds what the dead left by owner, mark and reachability.
-//     While somebody owes the count a change, an element shows it: held by a process, or linked and marked.
-//  6. All loops draw from one budget of steps that depends only on the geometry: a hostile peer's cycle costs
-//  -EBUSY.
+//  4. Deleting: CAS the mark in (decides who deleted), take the element (then the count is ours to lower;
+//     if the repairer was faster, it is his), lower the count, unlink, make sure by a walk that it is
+//     unreachable, free. Replacing: one CAS on old.next marks old and links new, so readers find the one
+//     or the other.
+//  5. Inserting: allocate, fill, raise the count (never above max_entries), link, say kLinked. A process
+//     may die after any step: everybody goes on, and hash_repair finds what the dead left by owner, mark
+//     and reachability. While somebody owes the count a change, an element shows it: held by a process, or
+//     linked and marked.
+//  6. All loops draw from one budget of steps that depends only on the geometry: a hostile peer's
+//     cycle costs -EBUSY.
 #pragma once
 
 #include "maps/hash_values.h"
@@ -179,8 +177,8 @@ inline bool hash_find(MapView map, const HashGeometry& g, const void* key, uint3
   return false;
 }
 
-// ---- the count of live elements: {sequence:32 high, count:32 low}; the sequence tells the repairer of any
-// change ----
+// ---- the count of live elements: {sequence:32 high, count:32 low}; the sequence tells the repairer of
+// any change ----
 BPFTIME_MAPS_FOLD uint64_t* hash_count_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base); }
 // Nonzero: a repair met an element of the dead, so the count may be off until it has been reconciled.
 BPFTIME_MAPS_FOLD uint64_t* hash_doubt_word(MapView map) { return reinterpret_cast<uint64_t*>(map.base) + 1; }
@@ -306,8 +304,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
       number = hash_fill(map, g, key, value, hash, owner, cpu);
       if (number == 0) break;
       filled = load_acquire(&element_at(map, g, number)->control);
-      // Filling a large value takes long: the spot is likely to hold still, and the CAS below finds out if
-      // not.
+      // Filling a large value takes long: the spot is likely to hold still, and the CAS below finds
+      // out if not.
     }
     if (spot.found) {
       if (hash_replace(map, g, spot, number, key, hash, &budget) != 0) continue;
@@ -333,8 +331,8 @@ inline int64_t hash_update(MapView map, const void* key, const void* value, uint
   return result;
 }
 
-// After the mark: the element becomes ours. False when the repairer has taken it, and with it the duty to the
-// count.
+// After the mark: the element becomes ours. False when the repairer has taken it, and with it the duty
+// to the count.
 inline bool hash_take_deleted(Element* element, uint32_t generation, uint32_t owner) {
   for (uint32_t attempt = 0; attempt < 4; attempt++) {  // its inserter may say "linked" once meanwhile
     uint64_t control = load_acquire(&element->control);

@@ -2,10 +2,9 @@
 //
 // Rules for whoever edits this file:
 //  1. An element's `control` word {generation:32, owner:32} is the only authority on who holds it. Owner is
-//  kFree,
-//     kLinked (reachable, or marked and about to be freed), or the id of the process that is filling or
-//     linking it. All changes of owner are CAS on the whole word; the generation rises with every allocation,
-//     so a process that slept through an element's death can never change its next life.
+//     kFree, kLinked (reachable, or marked and about to be freed), or the id of the process that is filling
+//     or linking it. All changes of owner are CAS on the whole word; the generation rises with every
+//     allocation, so a process that slept through an element's death can never change its next life.
 //  2. The bitmaps are hints, idempotent to set and clear: level 0 has a bit per element (1: taken), level n+1
 //  a bit per
 //     full word of level n. A stale hint costs a failed CAS on `control`, nothing else. So nothing is lost
@@ -211,8 +210,8 @@ inline uint32_t pool_allocate(MapView map, const HashGeometry& g, uint32_t owner
       pool_raise_high_water(map, number);
       if (!compare_exchange(&element->control, control, make_control(control_generation(control) + 1, owner)))
         break;
-      // A repairer may have taken the bit back before the element was ours; what is in use must be found by
-      // its bit.
+      // A repairer may have taken the bit back before the element was ours; what is in use must be found
+      // by its bit.
       if ((load_acquire(&here.words[word]) & taken) == 0)
         __atomic_fetch_or(&here.words[word], taken, __ATOMIC_SEQ_CST);
       return number;

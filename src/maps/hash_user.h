@@ -1,5 +1,5 @@
-// What bpf(2) calls do to a hash map, and its repair. Host only: daemon and loader, never compiled into
-// programs.
+// What bpf(2) calls do to a hash map, and its repair. Host only: daemon and loader, never
+// compiled into programs.
 #pragma once
 
 #include "maps/hash.h"
@@ -93,8 +93,7 @@ inline void hash_repair_element(MapView map, const HashGeometry& g, uint32_t num
   }
 }
 
-// Whether an operation is under way somewhere that has changed the list but not yet the count, or the
-// reverse.
+// Whether an operation is under way somewhere that has changed the list but not yet the count, or the reverse.
 // `allocations` receives a fingerprint of all elements' generations: equal before and after, nothing was recycled between.
 inline bool hash_in_flight(MapView map, const HashGeometry& g, uint64_t* allocations = nullptr) {
   uint64_t fingerprint = 0;

@@ -1,5 +1,5 @@
-// A peer that scribbles over a map: wrong values for everyone, but no access outside the mapping and no
-// endless loop.
+// A peer that scribbles over a map: wrong values for everyone, but no access outside the mapping and
+// no endless loop.
 #include <algorithm>
 #include <csignal>
 #include <vector>
@@ -56,7 +56,7 @@ bool is_walked(uint32_t type) {
 }
 
 void operate_and_repair(MapView map, std::mt19937_64& random) {
-  operate(map, random, 1);
+  operate(map, random, kOperatingTest);
   if (random() % 16 == 0) repair(map, static_cast<uint32_t>(random() % 3));
 }
 
@@ -65,8 +65,8 @@ class HostilePeer : public testing::TestWithParam<MapSpec> {};
 TEST_P(HostilePeer, CausesWrongValuesOnly) {
   uint64_t seed = test_seed();
   SharedMap shared(GetParam());
-  // The scribbler runs until it is killed; the operators must finish (SIGALRM ends them: a loop without
-  // bound).
+  // The scribbler runs until it is killed; the operators must finish (SIGALRM ends them: a
+  // loop without bound).
   pid_t scribbler = start_child([&] {
     std::mt19937_64 random(seed);
     for (;;) scribble(shared, random);
@@ -87,8 +87,8 @@ TEST_P(HostilePeer, CausesWrongValuesOnly) {
   EXPECT_EQ(wait_child(scribbler), 1000 + SIGKILL);
 }
 
-// The same with a map that holds still between scribbles: reaches states that a racing scribbler destroys too
-// soon.
+// The same with a map that holds still between scribbles: reaches states that a racing scribbler
+// destroys too soon.
 TEST_P(HostilePeer, EveryStateIsSurvived) {
   uint64_t seed = test_seed();
   SharedMap shared(GetParam());

@@ -4,9 +4,9 @@
 //
 //   the hash's memory, then a bit per prefix length: whether a key of that length was ever stored
 //
-// Bits are set before the first key of a length is linked and never cleared: a death leaves at worst one set for nothing,
-// which costs a probe. An element keeps, behind its masked key, the address as it was given: BPF_MAP_GET_NEXT_KEY returns
-// that.
+// Bits are set before the first key of a length is linked and never cleared: a death leaves at worst one set for
+// nothing, which costs a probe. An element keeps, behind its masked key, the address as it was given:
+// BPF_MAP_GET_NEXT_KEY returns that.
 #pragma once
 
 #include "maps/hash.h"

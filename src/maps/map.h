@@ -1,19 +1,17 @@
-// Maps over shared memory: one freestanding core, compiled into daemon, loader and (as LLVM bitcode) every
-// program.
+// Maps over shared memory: one freestanding core, compiled into daemon, loader and (as LLVM
+// bitcode) every program.
 //
 // Rules for whoever edits src/maps:
 //  1. The core (everything a program calls) uses only <stdint.h>/<stddef.h>, general registers, no
 //  allocation, no locks,
 //     no system calls, no recursion, and loops whose bound is a constant of the geometry.
 //  2. Geometry comes from a trusted MapSpec (the caller's own copy), never from shared memory. Every index,
-//  link and
-//     position read from shared memory is masked or clamped before use: a hostile peer causes wrong values,
-//     nothing else.
+//     link and position read from shared memory is masked or clamped before use: a hostile peer causes wrong
+//     values, nothing else.
 //  3. A process may die between any two instructions: whatever it held half done is skipped by others and
-//  repaired by
-//     the daemon (repair), never waited for.
-//  4. Errno and flag semantics are those of Linux 6.18 (kernel/bpf/*.c); tests/differential compares every
-//  result.
+//     repaired by the daemon (repair), never waited for.
+//  4. Errno and flag semantics are those of Linux 6.18 (kernel/bpf/*.c); tests/differential
+//     compares every result.
 #pragma once
 
 #include <stddef.h>
@@ -72,8 +70,8 @@ uint32_t bucket_keys(MapView map, uint32_t bucket, void* keys, uint32_t capacity
 // ---- rings: BPF_MAP_TYPE_RINGBUF, and the staging ring of BPF_MAP_TYPE_PERF_EVENT_ARRAY ----
 // `owner` identifies the producer (its tgid), so that records of the dead can be discarded. nullptr: full.
 void* ring_reserve(MapView map, uint64_t size, uint64_t flags, uint32_t owner);
-// Commits a record from ring_reserve. Returns true when a waiting consumer must be woken (FUTEX_WAKE on
-// wake_word).
+// Commits a record from ring_reserve. Returns true when a waiting consumer must be woken
+// (FUTEX_WAKE on wake_word).
 bool ring_commit(MapView map, void* record, uint64_t flags, bool discard);
 int64_t ring_output(MapView map, const void* data, uint64_t size, uint64_t flags, uint32_t owner, bool* wake);
 uint64_t ring_query(MapView map, uint64_t flags);
@@ -85,8 +83,7 @@ bool ring_has_data(MapView map);
 // reset to empty).
 int64_t ring_consume(MapView map, void* buffer, uint64_t capacity);
 // Consumer announces it will sleep: returns the wake word's value to FUTEX_WAIT on, or has_data = true: do
-// not sleep.
-// User rings: the same for a producer that waits for room.
+// not sleep. User rings: the same for a producer that waits for room.
 uint32_t ring_prepare_wait(MapView map, bool* has_data);
 // Takes the announcement back. Between this and the next one no commit costs a wake-up, so for what came meanwhile ask, after
 // that next one: whether the consumer has not read a record whose commit would have woken it. `unread`: where it stands.
@@ -108,9 +105,8 @@ int64_t perf_output(MapView map, uint64_t flags, const void* data, uint64_t size
 uint64_t perf_set_slot(MapView map, uint32_t slot, bool present);
 uint64_t perf_take_lost(MapView map, uint32_t slot);  // records dropped since last asked
 
-// ---- repair ----
-// After process `owner` died: discards its unfinished records, returns leaked elements. Safe while others
-// run.
+// ---- repair ---- After process `owner` died: discards its unfinished records, returns leaked elements. Safe
+// while others run.
 void repair(MapView map, uint32_t owner);
 
 }  // namespace bpftime::maps

@@ -23,8 +23,8 @@ struct MapView {
   const MapSpec* spec;
 };
 
-// Where bpf_for_each_map_elem is: starts zeroed, `cpu` set. What it points to is the map's own memory, but for the key of an
-// array.
+// Where bpf_for_each_map_elem is: starts zeroed, `cpu` set. What it points to is the map's own memory, but for the key
+// of an array.
 struct MapCursor {
   uint64_t position;  // of the next element
   void* key;

@@ -1,5 +1,5 @@
-// What map operations cost when the spec is a constant, as in a compiled program: `ninja maps_bench &&
-// bin/maps_bench`.
+// What map operations cost when the spec is a constant, as in a compiled program: `ninja
+// maps_bench && bin/maps_bench`.
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 

@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// On what programs call and a constant MapSpec folds to a few instructions: must be inlined into each
-// program.
+// On what programs call and a constant MapSpec folds to a few instructions: must be inlined
+// into each program.
 #define BPFTIME_MAPS_FOLD inline __attribute__((always_inline))
 // What they seldom come to: kept out of their way.
 #define BPFTIME_MAPS_COLD inline __attribute__((noinline, cold))
@@ -86,8 +86,8 @@ struct alignas(16) WordPair {
   uint64_t low;
   uint64_t high;
 };
-// Returns true when `*at` was `expected` and is now `desired`; else `expected` receives what was there (one
-// atomic read).
+// Returns true when `*at` was `expected` and is now `desired`; else `expected` receives what was there
+// (one atomic read).
 BPFTIME_MAPS_FOLD bool compare_exchange_pair(WordPair* at, WordPair& expected, WordPair desired) {
   bool done;
   BPFTIME_MAPS_TSAN(__tsan_release(at));
@@ -99,8 +99,8 @@ BPFTIME_MAPS_FOLD bool compare_exchange_pair(WordPair* at, WordPair& expected, W
   return done;
 }
 
-// ---- copies. The map's side is 8-byte aligned and padded to words; the caller's side may be unaligned and
-// exact ----
+// ---- copies. The map's side is 8-byte aligned and padded to words; the caller's side may be unaligned
+// and exact ----
 BPFTIME_MAPS_FOLD uint64_t read_word(const void* from) {
   uint64_t word;
   __builtin_memcpy(&word, from, 8);
@@ -136,8 +136,8 @@ BPFTIME_MAPS_FOLD void copy_in_padded(uint64_t* to, const void* from, uint32_t s
   if (size % 8 != 0) store_relaxed(&to[words], read_tail(bytes + uint64_t{words} * 8, size % 8));
 }
 
-// The same between buffers that both are exactly `size` bytes (ring payloads, array values: bytes behind are
-// not ours).
+// The same between buffers that both are exactly `size` bytes (ring payloads, array values: bytes behind
+// are not ours).
 BPFTIME_MAPS_FOLD void copy_bytes(void* to, const void* from, uint64_t size) {
   uint8_t* out = static_cast<uint8_t*>(to);
   const uint8_t* in = static_cast<const uint8_t*>(from);
@@ -183,8 +183,8 @@ BPFTIME_MAPS_FOLD int compare_key(const uint64_t* stored, const void* key, uint3
   return 0;
 }
 
-// Multiply-and-fold over the key's words (the mixing step of wyhash); 4, 8 and 16 byte keys cost one to two
-// multiplies.
+// Multiply-and-fold over the key's words (the mixing step of wyhash); 4, 8 and 16 byte keys cost one
+// to two multiplies.
 BPFTIME_MAPS_FOLD uint64_t mix(uint64_t a, uint64_t b) {
   unsigned __int128 product = static_cast<unsigned __int128>(a) * b;
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);

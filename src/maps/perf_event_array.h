@@ -76,8 +76,8 @@ inline uint64_t perf_event_take_lost(MapView map, uint32_t slot) {
   return __atomic_exchange_n(&perf_slot(map, slot)->lost, 0u, __ATOMIC_RELAXED);
 }
 
-// bpf(2) on a slot. That the value is a descriptor of an event is the caller's to check (-EBADF, -EINVAL)
-// after these.
+// bpf(2) on a slot. That the value is a descriptor of an event is the caller's to check (-EBADF,
+// -EINVAL) after these.
 inline int64_t perf_event_user_update(MapView map, const void* key, uint64_t flags) {
   if (flags != kUpdateAny) return -kErrInvalid;
   if (array_index(key) >= map.spec->max_entries) return -kErrTooBig;

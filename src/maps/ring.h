@@ -3,15 +3,14 @@
 //   +0          consumer page   u64 consumer position (clients map it read-write)
 //   +4096       producer page   RingProducer; clients map from here on read-only: page, data, copy of data
 //   +8192       data            `size` bytes
-//   +8192+size  copy            where a record that reaches the end of the data is simply continued: the
-//   kernel maps
-//                               the data twice, a memfd cannot, and a consumer that reads on past the end
+//   +8192+size  copy            where a record that reaches the end of the data is simply continued: the kernel
+//                               maps the data twice, a memfd cannot, and a consumer that reads on past the end
 //                               sees the same
 //   then        reservations    Reservation[window]
 //
 // Rules for whoever edits this file:
-//  1. Positions are byte counts since creation, multiples of 8, and only rise. Offset in the data: position &
-//  (size-1).
+//  1. Positions are byte counts since creation, multiples of 8, and only rise. Offset in the data:
+//     position & (size-1).
 //  2. Reserving is one cmpxchg16b on `control` = {reserved position, last reservation: its size, owner, ticket}. If the
 //     previous reservation is still open (the published position is not the reserved one), it is entered in the reservation
 //     table before that. So at any moment the size and owner of every open reservation is known, whoever died where: the last
@@ -52,12 +51,12 @@ struct RingProducer {
   uint64_t position;  // published; read by consumers
   uint64_t padding[7];
   WordPair control;  // low: reserved position; high: last reservation, see pack_last
-  uint64_t
-      consumer_seen;  // a consumer position some producer has read: the line the consumer writes is left to it
+  // A consumer position some producer has read: the line the consumer writes is left to it.
+  uint64_t consumer_seen;
   uint64_t padding2[5];
   uint32_t wake_word;  // bit 0: a consumer sleeps; the rest counts wake-ups
-  uint32_t
-      handover;  // kHandover | ticket of the record at `position`: whoever commits next publishes on from it
+  // kHandover | ticket of the record at `position`: whoever commits next publishes on from it.
+  uint32_t handover;
 };
 static_assert(offsetof(RingProducer, control) == 64 && offsetof(RingProducer, wake_word) == 128 &&
               offsetof(RingProducer, handover) == 132);  // commits read both as one word
@@ -254,8 +253,8 @@ struct RingCommit {
   uint32_t ticket;
 };
 
-// Commits a record. True: that was all, as usual. False: records may be left to publish, or the consumer to be woken, which
-// ring_commit_rest does.
+// Commits a record. True: that was all, as usual. False: records may be left to publish, or the consumer to be woken,
+// which ring_commit_rest does.
 BPFTIME_MAPS_FOLD bool ring_commit_at_once(const Ring& ring, void* record, uint64_t flags, bool discard,
                                            RingCommit* commit) {
   RingProducer* producer = ring.producer;
@@ -352,8 +351,8 @@ inline bool ring_unread_wakes_at(const Ring& ring, uint64_t* unread) {
   return (load_acquire(reinterpret_cast<const uint64_t*>(header)) >> 32 & kRingNoWakeup) == 0;
 }
 
-// Every number below is hostile until it has been compared with `available`, which is at most the ring's
-// size.
+// Every number below is hostile until it has been compared with `available`, which is at most
+// the ring's size.
 inline int64_t ring_consume_at(const Ring& ring, void* buffer, uint64_t capacity) {
   uint64_t published = load_acquire(&ring.producer->position);
   uint64_t position = load_relaxed(ring.consumer);
@@ -375,8 +374,8 @@ inline int64_t ring_consume_at(const Ring& ring, void* buffer, uint64_t capacity
   return -kErrBadMessage;
 }
 
-// After the death of `owner`: its open reservations become discarded records, and what is finished is
-// published.
+// After the death of `owner`: its open reservations become discarded records, and what is
+// finished is published.
 inline void ring_repair_at(const Ring& ring, uint32_t owner) {
   owner &= (1u << kOwnerBits) - 1;
   WordPair control = ring_read_control(ring);

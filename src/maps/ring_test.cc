@@ -170,8 +170,8 @@ class ModelRun {
       }
     }
     size_t taken = 0;
-    // A consumer that stops at its limit has not looked at what follows; one that found too little took
-    // discards too.
+    // A consumer that stops at its limit has not looked at what follows; one that found too little
+    // took discards too.
     while (model_.first < model_.last && at(model_.first).state != State::kOpen && taken < limit) {
       const ModelRecord& record = at(model_.first++);
       model_.consumed = record.start + (record.length + 15) / 8 * 8;

@@ -1,5 +1,5 @@
-// What the map tests share: a map in a shared mapping between guard pages, child processes, seeds, the
-// kernel's maps.
+// What the map tests share: a map in a shared mapping between guard pages, child processes, seeds,
+// the kernel's maps.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -91,8 +91,8 @@ inline uint64_t test_rounds(uint64_t usual) {
   return factor != nullptr ? usual * strtoull(factor, nullptr, 0) : usual;
 }
 
-// Runs `body` in a child, which exits with its result. Children die with a deadline instead of hanging the
-// test.
+// Runs `body` in a child, which exits with its result. Children die with a deadline instead of
+// hanging the test.
 inline pid_t start_child(const std::function<int()>& body) {
   pid_t pid = fork();
   if (pid != 0) return pid;
@@ -105,8 +105,8 @@ inline int wait_child(pid_t pid) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
 }
 
-// Somebody who works on a map beside others: another process, as in life; under ThreadSanitizer, which sees one process only,
-// another thread.
+// Somebody who works on a map beside others: another process, as in life; under ThreadSanitizer, which sees one process
+// only, another thread.
 class Worker {
  public:
   explicit Worker(std::function<int()> body) {
@@ -201,7 +201,10 @@ inline const std::vector<MapSpec>& every_type() {
   return all;
 }
 
-// One random operation of every kind the type has, by process `owner`; the map may be in any state whatever.
+// The owner of what a test does itself, beside the processes it kills.
+inline constexpr uint32_t kOperatingTest = 1;
+// One random operation of every kind the type has, by process `owner`; the map may be in any state whatever. A ring has one
+// reader: kOperatingTest.
 void operate(MapView map, std::mt19937_64& random, uint32_t owner);
 
 }  // namespace bpftime::maps::test

@@ -243,8 +243,8 @@ TEST(Btf, AcceptsTheKernelsOwn) {
   EXPECT_TRUE(ours.ok()) << ours.error().message;
 }
 
-// Whatever the kernel accepts we accept. The other way round sizes are not resolved here, so the share is
-// printed.
+// Whatever the kernel accepts we accept. The other way round sizes are not resolved here, so the
+// share is printed.
 TEST(Btf, AgreesWithTheKernelOnMutants) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   const Blob original = compiled_sample();

@@ -38,8 +38,8 @@ struct Types {
 
 Error type_error(uint32_t id, const char* why, int code = EINVAL);
 
-// Identifier as Linux sees it: letters (Latin-1 too), digits, '_' and '.', no digit first, 1 to 511
-// characters.
+// Identifier as Linux sees it: letters (Latin-1 too), digits, '_' and '.', no digit first, 1
+// to 511 characters.
 bool is_identifier(std::string_view name);
 
 // Checks each record by itself, in order of ids, and adds it to `types`.

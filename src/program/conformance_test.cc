@@ -50,8 +50,8 @@ void expect_all_pass(const std::string& directory) {
   printf("%zu vectors of %s\n", vectors->size(), directory.c_str());
 }
 
-// A negative is refused by the parser or the validator. One exception: a vector whose only fault is a wrong
-// expected value.
+// A negative is refused by the parser or the validator. One exception: a vector whose only fault is a
+// wrong expected value.
 void expect_all_refused(const std::string& directory, bool check_reason) {
   const auto vectors = testing::load_vectors(directory);
   ASSERT_TRUE(vectors.ok()) << vectors.error().message;

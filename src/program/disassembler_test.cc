@@ -98,8 +98,8 @@ uint32_t program_id(int fd) {
   return syscall(__NR_bpf, BPF_OBJ_GET_INFO_BY_FD, &attr, sizeof(attr)) == 0 ? info.id : 0;
 }
 
-// No division (the kernel rewrites it) and no helper (it prints addresses): what is left, xlated shows as it
-// was loaded.
+// No division (the kernel rewrites it) and no helper (it prints addresses): what is left, xlated shows as
+// it was loaded.
 TEST(Disassembler, AgreesWithBpftool) {
   if (const std::string reason = testing::kernel_unusable(); !reason.empty()) GTEST_SKIP() << reason;
   if (output_of("bpftool version 2>/dev/null").empty()) GTEST_SKIP() << "no bpftool";

@@ -46,8 +46,8 @@ inline std::optional<int64_t> call_target(const Insn& insn, size_t index) {
   return static_cast<int64_t>(index) + 1 + insn.imm;
 }
 
-// Where a jump (conditional or not) at `index` leads; nullopt for every other instruction. May be out of
-// range.
+// Where a jump (conditional or not) at `index` leads; nullopt for every other instruction. May be
+// out of range.
 inline std::optional<int64_t> jump_target(const Insn& insn, size_t index) {
   const uint8_t code_class = BPF_CLASS(insn.code);
   if (code_class != BPF_JMP && code_class != BPF_JMP32) return std::nullopt;
@@ -62,8 +62,8 @@ inline bool ends_flow(const Insn& insn) {
          insn.code == (BPF_JMP32 | BPF_JA);
 }
 
-// Registers an instruction reads and writes, as bit masks. Calls read nothing here: their arguments are the
-// helper's matter.
+// Registers an instruction reads and writes, as bit masks. Calls read nothing here: their arguments are
+// the helper's matter.
 struct RegisterUse {
   uint32_t reads = 0;
   uint32_t writes = 0;

@@ -29,8 +29,8 @@ uint64_t sign_extend(uint64_t value, uint32_t bits) {
   return static_cast<uint64_t>(static_cast<int64_t>(value << shift) >> shift);
 }
 
-// Division by zero gives 0; INT_MIN / -1 gives INT_MIN. Modulo by zero leaves the dividend; INT_MIN % -1
-// gives 0.
+// Division by zero gives 0; INT_MIN / -1 gives INT_MIN. Modulo by zero leaves the dividend; INT_MIN %
+// -1 gives 0.
 template <typename Unsigned>
 Unsigned divide(Unsigned a, Unsigned b, bool is_signed) {
   using Signed = std::make_signed_t<Unsigned>;
@@ -143,8 +143,8 @@ uint64_t combine(int32_t operation, uint64_t old_value, uint64_t operand) {
   }
 }
 
-// Read-modify-write of a naturally aligned T. A compare-and-exchange loop serves every operation: plain beats
-// fast here.
+// Read-modify-write of a naturally aligned T. A compare-and-exchange loop serves every operation: plain
+// beats fast here.
 template <typename T>
 uint64_t atomic_update(uint64_t address, int32_t operation, uint64_t operand) {
   T* const cell = reinterpret_cast<T*>(address);

@@ -15,8 +15,8 @@ struct InterpreterEnvironment {
   std::function<Result<uint64_t>(uint32_t id, const uint64_t args[5])> helper;
   // Value of an ld_imm64 that names a map (index, offset, true when BPF_PSEUDO_MAP_VALUE).
   std::function<uint64_t(uint32_t map_index, uint32_t offset, bool value)> map_address;
-  // Called before every access to memory outside the program's stack; false refuses it (EFAULT). Unset: all
-  // allowed.
+  // Called before every access to memory outside the program's stack; false refuses it (EFAULT).
+  // Unset: all allowed.
   std::function<bool(uint64_t address, uint32_t size, bool write)> may_access;
   uint64_t insns_max = 1u << 26;  // executed instructions before ELOOP
 };

@@ -1,5 +1,5 @@
-// What the vectors cannot say: limits, refused accesses, references. Arithmetic is in testing/vectors and the
-// corpus.
+// What the vectors cannot say: limits, refused accesses, references. Arithmetic is in testing/vectors
+// and the corpus.
 #include "program/interpreter.h"
 
 #include <gtest/gtest.h>

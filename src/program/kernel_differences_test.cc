@@ -1,5 +1,5 @@
-// Our validator against the kernel's: what we refuse the kernel refuses, and what the kernel calls malformed
-// we refuse.
+// Our validator against the kernel's: what we refuse the kernel refuses, and what the kernel calls
+// malformed we refuse.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -178,8 +178,8 @@ TEST_F(Differential, OneRandomInstructionInAProgramThatReachesIt) {
   EXPECT_GT(both_refuse_, 1000);
 }
 
-// One field of a valid vector is changed. The vectors are not made for Linux's verifier, so mostly both
-// refuse.
+// One field of a valid vector is changed. The vectors are not made for Linux's verifier, so
+// mostly both refuse.
 TEST_F(Differential, MutatedVectors) {
   std::string directory = testing::own_vectors_directory();
   if (directory.empty()) GTEST_SKIP() << "BPFTIME_SOURCE_DIR does not name the source tree";

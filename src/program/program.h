@@ -18,9 +18,9 @@ static_assert(sizeof(Insn) == 8);
 inline constexpr uint32_t kInsnsMax = 1'000'000;  // BPF_COMPLEXITY_LIMIT_INSNS
 
 // One program. ld_imm64 with src_reg BPF_PSEUDO_MAP_FD carries the index into the program's map list in
-// `imm`; BPF_PSEUDO_MAP_VALUE the same, with the byte offset into the first value in the second slot's `imm`.
-// All other pseudo sources are BPF_PSEUDO_FUNC / BPF_PSEUDO_CALL with instruction-relative offsets, as Linux
-// defines them.
+// `imm`; BPF_PSEUDO_MAP_VALUE the same, with the byte offset into the first value in the second slot's
+// `imm`. All other pseudo sources are BPF_PSEUDO_FUNC / BPF_PSEUDO_CALL with instruction-relative offsets,
+// as Linux defines them.
 struct Program {
   std::string name;
   uint32_t type = 0;  // enum bpf_prog_type

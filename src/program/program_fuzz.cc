@@ -1,5 +1,5 @@
-// Hostile bytes as a program: whatever validate() accepts the interpreter runs to an end without touching
-// foreign memory.
+// Hostile bytes as a program: whatever validate() accepts the interpreter runs to an end without
+// touching foreign memory.
 #include <cstdlib>
 #include <cstring>
 

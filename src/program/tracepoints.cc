@@ -70,8 +70,8 @@ uint32_t Tracepoint::record_size() const {
   return kFirstField + kFieldSize * (call == nullptr ? 0 : static_cast<uint32_t>(arguments_of(*call).size()));
 }
 
-// Known are sig, errno and pid. What becomes of the signal is decided in the kernel, and the receiver's name is not the sender's
-// to know.
+// Known are sig, errno and pid. What becomes of the signal is decided in the kernel, and the receiver's name is not the
+// sender's to know.
 uint64_t Tracepoint::unknown_slots() const {
   constexpr uint64_t kCodeAndComm = 1u << 2, kComm = 1u << 3, kGroupAndResult = 1u << 5;
   return signal() ? kCodeAndComm | kComm | kGroupAndResult : 0;

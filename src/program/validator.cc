@@ -48,8 +48,8 @@ Refusal check_mov(const Insn& insn) {
     if (insn.src_reg != 0 || insn.off != 0) return kReserved;
     return check_writable(insn.dst_reg);
   }
-  // movsx: the offset is the width that is sign-extended. Offset 1 is addr_space_cast, legal only with an
-  // arena map.
+  // movsx: the offset is the width that is sign-extended. Offset 1 is addr_space_cast, legal only with
+  // an arena map.
   const bool wide = BPF_CLASS(insn.code) == BPF_ALU64;
   const bool known_width = insn.off == 0 || insn.off == 8 || insn.off == 16 || (wide && insn.off == 32);
   if (!known_width || insn.imm != 0) return kReserved;
@@ -271,8 +271,8 @@ Result<void> check_call_targets(const Program& program) {
   return {};
 }
 
-// Jumps stay inside their subprogram and never enter a second slot; the last instruction of each does not
-// fall through.
+// Jumps stay inside their subprogram and never enter a second slot; the last instruction of each does
+// not fall through.
 Result<void> check_flow(const Program& program, const std::vector<uint32_t>& starts) {
   const std::vector<Insn>& insns = program.insns;
   std::vector<bool> second_slot(insns.size(), false);
@@ -302,8 +302,8 @@ Result<void> check_flow(const Program& program, const std::vector<uint32_t>& sta
   return {};
 }
 
-// Longest chain of local calls, by depth-first search with memo; recursion has no end and is refused as too
-// deep.
+// Longest chain of local calls, by depth-first search with memo; recursion has no end and is refused
+// as too deep.
 class CallDepth {
  public:
   CallDepth(const Program& program, const std::vector<uint32_t>& starts) : callees_(starts.size()) {

@@ -21,8 +21,8 @@ bool is_relative(const ZydisDecodedInstruction& raw) {
 
 Flow flow_of(const ZydisDecodedInstruction& raw) {
   const bool relative = is_relative(raw);
-  // AMD cuts rip to 16 bits for branches with an operand-size prefix, Intel ignores it: no compiler makes
-  // them.
+  // AMD cuts rip to 16 bits for branches with an operand-size prefix, Intel ignores it: no
+  // compiler makes them.
   if (relative && (raw.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0) return Flow::kUnsupported;
   switch (raw.mnemonic) {
     case ZYDIS_MNEMONIC_INT3:

@@ -60,9 +60,8 @@ Result<void> check_movable(const Instruction& instruction, uint32_t at, uint32_t
 }
 
 // A jump from anywhere in the function to the middle of the patch would land in the jump's bytes. `at_start`: where `code`
-// begins, seen from the site.
-// Linear sweep: what cannot be decoded (data between code) is stepped over byte by byte, which can only
-// refuse more.
+// begins, seen from the site. Linear sweep: what cannot be decoded (data between code) is stepped over byte by byte, which
+// can only refuse more.
 Result<void> check_no_jump_inside(Bytes code, int64_t at_start, uint32_t length) {
   for (size_t at = 0; at < code.size();) {
     const auto instruction = decode(code.subspan(at));

@@ -1,7 +1,7 @@
 // What is moved out of a function's first bytes, and how.
 // Rules for whoever edits this:
-//  1. A moved instruction does exactly what it did, flags included: nothing here may change a flag or a
-//  register.
+//  1. A moved instruction does exactly what it did, flags included: nothing here may change a flag
+//     or a register.
 //  2. What stands on a stack while the host runs must be an address the host's own unwind tables know: a
 //  moved call pushes
 //     the original return address, and so must be the last displaced instruction (its return address lies

@@ -131,8 +131,8 @@ struct RedirectPlan {
 };
 Result<RedirectPlan> plan_redirect(const SiteRequest& request, uint64_t replacement);
 
-// "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests and golden
-// files.
+// "push %rbp" style text of the instructions in `code`, one per line, for `list --json`, tests
+// and golden files.
 std::string disassemble(Bytes code, uint64_t address);
 // The same with each instruction's offset before it, hexadecimal, as bpftool prints machine code: "  1a:\tpush %rbp".
 std::string listing(Bytes code);

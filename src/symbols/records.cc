@@ -162,8 +162,8 @@ void read_object_pointers(const Image& image, RecordSection& out) {
   }
 }
 
-// DT_RELR's packed list of words to be relocated in place: an even entry is an address, an odd one a bitmap of the words
-// behind it.
+// DT_RELR's packed list of words to be relocated in place: an even entry is an address, an odd one a bitmap of the
+// words behind it.
 template <typename Function>
 void each_packed(Bytes content, Function&& function) {
   ByteReader reader(content);

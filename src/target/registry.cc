@@ -243,8 +243,8 @@ Result<size_t> choose_record(Registry& registry, uint64_t address) {
   return records.size() - 1;
 }
 
-// Whether every byte of the text at a site is the original or that of a patch of ours, in whatever mixture a change broken off
-// leaves.
+// Whether every byte of the text at a site is the original or that of a patch of ours, in whatever mixture a change
+// broken off leaves.
 bool is_ours(const Registry& registry, uint64_t address, Bytes text) {
   for (size_t at = 0; at < text.size(); ++at) {
     bool known = at == 0 && text[0] == 0xcc;

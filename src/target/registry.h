@@ -93,8 +93,8 @@ struct Patch {
 Result<void> apply_patches(StoppedProcess& process, uint64_t window, Registry& registry,
                            std::span<const Patch> patches, Threads threads);
 
-// Puts the original bytes back, unless somebody else has changed a site since (then its records are dropped and the text left
-// alone).
+// Puts the original bytes back, unless somebody else has changed a site since (then its records are dropped and the
+// text left alone).
 Result<void> restore_patches(StoppedProcess& process, uint64_t window, Registry& registry,
                              std::span<const uint64_t> addresses, Threads threads);
 

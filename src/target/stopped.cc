@@ -199,10 +199,10 @@ bool interrupts_serialize() {
 }
 }  // namespace
 
-// Of the two registrations the first has our own barrier interrupt every processor that runs a thread of the process: what it
-// runs next, in user space, it fetches after the iret. The second has the kernel serialise a processor that comes back to the
-// process from a kernel thread, without a change of address space in between; all others come through such a change, which
-// serialises too.
+// Of the two registrations the first has our own barrier interrupt every processor that runs a thread of the process: what
+// it runs next, in user space, it fetches after the iret. The second has the kernel serialise a processor that comes back
+// to the process from a kernel thread, without a change of address space in between; all others come through such a change,
+// which serialises too.
 Result<bool> StoppedProcess::allow_outside_barriers() {
   if (!interrupts_serialize()) return false;
   for (const uint64_t command : {kRegisterSyncCore, kRegisterGlobalExpedited}) {

@@ -1,5 +1,5 @@
-// Accepted programs run, with random inputs, where every mistake shows; at each step the machine must be in a state that the
-// verifier explored.
+// Accepted programs run, with random inputs, where every mistake shows; at each step the machine must be in a state that
+// the verifier explored.
 #include "verifier/testing/containment.h"
 
 #include <gtest/gtest.h>

@@ -199,8 +199,8 @@ bool step_host_call(Engine& engine);
 bool load_host_global(Engine& engine);  // host_calls.cc: ld_imm64 of BPF_PSEUDO_BTF_ID, with constraints
 // Ends a reference: all its copies become unusable.
 bool release_reference(Engine& engine, uint32_t id);
-// At exit and before tail calls: nothing is owned, no lock is held. `where` as Linux words it: "BPF_EXIT instruction in main
-// prog", "tail_call".
+// At exit and before tail calls: nothing is owned, no lock is held. `where` as Linux words it: "BPF_EXIT instruction in
+// main prog", "tail_call".
 bool check_no_references(Engine& engine, std::string_view where);
 // The geometry of the map that `map` (kMap) stands for.
 const wire::MapSpec& spec_of_map(const Engine& engine, const Value& map);

@@ -1,5 +1,5 @@
-// Asks Linux: the program is loaded with shadow maps and dropped again. Nothing is attached and nothing stays
-// open.
+// Asks Linux: the program is loaded with shadow maps and dropped again. Nothing is attached and
+// nothing stays open.
 #include "verifier/kernel_opinion.h"
 
 #include <algorithm>

@@ -193,8 +193,8 @@ TEST(ShadowSpec, KeepsWhatDecidesVerdicts) {
   EXPECT_EQ(array_of(2), 2u);
   EXPECT_EQ(array_of(100'000), 100'000u);
   EXPECT_EQ(array_of(UINT32_MAX), (16u << 20) / 8);
-  // However large a value is, several entries never become one: one would allow direct access and constant
-  // folding.
+  // However large a value is, several entries never become one: one would allow direct access
+  // and constant folding.
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, 1u << 30, 1000, 0, 1}).max_entries, 2u);
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_ARRAY, 4, UINT32_MAX, 1000, 0, 1}).max_entries, 2u);
   EXPECT_EQ(shadow_spec({BPF_MAP_TYPE_HASH, 4, 8, 1, BPF_F_NO_PREALLOC, 1}).flags,
@@ -266,8 +266,8 @@ TEST_F(KernelOpinionTest, LeavesNoDescriptorOpen) {
   EXPECT_EQ(open_descriptors(), before);
 }
 
-// A program's BTF by hand: 1 int, 2 int (void), 3 function `entry`; strings with a file name and a source
-// line.
+// A program's BTF by hand: 1 int, 2 int (void), 3 function `entry`; strings with a file name and
+// a source line.
 struct ProgramBtf {
   std::vector<uint8_t> blob;
   uint32_t file_off = 0, line_off = 0;

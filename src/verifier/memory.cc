@@ -111,8 +111,8 @@ bool check_region(Engine& engine, uint32_t reg, const Value& base, int64_t offse
   return true;
 }
 
-// Linux: check_packet_access. What is proved counts from the packet pointer with its variable part, so only the fixed
-// offset matters.
+// Linux: check_packet_access. What is proved counts from the packet pointer with its variable part, so only the
+// fixed offset matters.
 bool check_packet(Engine& engine, uint32_t reg, const Value& base, int64_t offset, uint32_t size) {
   if (base.scalar.smin < 0) return refuse_negative(engine, reg);
   if (within(offset, size, base.size)) return true;

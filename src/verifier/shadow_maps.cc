@@ -1,14 +1,13 @@
 // What of a map reaches a verdict (checked against Linux 6.18):
 // - type, key and value size, BPF_F_RDONLY_PROG / WRONLY_PROG / NO_PREALLOC, BTF: always.
 // - max_entries of arrays. One entry allows direct value access, and constants of a frozen read-only one are
-// folded: 1 must
-//   stay 1 and more must stay more than 1. Since 6.14 a lookup with a constant key below max_entries needs no
-//   null check: fewer entries can only refuse more. So large arrays shrink to kArrayBytesMax, never below two
-//   entries.
+// folded: 1 must stay 1 and more must stay more than 1. Since 6.14 a lookup with a constant key below
+// max_entries needs no null check: fewer entries can only refuse more. So large arrays shrink to
+// kArrayBytesMax, never below two entries.
 // - max_entries of hashes, queues, stack traces, bloom filters: never.
 // - size of ring buffers: never; the smallest legal one will do.
-// Flags that only choose memory or restrict descriptors (NUMA node, RDONLY, WRONLY) would hinder filling and
-// freezing.
+// Flags that only choose memory or restrict descriptors (NUMA node, RDONLY, WRONLY) would hinder
+// filling and freezing.
 #include "verifier/shadow_maps.h"
 
 #include <algorithm>
@@ -112,8 +111,8 @@ Result<Fd> make_shadow_map(const MapConstraint& map) {
     btf = std::move(*loaded);
   }
   auto fd = create_map(map, btf.get());
-  // Some types take no BTF (ENOTSUPP); loaders then do without, and so do we. The map keeps the BTF alive by
-  // itself.
+  // Some types take no BTF (ENOTSUPP); loaders then do without, and so do we. The map keeps the BTF
+  // alive by itself.
   if (!fd && btf.valid() && fd.error().code == kErrorNotSupported) fd = create_map(map, -1);
   if (!fd) return fd;
   if (map.frozen) {

@@ -64,8 +64,8 @@ bool check_no_stack_pointer(Engine& engine) {
                                 "cannot return stack pointer to the caller");
 }
 
-// Leaves a callback: its result is checked, and the path is back at the helper's call, whose caller's registers are as
-// they were.
+// Leaves a callback: its result is checked, and the path is back at the helper's call, whose caller's registers are
+// as they were.
 bool leave_callback(Engine& engine) {
   if (!check_no_stack_pointer(engine)) return false;
   const Value result = engine.state.reg(0);

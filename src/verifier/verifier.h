@@ -18,8 +18,8 @@
 
 namespace bpftime::verifier {
 
-// A map the program refers to. `contents`: first value of a frozen read-only map (constants for dead-code elimination),
-// else empty.
+// A map the program refers to. `contents`: first value of a frozen read-only map (constants for dead-code
+// elimination), else empty.
 struct MapConstraint {
   wire::MapSpec spec;
   std::string name;

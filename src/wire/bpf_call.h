@@ -33,8 +33,8 @@ class BpfCallView {
   // Bytes of attr as the caller gave them; may be more or fewer than a command knows.
   uint32_t attr_size() const { return static_cast<uint32_t>(attr_bytes_.size()); }
   Bytes attr_bytes() const { return attr_bytes_; }
-  // attr as the command sees it: the first kAttrBufferSize bytes, zero where the caller gave fewer. 8-byte
-  // aligned.
+  // attr as the command sees it: the first kAttrBufferSize bytes, zero where the caller gave
+  // fewer. 8-byte aligned.
   const uint8_t* attr() const { return attr_.data(); }
   // One field of attr (zero where the caller gave none). `offset + sizeof(T)` within kAttrBufferSize.
   template <typename T>

@@ -1,5 +1,5 @@
-// Hostile kBpf bodies, in both directions: decoding stays in bounds, and what decodes once re-encodes to
-// equal parts.
+// Hostile kBpf bodies, in both directions: decoding stays in bounds, and what decodes once re-encodes
+// to equal parts.
 #include <cstdint>
 #include <cstdlib>
 

@@ -102,8 +102,8 @@ Result<void> receive_all(int socket, uint8_t* data, size_t size, std::vector<Fd>
       continue;
     }
     collect_fds(message, fds);
-    // A truncated control message means descriptors were lost: out of descriptors here, or a peer that sends
-    // too many.
+    // A truncated control message means descriptors were lost: out of descriptors here, or a peer that
+    // sends too many.
     if ((message.msg_flags & MSG_CTRUNC) != 0)
       return Error{EMFILE,
                    "read from the daemon: descriptors: could not take them all; try a higher `ulimit -n`"};

@@ -1,8 +1,8 @@
 // The client's side of the message protocol (see messages.h): blocking, with a deadline, for loader and CLI.
 //
 // Rules for whoever edits this file:
-//  1. It lives in strangers' processes: no signals (MSG_NOSIGNAL), every descriptor close-on-exec, nothing
-//  printed.
+//  1. It lives in strangers' processes: no signals (MSG_NOSIGNAL), every descriptor
+//     close-on-exec, nothing printed.
 //  2. The peer is hostile: lengths are checked before anything is allocated, surplus descriptors are closed.
 //  3. After any error the stream's position is unknown: the connection must be thrown away.
 #pragma once
@@ -42,8 +42,8 @@ class Deadline {
  public:
   static Deadline never() { return Deadline(); }
   static Deadline after_ms(uint64_t milliseconds);
-  // Milliseconds left: -1 for never, 0 when over. Rounded up: a caller that polls this long has not woken
-  // early.
+  // Milliseconds left: -1 for never, 0 when over. Rounded up: a caller that polls this long has
+  // not woken early.
   int remaining_ms() const;
 
  private:
@@ -79,8 +79,8 @@ class Client {
 
   int descriptor() const { return socket_.get(); }
   uint16_t version() const { return version_; }  // kAbiVersion, but after connect_any_version
-  // Moves the descriptor to `minimum` or above, where hosts that close low numbers do not hit it. Keeps it if
-  // it cannot.
+  // Moves the descriptor to `minimum` or above, where hosts that close low numbers do not hit it. Keeps it
+  // if it cannot.
   void move_descriptor_above(int minimum);
   // Gives up the descriptor without closing it: for a number that no longer belongs to this connection.
   void abandon() { (void)socket_.release(); }

@@ -1,6 +1,6 @@
-// What programs call: one translation unit, compiled to an object once, at build time. Large functions on
-// which the optimiser would spend a hundred milliseconds per program (a hash update) and win a few
-// nanoseconds.
+// What programs call: one translation unit, compiled to an object once, at build time. Large
+// functions on which the optimiser would spend a hundred milliseconds per program (a hash update) and
+// win a few nanoseconds.
 #include "helpers/runtime/maps_called.cc"
 #include "helpers/runtime/memory.cc"
 #include "helpers/runtime/probe_read.cc"

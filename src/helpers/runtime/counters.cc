@@ -1,5 +1,5 @@
-// What only hardware or a kernel counts. There is none of it in a process: the answers are those of a kernel whose event is
-// not there.
+// What only hardware or a kernel counts. There is none of it in a process: the answers are those of a kernel whose event
+// is not there.
 #include "helpers/runtime/runtime.h"
 
 namespace bpftime::runtime {

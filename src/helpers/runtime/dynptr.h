@@ -1,5 +1,5 @@
-// Dynptrs: 16 bytes that only the dynptr helpers touch (the verifier sees to that), laid out as the kernel's struct
-// bpf_dynptr_kern.
+// Dynptrs: 16 bytes that only the dynptr helpers touch (the verifier sees to that), laid out as the
+// kernel's struct bpf_dynptr_kern.
 #pragma once
 
 #include <stdint.h>

@@ -91,8 +91,8 @@ __attribute__((noinline)) void put_string(Sink& sink, const Spec& spec, uint64_t
   if (spec.left && spec.width > used) sink.fill(' ', spec.width - used);
 }
 
-// A reader of the format that never leaves it: the format may lie in a map, where a peer can remove its NUL
-// meanwhile.
+// A reader of the format that never leaves it: the format may lie in a map, where a peer can remove
+// its NUL meanwhile.
 struct Format {
   const char* at;
   const char* end;
@@ -110,8 +110,8 @@ struct Arguments {
   uint32_t used = 0;
 };
 
-// One specifier; `at` stands behind its flags and width and is left behind it. False: not one the kernel
-// takes.
+// One specifier; `at` stands behind its flags and width and is left behind it. False: not one
+// the kernel takes.
 bool put_specifier(Sink& sink, Spec spec, Format& at, uint64_t value) {
   if (*at == 'p') {
     at.skip(1);

@@ -5,8 +5,7 @@
 namespace bpftime::runtime {
 namespace {
 
-// What the vDSO's getcpu finds: the limit of a GDT entry the kernel keeps per CPU (cpu | node
-// << 12).
+// What the vDSO's getcpu finds: the limit of a GDT entry the kernel keeps per CPU (cpu | node << 12).
 inline uint32_t segment_limit() {
   constexpr uint32_t kCpuNodeSelector = 15 * 8 + 3;
   uint32_t limit = 0;
@@ -55,8 +54,8 @@ BPFTIME_HELPER_FUNCTION(get_smp_processor_id) { return current_cpu(); }
 
 BPFTIME_HELPER_FUNCTION(get_current_pid_tgid) { return uint64_t{current_tgid()} << 32 | current_tid(); }
 
-// Asked anew each time: set*id changes them under us, and a wrong answer is a security bug in somebody's
-// policy.
+// Asked anew each time: set*id changes them under us, and a wrong answer is a security bug
+// in somebody's policy.
 BPFTIME_HELPER_FUNCTION(get_current_uid_gid) {
   if (!may_call_system()) return ~uint64_t{0};
   const auto gid = static_cast<uint32_t>(system_call(kSysGetgid));
@@ -136,8 +135,8 @@ BPFTIME_HELPER_FUNCTION(send_signal_thread) {
   return static_cast<uint64_t>(system_call(kSysTgkill, tgid, current_tid(), static_cast<uint32_t>(r1)));
 }
 
-// splitmix64 over a counter all threads share without care: a lost step repeats a number, which the thread id
-// parts.
+// splitmix64 over a counter all threads share without care: a lost step repeats a number, which the
+// thread id parts.
 BPFTIME_HELPER_FUNCTION(get_prandom_u32) {
   uint64_t state = context()->random_state + 0x9e3779b97f4a7c15u;
   context()->random_state = state;

@@ -3,13 +3,11 @@
 //
 // Rules for whoever edits src/helpers/runtime:
 //  1. It runs inside strangers' processes, on their stacks, at any instruction: general registers only, no
-//  libc, no
-//     locks, no globals but the constants below, little stack (wire::kProgramStackMax covers program and
-//     helpers).
+//     libc, no locks, no globals but the constants below, little stack (wire::kProgramStackMax covers
+//     program and helpers).
 //  2. A helper is `BPFTIME_HELPER_FUNCTION(name)`: r1..r5 as the program passed them and the Invocation; r0
-//  comes back.
-//     Pointers to BPF stack, maps and read-only data were proved good by the verifier. Everything else is
-//     hostile.
+//     comes back. Pointers to BPF stack, maps and read-only data were proved good by the verifier. Everything
+//     else is hostile.
 //  3. No system call unless may_call_system(); the target may have a seccomp filter that kills.
 //  4. Whatever the target's context says may be stale, never wrong enough to fault: the daemon checked it.
 #pragma once
@@ -23,8 +21,8 @@
 
 namespace bpftime::runtime {
 
-// A map as compiled code sees it: the address of one of these constants, which the optimiser folds into the
-// code.
+// A map as compiled code sees it: the address of one of these constants, which the optimiser folds
+// into the code.
 struct MapRef {
   uint8_t* base;
   wire::MapSpec spec;
@@ -129,8 +127,8 @@ void bpftime_wake(uint32_t* word);  // everyone who sleeps on it, in any process
 uint64_t bpftime_clock(
     int clock);  // the kernel's; 0: it cannot be read without a system call that is not allowed
 uint64_t bpftime_slow_clock(int clock);  // the same, and a new line for clock.h
-// What the code generator calls for copies too long to unroll; also what __builtin_memset and friends become
-// here.
+// What the code generator calls for copies too long to unroll; also what __builtin_memset and
+// friends become here.
 void* bpftime_memcpy(void* destination, const void* source, uint64_t size);
 void* bpftime_memmove(void* destination, const void* source, uint64_t size);
 void* bpftime_memset(void* destination, int value, uint64_t size);

@@ -44,8 +44,8 @@ bool strip_suffix(std::string& word, const std::string& suffix) {
   return true;
 }
 
-// A number in C notation with optional sign. Magnitude and sign apart, so that each user can apply its own
-// range.
+// A number in C notation with optional sign. Magnitude and sign apart, so that each user can apply
+// its own range.
 struct Number {
   uint64_t magnitude = 0;
   bool negative = false;

@@ -39,12 +39,12 @@ std::string corpus_directory();
 // The project's own vectors; empty when the source tree is not found.
 std::string own_vectors_directory();
 
-// The one helper the vectors use: number 5 returns its first argument (a non-zero value: "go on"). Others:
-// EINVAL.
+// The one helper the vectors use: number 5 returns its first argument (a non-zero value: "go
+// on"). Others: EINVAL.
 Result<uint64_t> conformance_helper(uint32_t id, const uint64_t args[5]);
 
-// Vectors of the corpus that the standard defines but Linux does not load: they run unvalidated and `reason`
-// is printed.
+// Vectors of the corpus that the standard defines but Linux does not load: they run unvalidated and
+// `reason` is printed.
 struct Exception {
   const char* name;
   const char* reason;

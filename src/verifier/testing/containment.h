@@ -41,8 +41,8 @@ class ContainmentMachine : public CheckedMachine {
   const StateRecorder& recorder_;
 };
 
-// Verifies with the states recorded and, if accepted, runs `rounds` times. `why`: empty or the first failure. Counts go to
-// the result.
+// Verifies with the states recorded and, if accepted, runs `rounds` times. `why`: empty or the first failure. Counts go
+// to the result.
 struct ContainmentResult {
   bool accepted = false;
   size_t finished = 0, inconclusive = 0;
