@@ -199,12 +199,13 @@ std::optional<Attacher::FewChanges> Attacher::plan_places(Target& target, const 
   const auto may_change = [&](uint64_t address) { return may_change_running(target, kept.regions, address); };
   // A patch for nobody's program, which goes when a probe comes in its place: with a look at all.
   const auto meets_other = [&](const PatchRecord& record) {
-    return std::any_of(
-        kept.registry.patches.begin(), kept.registry.patches.end(), [&](const PatchRecord& other) {
-          return other.address < record.address + record.length &&
-                 record.address < other.address + other.length && other.address != record.address &&
-                 target::is_live(other) && !kept.places.contains(other.address);
-        });
+    return std::any_of(kept.registry.patches.begin(), kept.registry.patches.end(),
+                       [&](const PatchRecord& other) {
+                         return overlap(record.address, record.address + record.length, other.address,
+                                        other.address + other.length) &&
+                                other.address != record.address && target::is_live(other) &&
+                                !kept.places.contains(other.address);
+                       });
   };
   for (Site& site : sites) {
     if (!site.report.skipped.empty()) continue;

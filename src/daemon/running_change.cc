@@ -24,12 +24,13 @@ uint64_t ns_since(Clock::time_point start) {
       std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
 }
 
-// Where the guard does not make all of libc's calls about signals: libc and the dynamic loader run some of their functions where a trapping byte would kill: with every signal blocked, past any
-// redirect of ours (around clone, in threads that begin or end, in abort and raise), or in a child of posix_spawn, which shares
-// the memory and has taken the handlers away. What is named here runs in none of these: what they call, by glibc's sources, is
-// the system call wrappers for signals, scheduling, ids, limits, files to be opened, closed and copied, and exec; free (the
-// stacks of detached threads); and, where a program is looked for in PATH, the few functions of strings excepted below. Helper
-// threads of libc that block everything for ever (timers, asynchronous I/O) are seen by Process::blocked_in_any_thread().
+// Where the guard does not make all of libc's calls about signals: libc and the dynamic loader run some of their functions
+// where a trapping byte would kill: with every signal blocked, past any redirect of ours (around clone, in threads that begin or
+// end, in abort and raise), or in a child of posix_spawn, which shares the memory and has taken the handlers away. What is named
+// here runs in none of these: what they call, by glibc's sources, is the system call wrappers for signals, scheduling, ids, limits,
+// files to be opened, closed and copied, and exec; free (the stacks of detached threads); and, where a program is looked for in
+// PATH, the few functions of strings excepted below. Helper threads of libc that block everything for ever (timers,
+// asynchronous I/O) are seen by Process::blocked_in_any_thread().
 bool is_never_masked(std::string_view name) {
   constexpr std::string_view kExceptions[] = {"memcpy",  "memmove", "mempcpy",   "memset",  "strlen",
                                               "strnlen", "strchr",  "strsignal", "timer_c", "timer_d"};

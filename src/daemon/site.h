@@ -49,6 +49,11 @@ inline const target::MappedRegion* region_at(const std::vector<target::MappedReg
   return found == regions.end() ? nullptr : &*found;
 }
 
+// Whether [first, first_end) and [second, second_end) have an address in common.
+inline bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
+  return first < second_end && second < first_end;
+}
+
 // Of the C library, which does much that concerns signals past its own exported functions.
 inline bool is_libc(const std::string& path) {
   for (const char* name : {"/libc.so", "/libc-2", "/ld-linux", "/libpthread", "/ld-2"})

@@ -110,10 +110,6 @@ std::vector<int32_t> numbers_of(const program::Tracepoint& point) {
   return {std::begin(rewrite::kSignalCalls), std::end(rewrite::kSignalCalls)};
 }
 
-bool overlap(uint64_t first, uint64_t first_end, uint64_t second, uint64_t second_end) {
-  return first < second_end && second < first_end;
-}
-
 }  // namespace
 
 // An extension is for one host: in others its event does not exist.
@@ -196,10 +192,11 @@ void Attacher::add_system_call_sites(Target& target, const std::vector<MappedReg
       if (file->system_calls) add_system_calls_of(region, file, probes, /*guard=*/false, sites);
       continue;
     }
-    if (!file->elf && tell) {
-      target.report.not_seen.push_back("system calls of " + region.path + ": it cannot be read as ELF");
+    if (!file->elf) {
+      if (tell)
+        target.report.not_seen.push_back("system calls of " + region.path + ": it cannot be read as ELF");
+      continue;
     }
-    if (!file->elf) continue;
     if (!tell && !file->changes_signals)
       file->changes_signals = is_libc(region.path) || changes_signals(*file->elf);
     if (!tell && !*file->changes_signals) continue;

@@ -117,12 +117,9 @@ Result<std::vector<MappedRegion>> Process::regions() const {
 }
 
 Result<Status> Process::status() const {
-  auto text = read_proc_record(proc_path(pid_, "/status"));
-  if (!text) return missing_or_forbidden(pid_, text.error().code);
-  auto status = parse_status(*text);
-  if (!status) return process_error(pid_, EINVAL, "/proc/PID/status is malformed");
-  if (!alive()) return process_error(pid_, ESRCH, "it has exited");
-  return *status;
+  const auto view = StatusView::of(*this);
+  if (!view) return view.error();
+  return view->now();
 }
 
 Result<StatusView> StatusView::of(const Process& process) {
