@@ -2,6 +2,7 @@
 
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <array>
 #include <string_view>
 
@@ -17,9 +18,10 @@ constexpr auto kUnsafeAnywhere = std::to_array<std::string_view>(
      "malloc_stats", "malloc_info"});
 
 // In libc.
+// In libc.
 constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
                                                                 "vfork",
-                                                                "_Fork",
+                                                                "Fork",
                                                                 "posix_spawn",
                                                                 "posix_spawnp",
                                                                 "daemon",
@@ -41,9 +43,16 @@ constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
                                                                 "setresgid",
                                                                 "setlocale",
                                                                 "newlocale"});
-constexpr auto kUnsafePrefixesInLibc = std::to_array<std::string_view>(
-    {"dl", "_dl", "__libc_dl", "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc",
-     "__libc_memalign", "_int_", "__cxa_", "__libc_fork", "__run_", "__nptl_", "__tls_"});
+constexpr auto kUnsafePrefixesInLibc =
+    std::to_array<std::string_view>({"dl", "int_", "cxa_", "run_", "nptl_", "tls_"});
+
+// A function of libc has several names (fork, __fork, __libc_fork), of which a backtrace gives any: what they have in common.
+std::string_view plain_name(std::string_view name) {
+  for (const std::string_view prefix : {"_", "GI_", "_", "libc_"}) {
+    while (name.starts_with(prefix)) name.remove_prefix(prefix.size());
+  }
+  return name;
+}
 
 std::string_view base_name(std::string_view path) { return path.substr(path.rfind('/') + 1); }
 bool in_libc(const symbols::Frame& frame) {
@@ -66,17 +75,13 @@ bool in_allocator(const symbols::Frame& frame) {
 }
 
 bool is_unsafe_function(const symbols::Frame& frame) {
-  for (const std::string_view name : kUnsafeAnywhere) {
-    if (frame.function == name) return true;
-  }
-  if (!in_libc(frame)) return false;
-  for (const std::string_view name : kUnsafeInLibc) {
-    if (frame.function == name) return true;
-  }
-  for (const std::string_view prefix : kUnsafePrefixesInLibc) {
-    if (frame.function.starts_with(prefix)) return true;
-  }
-  return false;
+  const bool libc = in_libc(frame);
+  const std::string_view function = libc ? plain_name(frame.function) : std::string_view(frame.function);
+  const auto is_function = [&](std::string_view name) { return function == name; };
+  if (std::any_of(kUnsafeAnywhere.begin(), kUnsafeAnywhere.end(), is_function)) return true;
+  return libc && (std::any_of(kUnsafeInLibc.begin(), kUnsafeInLibc.end(), is_function) ||
+                  std::any_of(kUnsafePrefixesInLibc.begin(), kUnsafePrefixesInLibc.end(),
+                              [&](std::string_view prefix) { return function.starts_with(prefix); }));
 }
 
 // pthread_join waits in an internal function reached by a tail call, recognisable by its futex: the kernel's wake at a thread's
