@@ -194,7 +194,8 @@ Result<uint64_t> LibraryLoader::open_in_target(StoppedProcess::State& state, uin
 Result<void> LibraryLoader::load(StoppedProcess::State& state, const HeldThread& thread) {
   auto text = read_proc_file(proc_path(state.pid, "/maps"));
   if (!text) return text.error();
-  auto lent = BorrowedThread::lent(state.pid, thread.tid, thread.registers, state.memory, parse_maps(*text));
+  auto lent = BorrowedThread::lent(state.pid, thread.tid, thread.registers, state.memory, parse_maps(*text),
+                                   Others::kRun);
   if (!lent) return lent.error();
   state.borrowed = std::move(*lent);
   // A stack of our own: the thread's may be short.

@@ -88,7 +88,8 @@ INSTANTIATE_TEST_SUITE_P(
                     std::vector<std::string>{"dlopen", "dlopen", "throwjump", "endings"},
                     std::vector<std::string>{"timers", "timers"},
                     std::vector<std::string>{"endings", "endings", "cancel"},
-                    std::vector<std::string>{"handler"}, std::vector<std::string>{"altstack", "malloc"},
+                    std::vector<std::string>{"narrow"}, std::vector<std::string>{"handler"},
+                    std::vector<std::string>{"altstack", "malloc"},
                     std::vector<std::string>{"coroutines", "coroutines", "malloc"},
                     std::vector<std::string>{"throwjump", "throwjump", "fork"}),
     [](const auto& info) {

@@ -235,15 +235,16 @@ void coroutine_body() {
   }
 }
 
-void prepare(Coroutine& coroutine) {
+void prepare(Coroutine& coroutine, unsigned char* stack, size_t size, void (*body)()) {
   getcontext(&coroutine.context);
-  coroutine.context.uc_stack = {coroutine.stack.get(), 0, Coroutine::kStackBytes};
-  makecontext(&coroutine.context, coroutine_body, 0);
+  coroutine.context.uc_stack = {stack, 0, size};
+  makecontext(&coroutine.context, body, 0);
 }
 
 void run_coroutines() {
   std::vector<Coroutine> coroutines(32);
-  for (Coroutine& coroutine : coroutines) prepare(coroutine);
+  for (Coroutine& coroutine : coroutines)
+    prepare(coroutine, coroutine.stack.get(), Coroutine::kStackBytes, coroutine_body);
   while (!finishing()) {
     for (Coroutine& coroutine : coroutines) {
       t_running = &coroutine;
@@ -251,6 +252,43 @@ void run_coroutines() {
     }
     round_done();
   }
+}
+
+// A coroutine that has nearly used up its stack; below that, another thread's data.
+struct NarrowStack {
+  std::atomic<uint64_t> neighbours[1024]{};
+  unsigned char stack[8192];
+};
+NarrowStack g_narrow;
+
+void count_in_neighbours() {
+  for (uint64_t count = 0; !finishing(); ++count) {
+    for (auto& word : g_narrow.neighbours) {
+      expect(word.load(std::memory_order_relaxed) == count, "memory below a coroutine's stack changed");
+      word.store(count + 1, std::memory_order_relaxed);
+    }
+    round_done();
+  }
+}
+
+void spin_near_the_end() {
+  unsigned char here = 0;
+  const auto left = static_cast<size_t>(&here - g_narrow.stack);
+  auto* used = static_cast<volatile unsigned char*>(__builtin_alloca(left - 600));
+  *used = 1;  // no call of a library here: to bind it takes more stack than is left
+  while (!finishing()) {
+    for (int i = 0; i < 100'000; ++i) asm volatile("" ::"r"(used) : "memory");
+  }
+  swapcontext(&t_running->context, &t_scheduler);
+}
+
+void run_on_a_narrow_stack() {
+  Coroutine coroutine;
+  prepare(coroutine, g_narrow.stack, sizeof(g_narrow.stack), spin_near_the_end);
+  std::thread neighbour(count_in_neighbours);
+  t_running = &coroutine;
+  swapcontext(&t_scheduler, &coroutine.context);
+  neighbour.join();
 }
 
 void jump() {
@@ -281,6 +319,7 @@ const std::map<std::string, void (*)()> kLibraryWork = {
     {"dlopen", open_libraries},        {"timers", run_timers},
     {"endings", end_threads},          {"cancel", cancel_threads},
     {"handler", handle_on_same_stack}, {"altstack", handle_on_own_stack},
-    {"coroutines", run_coroutines},    {"throwjump", throw_and_jump}};
+    {"coroutines", run_coroutines},    {"narrow", run_on_a_narrow_stack},
+    {"throwjump", throw_and_jump}};
 
 }  // namespace bpftime::target
