@@ -90,6 +90,7 @@ struct ElfFile::State {
   Launch launch = Launch::kNotElf;
   std::vector<Entry> by_address;  // functions only; sorted by address, then rank
   std::vector<Entry> by_name;     // functions and data; sorted by name, then rank
+  std::vector<Entry> thread_locals;
   std::vector<FunctionBounds> unwind_bounds;
 
   Result<void> parse(const std::string& label);
@@ -206,9 +207,14 @@ void ElfFile::State::read_symbols(const Elf64_Shdr& section, bool dynamic) {
     const unsigned type = ELF64_ST_TYPE(symbol->st_info), binding = ELF64_ST_BIND(symbol->st_info);
     const bool function = type == STT_FUNC || type == STT_GNU_IFUNC;
     if (symbol->st_shndx == SHN_UNDEF || symbol->st_shndx == SHN_ABS) continue;
-    if (!function && type != STT_OBJECT && type != STT_NOTYPE) continue;
+    if (!function && type != STT_OBJECT && type != STT_NOTYPE && type != STT_TLS) continue;
     const auto name = string_at(*strings, symbol->st_name);
     if (!name || name->empty() || name->size() > kNameBytesMax) continue;
+    if (type == STT_TLS) {
+      if (thread_locals.size() < kSymbolsMax)
+        thread_locals.push_back({*name, symbol->st_value, symbol->st_size, false, 0, false});
+      continue;
+    }
     const auto version = dynamic ? read_at<uint16_t>(versions, index * sizeof(uint16_t)) : std::nullopt;
     const bool hidden = version && (*version & 0x8000) != 0;
     const auto rank = static_cast<uint8_t>((hidden ? 8 : 0) + (binding == STB_LOCAL ? 4 : 0) +
@@ -324,6 +330,14 @@ std::optional<Symbol> ElfFile::find_symbol(const std::string& name) const {
                        [](const Entry& entry, std::string_view wanted) { return entry.name < wanted; });
   if (found == symbols.end() || found->name != name) return std::nullopt;
   return Symbol{std::string(found->name), found->address, found->size, found->indirect};
+}
+
+std::optional<uint64_t> ElfFile::find_thread_local(const std::string& name) const {
+  const auto& variables = state_->thread_locals;
+  const auto found = std::find_if(variables.begin(), variables.end(),
+                                  [&](const Entry& entry) { return entry.name == name; });
+  if (found == variables.end()) return std::nullopt;
+  return found->address;
 }
 
 std::optional<ElfFile::Section> ElfFile::find_section(const std::string& name) const {

@@ -50,6 +50,8 @@ class ElfFile {
   // Without a size: up to the next symbol or FDE.
   std::optional<Symbol> function_at(uint64_t address) const;
   std::optional<Symbol> find_symbol(const std::string& name) const;
+  // Where a thread-local variable lies in the file's block of thread-local storage.
+  std::optional<uint64_t> find_thread_local(const std::string& name) const;
   // A section that is loaded, by name; nullopt also when the file has no section headers.
   struct Section {
     uint64_t address, size;

@@ -75,6 +75,7 @@ struct Unwinder::State {
     std::string path;
     std::unique_ptr<ElfFile> elf;  // null when unreadable
     uint64_t bias = 0;
+    bool defines_malloc = false;
   };
   std::map<Dwfl_Module*, Module> modules;
 
@@ -99,18 +100,21 @@ Unwinder::State::Module& Unwinder::State::module_of(Dwfl_Module* key) {
   dwfl_module_info(key, nullptr, nullptr, nullptr, nullptr, nullptr, &opened, nullptr);
   if (opened == nullptr) return module;
   auto elf = ElfFile::open(opened);
-  if (elf) module.elf = std::make_unique<ElfFile>(std::move(*elf));
+  if (!elf) return module;
+  module.elf = std::make_unique<ElfFile>(std::move(*elf));
+  module.defines_malloc = module.elf->find_symbol("malloc").has_value();
   return module;
 }
 
 Frame Unwinder::State::describe(uint64_t pc, bool is_activation) {
-  Frame frame{pc, "", ""};
+  Frame frame{pc, "", "", is_activation, false};
   // A caller's pc is where the call returns to, which after a call that never returns is already the next function.
   const uint64_t lookup = is_activation ? pc : pc - 1;
   Dwfl_Module* key = dwfl_addrmodule(dwfl, lookup);
   if (key == nullptr) return frame;
   Module& module = module_of(key);
   frame.module = module.path;
+  frame.in_allocator = module.defines_malloc;
   if (module.elf) {
     if (auto symbol = module.elf->function_at(lookup - module.bias)) frame.function = symbol->name;
   }

@@ -12,9 +12,11 @@
 namespace bpftime::symbols {
 
 struct Frame {
-  uint64_t pc;           // of callers: the return address
-  std::string module;    // path of the mapped file, "[vdso]", or empty for code without a file
-  std::string function;  // nearest symbol, by the file's symbol tables; empty: none contains pc
+  uint64_t pc;                // of callers: the return address
+  std::string module;         // path of the mapped file, "[vdso]", or empty for code without a file
+  std::string function;       // nearest symbol, by the file's symbol tables; empty: none contains pc
+  bool interrupted = false;   // it made no call: the innermost frame, and each below a signal handler's
+  bool in_allocator = false;  // the file defines malloc
 };
 
 struct Backtrace {

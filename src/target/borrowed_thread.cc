@@ -6,6 +6,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/memfd.h"
 #include "target/proc_files.h"
 
@@ -38,6 +40,14 @@ void set_arguments(user_regs_struct& r, std::span<const uint64_t> arguments, boo
   for (size_t i = 0; i < 6; ++i) *slots[i] = i < arguments.size() ? arguments[i] : 0;
 }
 
+// The main thread's, or a mapping with the thread's own control block at its end, as C libraries make them.
+bool on_the_threads_stack(const std::vector<MappedRegion>& regions, const user_regs_struct& r) {
+  return std::any_of(regions.begin(), regions.end(), [&r](const MappedRegion& region) {
+    return r.rsp >= region.start && r.rsp < region.end &&
+           (region.path == "[stack]" || (r.fs_base > r.rsp && r.fs_base < region.end));
+  });
+}
+
 // At a system-call stop: at its entry, for the kernel has stored -ENOSYS as its result until it has another.
 bool begins_file_mapping_anywhere(const user_regs_struct& r) {
   return r.orig_rax == SYS_mmap && static_cast<int64_t>(r.rax) == -ENOSYS && r.rdi == 0 &&
@@ -50,7 +60,7 @@ Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t ti
                                                              const user_regs_struct& registers,
                                                              const Fd& memory,
                                                              const std::vector<MappedRegion>& regions,
-                                                             const CallCode* known) {
+                                                             Others others, const CallCode* known) {
   std::unique_ptr<BorrowedThread> thread(new BorrowedThread(pid, tid, registers, memory));
   if (!get_signal_mask(tid, thread->original_mask_)) return thread->died();
   thread->current_mask_ = thread->original_mask_;
@@ -61,7 +71,7 @@ Result<std::unique_ptr<BorrowedThread>> BorrowedThread::lent(pid_t pid, pid_t ti
   if (auto suspended = thread->suspend_seccomp(); !suspended) return suspended.error();
   thread->extended_state_ = get_extended_state(tid);
   abort_restartable_sequence(tid, memory.get(), thread->original_);
-  thread->place_frame(regions);
+  thread->place_frame(regions, others);
   return thread;
 }
 
@@ -80,8 +90,9 @@ Result<void> BorrowedThread::suspend_seccomp() {
   return {};
 }
 
-void BorrowedThread::place_frame(const std::vector<MappedRegion>& regions) {
+void BorrowedThread::place_frame(const std::vector<MappedRegion>& regions, Others others) {
   if (gadgets_.system_call_return == 0 || gadgets_.signal_return == 0) return;
+  if (others == Others::kRun && !on_the_threads_stack(regions, original_)) return;
   const uint64_t top = original_.rsp - kRedZoneBytes;
   SignalFrame frame =
       build_signal_frame(top, gadgets_.signal_return, original_, original_mask_, extended_state_);

@@ -15,18 +15,22 @@
 
 namespace bpftime::target {
 
+// What the process's other threads do meanwhile.
+enum class Others { kHeld, kRun };
+
 class BorrowedThread {
  public:
   // `registers`: those of the thread in its PTRACE_EVENT_STOP. `memory` must outlive the result.
   // Errors: EPERM under a seccomp filter that may not be suspended; EFAULT when nothing in the process can make system calls.
   static Result<std::unique_ptr<BorrowedThread>> lent(pid_t pid, pid_t tid, const user_regs_struct& registers,
                                                       const Fd& memory,
-                                                      const std::vector<MappedRegion>& regions,
+                                                      const std::vector<MappedRegion>& regions, Others others,
                                                       const CallCode* known = nullptr);
   ~BorrowedThread() { give_back(); }
 
   pid_t tid() const { return tid_; }
-  // Whether its own stack had room for a signal frame: only then our death at any moment is harmless to it.
+  // Whether its own stack had room for a signal frame: only then our death at any moment is harmless to it. While others run that is
+  // not asked of a coroutine's stack (a goroutine's), below which there may be what the others work with.
   bool framed() const { return !frame_.bytes.empty(); }
 
   Result<int64_t> system_call(long number, std::span<const uint64_t> arguments);
@@ -48,7 +52,7 @@ class BorrowedThread {
   BorrowedThread(pid_t pid, pid_t tid, const user_regs_struct& registers, const Fd& memory)
       : pid_(pid), tid_(tid), original_(registers), memory_(memory) {}
   Result<void> suspend_seccomp();
-  void place_frame(const std::vector<MappedRegion>& regions);
+  void place_frame(const std::vector<MappedRegion>& regions, Others others);
   Result<void> ensure_return_stub();
   Error died() const;
   Result<void> send_off(const user_regs_struct& registers, uint64_t mask);

@@ -28,6 +28,9 @@ constexpr size_t kErrorTextBytesMax = 512;
 
 struct DlFunctions {
   uint64_t open = 0, error = 0;
+  uint64_t errno_location = 0;
+  // From a thread's errno to its pointer to what dlerror will say; 0: unknown.
+  int64_t error_from_errno = 0;
 };
 
 // dlopen and dlerror of the target's libc (both in libc.so.6 since glibc 2.34).
@@ -43,8 +46,13 @@ Result<DlFunctions> find_dl_functions(const Process& process, const std::vector<
     if (!elf) return elf.error();
     const auto open = elf->find_symbol("dlopen"), error = elf->find_symbol("dlerror");
     const auto base = elf->address_of_offset(region.offset);
-    if (!open || !error || !base) continue;
-    return DlFunctions{region.start + open->address - *base, region.start + error->address - *base};
+    const auto errno_location = elf->find_symbol("__errno_location");
+    if (!open || !error || !errno_location || !base) continue;
+    const auto error_number = elf->find_thread_local("errno");
+    const auto error_text = elf->find_thread_local("__libc_dlerror_result");
+    const auto at = [&](const symbols::Symbol& symbol) { return region.start + symbol.address - *base; };
+    return DlFunctions{at(*open), at(*error), at(*errno_location),
+                       error_number && error_text ? static_cast<int64_t>(*error_text - *error_number) : 0};
   }
   return process_error(
       process.pid(), EOPNOTSUPP,
@@ -59,6 +67,34 @@ bool same_file_in_target(pid_t pid, const std::string& path) {
 }
 
 }  // namespace
+
+// What dlopen changes of the thread that calls it, and that its own code may be about to read.
+class ThreadsErrors {
+ public:
+  // Keeps errno, and what the next dlerror() is to say: emptied, or dlopen would free the string the thread may hold.
+  Result<void> keep(BorrowedThread& thread, const Fd& memory, const DlFunctions& functions,
+                    uint64_t stack_top) {
+    auto location = thread.call(functions.errno_location, {}, stack_top, Clock::now() + kLoadTimeout);
+    if (!location) return location.error();
+    const auto errno_at = static_cast<uint64_t>(*location);
+    if (!read_memory(memory, errno_at, &errno_, sizeof(errno_))) return {};
+    errno_at_ = errno_at;
+    if (functions.error_from_errno == 0) return {};
+    const uint64_t text_at = errno_at + static_cast<uint64_t>(functions.error_from_errno);
+    const uint64_t nothing = 0;
+    if (!read_memory(memory, text_at, &text_, sizeof(text_)) || text_ == 0) return {};
+    if (write_memory(memory, text_at, &nothing, sizeof(nothing))) text_at_ = text_at;
+    return {};
+  }
+  void put_back(const Fd& memory) const {
+    if (errno_at_ != 0) write_memory(memory, errno_at_, &errno_, sizeof(errno_));
+    if (text_at_ != 0) write_memory(memory, text_at_, &text_, sizeof(text_));
+  }
+
+ private:
+  uint64_t errno_at_ = 0, text_at_ = 0, text_ = 0;
+  int32_t errno_ = 0;
+};
 
 // One loading; a class because it is the friend of StoppedProcess.
 class LibraryLoader {
@@ -158,7 +194,8 @@ Result<uint64_t> LibraryLoader::open_in_target(StoppedProcess::State& state, uin
 Result<void> LibraryLoader::load(StoppedProcess::State& state, const HeldThread& thread) {
   auto text = read_proc_file(proc_path(state.pid, "/maps"));
   if (!text) return text.error();
-  auto lent = BorrowedThread::lent(state.pid, thread.tid, thread.registers, state.memory, parse_maps(*text));
+  auto lent = BorrowedThread::lent(state.pid, thread.tid, thread.registers, state.memory, parse_maps(*text),
+                                   Others::kRun);
   if (!lent) return lent.error();
   state.borrowed = std::move(*lent);
   // A stack of our own: the thread's may be short.
@@ -172,12 +209,20 @@ Result<void> LibraryLoader::load(StoppedProcess::State& state, const HeldThread&
     detach_thread(other.tid);
     return true;
   });
-  auto handle = open_in_target(state, static_cast<uint64_t>(*arena));
+  ThreadsErrors errors;
+  auto kept =
+      errors.keep(*state.borrowed, state.memory, functions_, static_cast<uint64_t>(*arena) + kStackBytes);
+  if (!kept && kept.error().code == ETIMEDOUT) {
+    state.borrowed->abandon();
+    abandoned_ = true;
+  }
+  auto handle = kept ? open_in_target(state, static_cast<uint64_t>(*arena)) : Result<uint64_t>(kept.error());
   if (abandoned_) {
     state.threads.clear();
     state.target_socket = -1;
     return handle.error();
   }
+  errors.put_back(state.memory);
   const uint64_t unmap_arguments[] = {static_cast<uint64_t>(*arena), kStackBytes};
   (void)state.system_call(SYS_munmap, unmap_arguments);
   if (!handle) return handle.error();

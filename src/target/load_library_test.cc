@@ -80,7 +80,18 @@ INSTANTIATE_TEST_SUITE_P(
                     std::vector<std::string>{"malloc", "malloc", "malloc", "malloc"},
                     std::vector<std::string>{"spin", "malloc", "epoll", "signals", "throw"},
                     std::vector<std::string>{"futex", "pselect"}, std::vector<std::string>{"threads", "fork"},
-                    std::vector<std::string>{"emfile", "nanosleep"}),
+                    std::vector<std::string>{"emfile", "nanosleep"}, std::vector<std::string>{"errors"},
+                    std::vector<std::string>{"popen", "popen", "malloc"},
+                    std::vector<std::string>{"resolve", "resolve", "iconv"},
+                    std::vector<std::string>{"iconv", "locale", "flush"},
+                    std::vector<std::string>{"flush", "flush", "locale"},
+                    std::vector<std::string>{"dlopen", "dlopen", "throwjump", "endings"},
+                    std::vector<std::string>{"timers", "timers"},
+                    std::vector<std::string>{"endings", "endings", "cancel"},
+                    std::vector<std::string>{"narrow"}, std::vector<std::string>{"handler"},
+                    std::vector<std::string>{"altstack", "malloc"},
+                    std::vector<std::string>{"coroutines", "coroutines", "malloc"},
+                    std::vector<std::string>{"throwjump", "throwjump", "fork"}),
     [](const auto& info) {
       std::string name;
       for (const auto& mode : info.param) name += mode;
@@ -195,6 +206,25 @@ TEST(LoadLibraryInto, StrippedProgram) {
   }
   std::filesystem::remove_all(directory);
   if (!stripped) GTEST_SKIP() << "no strip";
+}
+
+std::string victim_with_own_malloc() { return Victim::binary() + "_own_malloc"; }
+
+TEST(LoadLibraryInto, ProgramWithAnAllocatorOfItsOwn) {
+  Victim victim({"malloc", "malloc", "poll"}, {}, victim_with_own_malloc());
+  EXPECT_NE(load_and_check(victim), 0u);
+  EXPECT_TRUE(victim.works_on(20));
+  victim.finish();
+}
+
+TEST(LoadLibraryInto, ProgramThatIsAlwaysInItsOwnAllocatorIsRefused) {
+  Victim victim({"malloc", "malloc"}, {}, victim_with_own_malloc());
+  auto loaded = load_library(open_process(victim.pid()), guest_path(), {0, std::chrono::milliseconds(200)});
+  ASSERT_FALSE(loaded.ok());
+  EXPECT_EQ(loaded.error().code, EAGAIN) << loaded.error().message;
+  EXPECT_NE(loaded.error().message.find("allocator"), std::string::npos) << loaded.error().message;
+  EXPECT_TRUE(victim.works_on(20));
+  victim.finish();
 }
 
 TEST(LoadLibraryInto, RefusesWithTheLoadersWords) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string_view>
 
 #include "target/tracee.h"
@@ -17,7 +18,6 @@ constexpr auto kUnsafeAnywhere = std::to_array<std::string_view>(
      "valloc", "pvalloc", "cfree", "malloc_usable_size", "malloc_trim", "mallinfo", "mallinfo2", "mallopt",
      "malloc_stats", "malloc_info"});
 
-// In libc.
 // In libc.
 constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
                                                                 "vfork",
@@ -36,15 +36,76 @@ constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
                                                                 "pthread_attr_setstack",
                                                                 "pthread_getattr_np",
                                                                 "pthread_setattr_default_np",
+                                                                "register_atfork",
+                                                                "unregister_atfork",
+                                                                "call_tls_dtors",
                                                                 "setuid",
                                                                 "setgid",
+                                                                "seteuid",
+                                                                "setegid",
+                                                                "setreuid",
+                                                                "setregid",
                                                                 "setgroups",
+                                                                "initgroups",
                                                                 "setresuid",
                                                                 "setresgid",
                                                                 "setlocale",
-                                                                "newlocale"});
+                                                                "newlocale",
+                                                                "duplocale",
+                                                                "freelocale",
+                                                                "gettext",
+                                                                "dgettext",
+                                                                "dcgettext",
+                                                                "ngettext",
+                                                                "dngettext",
+                                                                "dcngettext",
+                                                                "textdomain",
+                                                                "bindtextdomain",
+                                                                "bind_textdomain_codeset"});
 constexpr auto kUnsafePrefixesInLibc =
     std::to_array<std::string_view>({"dl", "int_", "cxa_", "run_", "nptl_", "tls_"});
+
+// Where a thread waits that is not at work in an allocator: those of programs and of libraries have inner functions without
+// names, often reached by tail calls, and leave them by other calls of libc only.
+constexpr auto kWaitingInLibc = std::to_array<std::string_view>({"read",
+                                                                 "readv",
+                                                                 "recv",
+                                                                 "recvfrom",
+                                                                 "recvmsg",
+                                                                 "recvmmsg",
+                                                                 "accept",
+                                                                 "accept4",
+                                                                 "poll",
+                                                                 "ppoll",
+                                                                 "select",
+                                                                 "pselect",
+                                                                 "epoll_wait",
+                                                                 "epoll_pwait",
+                                                                 "epoll_pwait2",
+                                                                 "wait",
+                                                                 "wait3",
+                                                                 "wait4",
+                                                                 "waitpid",
+                                                                 "waitid",
+                                                                 "pause",
+                                                                 "sigsuspend",
+                                                                 "sigwait",
+                                                                 "sigwaitinfo",
+                                                                 "sigtimedwait",
+                                                                 "sleep",
+                                                                 "usleep",
+                                                                 "nanosleep",
+                                                                 "clock_nanosleep",
+                                                                 "pthread_cond_wait",
+                                                                 "pthread_cond_timedwait",
+                                                                 "pthread_cond_clockwait",
+                                                                 "sem_wait",
+                                                                 "sem_timedwait",
+                                                                 "sem_clockwait",
+                                                                 "msgrcv",
+                                                                 "semop",
+                                                                 "semtimedop",
+                                                                 "io_getevents"});
 
 // A function of libc has several names (fork, __fork, __libc_fork), of which a backtrace gives any: what they have in common.
 std::string_view plain_name(std::string_view name) {
@@ -92,25 +153,45 @@ bool waits_for_a_thread(const user_regs_struct& registers) {
          (registers.rsi & kFutexPrivate) == 0;
 }
 
+bool is_waiting_function(const symbols::Frame& frame) {
+  const std::string_view function = plain_name(frame.function);
+  return std::find(kWaitingInLibc.begin(), kWaitingInLibc.end(), function) != kWaitingInLibc.end();
+}
+
+// `frames` begins where the thread runs, or where a signal handler interrupted it, and reaches to the outermost. The frames of
+// libc at its top must lead back to a function with a name: inner functions of the allocator are nameless, and some
+// (aligned_alloc's; free's, before 2.33) are reached by a tail call, so that no function with a name is on the stack.
+std::string why_not_entered(std::span<const symbols::Frame> frames, bool for_a_thread) {
+  const symbols::Frame* entry = nullptr;
+  for (const symbols::Frame& frame : frames) {
+    if (!in_libc(frame) || (frame.interrupted && entry != nullptr)) break;
+    entry = &frame;
+  }
+  if (entry == &frames.back()) return "begins or ends";  // with libc's locks, and without its arena
+  if (entry != nullptr && entry->function.empty() && !for_a_thread) return "is in an inner function of libc";
+  const bool waits = for_a_thread || (entry != nullptr && is_waiting_function(*entry));
+  const auto allocator = std::find_if(frames.begin(), frames.end(), [](const symbols::Frame& frame) {
+    return frame.in_allocator && !in_libc(frame);
+  });
+  if (waits || allocator == frames.end()) return "";
+  return "may be in the allocator that is in " + std::string(base_name(allocator->module));
+}
+
 }  // namespace
 
 std::string why_not_safe(const symbols::Backtrace& backtrace, const user_regs_struct& registers) {
-  for (const symbols::Frame& frame : backtrace.frames) {
+  const std::span<const symbols::Frame> frames(backtrace.frames);
+  for (const symbols::Frame& frame : frames) {
     if (in_loader(frame)) return "is in the dynamic loader";
     if (in_allocator(frame)) return "is in the allocator " + std::string(base_name(frame.module));
     if (is_unsafe_function(frame)) return "is in " + frame.function;
   }
   if (!backtrace.complete)
     return "has a stack that cannot be followed to its end (" + backtrace.why_incomplete + ")";
-  // The frames of libc at the top of the stack must lead back to a function with a name: free() goes over into a nameless inner
-  // function by a tail call and is not on the stack itself then.
-  const symbols::Frame* entry = nullptr;
-  for (const symbols::Frame& frame : backtrace.frames) {
-    if (!in_libc(frame)) break;
-    entry = &frame;
-  }
-  if (entry != nullptr && entry->function.empty() && !waits_for_a_thread(registers)) {
-    return "is in an inner function of libc";
+  for (size_t i = 0; i < frames.size(); ++i) {
+    if (i != 0 && !frames[i].interrupted) continue;
+    const std::string why = why_not_entered(frames.subspan(i), i == 0 && waits_for_a_thread(registers));
+    if (!why.empty()) return why;
   }
   return "";
 }

@@ -43,5 +43,51 @@ TEST(SafePoint, EveryNameOfAnUnsafeFunctionOfLibcIsUnsafe) {
   EXPECT_GT(aliases, 15u);
 }
 
+constexpr char kLibc[] = "/lib/libc.so.6", kProgram[] = "/bin/program";
+
+symbols::Backtrace stack(std::vector<symbols::Frame> frames) {
+  frames.front().interrupted = true;
+  return {std::move(frames), true, ""};
+}
+
+TEST(SafePoint, WhatASignalHandlerInterruptedCountsAsWell) {
+  const symbols::Frame handler{0x1000, kProgram, "on_signal"}, restorer{0x2000, kLibc, ""};
+  const symbols::Frame main{0x5000, kProgram, "main"};
+  const auto interrupted = [&](const std::string& module, const std::string& function) {
+    return stack({handler, restorer, {0x3000, module, function, true, false}, main});
+  };
+  EXPECT_EQ(why_not_safe(interrupted(kProgram, "work"), {}), "");
+  EXPECT_EQ(why_not_safe(interrupted(kLibc, "poll"), {}), "");
+  EXPECT_NE(why_not_safe(interrupted(kLibc, "malloc"), {}), "");
+  EXPECT_NE(why_not_safe(interrupted(kLibc, ""), {}), "");  // aligned_alloc's inner function
+  // It waits for a thread in the handler, not in what that interrupted.
+  user_regs_struct joining{};
+  joining.orig_rax = 202;  // futex
+  joining.rax = static_cast<uint64_t>(-512);
+  EXPECT_NE(
+      why_not_safe(stack({{0x500, kLibc, ""}, handler, restorer, {0x3000, kLibc, "", true, false}, main}),
+                   joining),
+      "");
+  EXPECT_EQ(why_not_safe(stack({{0x500, kLibc, ""}, main}), joining), "");
+}
+
+TEST(SafePoint, AThreadThatBeginsOrEndsIsUnsafe) {
+  const symbols::Frame start{0x3000, kLibc, ""}, clone{0x4000, kLibc, "clone3"};
+  EXPECT_EQ(why_not_safe(stack({{0x1000, kLibc, "poll"}, {0x2000, kProgram, "work"}, start, clone}), {}), "");
+  EXPECT_NE(why_not_safe(stack({{0x1000, kLibc, ""}, start, clone}), {}), "");
+  EXPECT_NE(why_not_safe(stack({start, clone}), {}), "");
+  EXPECT_NE(why_not_safe(stack({clone}), {}), "");
+}
+
+TEST(SafePoint, InAFileWithAnAllocatorOnlyWaitingThreadsAreSafe) {
+  const symbols::Frame main{0x2000, kProgram, "main", false, true}, inner{0x1800, kProgram, "", false, true};
+  for (const char* function : {"poll", "__poll", "read", "nanosleep", "pthread_cond_wait"})
+    EXPECT_EQ(why_not_safe(stack({{0x1000, kLibc, function}, inner, main}), {}), "") << function;
+  for (const char* function : {"mmap", "madvise", "pthread_mutex_lock", "sched_yield", "memset", "syscall"})
+    EXPECT_NE(why_not_safe(stack({{0x1000, kLibc, function}, inner, main}), {}), "") << function;
+  EXPECT_NE(why_not_safe(stack({inner, main}), {}), "");
+  EXPECT_EQ(why_not_safe(stack({{0x1000, "/lib/other.so", "work"}, {0x2000, kProgram, "main"}}), {}), "");
+}
+
 }  // namespace
 }  // namespace bpftime::target

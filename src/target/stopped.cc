@@ -157,6 +157,7 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
     return process_error(process.pid(), EINVAL, "a process cannot stop itself");
   auto state = std::make_unique<State>();
   state->pid = process.pid();
+  state->alone = true;
   if (process.pidfd() >= 0) state->pidfd = Fd(::fcntl(process.pidfd(), F_DUPFD_CLOEXEC, 0));
   // All that takes long comes before anything stands still.
   state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
@@ -313,7 +314,8 @@ Result<BorrowedThread*> StoppedProcess::State::borrow() {
   Error why = process_error(pid, ESRCH, "it has exited");
   for (size_t i = 0; i < candidates.size() && i < kTriesMax; ++i) {
     const HeldThread& thread = *candidates[i].second;
-    auto lent = BorrowedThread::lent(pid, thread.tid, thread.registers, memory, regions, &code);
+    auto lent = BorrowedThread::lent(pid, thread.tid, thread.registers, memory, regions,
+                                     alone ? Others::kRun : Others::kHeld, &code);
     if (!lent) {
       if (i == 0) why = lent.error();
       continue;

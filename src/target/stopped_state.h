@@ -19,6 +19,7 @@ struct StoppedProcess::State {
   Fd pidfd;
   Fd memory;            // /proc/PID/mem
   bool nobody = false;  // from_outside(): no thread is held, none will be
+  bool alone = false;   // stop_one(): the other threads run
   std::vector<HeldThread> threads;
   std::unique_ptr<BorrowedThread> borrowed;
   // Of stop_one(), read before the thread was stopped.

@@ -219,6 +219,21 @@ TEST(StoppedProcess, WaitsForVforkToEnd) {
   victim.finish();
 }
 
+// Other threads run, and what lies below a coroutine's stack is theirs.
+TEST(StoppedProcess, OneThreadOnANarrowStackWritesNothingBelowIt) {
+  Victim victim({"narrow"});
+  const Process process = open_process(victim.pid());
+  CallCode code;
+  ASSERT_TRUE(victim.works_on(10));
+  for (int round = 0; round < 300; ++round) {
+    auto one = StoppedProcess::stop_one(process, code);
+    ASSERT_TRUE(one.ok()) << one.error().message;
+    for (int i = 0; i < 5; ++i) ASSERT_EQ(*one->system_call(SYS_getpid, {}), victim.pid());
+  }
+  EXPECT_TRUE(victim.works_on(10));
+  victim.finish();
+}
+
 TEST(StoppedProcess, AllSignalsBlockedStaysBlocked) {
   Victim victim({"blocked", "poll", "spin"});
   ::kill(victim.pid(), SIGUSR1);  // would kill it

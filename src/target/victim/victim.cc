@@ -26,6 +26,8 @@
 #include <thread>
 #include <vector>
 
+#include "target/victim/library_work.h"
+
 using bpftime::target::VictimProgress;
 
 extern char** environ;
@@ -347,6 +349,8 @@ const std::map<std::string, Work> kSetup = {{"filter", install_filter},
 
 }  // namespace
 
+const bpftime::target::VictimCalls bpftime::target::kVictimCalls = {finishing, round_done, fail};
+
 // Called by the tests of StoppedProcess::call. Uses vector registers on purpose.
 extern "C" __attribute__((visibility("default"), noinline, used)) long victim_combine(long a, long b,
                                                                                       long c) {
@@ -371,6 +375,8 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (auto setup = kSetup.find(argv[i]); setup != kSetup.end()) setup->second();
     if (auto work = kThreadWork.find(argv[i]); work != kThreadWork.end()) works.push_back(work->second);
+    if (auto work = bpftime::target::kLibraryWork.find(argv[i]); work != bpftime::target::kLibraryWork.end())
+      works.push_back(work->second);
   }
   std::vector<std::thread> threads;
   for (size_t i = 1; i < works.size(); ++i) threads.emplace_back(works[i]);
