@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -318,6 +319,22 @@ TEST(CodeView, SeesWhatIsMappedToBeExecutedAndAnotherProgram) {
       waitpid(worker.pid(), nullptr, WUNTRACED);
     }
     EXPECT_EQ(view->unchanged(), !differs) << change;
+  }
+}
+
+TEST(ProcessMemory, IsItsParentsUntilAChildByVforkExecutesItsProgram) {
+  static char stack[64 << 10];
+  const auto pause = [](void*) -> int {
+    for (;;) ::syscall(SYS_pause);
+  };
+  for (const int shared : {CLONE_VM, 0}) {
+    const pid_t child = ::clone(pause, stack + sizeof(stack), shared | SIGCHLD, nullptr);
+    ASSERT_GT(child, 0);
+    auto process = Process::open(child);
+    ASSERT_TRUE(process.ok()) << process.error().message;
+    EXPECT_EQ(process->shares_parents_memory(), shared != 0);
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
   }
 }
 
