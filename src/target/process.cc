@@ -128,7 +128,8 @@ Result<ProgramMark> Process::program() const {
   ProgramMark mark;
   while (const auto entry = vector.read<Elf64_auxv_t>())
     if (entry->a_type == AT_RANDOM) mark.address = entry->a_un.a_val;
-  if (mark.address == 0 || !read_memory(memory, mark.address, mark.bytes.data(), mark.bytes.size()))
+  if (mark.address == 0) return process_error(pid_, ESRCH, "it has exited");  // no memory, no vector
+  if (!read_memory(memory, mark.address, mark.bytes.data(), mark.bytes.size()))
     return process_error(pid_, EAGAIN, "it is replacing its program by exec; try again");
   return mark;
 }

@@ -20,6 +20,7 @@
 #include "target/signal_frame.h"
 #include "target/stopped.h"
 #include "target/tracee.h"
+#include "target/victim/victim_runner.h"
 
 namespace bpftime::target {
 namespace {
@@ -334,6 +335,8 @@ TEST(ProcessMemory, IsItsParentsUntilAChildByVforkExecutesItsProgram) {
     ASSERT_TRUE(process.ok()) << process.error().message;
     EXPECT_EQ(process->shares_parents_memory(), shared != 0);
     ::kill(child, SIGKILL);
+    ASSERT_TRUE(eventually([&] { return !process->alive(); }));
+    EXPECT_EQ(process->program().error().code, ESRCH);
     ::waitpid(child, nullptr, 0);
   }
 }
