@@ -112,6 +112,11 @@ void Attacher::enter_target(pid_t pid) {
   if (known != targets_.end() && known->second.process.alive()) return;
   auto process = target::Process::open(pid);
   if (!process) return;
+  // It is its parent, that far: whose threads run on while it is stopped, and whose handlers are no longer its own.
+  if (process->shares_parents_memory()) {
+    unborn_.insert(pid);
+    return;
+  }
   auto registry = target::read_registry(*process, config_.window);
   if (!registry) release_other_version(*process);
   if (!registry || registry->header.daemon_instance != config_.instance) return;
@@ -396,6 +401,8 @@ Result<void> Attacher::reconcile(Target& target, bool create) {
 Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try) {
   files_looked_at_.clear();
   forget_kept(target);
+  const auto program = target.process.program();
+  if (!program) return program.error();
   auto status = target.process.status();
   if (!status) return status.error();
   auto regions = target.process.regions();
@@ -423,7 +430,7 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
   }
   if (registry) load_near_slot(target, registry->header.agent_base, sites);
   if (flags_right) {
-    auto changed = change_running(target, *registry, *regions, sites);
+    auto changed = change_running(target, *program, *registry, *regions, sites);
     if (!changed) return changed.error();
     if (*changed == Changed::kDone) {
       keep(target, *regions, std::move(*registry), sites);
@@ -437,7 +444,10 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
 
   auto stopped = StoppedProcess::stop(target.process);
   if (!stopped) return stopped.error();
-  // It ran until now: exec, dlopen and munmap may have changed everything.
+  if (!stopped->still_runs(*program))
+    return target::process_error(target.process.pid(), EAGAIN,
+                                 "it has replaced its program by exec; try again");
+  // It ran until now: dlopen and munmap may have changed everything.
   regions = target.process.regions();
   if (!regions) return regions.error();
   registry = target::read_registry(target.process, config_.window, &why);

@@ -253,8 +253,9 @@ class Attacher {
                             const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites,
                             uint64_t agent_base, bool last_try);
   // The same without stopping more than one thread; kNeedsStop when something about it asks for all (running_change.cc).
-  Result<Changed> change_running(Target& target, target::Registry& registry,
-                                 const std::vector<target::MappedRegion>& regions, std::vector<Site>& sites);
+  Result<Changed> change_running(Target& target, const target::ProgramMark& program,
+                                 target::Registry& registry, const std::vector<target::MappedRegion>& regions,
+                                 std::vector<Site>& sites);
   void look_at_libc(Target& target, const target::Registry& registry, const std::vector<Site>& sites);
   bool may_change_running(Target& target, const std::vector<target::MappedRegion>& regions, uint64_t address);
   Result<bool> guard_answers(target::StoppedProcess& held, const std::vector<target::MappedRegion>& regions);

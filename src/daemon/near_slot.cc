@@ -99,6 +99,8 @@ void Attacher::load_near_slot(Target& target, uint64_t agent_base, const std::ve
 
 Result<void> Attacher::join_near_slot(Target& target, std::vector<MappedRegion> regions, uint64_t agent_base,
                                       const Site& site) {
+  const auto program = target.process.program();
+  if (!program) return program.error();
   const std::string path =
       config_.agent_path.substr(0, config_.agent_path.rfind('/') + 1) + "libbpftime-near.so";
   struct stat file;
@@ -132,6 +134,7 @@ Result<void> Attacher::join_near_slot(Target& target, std::vector<MappedRegion> 
   if (slots.first == 0 || !join) return Error{ENOENT, "the agent there is of another version"};
   auto held = StoppedProcess::stop_one(target.process, target.call_code);
   if (!held) return held.error();
+  if (!held->still_runs(*program)) return Error{EAGAIN, "another program runs there now"};
   const uint64_t arguments[] = {slots.first};
   auto joined = held->call(agent->start + join->address, arguments);
   if (!joined) return joined.error();

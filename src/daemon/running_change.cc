@@ -114,7 +114,8 @@ Result<bool> Attacher::guard_answers(StoppedProcess& held, const std::vector<Map
   });
 }
 
-Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& registry,
+Result<Attacher::Changed> Attacher::change_running(Target& target, const target::ProgramMark& program,
+                                                   Registry& registry,
                                                    const std::vector<MappedRegion>& regions,
                                                    std::vector<Site>& sites) {
   const auto start = Clock::now();
@@ -133,6 +134,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, Registry& reg
   const auto entry = [&]() -> Result<StoppedProcess*> {
     if (held) return &*held;
     auto one = StoppedProcess::stop_one(target.process, target.call_code);
+    if (one && !one->still_runs(program)) one = Error{EAGAIN, "another program runs there now"};
     if (!one) {
       out_of_reach = true;
       return one.error();

@@ -99,8 +99,9 @@ class ThreadsErrors {
 // One loading; a class because it is the friend of StoppedProcess.
 class LibraryLoader {
  public:
-  LibraryLoader(const Process& process, std::string path, DlFunctions functions, uint64_t near)
-      : process_(process), path_(std::move(path)), functions_(functions), near_(near) {}
+  LibraryLoader(const Process& process, const ProgramMark& program, std::string path, DlFunctions functions,
+                uint64_t near)
+      : process_(process), program_(program), path_(std::move(path)), functions_(functions), near_(near) {}
 
   // False: no thread was at a safe point; why() tells.
   Result<bool> attempt(symbols::Unwinder& unwinder);
@@ -114,6 +115,7 @@ class LibraryLoader {
   Result<uint64_t> call_dlopen(StoppedProcess::State& state, uint64_t arena, const std::string& path);
 
   const Process& process_;
+  ProgramMark program_;  // whose functions these are
   std::string path_;
   DlFunctions functions_;
   uint64_t near_;
@@ -236,6 +238,8 @@ Result<void> LibraryLoader::load(StoppedProcess::State& state, const HeldThread&
 Result<bool> LibraryLoader::attempt(symbols::Unwinder& unwinder) {
   auto stopped = StoppedProcess::stop(process_);
   if (!stopped) return stopped.error();
+  if (!stopped->still_runs(program_))
+    return process_error(process_.pid(), EAGAIN, "it has replaced its program by exec; try again");
   StoppedProcess::State& state = *stopped->state_;
   Result<bool> result = false;
   state.tracer.run([&] {
@@ -253,11 +257,13 @@ Result<uint64_t> load_library(const Process& process, const std::string& library
   if (::realpath(library.c_str(), resolved) == nullptr) return Error::from_errno("load " + library);
   // A program that does little but allocate is seldom elsewhere: look often.
   const Deadline deadline = Clock::now() + wishes.patience;
+  const auto program = process.program();
+  if (!program) return program.error();
   auto regions = process.regions();
   if (!regions) return regions.error();
   auto functions = find_dl_functions(process, *regions);
   if (!functions) return functions.error();
-  LibraryLoader loader(process, resolved, *functions, wishes.near);
+  LibraryLoader loader(process, *program, resolved, *functions, wishes.near);
   unsigned seed = static_cast<unsigned>(process.pid());
   for (;;) {
     // Prepared before the stop, to keep that short. A new one each time: mappings change.

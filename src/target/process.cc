@@ -1,6 +1,7 @@
 #include "target/process.h"
 
 #include <dirent.h>
+#include <elf.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -12,6 +13,7 @@
 #include <cstdio>
 #include <map>
 
+#include "target/memory.h"
 #include "target/proc_files.h"
 
 namespace bpftime::target {
@@ -114,6 +116,29 @@ Result<std::vector<MappedRegion>> Process::regions() const {
   }
   if (!alive()) return process_error(pid_, ESRCH, "it has exited");
   return regions_;
+}
+
+Result<ProgramMark> Process::program() const {
+  // The memory first: of a process that executes another program it stays that of the old one, where the new address is wrong.
+  const Fd memory(::open(proc_path(pid_, "/mem").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!memory) return missing_or_forbidden(pid_, errno);
+  auto text = read_proc_file(proc_path(pid_, "/auxv"));
+  if (!text) return missing_or_forbidden(pid_, text.error().code);
+  ByteReader vector(Bytes(reinterpret_cast<const uint8_t*>(text->data()), text->size()));
+  ProgramMark mark;
+  while (const auto entry = vector.read<Elf64_auxv_t>())
+    if (entry->a_type == AT_RANDOM) mark.address = entry->a_un.a_val;
+  if (mark.address == 0) return process_error(pid_, ESRCH, "it has exited");  // no memory, no vector
+  if (!read_memory(memory, mark.address, mark.bytes.data(), mark.bytes.size()))
+    return process_error(pid_, EAGAIN, "it is replacing its program by exec; try again");
+  return mark;
+}
+
+bool Process::shares_parents_memory() const {
+  constexpr int kSameMemory = 1;  // KCMP_VM
+  const auto now = status();
+  return now && now->parent != 0 &&
+         ::syscall(SYS_kcmp, pid_, static_cast<pid_t>(now->parent), kSameMemory, 0, 0) == 0;
 }
 
 Result<Status> Process::status() const {

@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -44,6 +45,13 @@ struct Status {
 // accumulate from parent to child, so a sandbox a program adds for itself always counts as one more.
 bool filtered_unlike_us(const Status& status);
 
+// Which program runs in a process, of all it may execute in its life: the 16 random bytes that the kernel puts on a new program's
+// stack, and where. Whatever was read of a process before it is stopped is of this program only.
+struct ProgramMark {
+  uint64_t address = 0;
+  std::array<uint8_t, 16> bytes{};
+};
+
 class Process {
  public:
   // Errors: ESRCH "process 123: no such process; …", EPERM when /proc/PID is not ours to read.
@@ -59,6 +67,10 @@ class Process {
   // What the files say is up to a second old while the mappings stay as they are.
   Result<std::vector<MappedRegion>> regions() const;
   Result<Status> status() const;
+  // To be asked before all else that is to be of the same program (StoppedProcess::still_runs).
+  Result<ProgramMark> program() const;
+  // A child by vfork or posix_spawn that has not executed its program yet: what is changed in it is changed in its parent.
+  bool shares_parents_memory() const;
   Result<std::vector<pid_t>> threads() const;
   // Signals below 32 (bit n-1 for signal n) that at least one of its threads blocks at this moment. `now`: status(), if just
   // read: where there is one thread that is the answer.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -19,6 +20,7 @@
 #include "target/signal_frame.h"
 #include "target/stopped.h"
 #include "target/tracee.h"
+#include "target/victim/victim_runner.h"
 
 namespace bpftime::target {
 namespace {
@@ -318,6 +320,24 @@ TEST(CodeView, SeesWhatIsMappedToBeExecutedAndAnotherProgram) {
       waitpid(worker.pid(), nullptr, WUNTRACED);
     }
     EXPECT_EQ(view->unchanged(), !differs) << change;
+  }
+}
+
+TEST(ProcessMemory, IsItsParentsUntilAChildByVforkExecutesItsProgram) {
+  static char stack[64 << 10];
+  const auto pause = [](void*) -> int {
+    for (;;) ::syscall(SYS_pause);
+  };
+  for (const int shared : {CLONE_VM, 0}) {
+    const pid_t child = ::clone(pause, stack + sizeof(stack), shared | SIGCHLD, nullptr);
+    ASSERT_GT(child, 0);
+    auto process = Process::open(child);
+    ASSERT_TRUE(process.ok()) << process.error().message;
+    EXPECT_EQ(process->shares_parents_memory(), shared != 0);
+    ::kill(child, SIGKILL);
+    ASSERT_TRUE(eventually([&] { return !process->alive(); }));
+    EXPECT_EQ(process->program().error().code, ESRCH);
+    ::waitpid(child, nullptr, 0);
   }
 }
 

@@ -152,6 +152,11 @@ Result<void> StoppedProcess::State::stop_any(Deadline deadline) {
   return why;
 }
 
+bool StoppedProcess::still_runs(const ProgramMark& mark) const {
+  decltype(mark.bytes) now;
+  return read_memory(state_->memory, mark.address, now.data(), now.size()) && now == mark.bytes;
+}
+
 Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode& code) {
   if (process.pid() == ::getpid())
     return process_error(process.pid(), EINVAL, "a process cannot stop itself");
@@ -160,8 +165,13 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
   state->alone = true;
   if (process.pidfd() >= 0) state->pidfd = Fd(::fcntl(process.pidfd(), F_DUPFD_CLOEXEC, 0));
   // All that takes long comes before anything stands still.
-  state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
-  if (!state->memory) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
+  const auto open_memory = [&] {
+    state->memory = Fd(::open(proc_path(state->pid, "/mem").c_str(), O_RDWR | O_CLOEXEC));
+    return state->memory.valid();
+  };
+  if (!open_memory()) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
+  const auto program = process.program();
+  if (!program) return program.error();
   auto regions = process.regions();
   if (!regions) return regions.error();
   state->regions = std::move(*regions);
@@ -171,7 +181,12 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
   state->tracer.run([&] { stopped = state->stop_any(Clock::now() + kStopTimeout); });
   if (!stopped) return stopped.error();
   if (!process.alive()) return process_error(process.pid(), ESRCH, "it has exited");
-  return StoppedProcess(std::move(state));
+  // The memory opened above is that of the program before, should there be another now; so are the places in its code.
+  if (!open_memory()) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
+  StoppedProcess one(std::move(state));
+  if (!one.still_runs(*program))
+    return process_error(process.pid(), EAGAIN, "it has replaced its program by exec; try again");
+  return one;
 }
 
 Result<StoppedProcess> StoppedProcess::from_outside(const Process& process) {

@@ -51,6 +51,8 @@ class StoppedProcess {
   // Makes every thread of the process execute a serialising instruction before it runs on in user space, so that none still
   // works with instruction bytes of before (membarrier). Error ENOSYS-like: the kernel has none of it.
   Result<void> synchronize_cores();
+  // Whether it is the program that was there when `mark` was made.
+  bool still_runs(const ProgramMark& mark) const;
   StoppedProcess(StoppedProcess&&) noexcept;
   StoppedProcess& operator=(StoppedProcess&&) noexcept;
   ~StoppedProcess();

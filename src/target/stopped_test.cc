@@ -219,6 +219,59 @@ TEST(StoppedProcess, WaitsForVforkToEnd) {
   victim.finish();
 }
 
+// Executes `sleep` when told to; the mark of a program is its own.
+TEST(StoppedProcess, KnowsAProgramFromTheNextInTheSameProcess) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    char word;
+    if (::read(ends[0], &word, 1) == 1) ::execlp("sleep", "sleep", "1000", nullptr);
+    ::_exit(1);
+  }
+  const Process process = open_process(child);
+  const auto before = process.program();
+  ASSERT_TRUE(before.ok()) << before.error().message;
+  {
+    auto stopped = StoppedProcess::stop(process);
+    ASSERT_TRUE(stopped.ok()) << stopped.error().message;
+    EXPECT_TRUE(stopped->still_runs(*before));
+  }
+  ASSERT_EQ(::write(ends[1], "x", 1), 1);
+  ASSERT_TRUE(eventually([&] { return process.status()->name == "sleep"; }));
+  auto stopped = StoppedProcess::stop(process);
+  ASSERT_TRUE(stopped.ok()) << stopped.error().message;
+  EXPECT_FALSE(stopped->still_runs(*before));
+  EXPECT_TRUE(stopped->still_runs(*process.program()));
+  ::close(ends[0]);
+  ::close(ends[1]);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
+// Children that execute another program at once: whatever is made to run in them must be of the program that they run.
+TEST(StoppedProcess, OneThreadOfAProcessThatExecutesAnotherProgram) {
+  int refused = 0;
+  for (int round = 0; round < 200; ++round) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::execlp("true", "true", nullptr);
+      ::_exit(1);
+    }
+    auto process = Process::open(child);
+    CallCode code;
+    for (int i = 0; process.ok() && process->alive() && i < 20; ++i) {
+      auto one = StoppedProcess::stop_one(*process, code);
+      refused += !one.ok();
+      if (one) (void)one->system_call(SYS_getpid, {});
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status << " round " << round;
+  }
+  std::printf("%d attempts refused\n", refused);
+}
+
 // Other threads run, and what lies below a coroutine's stack is theirs.
 TEST(StoppedProcess, OneThreadOnANarrowStackWritesNothingBelowIt) {
   Victim victim({"narrow"});

@@ -54,11 +54,19 @@ void keep_errors() {
   }
 }
 
+void expect_status(const char* call, int status, int wanted) {
+  if (status == wanted) return;
+  char text[64];
+  snprintf(text, sizeof(text), "%s gave status 0x%x", call, static_cast<unsigned>(status));
+  fail(text);
+}
+
 void call_popen() {
   while (!finishing()) {
     FILE* pipe = popen("exit 0", "r");
-    expect(pipe != nullptr && pclose(pipe) == 0, "popen");
-    expect(system("exit 3") == 3 << 8, "system");
+    expect(pipe != nullptr, "popen");
+    expect_status("pclose", pipe != nullptr ? pclose(pipe) : 0, 0);
+    expect_status("system", system("exit 3"), 3 << 8);
     round_done();
   }
 }
