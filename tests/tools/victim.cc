@@ -17,12 +17,15 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "victim_waits.h"
 
 extern char** environ;
 
@@ -190,6 +193,22 @@ void raw_signals(bool mask) {
   say("raw %ld\n", result);
 }
 
+// Changes what the thread has blocked once the handler returns.
+void block_on_return(int, siginfo_t*, void* context) {
+  sigset_t& mask = static_cast<ucontext_t*>(context)->uc_sigmask;
+  for (int signal : {SIGSEGV, SIGBUS, SIGTRAP, SIGILL}) sigaddset(&mask, signal);
+}
+
+bool serve(const std::string& last);
+void serve_in_handler(int) { serve("leave"); }
+
+void raise_to(int signal, const struct sigaction& action) {
+  struct sigaction before = {};
+  ::sigaction(signal, &action, &before);
+  ::raise(signal);
+  ::sigaction(signal, &before, nullptr);
+}
+
 // ---- seccomp ----
 
 // Refuses what a careless tracer would need: sockets, mmap, mprotect, open.
@@ -313,6 +332,22 @@ void obey(const std::string& line) {
     ::raise(SIGSEGV);
     say("handled %d\n", static_cast<int>(handled));
   }
+  if (what == "block_by_frame") {
+    struct sigaction action = {};
+    action.sa_sigaction = block_on_return;
+    action.sa_flags = SA_SIGINFO;
+    raise_to(static_cast<int>(number), action);
+  }
+  if (what ==
+      "stay_in_handler") {  // until "leave"; answers meanwhile. With a number: of a mask with everything
+    struct sigaction action = {};
+    action.sa_handler = serve_in_handler;
+    if (number != 0) sigfillset(&action.sa_mask);
+    raise_to(SIGUSR1, action);
+  }
+  if (what == "wait") wait_for_signal(line.substr(line.find(' ') + 1));
+  if (what == "waits") wait_in_all_ways();
+  if (what == "cancel_waits") cancel_waits();
   if (what == "threads") {
     for (pthread_t thread; number > 0; --number) ::pthread_create(&thread, nullptr, idle, nullptr);
   }
@@ -388,16 +423,24 @@ bool read_line(std::string* line) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char**) {
-  say(argc > 1 ? "again\n" : "ready\n");
+// Up to the line that says `last`, or the end.
+bool serve(const std::string& last) {
   std::string line;
   while (read_line(&line)) {
     // The line starts with its number, so that the answer's end is known across exec.
     const size_t space = line.find(' ');
-    obey(line.substr(space + 1));
+    const std::string what = line.substr(space + 1);
+    obey(what);
     say("done %s\n", line.substr(0, space).c_str());
+    if (what == last) return true;
   }
+  return false;
+}
+
+}  // namespace
+
+int main(int argc, char**) {
+  say(argc > 1 ? "again\n" : "ready\n");
+  serve("end");
   return 0;
 }
