@@ -23,6 +23,7 @@
 #include "agent/thread.h"
 #include "agent/traps.h"
 #include "wire/checked_load.h"
+#include "wire/signal_frame.h"
 #include "wire/target_context.h"
 
 extern "C" {
@@ -166,8 +167,8 @@ void default_action(int signal, SignalInfo* info) {
   if (!is_fault(*info) || signal == kSigtrap) send_again(signal, info);
 }
 
-// A handler returns to `mask`, as the host's frame has it. What it blocks of ours the host is to see blocked, no more. Frames made
-// while the guard is here have nothing of ours in them, unless the host has put it there.
+// A handler returns to `mask`, as its frame has it. What it blocks of ours the host is to see blocked, no more. Frames made while
+// the guard is here have nothing of ours in them, unless the host has put it there.
 void open_frame(uint64_t& mask) {
   const auto guarded = static_cast<uint32_t>(mask & kGuardedSignals);
   if (guarded == 0) return;
@@ -507,9 +508,12 @@ int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
 long bpftime_agent_guarded_call(long number, uint64_t* arguments, uint8_t* stack) {
   if (!installed) return wire::kSignalCallIsTheKernels;
   if (number == __NR_rt_sigreturn) {
-    uint64_t mask;
-    if (read_host(mask, reinterpret_cast<uint64_t>(stack + kContextMask)) == 0)
-      open_frame(word_at(stack, kContextMask));
+    uint64_t link, mask;
+    if (read_host(link, reinterpret_cast<uint64_t>(stack + kContextLink)) != 0 ||
+        read_host(mask, reinterpret_cast<uint64_t>(stack + kContextMask)) != 0)
+      return wire::kSignalCallIsTheKernels;
+    if (link == wire::kFrameOfHost && !shares_parents_memory()) bpftime_thread.host_masked = 0;
+    open_frame(word_at(stack, kContextMask));
     return wire::kSignalCallIsTheKernels;
   }
   if (number != __NR_rt_sigprocmask && number != __NR_rt_sigaction) {

@@ -17,12 +17,14 @@
 #include "agent/signals.h"
 #include "agent/test_guard.h"
 #include "wire/checked_load.h"
+#include "wire/signal_frame.h"
 
 namespace bpftime::agent {
 namespace {
 
 static_assert(offsetof(ucontext_t, uc_mcontext.gregs) + REG_RIP * 8 == kContextRip);
 static_assert(offsetof(ucontext_t, uc_sigmask) == kContextMask);
+static_assert(offsetof(ucontext_t, uc_link) == kContextLink);
 
 auto safe_copy() {
   return TestAgent::get().symbol<long (*)(void*, const void*, uint64_t)>("bpftime_agent_safe_copy");
@@ -583,6 +585,14 @@ TEST(Guard, FramesBlockNothing) {
     REQUIRE(mask == usr1);
     REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == segv);
     REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, kNowhere) == wire::kSignalCallIsTheKernels);
+    mask = usr1;  // says nothing of ours; one of before the guard does
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == segv);
+    *reinterpret_cast<uint64_t*>(frame + kContextLink) = wire::kFrameOfHost;
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == 0);
+    mask = segv;
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
     // The same of a handler that is the host's, but called by us.
     set_handler(SIGBUS, [](int, siginfo_t*, void* context) {
       sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, SIGTRAP);

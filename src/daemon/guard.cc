@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <optional>
 
 #include "daemon/site.h"
+#include "wire/signal_frame.h"
 
 namespace bpftime::daemon {
 
@@ -47,6 +49,34 @@ bool called_from_arena(StoppedProcess& stopped, const wire::TargetContext& heade
       if (word - header.arenas[i].address < header.arenas[i].size) return true;
   }
   return false;
+}
+
+// Signal frames of handlers under way get a mark: what they say of the thread's mask is the host's, while those made from now on
+// say what we let be blocked. Found on the thread's stack by what every one holds, and by the code that it returns to.
+void mark_frames(StoppedProcess& stopped, uint64_t stack_pointer) {
+  constexpr uint64_t kLookedThrough = 64 * 1024;
+  constexpr uint8_t kReturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00,
+                                 0x00, 0x00, 0x0f, 0x05};  // mov $15,%rax; syscall
+  constexpr uint16_t kUserCodeSegment = 0x33;
+  constexpr size_t kSegments = offsetof(ucontext_t, uc_mcontext.gregs) + REG_CSGSFS * sizeof(uint64_t);
+  std::vector<uint8_t> stack;
+  for (uint64_t at = stack_pointer; at < stack_pointer + kLookedThrough;) {
+    const uint64_t end = (at | (kPageSize - 1)) + 1;
+    const auto page = stopped.read(at, end - at);
+    if (!page) break;
+    stack.insert(stack.end(), page->begin(), page->end());
+    at = end;
+  }
+  for (size_t at = 0; at + sizeof(uint64_t) + kSegments + sizeof(uint64_t) <= stack.size();
+       at += sizeof(uint64_t)) {
+    const size_t context = at + sizeof(uint64_t), link = context + offsetof(ucontext_t, uc_link);
+    if (read_at<uint16_t>(stack, context + kSegments) != kUserCodeSegment ||
+        read_at<uint64_t>(stack, link) != uint64_t{0})
+      continue;
+    const auto code = stopped.read(read_at<uint64_t>(stack, at).value_or(0), sizeof kReturn);
+    if (!code || !std::equal(code->begin(), code->end(), std::begin(kReturn))) continue;
+    (void)stopped.write(stack_pointer + link, as_bytes(wire::kFrameOfHost));
+  }
 }
 
 // The mask that an interrupted call will wait under once it goes on, and how it is told.
@@ -197,6 +227,7 @@ Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t of
       if (!before) return before.error();
       const uint32_t hidden = read_at<uint32_t>(*before, 0).value_or(0) | static_cast<uint32_t>(blocked);
       if (auto written = stopped.write(word, as_bytes(hidden)); !written) return written;
+      mark_frames(stopped, thread.stack_pointer & ~uint64_t{7});
     }
     if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed)
       return changed;
