@@ -4,7 +4,7 @@
 // masks: libc's sigaction and pthread_sigmask (which sigprocmask, signal, siglongjmp and the rest of libc
 // call) are led here by patches (rewrite::plan_redirect), and the originals stay reachable through the
 // variables below. Who makes the two system calls itself, as parts of libc do, is led here where it would enter the kernel
-// (bpftime_agent_signal_call, by rewrite::SystemCallRequest::signal_guard).
+// (bpftime_agent_guarded_call, by rewrite::SystemCallRequest::signal_guard).
 //
 // Rules for whoever edits this:
 //  1. No locks, no heap, no libc; every function may run inside a signal handler that interrupted itself.
@@ -23,6 +23,7 @@
 #include "agent/thread.h"
 #include "agent/traps.h"
 #include "wire/checked_load.h"
+#include "wire/signal_frame.h"
 #include "wire/target_context.h"
 
 extern "C" {
@@ -166,6 +167,15 @@ void default_action(int signal, SignalInfo* info) {
   if (!is_fault(*info) || signal == kSigtrap) send_again(signal, info);
 }
 
+// A handler returns to `mask`, as its frame has it. What it blocks of ours the host is to see blocked, no more. Frames made while
+// the guard is here have nothing of ours in them, unless the host has put it there.
+void open_frame(uint64_t& mask) {
+  const auto guarded = static_cast<uint32_t>(mask & kGuardedSignals);
+  if (guarded == 0) return;
+  if (!shares_parents_memory()) bpftime_thread.host_masked |= guarded;
+  mask &= ~kGuardedSignals;
+}
+
 void call_host(int signal, SignalInfo* info, uint8_t* context, const KernelAction& host) {
   if ((host.flags & kResetHandler) != 0) host_action(signal).set({});
   uint64_t mask = host.mask;
@@ -178,6 +188,7 @@ void call_host(int signal, SignalInfo* info, uint8_t* context, const KernelActio
   if ((mask & ~kGuardedSignals) != 0) kernel_mask(kSignalBlock, mask & ~kGuardedSignals, &old);
   reinterpret_cast<Handler>(host.handler)(signal, info, context);
   bpftime_thread.host_masked = before;
+  open_frame(word_at(context, kContextMask));
 }
 
 void on_guarded_signal(int signal, SignalInfo* info, uint8_t* context) {
@@ -246,6 +257,11 @@ long change_mask(long how, uint64_t set, uint64_t& old) {
   return 0;
 }
 
+template <typename T>
+long read_host(T& out, uint64_t address) {
+  return bpftime_agent_safe_copy(&out, reinterpret_cast<void*>(address), sizeof out);
+}
+
 // rt_sigprocmask as the kernel does it. The host's pointers may be bad.
 long mask_call(long how, const uint64_t* set, uint64_t* old) {
   uint64_t wanted = 0, before = 0;
@@ -285,6 +301,85 @@ long action_call(int signal, const KernelAction* action, KernelAction* old) {
     before.mask |= guarded_before;
   }
   return old == nullptr ? 0 : bpftime_agent_safe_copy(old, &before, sizeof before);
+}
+
+// A mask that a call takes for as long as it lasts, in the three forms in which calls take it: `mask` itself, what pselect6 and
+// io_pgetevents want (the first two words), and io_uring_getevents_arg (the first three). Never changed and never given up once
+// there, because the kernel reads it again whenever it restarts the call: so equal ones are one, and there is only room for so
+// many.
+struct LentMask {
+  uint64_t address, size, timeout;
+  uint64_t mask;
+  uint32_t state;  // 0: free, 1: being written, 2: whole
+};
+constexpr uint32_t kLentMasks = 512, kBeingWritten = 1, kWhole = 2;
+LentMask lent_masks[kLentMasks];
+
+// Null: there is no room.
+const LentMask* lend(uint64_t mask, uint64_t size, uint64_t timeout) {
+  const uint64_t hash = (mask ^ size * 31 ^ timeout) * 0x9e3779b97f4a7c15;
+  for (uint32_t i = 0; i < kLentMasks; ++i) {
+    LentMask& lent = lent_masks[((hash >> 40) + i) % kLentMasks];
+    uint32_t state = __atomic_load_n(&lent.state, __ATOMIC_ACQUIRE);
+    if (state == 0 && __atomic_compare_exchange_n(&lent.state, &state, kBeingWritten, false, __ATOMIC_ACQUIRE,
+                                                  __ATOMIC_ACQUIRE)) {
+      lent.address = reinterpret_cast<uint64_t>(&lent.mask);
+      lent.size = size;
+      lent.timeout = timeout;
+      lent.mask = mask;
+      __atomic_store_n(&lent.state, kWhole, __ATOMIC_RELEASE);
+      return &lent;
+    }
+    // One that is being written may be ours, by what this handler has interrupted: not worth waiting for.
+    if (state == kWhole && lent.mask == mask && lent.size == size && lent.timeout == timeout) return &lent;
+  }
+  return nullptr;
+}
+
+// `argument`, which a call takes its mask by, is made one that leaves our signals deliverable. Whatever the kernel refuses
+// stays, for it to refuse.
+void lend_mask(uint64_t& argument, uint64_t size) {
+  uint64_t mask;
+  if (argument == 0 || size != sizeof mask || read_host(mask, argument) != 0) return;
+  if ((mask & kGuardedSignals) == 0) return;
+  if (const LentMask* lent = lend(mask & ~kGuardedSignals, size, 0); lent != nullptr)
+    argument = lent->address;
+}
+
+// The same of a mask behind a pointer to `words` words: its address, size, and what else there is.
+void lend_mask_behind(uint64_t& argument, uint64_t words) {
+  uint64_t all[3] = {}, mask;
+  if (argument == 0 || bpftime_agent_safe_copy(all, reinterpret_cast<void*>(argument), words * 8) != 0)
+    return;
+  if (all[0] == 0 || static_cast<uint32_t>(all[1]) != sizeof mask || read_host(mask, all[0]) != 0) return;
+  if ((mask & kGuardedSignals) == 0) return;
+  if (const LentMask* lent = lend(mask & ~kGuardedSignals, all[1], all[2]); lent != nullptr)
+    argument = reinterpret_cast<uint64_t>(lent);
+}
+
+void wait_call(long number, uint64_t* arguments) {
+  constexpr uint64_t kGetEvents = 1, kExtended = 8, kRegistered = 64;  // IORING_ENTER_*
+  switch (number) {
+    case __NR_rt_sigsuspend:
+      return lend_mask(arguments[0], arguments[1]);
+    case __NR_ppoll:
+      return lend_mask(arguments[3], arguments[4]);
+    case __NR_epoll_pwait:
+    case __NR_epoll_pwait2:
+      return lend_mask(arguments[4], arguments[5]);
+    case __NR_pselect6:
+    case __NR_io_pgetevents:
+      return lend_mask_behind(arguments[5], 2);
+    case __NR_io_uring_enter:
+      break;
+    default:
+      return;
+  }
+  const uint64_t flags = arguments[3];
+  if ((flags & kGetEvents) == 0 || (flags & kRegistered) != 0)
+    return;  // registered: in memory we do not know
+  if ((flags & kExtended) == 0) return lend_mask(arguments[4], arguments[5]);
+  if (arguments[5] == 3 * sizeof(uint64_t)) lend_mask_behind(arguments[4], 3);
 }
 
 void to_libc(const KernelAction& action, LibcAction* out) {
@@ -350,6 +445,13 @@ long bpftime_agent_host_masked_offset() {
   return static_cast<long>(reinterpret_cast<uint64_t>(&bpftime_thread.host_masked) - thread_pointer());
 }
 
+// For the daemon, which finds threads in calls under way: a mask to take instead of theirs, in the form the call wants. 0: no room.
+const void* bpftime_agent_lend_mask(uint64_t mask, uint64_t size, uint64_t timeout, bool behind) {
+  const LentMask* lent = lend(mask & ~kGuardedSignals, size, timeout);
+  if (lent == nullptr || behind) return lent;
+  return &lent->mask;
+}
+
 // In place of libc's sigaction.
 int bpftime_agent_sigaction(int signal, const LibcAction* action, LibcAction* old) {
   if (!installed || signal < 1 || signal > kSignals)
@@ -400,16 +502,32 @@ int bpftime_agent_sigmask(int how, const LibcMask* set, LibcMask* old) {
   return 0;
 }
 
-// In place of a system call `number` of any code: does what it would and returns what it would, or
-// wire::kSignalCallIsTheKernels: then it is to be made.
-long bpftime_agent_signal_call(long number, long first, long second, long third, long size) {
-  if (!installed || size != sizeof(uint64_t)) return wire::kSignalCallIsTheKernels;
+// Before a system call `number` of any code, about signals or with a mask of its own (rewrite::kGuardedCalls). `arguments`: in the
+// kernel's order, as they will be in their registers if it is made. `stack`: the stack pointer it will be made with. Does what the
+// call would and returns what it would, or wire::kSignalCallIsTheKernels: then it is to be made.
+long bpftime_agent_guarded_call(long number, uint64_t* arguments, uint8_t* stack) {
+  if (!installed) return wire::kSignalCallIsTheKernels;
+  if (number == __NR_rt_sigreturn) {
+    uint64_t link, mask;
+    if (read_host(link, reinterpret_cast<uint64_t>(stack + kContextLink)) != 0 ||
+        read_host(mask, reinterpret_cast<uint64_t>(stack + kContextMask)) != 0)
+      return wire::kSignalCallIsTheKernels;
+    if (link == wire::kFrameOfHost && !shares_parents_memory()) bpftime_thread.host_masked = 0;
+    open_frame(word_at(stack, kContextMask));
+    return wire::kSignalCallIsTheKernels;
+  }
+  if (number != __NR_rt_sigprocmask && number != __NR_rt_sigaction) {
+    wait_call(number, arguments);
+    return wire::kSignalCallIsTheKernels;
+  }
+  if (arguments[3] != sizeof(uint64_t)) return wire::kSignalCallIsTheKernels;
   if (number == __NR_rt_sigprocmask)
-    return mask_call(first, reinterpret_cast<const uint64_t*>(second), reinterpret_cast<uint64_t*>(third));
-  const int signal = static_cast<int>(first);
-  if (number != __NR_rt_sigaction || signal < 1 || signal > kSignals) return wire::kSignalCallIsTheKernels;
-  return action_call(signal, reinterpret_cast<const KernelAction*>(second),
-                     reinterpret_cast<KernelAction*>(third));
+    return mask_call(static_cast<long>(arguments[0]), reinterpret_cast<const uint64_t*>(arguments[1]),
+                     reinterpret_cast<uint64_t*>(arguments[2]));
+  const int signal = static_cast<int>(arguments[0]);
+  if (signal < 1 || signal > kSignals) return wire::kSignalCallIsTheKernels;
+  return action_call(signal, reinterpret_cast<const KernelAction*>(arguments[1]),
+                     reinterpret_cast<KernelAction*>(arguments[2]));
 }
 
 }  // extern "C"

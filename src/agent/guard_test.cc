@@ -17,12 +17,14 @@
 #include "agent/signals.h"
 #include "agent/test_guard.h"
 #include "wire/checked_load.h"
+#include "wire/signal_frame.h"
 
 namespace bpftime::agent {
 namespace {
 
 static_assert(offsetof(ucontext_t, uc_mcontext.gregs) + REG_RIP * 8 == kContextRip);
 static_assert(offsetof(ucontext_t, uc_sigmask) == kContextMask);
+static_assert(offsetof(ucontext_t, uc_link) == kContextLink);
 
 auto safe_copy() {
   return TestAgent::get().symbol<long (*)(void*, const void*, uint64_t)>("bpftime_agent_safe_copy");
@@ -425,10 +427,15 @@ TEST(Guard, ChildrenThatShareMemoryChangeNothingHere) {
   });
 }
 
-// What code that makes the two system calls itself is led to (rewrite's trampolines call it).
+// What code that makes system calls itself is led to (rewrite's trampolines call it).
+long guarded_call(long number, uint64_t* arguments, void* stack = nullptr) {
+  return TestAgent::get().symbol<long (*)(long, uint64_t*, void*)>("bpftime_agent_guarded_call")(
+      number, arguments, stack);
+}
 long signal_call(long number, long first, const void* second, void* third, long size = 8) {
-  return TestAgent::get().symbol<long (*)(long, long, const void*, void*, long)>("bpftime_agent_signal_call")(
-      number, first, second, third, size);
+  uint64_t arguments[6] = {static_cast<uint64_t>(first), reinterpret_cast<uint64_t>(second),
+                           reinterpret_cast<uint64_t>(third), static_cast<uint64_t>(size)};
+  return guarded_call(number, arguments);
 }
 
 TEST(Guard, CallsPastLibcTakeNothingAway) {
@@ -493,6 +500,107 @@ TEST(Guard, CallsPastLibcTakeNothingAway) {
     const KernelAction by_default{};
     REQUIRE(signal_call(SYS_rt_sigaction, SIGSEGV, &by_default, nullptr) == 0);
     fault();
+  });
+}
+
+// Replaces the mask that a call takes for as long as it lasts, and says the same as before of all else.
+TEST(Guard, LendsMasksToWaits) {
+  expect_fine([] {
+    struct Behind {
+      const uint64_t* mask;
+      uint64_t size;
+      uint64_t timeout;
+    };
+    const uint64_t all = ~uint64_t{0}, harmless = 1;
+    const auto argument = [](const void* pointer) { return reinterpret_cast<uint64_t>(pointer); };
+    const auto asked = [](long number, int which, uint64_t value, uint64_t size, uint64_t flags = 0) {
+      uint64_t arguments[6] = {1, 2, 3, 4, 5, 6};
+      if (number == SYS_io_uring_enter) arguments[3] = flags;
+      if (which < 5) arguments[which + 1] = size;
+      arguments[which] = value;
+      REQUIRE(guarded_call(number, arguments) == wire::kSignalCallIsTheKernels);
+      return arguments[which];
+    };
+    REQUIRE(asked(SYS_ppoll, 3, argument(&all), 8) == argument(&all));  // no guard yet
+    guard_all();
+    constexpr uint64_t kGetEvents = 1, kExtended = 8;
+    const struct {
+      long number;
+      int which;
+      uint64_t flags;
+    } plain[] = {{SYS_rt_sigsuspend, 0, 0},
+                 {SYS_ppoll, 3, 0},
+                 {SYS_epoll_pwait, 4, 0},
+                 {SYS_epoll_pwait2, 4, 0},
+                 {SYS_io_uring_enter, 4, kGetEvents}};
+    for (const auto& [number, which, flags] : plain) {
+      const uint64_t lent = asked(number, which, argument(&all), 8, flags);
+      REQUIRE(lent != argument(&all));
+      REQUIRE(*reinterpret_cast<uint64_t*>(lent) == (all & ~kGuardedSignals));
+      REQUIRE(asked(number, which, argument(&all), 8, flags) == lent && "equal ones are one");
+      REQUIRE(asked(number, which, lent, 8, flags) == lent);
+      REQUIRE(asked(number, which, argument(&harmless), 8, flags) == argument(&harmless));
+      for (const uint64_t size : {0, 4, 16})
+        REQUIRE(asked(number, which, argument(&all), size, flags) == argument(&all));
+      for (const uint64_t bad : {uint64_t{0}, uint64_t{16}, ~uint64_t{7}})
+        REQUIRE(asked(number, which, bad, 8, flags) == bad);
+    }
+    REQUIRE(asked(SYS_io_uring_enter, 4, argument(&all), 8, 0) == argument(&all));  // waits for nothing
+    const Behind both = {&all, 8, 77}, wrong = {&all, 16, 77}, none = {nullptr, 8, 77},
+                 bad = {reinterpret_cast<uint64_t*>(16), 8, 77};
+    for (const long number : {SYS_pselect6, SYS_io_pgetevents}) {
+      const auto* lent = reinterpret_cast<const Behind*>(asked(number, 5, argument(&both), 0));
+      REQUIRE(lent != &both && lent->size == 8 && *lent->mask == (all & ~kGuardedSignals));
+      for (const Behind* same :
+           {&wrong, &none, &bad, static_cast<const Behind*>(nullptr), reinterpret_cast<const Behind*>(16)})
+        REQUIRE(asked(number, 5, argument(same), 0) == argument(same));
+    }
+    const uint64_t extended = kGetEvents | kExtended;
+    const auto* lent =
+        reinterpret_cast<const Behind*>(asked(SYS_io_uring_enter, 4, argument(&both), 24, extended));
+    REQUIRE(lent != &both && lent->size == 8 && lent->timeout == 77 &&
+            *lent->mask == (all & ~kGuardedSignals));
+    REQUIRE(asked(SYS_io_uring_enter, 4, argument(&both), 16, extended) == argument(&both));
+    // There is room for some hundred; beyond, calls stay the host's. Those that are there stay.
+    uint64_t many = all;
+    int kept = 0;
+    for (; kept < 2000; ++kept, many -= uint64_t{1} << 32)
+      if (asked(SYS_ppoll, 3, argument(&many), 8) == argument(&many)) break;
+    REQUIRE(kept > 400 && kept < 1000);
+    REQUIRE(asked(SYS_io_uring_enter, 4, argument(&both), 24, extended) == argument(lent));
+    REQUIRE(*lent->mask == (all & ~kGuardedSignals));
+    REQUIRE(asked(SYS_getpid, 0, argument(&all), 8) == argument(&all));
+  });
+}
+
+TEST(Guard, FramesBlockNothing) {
+  expect_fine([] {
+    guard_all();
+    alignas(ucontext_t) uint8_t frame[sizeof(ucontext_t)] = {};
+    uint64_t& mask = *reinterpret_cast<uint64_t*>(frame + kContextMask);
+    const uint64_t usr1 = uint64_t{1} << (SIGUSR1 - 1), segv = uint64_t{1} << (SIGSEGV - 1);
+    mask = usr1 | segv;
+    uint64_t arguments[6] = {}, old = 0;
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    REQUIRE(mask == usr1);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == segv);
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, kNowhere) == wire::kSignalCallIsTheKernels);
+    mask = usr1;  // says nothing of ours; one of before the guard does
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == segv);
+    *reinterpret_cast<uint64_t*>(frame + kContextLink) = wire::kFrameOfHost;
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 && old == 0);
+    mask = segv;
+    REQUIRE(guarded_call(SYS_rt_sigreturn, arguments, frame) == wire::kSignalCallIsTheKernels);
+    // The same of a handler that is the host's, but called by us.
+    set_handler(SIGBUS, [](int, siginfo_t*, void* context) {
+      sigaddset(&static_cast<ucontext_t*>(context)->uc_sigmask, SIGTRAP);
+    });
+    raise(SIGBUS);
+    REQUIRE(repairs());
+    REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 &&
+            old == (segv | uint64_t{1} << (SIGTRAP - 1)));
   });
 }
 

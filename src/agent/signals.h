@@ -47,6 +47,7 @@ struct SignalInfo {
 static_assert(sizeof(SignalInfo) == 128);
 
 // ucontext_t: offsets asserted against libc's in guard_test.cc.
+inline constexpr size_t kContextLink = 8;  // the kernel writes 0 and reads nothing
 inline constexpr size_t kContextRip = 168;
 inline constexpr size_t kContextMask = 296;
 

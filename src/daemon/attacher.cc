@@ -543,6 +543,9 @@ Result<void> Attacher::change_sites(Target& target, StoppedProcess& stopped, Reg
                                          target::Threads::kStopped);
     if (!patched) give_up(*plan.site, patched.error());
   }
+  if (auto lent = lend_masks(target, stopped, registry, regions, planned); !lent)
+    log_warning("process " + std::to_string(target.report.pid) +
+                ": signal masks of waiting threads: " + lent.error().message);
   change_watch(target, stopped, registry, regions);
   if (auto changed = change_semaphores(stopped, registry, regions, sites); !changed) return changed;
   if (auto now = target.process.regions()) retire_maps(target, stopped, *now, sites);

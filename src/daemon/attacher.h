@@ -395,6 +395,10 @@ class Attacher {
   // mask loses them; and back.
   Result<void> hide_blocked_signals(target::StoppedProcess& stopped, uint64_t offset);
   Result<void> return_blocked_signals(Target& target, target::StoppedProcess& stopped, uint64_t offset);
+  // Threads that wait, in a call at one of the new sites, under a mask with guarded signals are given another.
+  Result<void> lend_masks(Target& target, target::StoppedProcess& stopped, const target::Registry& registry,
+                          const std::vector<target::MappedRegion>& regions,
+                          const std::vector<PlannedSite>& planned);
 };
 
 }  // namespace bpftime::daemon

@@ -3,11 +3,15 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
+#include <optional>
 
 #include "daemon/site.h"
+#include "wire/signal_frame.h"
 
 namespace bpftime::daemon {
 
@@ -45,6 +49,70 @@ bool called_from_arena(StoppedProcess& stopped, const wire::TargetContext& heade
       if (word - header.arenas[i].address < header.arenas[i].size) return true;
   }
   return false;
+}
+
+// Signal frames of handlers under way get a mark: what they say of the thread's mask is the host's, while those made from now on
+// say what we let be blocked. Found on the thread's stack by what every one holds, and by the code that it returns to.
+void mark_frames(StoppedProcess& stopped, uint64_t stack_pointer) {
+  constexpr uint64_t kLookedThrough = 64 * 1024;
+  constexpr uint8_t kReturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00,
+                                 0x00, 0x00, 0x0f, 0x05};  // mov $15,%rax; syscall
+  constexpr uint16_t kUserCodeSegment = 0x33;
+  constexpr size_t kSegments = offsetof(ucontext_t, uc_mcontext.gregs) + REG_CSGSFS * sizeof(uint64_t);
+  std::vector<uint8_t> stack;
+  for (uint64_t at = stack_pointer; at < stack_pointer + kLookedThrough;) {
+    const uint64_t end = (at | (kPageSize - 1)) + 1;
+    const auto page = stopped.read(at, end - at);
+    if (!page) break;
+    stack.insert(stack.end(), page->begin(), page->end());
+    at = end;
+  }
+  for (size_t at = 0; at + sizeof(uint64_t) + kSegments + sizeof(uint64_t) <= stack.size();
+       at += sizeof(uint64_t)) {
+    const size_t context = at + sizeof(uint64_t), link = context + offsetof(ucontext_t, uc_link);
+    if (read_at<uint16_t>(stack, context + kSegments) != kUserCodeSegment ||
+        read_at<uint64_t>(stack, link) != uint64_t{0})
+      continue;
+    const auto code = stopped.read(read_at<uint64_t>(stack, at).value_or(0), sizeof kReturn);
+    if (!code || !std::equal(code->begin(), code->end(), std::begin(kReturn))) continue;
+    (void)stopped.write(stack_pointer + link, as_bytes(wire::kFrameOfHost));
+  }
+}
+
+// The mask that an interrupted call will wait under once it goes on, and how it is told.
+struct WaitMask {
+  unsigned long long user_regs_struct::*argument;
+  bool behind;  // the argument leads to the next two words, else to the mask itself
+  uint64_t size, timeout, mask;
+};
+
+std::optional<WaitMask> wait_mask(StoppedProcess& stopped, const user_regs_struct& registers,
+                                  const rewrite::SystemCallSite& site) {
+  constexpr unsigned long long user_regs_struct::*kArguments[] = {
+      &user_regs_struct::rdi, &user_regs_struct::rsi, &user_regs_struct::rdx,
+      &user_regs_struct::r10, &user_regs_struct::r8,  &user_regs_struct::r9};
+  constexpr uint64_t kExtended = 1 << 3, kRegistered = 1 << 6;  // IORING_ENTER_EXT_ARG, _EXT_ARG_REG
+  const auto number = static_cast<int32_t>(registers.orig_rax);
+  const auto* call = rewrite::guarded_call(number);
+  if (call == nullptr || call->mask < 0 || (site.arguments_used_after >> call->mask & 1) != 0)
+    return std::nullopt;
+  if (number == SYS_io_uring_enter && (registers.r10 & kRegistered) != 0) return std::nullopt;
+  const bool extended = number == SYS_io_uring_enter && (registers.r10 & kExtended) != 0;
+  WaitMask out{kArguments[call->mask], call->behind || extended, 0, 0, 0};
+  uint64_t at = registers.*out.argument;
+  if (out.behind) {
+    const auto words = stopped.read(at, extended ? 24 : 16);
+    if (!words) return std::nullopt;
+    at = read_at<uint64_t>(*words, 0).value_or(0);
+    out.size = read_at<uint64_t>(*words, 8).value_or(0);
+    out.timeout = read_at<uint64_t>(*words, 16).value_or(0);
+  } else {
+    out.size = registers.*kArguments[call->mask + 1];
+  }
+  const auto mask = stopped.read(at, sizeof out.mask);
+  if (!mask || static_cast<uint32_t>(out.size) != sizeof out.mask) return std::nullopt;
+  out.mask = read_at<uint64_t>(*mask, 0).value_or(0);
+  return out;
 }
 
 }  // namespace
@@ -159,9 +227,43 @@ Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t of
       if (!before) return before.error();
       const uint32_t hidden = read_at<uint32_t>(*before, 0).value_or(0) | static_cast<uint32_t>(blocked);
       if (auto written = stopped.write(word, as_bytes(hidden)); !written) return written;
+      mark_frames(stopped, thread.stack_pointer & ~uint64_t{7});
     }
     if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed)
       return changed;
+  }
+  return {};
+}
+
+// What src/agent/guard.cc does for calls that begin, for those under way: the kernel restarts them with the registers they have.
+Result<void> Attacher::lend_masks(Target& target, StoppedProcess& stopped, const Registry& registry,
+                                  const std::vector<MappedRegion>& regions,
+                                  const std::vector<PlannedSite>& planned) {
+  std::map<uint64_t, const rewrite::SystemCallSite*> guarded;  // by where their calls return
+  for (const PlannedSite& plan : planned)
+    if (plan.site->system_call && plan.site->system_call->guards_signals)
+      guarded[plan.site->report.address + 2] = &plan.site->system_call->site;
+  if (guarded.empty()) return {};
+  const auto threads = stopped.threads();
+  const auto registers = stopped.registers();
+  for (size_t i = 0; i < threads.size(); ++i) {
+    constexpr int64_t kRestartNoHandler = -514;  // ERESTARTNOHAND: again, unless a handler runs
+    const auto site = guarded.find(registers[i].rip);
+    if (site == guarded.end() || static_cast<int64_t>(registers[i].rax) != kRestartNoHandler) continue;
+    const auto wait = wait_mask(stopped, registers[i], *site->second);
+    if (!wait || (wait->mask & kGuardedSignals) == 0) continue;
+    auto lend = agent_symbol(target, regions, registry, "bpftime_agent_lend_mask");
+    if (!lend) return lend.error();
+    const uint64_t arguments[] = {wait->mask, wait->size, wait->timeout, wait->behind};
+    auto lent = stopped.call(*lend, arguments);
+    if (!lent) return lent.error();
+    if (*lent == 0) continue;
+    const pid_t tid = threads[i].tid;
+    auto changed = stopped.change_registers(
+        tid, [&](user_regs_struct& now) { now.*wait->argument = static_cast<uint64_t>(*lent); });
+    if (!changed) continue;  // it has exited
+    // So no signal comes under the old mask before the call takes the new one.
+    if (const auto mask = stopped.signal_mask(tid); mask) (void)stopped.set_signal_mask(tid, *mask);
   }
   return {};
 }

@@ -87,7 +87,9 @@ void Attacher::look_at_libc(Target& target, const Registry& registry, const std:
     if (!is_libc(site.region.path) || !site.system_call || !site.system_call->guards_signals) continue;
     const bool there = site.report.skipped.empty() && registry.active_at(site.address) != nullptr;
     open |= !there && site.system_call->site.number >= 0;
-    if (files.insert(site.file.get()).second) open |= site.file->elf->find_symbol("strlcpy").has_value();
+    if (!files.insert(site.file.get()).second) continue;
+    open |= site.file->elf->find_symbol("strlcpy").has_value();
+    for (const auto& call : site.file->system_calls->calls) open |= !rewrite::no_guard_at(call.site).empty();
   }
   target.libc_is_guarded = !files.empty() && !open;
 }

@@ -44,8 +44,8 @@ SystemCalls find_in(const symbols::ElfFile& elf) {
   return out;
 }
 
-// Whether rt_sigaction or rt_sigprocmask may be called by its own instructions: a `syscall` close behind a constant that is one of
-// the two numbers. Fast, for what is true of hardly any file but the C library, whose numbers come in other ways, too.
+// Whether calls that the guard wants to see may be made by its own instructions: a `syscall` close behind a constant that is one
+// of their numbers. Fast, for what is true of hardly any file but the C library, whose numbers come in other ways, too.
 bool changes_signals(const symbols::ElfFile& elf) {
   constexpr size_t kBefore = 32, kConstant = 4;
   for (const auto& segment : elf.segments()) {
@@ -282,7 +282,8 @@ void Attacher::add_system_calls_of(const MappedRegion& region, const std::shared
         }
       }
       const bool starts = !call.site.stands_for_call && rewrite::starts_process(call.site.number);
-      const bool guards = guard && !on_exit && rewrite::may_change_signals(call.site.number);
+      const bool guards = guard && !on_exit && rewrite::may_change_signals(call.site.number) &&
+                          rewrite::no_guard_at(call.site).empty();
       if ((site.wants.empty() && !starts && !guards) || (call.site.stands_for_call && !on_exit)) continue;
       std::sort(site.wants.begin(), site.wants.end(),
                 [](const auto& a, const auto& b) { return a.order < b.order; });
@@ -329,7 +330,7 @@ Result<std::optional<Attacher::PlannedSite>> Attacher::plan_system_call(
   request.identity_address = config_.window + wire::kIdentityOffset;
   request.keeps_memory_shared = site.system_call->keeps_memory_shared;
   if (site.system_call->guards_signals) {
-    auto guard = agent_symbol(target, regions, registry, "bpftime_agent_signal_call");
+    auto guard = agent_symbol(target, regions, registry, "bpftime_agent_guarded_call");
     if (!guard && site.wants.empty()) return guard.error();
     request.signal_guard = guard ? *guard : 0;
   }

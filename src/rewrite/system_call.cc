@@ -10,6 +10,7 @@
 
 #include "rewrite/decode.h"
 #include "rewrite/relocate.h"
+#include "rewrite/used_after.h"
 #include "wire/target_context.h"
 
 namespace bpftime::rewrite {
@@ -280,10 +281,27 @@ std::optional<TextSystemCall> clone3_at(Bytes text, uint64_t address, size_t cal
   return TextSystemCall{address + call - kBefore, sizeof kClone3, std::move(sites[0])};
 }
 
+// `at`: of the call in `text`.
+void note_use_after(Bytes text, size_t at, SystemCallSite& site) {
+  const GuardedCall* call = guarded_call(site.number);
+  if (site.number < 0 || (call != nullptr && call->mask >= 0))
+    site.arguments_used_after = arguments_used_after(text, at + kSystemCallSize);
+}
+
 }  // namespace
 
-bool may_change_signals(int32_t number) {
-  return number < 0 || number == SYS_rt_sigaction || number == SYS_rt_sigprocmask;
+const GuardedCall* guarded_call(int32_t number) {
+  const auto found = std::find_if(std::begin(kGuardedCalls), std::end(kGuardedCalls),
+                                  [&](const GuardedCall& call) { return call.number == number; });
+  return found == std::end(kGuardedCalls) ? nullptr : found;
+}
+
+bool may_change_signals(int32_t number) { return number < 0 || guarded_call(number) != nullptr; }
+
+std::string no_guard_at(const SystemCallSite& site) {
+  const GuardedCall* call = guarded_call(site.number);
+  if (call == nullptr || call->mask < 0 || (site.arguments_used_after >> call->mask & 1) == 0) return {};
+  return "code behind it looks at the register of its signal mask";
 }
 
 bool starts_process(int32_t number) {
@@ -292,7 +310,9 @@ bool starts_process(int32_t number) {
 
 std::vector<SystemCallSite> find_system_calls(Bytes code, uint64_t size) {
   if (size > kFunctionSizeMax) return {};
-  return Function(code, size).sites();
+  auto sites = Function(code, size).sites();
+  for (SystemCallSite& site : sites) note_use_after(code, site.offset, site);
+  return sites;
 }
 
 std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
@@ -315,7 +335,12 @@ std::vector<TextSystemCall> find_system_calls(Bytes text, uint64_t address,
     const auto [start, size] = *function;
     const uint64_t offset = start - address;
     const Bytes code = text.subspan(offset, std::min<uint64_t>(size + kPaddingMax, text.size() - offset));
-    for (auto& site : find_system_calls(code, size)) out.push_back({start, size, std::move(site)});
+    if (size <= kFunctionSizeMax) {
+      for (auto& site : Function(code, size).sites()) {
+        note_use_after(text, offset + site.offset, site);
+        out.push_back({start, size, std::move(site)});
+      }
+    }
     done = std::max(done, start + size);
   }
   std::map<uint64_t, uint64_t> ranges;  // patches of more than one instruction, or that nothing may jump to

@@ -26,10 +26,35 @@ struct SystemCallSite {
   std::string no_enter;         // why no enter programs can run here; empty: they can
   uint32_t exit_length = 0;     // the patch is [offset + 2, offset + 2 + exit_length)
   std::string no_exit;
+  // Arguments of the kernel's (bit n for argument n) that code behind the call may look at in their registers, which the
+  // kernel leaves as they are.
+  uint8_t arguments_used_after = 0;
 };
 
-// rt_sigaction and rt_sigprocmask, and calls that may be either: those the signal guard wants to make.
+// Calls that change what signals a thread takes, for good or for as long as they last: those the signal guard wants to see.
+struct GuardedCall {
+  int32_t number;
+  int8_t
+      mask;  // the argument that leads to a mask for the call's duration, which the guard may replace; -1: none
+  bool behind;  // it leads to address and size of the mask; else to the mask, whose size is the next argument
+};
+inline constexpr GuardedCall kGuardedCalls[] = {
+    {13, -1, false},   // rt_sigaction
+    {14, -1, false},   // rt_sigprocmask
+    {15, -1, false},   // rt_sigreturn
+    {130, 0, false},   // rt_sigsuspend
+    {270, 5, true},    // pselect6
+    {271, 3, false},   // ppoll
+    {281, 4, false},   // epoll_pwait
+    {333, 5, true},    // io_pgetevents
+    {426, 4, false},   // io_uring_enter; as its flags say, also behind, with a word more
+    {441, 4, false}};  // epoll_pwait2
+// Null: none of them.
+const GuardedCall* guarded_call(int32_t number);
+// Whether a call with this number, or one whose number is not known (-1), may be one of them.
 bool may_change_signals(int32_t number);
+// Why the guard cannot do its work at a site; empty: it can, as far as there is a patch.
+std::string no_guard_at(const SystemCallSite& site);
 
 // clone, vfork, clone3: the child may run in the parent's memory under ids of its own.
 bool starts_process(int32_t number);
@@ -79,8 +104,8 @@ struct SystemCallRequest {
   // The call may make a process that runs in this one's memory (starts_process): TargetIdentity::memory_shared is kept. On both
   // its patches, or on neither.
   bool keeps_memory_shared = false;
-  // Of enter patches: rt_sigaction and rt_sigprocmask are made by bpftime_agent_signal_call, at this address (src/agent/guard.cc),
-  // so that the host cannot take the signal guard's signals away. 0: by the kernel.
+  // Of enter patches: of guarded calls bpftime_agent_guarded_call, at this address (src/agent/guard.cc), is asked first, so that the
+  // host cannot take the signal guard's signals away. 0: nobody is.
   uint64_t signal_guard = 0;
   // Enter patches of calls whose number is not known when they return: those of which the end is wanted are made beside the
   // trampoline, by a `syscall` of each number's own, and come back through these.

@@ -144,6 +144,54 @@ asm(R"(
     ret
     done calls_red_zone
 
+    function calls_suspend            # (mask): as libc's sigsuspend
+    mov $8, %esi
+    mov $130, %eax
+    syscall
+    cmp $-4095, %rax
+    jae 1f
+    ret
+1:  xor %edi, %edi
+    call calls_write
+    mov $-1, %rax
+    ret
+    done calls_suspend
+
+    function calls_suspend_and_looks  # (mask): at what the kernel leaves in its register
+    mov $8, %esi
+    mov $130, %eax
+    syscall
+    cmp $-4095, %rax
+    jae 1f
+    ret
+1:  mov (%rdi), %rax
+    ret
+    done calls_suspend_and_looks
+
+    function calls_pselect            # (mask and size): writes a part of the register only, then asks a function
+    mov %rdi, %r9
+    mov $270, %eax
+    syscall
+    mov $1, %r9b
+    jmp *%rcx
+    done calls_pselect
+
+    function calls_ppoll              # (mask): all ways behind it write the register or return
+    mov %rdi, %r10
+    xor %edi, %edi
+    xor %esi, %esi
+    xor %edx, %edx
+    mov $8, %r8d
+    mov $271, %eax
+    syscall
+    cmp $-4095, %rax
+    jae 1f
+    ret
+1:  xor %r10d, %r10d
+    add %r10, %rax
+    ret
+    done calls_ppoll
+
     function calls_clone              # (flags, stack): the child returns on its own stack
     mov $0, %edx
     mov $0, %r10d
@@ -212,6 +260,10 @@ CODE(calls_with_flags)
 CODE(calls_stackless)
 CODE(calls_red_zone)
 CODE(calls_clone)
+CODE(calls_suspend)
+CODE(calls_suspend_and_looks)
+CODE(calls_pselect)
+CODE(calls_ppoll)
 CODE(preserved_around)
 #undef CODE
 
@@ -474,8 +526,12 @@ TEST_F(SystemCalls, CanBeEnded) {
 
 // Stands for the agent: makes the first, leaves the others to the kernel, and spoils what a function may.
 volatile uint64_t g_guarded;
-extern "C" GENERAL long guards_calls(long number, long first, long second, long third, long fourth) {
+volatile uint64_t g_stack;
+extern "C" GENERAL long guards_calls(long number, uint64_t* arguments, uint64_t stack) {
   g_guarded = g_guarded + 1;
+  g_stack = stack;
+  const auto first = static_cast<long>(arguments[0]), second = static_cast<long>(arguments[1]),
+             third = static_cast<long>(arguments[2]), fourth = static_cast<long>(arguments[3]);
   asm volatile("mov $-1, %%rdx; mov %%rdx, %%rcx; mov %%rdx, %%r8; mov %%rdx, %%r9; mov %%rdx, %%r10" ::
                    : "rcx", "rdx", "r8", "r9", "r10");
   return first == 4711 ? number * 1000 + second + third + fourth : wire::kSignalCallIsTheKernels;
@@ -532,6 +588,56 @@ TEST_F(SystemCalls, AboutSignalsAreLedToTheirGuard) {
   auto end = request(AT(calls_mask), true, {});
   end.signal_guard = guard;
   EXPECT_FALSE(plan_system_call(end).ok());
+}
+
+// Stands for the agent: another mask for ppoll.
+const uint64_t kLent = 0;
+extern "C" GENERAL long lends_masks(long number, uint64_t* arguments, uint64_t) {
+  g_guarded = g_guarded + 1;
+  if (number == SYS_ppoll) arguments[3] = reinterpret_cast<uint64_t>(&kLent);
+  return wire::kSignalCallIsTheKernels;
+}
+
+// The mask reaches the kernel in place of the host's: a wait that lets a signal through which the host's would not.
+TEST_F(SystemCalls, WithMasksTakeThoseTheGuardLends) {
+  g_guarded = 0;
+  struct sigaction action {
+  }, old{};
+  action.sa_handler = [](int) {};
+  ASSERT_EQ(::sigaction(SIGUSR2, &action, &old), 0);
+  sigset_t usr2, before_mask;
+  sigemptyset(&usr2);
+  sigaddset(&usr2, SIGUSR2);
+  ASSERT_EQ(::pthread_sigmask(SIG_BLOCK, &usr2, &before_mask), 0);
+  const uint64_t all = ~uint64_t{0};
+  for (const bool any : {false, true}) {
+    auto guarded =
+        any ? request(AT(calls_any), false, {}) : request(AT(calls_ppoll), false, {program(on_enter)});
+    guarded.signal_guard = reinterpret_cast<uint64_t>(lends_masks);
+    const auto before = patch(guarded);
+    ::raise(SIGUSR2);
+    const uint64_t asked = g_guarded;
+    EXPECT_EQ(any ? call(calls_any, long{SYS_ppoll}, 0L, 0L, 0L, &all, 8L) : call(calls_ppoll, &all), -EINTR);
+    EXPECT_EQ(g_guarded, asked + 1);
+    if (any) continue;
+    EXPECT_EQ(g_enter.arguments[3], reinterpret_cast<uint64_t>(&all)) << "programs see the host's";
+  }
+  ::pthread_sigmask(SIG_SETMASK, &before_mask, nullptr);
+  ::sigaction(SIGUSR2, &old, nullptr);
+}
+
+TEST_F(SystemCalls, WhoseMasksAreLookedAtAgainAreNotGuarded) {
+  const auto used = [&](auto... code) { return request(code..., false, {}).site.arguments_used_after; };
+  EXPECT_EQ(used(AT(calls_suspend)), 0);
+  EXPECT_EQ(used(AT(calls_ppoll)), 0);
+  EXPECT_EQ(used(AT(calls_any)), 0);
+  EXPECT_EQ(used(AT(calls_suspend_and_looks)), 1 << 0);
+  EXPECT_EQ(used(AT(calls_pselect)) & 1 << 5, 1 << 5);
+  EXPECT_EQ(used(AT(calls_write)), 0) << "nobody asks";
+  auto refused = request(AT(calls_suspend_and_looks), false, {});
+  EXPECT_NE(no_guard_at(refused.site), "");
+  refused.signal_guard = reinterpret_cast<uint64_t>(lends_masks);
+  EXPECT_FALSE(plan_system_call(refused).ok());
 }
 
 TEST_F(SystemCalls, LeaveRegistersAndRedZoneAlone) {
@@ -775,12 +881,18 @@ TEST_P(SystemCallSweep, MostCallsCanBeSeen) {
     took += std::chrono::steady_clock::now() - start;
   }
   std::map<std::string, int> reasons;
-  size_t enter = 0, exit = 0, known = 0;
+  size_t enter = 0, exit = 0, known = 0, unguarded = 0;
   for (const auto& call : sites) {
     known += call.site.number >= 0;
     enter += call.site.no_enter.empty();
     exit += call.site.no_exit.empty() && (call.site.number >= 0 || call.site.number_register >= 0);
     if (!call.site.no_enter.empty()) ++reasons["enter: " + call.site.no_enter];
+    const bool guarded = guarded_call(call.site.number) != nullptr;
+    const std::string no_guard = no_guard_at(call.site).empty() ? call.site.no_enter : no_guard_at(call.site);
+    if (guarded && !no_guard.empty()) {
+      ++reasons["guard of " + std::to_string(call.site.number) + ": " + no_guard];
+      ++unguarded;
+    }
     if (!call.site.no_exit.empty()) ++reasons["exit: " + call.site.no_exit];
   }
   std::cerr << sites.size() << " calls, " << known << " of known number, enter " << enter << ", exit " << exit
@@ -788,6 +900,7 @@ TEST_P(SystemCallSweep, MostCallsCanBeSeen) {
   for (const auto& [why, count] : reasons) std::cerr << "  " << count << "  " << why << "\n";
   EXPECT_GE(enter * 100, sites.size() * 90);
   EXPECT_GE(exit * 100, sites.size() * 85);
+  EXPECT_EQ(unguarded, 0u);
 }
 
 }  // namespace

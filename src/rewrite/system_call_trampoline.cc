@@ -161,16 +161,26 @@ class Writer {
     jump(call_address());
   }
 
-  // Asks the agent to make the call. What it has made goes on behind the `syscall`, where exit programs are.
+  // Asks the agent, which makes the call, changes its arguments or neither. What it has made goes on behind the `syscall`, where
+  // exit programs are.
   void guard_signals() {
     const Label go_on = a_.newLabel(), kernels = a_.newLabel();
     const bool known = request_.site.number >= 0;
-    if (!known) {
+    if (known) {
+      const GuardedCall& call = *guarded_call(request_.site.number);
+      if (call.mask >= 0) {
+        const Gp& mask = kArgumentRegisters[call.mask];
+        a_.test(mask, mask);
+        a_.jz(go_on);
+      }
+    } else {
       const Label ours = a_.newLabel();
-      a_.cmp(eax, SYS_rt_sigaction);
-      a_.je(ours);
-      a_.cmp(eax, SYS_rt_sigprocmask);
-      a_.jne(go_on);
+      for (const GuardedCall& call : kGuardedCalls) {
+        if (call.mask >= 0 && (request_.site.arguments_used_after >> call.mask & 1) != 0) continue;
+        a_.cmp(eax, call.number);
+        a_.je(ours);
+      }
+      a_.jmp(go_on);
       a_.bind(ours);
     }
     a_.mov(rcx, rsp);
@@ -179,15 +189,13 @@ class Writer {
     a_.mov(at(kOldStack), rcx);
     for (int i = 0; i < 6; ++i) a_.mov(at(kArguments + 8 * i), kArgumentRegisters[i]);
     if (!known) a_.mov(at(kSavedRax), rax);
-    a_.mov(r8, r10);
-    a_.mov(rcx, rdx);
-    a_.mov(rdx, rsi);
-    a_.mov(rsi, rdi);
     if (known) {
       a_.mov(edi, request_.site.number);
     } else {
       a_.mov(edi, eax);
     }
+    a_.lea(rsi, at(kArguments));
+    a_.mov(rdx, rcx);
     a_.mov(rax, request_.signal_guard);
     a_.call(rax);
     for (int i = 0; i < 6; ++i) a_.mov(kArgumentRegisters[i], at(kArguments + 8 * i));
@@ -555,6 +563,9 @@ Result<void> check_request(const SystemCallRequest& request) {
     return refuse("the number is not known when it returns");
   if (request.signal_guard != 0 && (request.on_exit || !may_change_signals(request.site.number)))
     return refuse("the signal guard makes other calls");
+  if (request.signal_guard != 0)
+    if (const std::string why_not = no_guard_at(request.site); !why_not.empty())
+      return refuse(why_not.c_str());
   if (!request.exit_programs.empty() && (request.on_exit || request.site.number >= 0))
     return refuse("the end of this call is seen behind it");
   for (const SystemCallProgram& program : request.programs)

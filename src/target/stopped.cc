@@ -282,6 +282,11 @@ std::vector<user_regs_struct> StoppedProcess::registers() const {
 }
 
 Result<void> StoppedProcess::set_pc(pid_t tid, uint64_t pc) {
+  return change_registers(tid, [pc](user_regs_struct& registers) { registers.rip = pc; });
+}
+
+Result<void> StoppedProcess::change_registers(pid_t tid,
+                                              const std::function<void(user_regs_struct&)>& change) {
   Result<void> result;
   state_->tracer.run([&] {
     auto* held = const_cast<HeldThread*>(state_->find(tid));
@@ -296,7 +301,7 @@ Result<void> StoppedProcess::set_pc(pid_t tid, uint64_t pc) {
       get_registers(tid, held->registers);
     }
     user_regs_struct registers = held->registers;
-    registers.rip = pc;
+    change(registers);
     if (!set_registers(tid, registers)) {
       result = process_error(state_->pid, ESRCH, "thread " + std::to_string(tid) + " has exited");
       return;

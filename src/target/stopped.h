@@ -5,6 +5,7 @@
 #include <sys/user.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -67,6 +68,8 @@ class StoppedProcess {
   // `pc` is where the thread is as threads() says. Of a thread in an interrupted system call that is just after the `syscall`
   // instruction, and the kernel will go back those two bytes to restart it.
   Result<void> set_pc(pid_t tid, uint64_t pc);
+  // The same of any general register. The kernel takes a restarted call's arguments from them.
+  Result<void> change_registers(pid_t tid, const std::function<void(user_regs_struct&)>& change);
 
   // Takes `signals` (bit n-1 for signal n) out of every thread's mask.
   Result<void> unblock_signals(uint64_t signals);

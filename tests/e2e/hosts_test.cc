@@ -26,6 +26,12 @@ class Hosts : public VictimTest {
     for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++out;
     return out;
   }
+  static std::string first_line(const std::string& path) {
+    std::ifstream file(path);
+    std::string line;
+    std::getline(file, line);
+    return line;
+  }
   // Why the first probe of a process is not in place.
   std::string reason(pid_t pid) {
     const auto list = bpftime_json({"list"});
@@ -115,6 +121,91 @@ TEST_F(Hosts, SignalsTakenAwayPastLibc) {
       EXPECT_EQ(target.ask("mask"), mask);
       EXPECT_EQ(target.ask("handler"), handler);
     }
+}
+
+// Handlers that interrupt a call with a mask of its own run under that mask.
+TEST_F(Hosts, WaitsUnderMasksOfTheirOwn) {
+  const std::string alone = victim().ask("waits"), alone_cancelled = victim().ask("cancel_waits");
+  const size_t ways = count(alone, " handled 1 wrong 0 ");
+  ASSERT_GE(ways, 10u) << alone;
+  for (const bool started : {true, false}) {
+    SCOPED_TRACE(started ? "started" : "attached");
+    Conversation target = started ? victim_started() : victim();
+    if (!started) attach(target);
+    Child tool = stat_tool("ring");
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    EXPECT_EQ(target.ask("waits"), alone);
+    EXPECT_EQ(target.ask("cancel_waits"), alone_cancelled);
+    EXPECT_EQ(target.ask("mask"), "masked segv 0 bus 0 usr1 0\n");
+    finish_tool(tool);
+    EXPECT_EQ(count(tool.output(), "length=-14 text=\n"), ways);
+    EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+    EXPECT_EQ(target.ask("waits"), alone);
+  }
+}
+
+// Such a call has been under way since before the guard came, and goes on when it has gone.
+TEST_F(Hosts, WaitsUnderWay) {
+  for (const std::string way : {"sigsuspend", "ppoll", "pselect", "epoll_pwait", "epoll_pwait2", "raw ppoll",
+                                "io_pgetevents", "io_uring_enter", "io_uring_enter ext"}) {
+    SCOPED_TRACE(way);
+    Conversation target = victim();
+    const std::string pid = std::to_string(target.pid());
+    const auto wait = [&] {
+      target.send("wait " + way);
+      ASSERT_TRUE(eventually([&] {
+        const std::string now = first_line("/proc/" + pid + "/syscall");
+        return now != "running" && now.substr(0, 2) != "0 " && !now.empty();
+      }));
+    };
+    wait();
+    attach(target);
+    Child tool = stat_tool("ring");
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    ::kill(target.pid(), SIGUSR1);
+    EXPECT_EQ(target.answer(), way + ": -4 handled 1 wrong 0 before 10\n");
+    wait();
+    finish_tool(tool);
+    EXPECT_EQ(count(tool.output(), "length=-14 text=\n"), 1u);
+    EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+    ::kill(target.pid(), SIGUSR1);
+    EXPECT_EQ(target.answer(), way + ": -4 handled 1 wrong 0 before 10\n");
+    EXPECT_EQ(target.ask("mask"), "masked segv 0 bus 0 usr1 0\n");
+  }
+}
+
+// What a handler returns to may have signals blocked: since before the guard came, or because the handler says so.
+TEST_F(Hosts, FramesWithSignalsBlocked) {
+  for (const std::string mask : {"0", "1"}) {
+    SCOPED_TRACE("the handler's mask: " + mask);
+    Conversation target = victim();
+    if (mask == "0") target.ask("block_segv");
+    const std::string before = target.ask("mask");
+    target.ask("stay_in_handler " + mask);
+    attach(target);
+    Child tool = stat_tool("ring");
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    EXPECT_EQ(target.ask("bad 1"), "wrong 0\n");
+    EXPECT_EQ(target.ask("leave"), "left\n");
+    EXPECT_EQ(target.ask("bad 1"), "wrong 0\n");
+    EXPECT_EQ(target.ask("mask"), before);
+    finish_tool(tool);
+    EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+    EXPECT_EQ(target.ask("mask"), before);
+  }
+  for (const int signal : {SIGUSR1, SIGSEGV}) {
+    SCOPED_TRACE("by a handler of signal " + std::to_string(signal));
+    Conversation target = victim();
+    attach(target);
+    Child tool = stat_tool("ring");
+    target.ask("block_by_frame " + std::to_string(signal));
+    EXPECT_EQ(target.ask("bad 1"), "wrong 0\n");
+    EXPECT_EQ(target.ask("mask"), "masked segv 1 bus 1 usr1 0\n");
+    target.ask("unblock_all");
+    EXPECT_EQ(target.ask("mask"), "masked segv 0 bus 0 usr1 0\n");
+    EXPECT_EQ(target.ask("bad 1"), "wrong 0\n");
+    finish_tool(tool);
+  }
 }
 
 // Functions libc calls with all signals blocked (around pthread_create, in the child of posix_spawn) are no exception.

@@ -17,12 +17,15 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "victim_waits.h"
 
 extern char** environ;
 
@@ -190,6 +193,22 @@ void raw_signals(bool mask) {
   say("raw %ld\n", result);
 }
 
+// Changes what the thread has blocked once the handler returns.
+void block_on_return(int, siginfo_t*, void* context) {
+  sigset_t& mask = static_cast<ucontext_t*>(context)->uc_sigmask;
+  for (int signal : {SIGSEGV, SIGBUS, SIGTRAP, SIGILL}) sigaddset(&mask, signal);
+}
+
+void obey_inside(void*);
+void obey_in_handler(int) { obey_inside(nullptr); }
+
+void raise_to(int signal, const struct sigaction& action) {
+  struct sigaction before = {};
+  ::sigaction(signal, &action, &before);
+  ::raise(signal);
+  ::sigaction(signal, &before, nullptr);
+}
+
 // ---- seccomp ----
 
 // Refuses what a careless tracer would need: sockets, mmap, mprotect, open.
@@ -281,7 +300,7 @@ void ways_out() {
   say("after %ld %ld\n", victim_through(nothing, nullptr), call(10));
 }
 
-// ---- lines obeyed inside probed functions ----
+// ---- lines obeyed inside probed functions and handlers ----
 
 std::string line_number;  // of the line read last
 bool leaving, forked_inside;
@@ -338,6 +357,23 @@ void obey(const std::string& line) {
     ::raise(SIGSEGV);
     say("handled %d\n", static_cast<int>(handled));
   }
+  if (what == "block_by_frame") {
+    struct sigaction action = {};
+    action.sa_sigaction = block_on_return;
+    action.sa_flags = SA_SIGINFO;
+    raise_to(static_cast<int>(number), action);
+  }
+  if (what == "stay_in_handler") {  // obeys there until "leave"; with a number: under a mask of everything
+    struct sigaction action = {};
+    action.sa_handler = obey_in_handler;
+    if (number != 0) sigfillset(&action.sa_mask);
+    raise_to(SIGUSR1, action);
+    leaving = false;
+    say("left\n");
+  }
+  if (what == "wait") wait_for_signal(line.substr(line.find(' ') + 1));
+  if (what == "waits") wait_in_all_ways();
+  if (what == "cancel_waits") cancel_waits();
   if (what == "threads") {
     for (pthread_t thread; number > 0; --number) ::pthread_create(&thread, nullptr, idle, nullptr);
   }
