@@ -29,7 +29,7 @@
 extern "C" {
 __attribute__((visibility("hidden"),
                tls_model("initial-exec"))) __thread bpftime::agent::Thread bpftime_thread;
-extern __attribute__((visibility("hidden"))) const char bpftime_return_slots[];
+extern __attribute__((visibility("hidden"))) const char bpftime_return_slots[], bpftime_return_plainly[];
 long bpftime_agent_safe_copy(void* dst, const void* src, uint64_t len);
 bpftime::wire::TargetContext* bpftime_agent_context = nullptr;
 }
@@ -40,7 +40,7 @@ namespace {
 using rewrite::ReturnFrame;
 
 static_assert(offsetof(ReturnFrame, return_address) == 0 && offsetof(ReturnFrame, saved_rbx) == 8);
-static_assert(offsetof(ReturnFrame, exit_handler) == 24);
+static_assert(offsetof(ReturnFrame, exit_handler) == 24 && offsetof(ReturnFrame, state) == 48);
 static_assert(rewrite::kReturnBodyBeforeHandler == 8 && rewrite::kReturnClaimedBeforeHandler == 16);
 static_assert(rewrite::kReturnSlotStride == 32 && rewrite::kReturnSlotCopies == 128);
 static_assert(rewrite::kReturnSavedR11 == -16 && rewrite::kReturnSavedR10 == -24);
@@ -357,6 +357,16 @@ extern "C" long bpftime_agent_join_return_slots(uint64_t first) {
   constexpr long kExists = -17;
   if (near_slots != 0 && near_slots != first) return kExists;
   store(near_slots, first);
+  return 0;
+}
+
+// Called by the daemon while all threads stand still and none in what we made: calls whose probes have gone return without
+// running programs, since what these need (the signal guard, maps) is about to go, too.
+extern "C" long bpftime_agent_forget_returns() {
+  const uint32_t used = __atomic_load_n(&chunks_used, __ATOMIC_ACQUIRE);
+  for (uint32_t i = 0; i < used * kFramesPerChunk && i < kFrames; ++i)
+    if ((load(pool[i].state) & 3) == kInBody)
+      store(pool[i].exit_handler, reinterpret_cast<uint64_t>(bpftime_return_plainly));
   return 0;
 }
 

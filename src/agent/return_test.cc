@@ -165,13 +165,24 @@ return_registers:
     lea (%r10,%r11), %rax
     add %rbp, %rax
     ret
+    .globl return_registers_forgotten
+    .type return_registers_forgotten,@function
+return_registers_forgotten:        # the same, and the probe goes meanwhile
+    lea (%r10,%r11), %rax
+    add %rbp, %rax
+    push %rcx; push %r8; push %r9; push %r10; push %r11; push %rax
+    sub $8, %rsp
+    call forget_returns
+    add $8, %rsp
+    pop %rax; pop %r11; pop %r10; pop %r9; pop %r8; pop %rcx
+    ret
     .globl return_registers_call
-return_registers_call:             # all callee-saved registers carry marks; 0: all right
+return_registers_call:             # (function): all callee-saved registers carry marks; 0: all right
     push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15
     sub $8, %rsp
     mov $0x1000, %ebx; mov $2, %ebp; mov $3, %r12d; mov $4, %r13d; mov $5, %r14d; mov $6, %r15d
     mov $0x100, %r10d; mov $0x10, %r11d; mov $7, %ecx; mov $8, %r8d
-    call return_registers
+    call *%rdi
     sub $0x112, %rax
     sub $0x1000, %rbx; or %rbx, %rax
     sub $2, %rbp; or %rbp, %rax
@@ -188,12 +199,18 @@ return_registers_call:             # all callee-saved registers carry marks; 0: 
     ret
 )");
 extern "C" long return_registers();
-extern "C" long return_registers_call();
+extern "C" long return_registers_forgotten();
+extern "C" long return_registers_call(long (*function)());
+// As the daemon when it takes the guard away.
+extern "C" __attribute__((used)) void forget_returns() {
+  static const auto forget = TestAgent::get().symbol<long (*)()>("bpftime_agent_forget_returns");
+  if (forget() != 0) abort();
+}
 
 TEST_P(Return, NoRegisterChangesEitherWay) {
-  ASSERT_EQ(return_registers_call(), 0);
+  ASSERT_EQ(return_registers_call(return_registers), 0);
   auto live = probe(return_registers, true);
-  for (int i = 0; i < 200; ++i) ASSERT_EQ(return_registers_call(), 0);
+  for (int i = 0; i < 200; ++i) ASSERT_EQ(return_registers_call(return_registers), 0);
   EXPECT_EQ(returns, 200u);
   EXPECT_EQ(last_return.rbx, 0x1000u) << "the host's rbx, not our frame";
 }
@@ -391,6 +408,81 @@ TEST_P(Return, ThreadsInParallel) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
   EXPECT_EQ(returns, 160000u);
+  EXPECT_EQ(missed(), 0u);
+}
+
+// --- calls that outlive their probe
+// ------------------------------------------------------------------------------------------
+
+PROBED long return_forgotten(long depth) {
+  if (depth == 0) {
+    forget_returns();
+    return 0;
+  }
+  return 1 + return_forgotten(depth - 1);
+}
+PROBED Pair return_pair_forgotten(long a) {
+  forget_returns();
+  return {a, a * 2};
+}
+PROBED void return_throw_forgotten() {
+  forget_returns();
+  throw std::runtime_error("forgotten");
+}
+
+TEST_P(Return, ForgottenCallsRunNoProgramAndKeepRegisters) {
+  ASSERT_EQ(return_registers_call(return_registers_forgotten), 0);
+  auto a = probe(return_registers_forgotten), b = probe(return_pair_forgotten), c = probe(return_add);
+  for (long i = 0; i < 200; ++i) {
+    ASSERT_EQ(return_registers_call(return_registers_forgotten), 0);
+    const Pair pair = return_pair_forgotten(i);
+    ASSERT_EQ(pair.first, i);
+    ASSERT_EQ(pair.second, 2 * i);
+  }
+  EXPECT_EQ(returns, 0u);
+  EXPECT_EQ(return_add(40, 2), 42);
+  EXPECT_EQ(returns, 1u) << "calls that begin later are seen";
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_P(Return, ForgottenFramesAreUsedAgain) {
+  auto a = probe(return_forgotten), b = probe(return_deep);
+  for (int i = 0; i < 200; ++i) ASSERT_EQ(return_forgotten(2000), 2000);
+  EXPECT_EQ(returns, 0u);
+  EXPECT_EQ(return_deep(2000), 2000);
+  EXPECT_EQ(returns, 2001u);
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_P(Return, ExceptionsLeaveForgottenCalls) {
+  auto live = probe(return_throw_forgotten);
+  int caught = 0;
+  for (int i = 0; i < 1000; ++i) {
+    try {
+      return_throw_forgotten();
+    } catch (const std::runtime_error&) {
+      ++caught;
+    }
+  }
+  EXPECT_EQ(caught, 1000);
+  EXPECT_EQ(missed(), 0u);
+}
+
+TEST_P(Return, SignalsWhileForgottenCallsReturn) {
+  auto a = probe(return_forgotten), b = probe(return_add);
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    if (return_add(20, 3) != 23) abort();
+  };
+  sigaction(SIGALRM, &action, nullptr);
+  const itimerspec interval = {{0, 50000}, {0, 50000}};
+  timer_t timer;
+  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer), 0);
+  timer_settime(timer, 0, &interval, nullptr);
+  for (int i = 0; i < 300; ++i)
+    if (return_forgotten(2000) != 2000) abort();
+  timer_delete(timer);
+  signal(SIGALRM, SIG_DFL);
   EXPECT_EQ(missed(), 0u);
 }
 

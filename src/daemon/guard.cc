@@ -222,6 +222,9 @@ Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Reg
   if (!offset) return offset.error();
   auto masked_offset = stopped.call(*offset, {});
   if (!masked_offset) return masked_offset.error();
+  // Return-probed functions that have not returned yet would run their programs after that. An older agent has no such function.
+  if (auto forget = agent_symbol(target, regions, registry, "bpftime_agent_forget_returns"))
+    if (auto forgotten = stopped.call(*forget, {}); !forgotten) return forgotten.error();
   auto removed = stopped.call(*remove, {});
   if (!removed) return removed.error();
   return return_blocked_signals(target, stopped, static_cast<uint64_t>(*masked_offset));

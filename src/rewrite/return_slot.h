@@ -10,7 +10,8 @@
 // Way out: the body returns into the slot, which jumps to the handler (rsp ≡ 0 mod 16, rbx = frame). The handler copies what it
 // needs of the frame, makes it the head of its thread's list, if this is the thread and it is not the usual one, sets `state` to
 // free as its last access to it, and only then puts the return address back on the stack; it restores the host's rbx, runs the
-// programs and returns, every other register as the body left it.
+// programs and returns, every other register as the body left it. Calls that outlive the signal guard return by a handler of the
+// agent's instead, which runs no programs (return_cold.S).
 #pragma once
 
 #include <stddef.h>

@@ -32,5 +32,10 @@ static __always_inline int note(void *ctx, __u32 is_return) {
 SEC("uprobe")
 int on_call(struct pt_regs *ctx) { return note(ctx, 0); }
 
+// Reads what the result points to, should it be a pointer: one that leads nowhere is nobody's fault.
 SEC("uretprobe")
-int on_return(struct pt_regs *ctx) { return note(ctx, 1); }
+int on_return(struct pt_regs *ctx) {
+  char first;
+  bpf_probe_read_user(&first, sizeof(first), (void *)PT_REGS_RC(ctx));
+  return note(ctx, 1);
+}

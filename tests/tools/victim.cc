@@ -281,6 +281,31 @@ void ways_out() {
   say("after %ld %ld\n", victim_through(nothing, nullptr), call(10));
 }
 
+// ---- lines obeyed inside probed functions ----
+
+std::string line_number;  // of the line read last
+bool leaving, forked_inside;
+
+bool obey_next();
+void obey_inside(void*) {
+  say("done %s\n", line_number.c_str());
+  while (!leaving && obey_next()) {
+  }
+}
+void deeper(void* levels) {
+  const long left = reinterpret_cast<long>(levels);
+  const long result = victim_through(left > 1 ? deeper : obey_inside, reinterpret_cast<void*>(left - 1));
+  if (result == 42) return;
+  say("returned %ld\n", result);
+  ::_exit(3);
+}
+
+void become_true(void*) {
+  const char* arguments[] = {"true", nullptr};
+  ::execve("/bin/true", const_cast<char**>(arguments), environ);
+  ::_exit(127);
+}
+
 // ---- lines ----
 
 void obey(const std::string& line) {
@@ -338,11 +363,27 @@ void obey(const std::string& line) {
     say("child %d\n", child);
   }
   if (what == "vfork") {
-    const char* arguments[] = {"true", nullptr};
     const pid_t child = ::vfork();
+    if (child == 0) become_true(nullptr);
+    reap(child);
+  }
+  if (what == "vfork_through") {  // the child's call never returns
+    const pid_t child = ::vfork();
+    if (child == 0) victim_through(become_true, nullptr);
+    reap(child);
+  }
+  if (what == "inside") {  // obeys from so many calls deep, until "leave"
+    deeper(reinterpret_cast<void*>(number));
+    if (forked_inside) ::_exit(call(1) == 0 ? 0 : 1);
+    leaving = false;
+    say("left\n");
+  }
+  if (what == "leave") leaving = true;
+  if (what == "fork_leave") {  // a child returns from where its parent is
+    const pid_t child = ::fork();
     if (child == 0) {
-      ::execve("/bin/true", const_cast<char**>(arguments), environ);
-      ::_exit(127);
+      leaving = forked_inside = true;
+      return;
     }
     reap(child);
   }
@@ -388,16 +429,23 @@ bool read_line(std::string* line) {
   }
 }
 
+// False: there is none.
+bool obey_next() {
+  std::string line;
+  if (!read_line(&line)) return false;
+  // The line starts with its number, so that the answer's end is known across exec.
+  const size_t space = line.find(' ');
+  line_number = line.substr(0, space);
+  obey(line.substr(space + 1));
+  if (!leaving) say("done %s\n", line_number.c_str());
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char**) {
   say(argc > 1 ? "again\n" : "ready\n");
-  std::string line;
-  while (read_line(&line)) {
-    // The line starts with its number, so that the answer's end is known across exec.
-    const size_t space = line.find(' ');
-    obey(line.substr(space + 1));
-    say("done %s\n", line.substr(0, space).c_str());
+  while (obey_next()) {
   }
   return 0;
 }
