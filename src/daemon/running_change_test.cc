@@ -119,8 +119,18 @@ struct Progress {
   std::atomic<bool> one_core;
   std::atomic<uint64_t> mapped, answer;  // be_a_host_of_files()
   std::atomic<int> wanted;
+  std::atomic<bool> hold;  // hammered_waits()
+  std::atomic<uint64_t> inside, outside;
 };
 Progress* progress;
+
+// Does not return while it is held.
+extern "C" __attribute__((noinline, used)) long hammered_waits() {
+  ++progress->inside;
+  while (progress->hold) usleep(1000);
+  asm volatile("" ::: "memory");
+  return 42;
+}
 
 uint64_t inside_by_hand(uint64_t a, uint64_t b) { return ((b + a + (a < b ? 1 : 0)) ^ b) ^ a ^ b; }
 
@@ -132,6 +142,15 @@ void hammer_once(uint64_t i) {
   right = right && hammered_inside(a, b) == inside_by_hand(a, b);
   right = right && hammered_pushes(a) == a + 5;
   if (!right) ++progress->wrong;
+}
+
+// Is one of the victim's threads: each time it is to be held, it calls.
+[[noreturn]] void be_held() {
+  for (;; usleep(1000)) {
+    if (!progress->hold) continue;
+    if (hammered_waits() != 42) ++progress->wrong;
+    ++progress->outside;
+  }
 }
 
 [[noreturn]] void be_the_victim(int threads) {
@@ -157,6 +176,7 @@ void hammer_once(uint64_t i) {
     }
   };
   for (int i = 1; i < threads; ++i) hammers.emplace_back(work, i);
+  hammers.emplace_back(be_held);
   work(0);
   abort();
 }
@@ -442,6 +462,18 @@ TEST_F(RunningChange, CodeMemoryIsUsedAgain) {
                          reinterpret_cast<void*>(hammered_pushes)};
   auto first = attacher_->attach(victim_);
   ASSERT_TRUE(first.ok()) << first.error().message;
+  // All the while a call is in flight whose probe has gone: it comes back to code memory at the end.
+  {
+    Probe held = return_probe(reinterpret_cast<void*>(hammered_waits));
+    ASSERT_TRUE(attacher_->reconcile(victim_).ok());
+    ASSERT_EQ(skipped(), "");
+    progress->hold = true;
+    for (int i = 0; i < 30000 && progress->inside == 0; ++i) usleep(1000);
+    ASSERT_EQ(progress->inside, 1u);
+    set(held, false);
+    ASSERT_TRUE(attacher_->reconcile(victim_).ok());
+  }
+  kernel::settle(kernel_);
   size_t mappings_then = 0;
   for (uint64_t i = 0; i < kPairs; ++i) {
     Probe one = probe(sites[i % std::size(sites)], 1 + i);
@@ -457,6 +489,9 @@ TEST_F(RunningChange, CodeMemoryIsUsedAgain) {
     if (i == kWarm) mappings_then = mappings();
     if (HasFailure()) return;
   }
+  progress->hold = false;
+  for (int i = 0; i < 30000 && progress->outside == 0; ++i) usleep(1000);
+  EXPECT_EQ(progress->outside, 1u);
   expect_progress(0);
   EXPECT_LE(mappings(), mappings_then);
   if (kSanitized) GTEST_SKIP() << "the victim's shadow memory is more than is looked through for code in use";

@@ -121,6 +121,17 @@ TEST_P(InFlight, ToolEnds) {
   expect_alive(target);
 }
 
+TEST_P(InFlight, DaemonIsStopped) {
+  Conversation tool = return_tool();
+  Conversation target = probed_victim();
+  EXPECT_EQ(target.ask("inside 3"), "");
+  EXPECT_EQ(bpftime({"daemon", "stop"}).code, 0);
+  EXPECT_TRUE(restored(target.pid()));
+  EXPECT_EQ(target.ask("handler"), "handler default flags 0\n");
+  ASSERT_EQ(target.ask("leave"), "left\n");
+  expect_alive(target);
+}
+
 TEST_P(InFlight, WorkerIsKilled) {
   Conversation tool = return_tool();
   Conversation target = probed_victim();
