@@ -3,8 +3,8 @@
 // everything else goes on exactly as the host would have had it. The host sees its own dispositions and
 // masks: libc's sigaction and pthread_sigmask (which sigprocmask, signal, siglongjmp and the rest of libc
 // call) are led here by patches (rewrite::plan_redirect), and the originals stay reachable through the
-// variables below. Who makes the two system calls itself, as parts of libc do, is led here where it would enter the kernel
-// (bpftime_agent_guarded_call, by rewrite::SystemCallRequest::signal_guard).
+// variables below. Who makes the two system calls itself, as parts of libc do, or another that takes a signal mask, is led here
+// where it would enter the kernel (bpftime_agent_guarded_call, by rewrite::SystemCallRequest::signal_guard).
 //
 // Rules for whoever edits this:
 //  1. No locks, no heap, no libc; every function may run inside a signal handler that interrupted itself.

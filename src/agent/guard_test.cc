@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -602,6 +603,22 @@ TEST(Guard, FramesBlockNothing) {
     REQUIRE(signal_call(SYS_rt_sigprocmask, SIG_BLOCK, nullptr, &old) == 0 &&
             old == (segv | uint64_t{1} << (SIGTRAP - 1)));
   });
+}
+
+// The handler runs on the host's alternate stack. There has to be room for a frame on it, as for the host's own handlers.
+TEST(Guard, AlternateStacksHoldOneFrame) {
+  static uint8_t stack[65536];
+  const auto repaired_on = [](size_t size) {
+    guard_all();
+    const stack_t alternate = {stack, 0, size};
+    REQUIRE(sigaltstack(&alternate, nullptr) == 0);
+    REQUIRE(repairs());
+  };
+  const size_t frame = getauxval(AT_MINSIGSTKSZ);
+  expect_fine([&] { repaired_on(frame + 2048); });
+  constexpr size_t kSmallest = 2048;  // MINSIGSTKSZ, which the kernel takes
+  if (frame <= kSmallest) GTEST_SKIP() << "frames are no larger than the smallest stack here";
+  expect_death(SIGSEGV, [&] { repaired_on(kSmallest); });
 }
 
 TEST(Guard, IgnoredFaultsKill) {

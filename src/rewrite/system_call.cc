@@ -1,14 +1,13 @@
 // Finds system calls and what programs can run around them.
 #include "rewrite/system_call.h"
 
-#include <Zydis/Zydis.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <map>
 #include <set>
 
-#include "rewrite/decode.h"
+#include "rewrite/operands.h"
 #include "rewrite/relocate.h"
 #include "rewrite/used_after.h"
 #include "wire/target_context.h"
@@ -61,20 +60,12 @@ void note_rax(Step& step, const ZydisDecodedInstruction& raw, const ZydisDecoded
 }
 
 std::optional<Step> decode_step(Bytes code, uint32_t offset) {
-  static const ZydisDecoder decoder = [] {
-    ZydisDecoder made;
-    ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    return made;
-  }();
-  const auto instruction = decode(code);
-  ZydisDecodedInstruction raw;
-  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-  if (!instruction ||
-      !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code.data(), code.size(), &raw, operands)))
-    return std::nullopt;
+  const auto decoded = decode_with_operands(code);
+  if (!decoded) return std::nullopt;
+  const auto& [instruction, raw, operands] = *decoded;
   Step step;
   step.offset = offset;
-  step.instruction = *instruction;
+  step.instruction = instruction;
   step.is_system_call = raw.mnemonic == ZYDIS_MNEMONIC_SYSCALL && raw.length == kSystemCallSize;
   if (raw.cpu_flags != nullptr) {
     step.tests_flags = (raw.cpu_flags->tested & kStatusFlags) != 0;

@@ -1,13 +1,12 @@
 #include "rewrite/used_after.h"
 
-#include <Zydis/Zydis.h>
-
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
 #include <vector>
 
-#include "rewrite/decode.h"
+#include "rewrite/operands.h"
 #include "rewrite/system_call.h"
 
 namespace bpftime::rewrite {
@@ -57,19 +56,11 @@ void note_operand(const ZydisDecodedOperand& operand, Effect& out) {
 }
 
 std::optional<Effect> effect_of(Bytes code) {
-  static const ZydisDecoder decoder = [] {
-    ZydisDecoder made;
-    ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-    return made;
-  }();
-  const auto instruction = decode(code);
-  ZydisDecodedInstruction raw;
-  ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-  if (!instruction ||
-      !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code.data(), code.size(), &raw, operands)))
-    return std::nullopt;
+  const auto decoded = decode_with_operands(code);
+  if (!decoded) return std::nullopt;
+  const auto& [instruction, raw, operands] = *decoded;
   Effect out;
-  out.instruction = *instruction;
+  out.instruction = instruction;
   for (int i = 0; i < raw.operand_count; ++i) note_operand(operands[i], out);
   const bool clears = (raw.mnemonic == ZYDIS_MNEMONIC_XOR || raw.mnemonic == ZYDIS_MNEMONIC_SUB) &&
                       operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
