@@ -444,9 +444,11 @@ Result<void> Attacher::reconcile_once(Target& target, bool create, bool last_try
 
   auto stopped = StoppedProcess::stop(target.process);
   if (!stopped) return stopped.error();
-  if (!stopped->still_runs(*program))
+  if (!stopped->still_runs(*program)) {
+    target.no_guard.clear();  // said of the program before
     return target::process_error(target.process.pid(), EAGAIN,
                                  "it has replaced its program by exec; try again");
+  }
   // It ran until now: dlopen and munmap may have changed everything.
   regions = target.process.regions();
   if (!regions) return regions.error();

@@ -3,7 +3,7 @@
 #include <sys/syscall.h>
 
 #include <algorithm>
-#include <array>
+#include <iterator>
 #include <span>
 #include <string_view>
 
@@ -13,99 +13,34 @@ namespace bpftime::target {
 namespace {
 
 // In any module: an allocator may come from anywhere.
-constexpr auto kUnsafeAnywhere = std::to_array<std::string_view>(
-    {"malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "posix_memalign", "aligned_alloc",
-     "valloc", "pvalloc", "cfree", "malloc_usable_size", "malloc_trim", "mallinfo", "mallinfo2", "mallopt",
-     "malloc_stats", "malloc_info"});
+constexpr std::string_view kUnsafeAnywhere[] = {
+    "malloc",         "free",          "calloc",    "realloc", "reallocarray", "memalign",
+    "posix_memalign", "aligned_alloc", "valloc",    "pvalloc", "cfree",        "malloc_usable_size",
+    "malloc_trim",    "mallinfo",      "mallinfo2", "mallopt", "malloc_stats", "malloc_info"};
 
 // In libc.
-constexpr auto kUnsafeInLibc = std::to_array<std::string_view>({"fork",
-                                                                "vfork",
-                                                                "Fork",
-                                                                "posix_spawn",
-                                                                "posix_spawnp",
-                                                                "daemon",
-                                                                "exit",
-                                                                "quick_exit",
-                                                                "on_exit",
-                                                                "pthread_create",
-                                                                "pthread_exit",
-                                                                "pthread_cancel",
-                                                                "pthread_detach",
-                                                                "pthread_key_create",
-                                                                "pthread_attr_setstack",
-                                                                "pthread_getattr_np",
-                                                                "pthread_setattr_default_np",
-                                                                "register_atfork",
-                                                                "unregister_atfork",
-                                                                "call_tls_dtors",
-                                                                "setuid",
-                                                                "setgid",
-                                                                "seteuid",
-                                                                "setegid",
-                                                                "setreuid",
-                                                                "setregid",
-                                                                "setgroups",
-                                                                "initgroups",
-                                                                "setresuid",
-                                                                "setresgid",
-                                                                "setlocale",
-                                                                "newlocale",
-                                                                "duplocale",
-                                                                "freelocale",
-                                                                "gettext",
-                                                                "dgettext",
-                                                                "dcgettext",
-                                                                "ngettext",
-                                                                "dngettext",
-                                                                "dcngettext",
-                                                                "textdomain",
-                                                                "bindtextdomain",
-                                                                "bind_textdomain_codeset"});
-constexpr auto kUnsafePrefixesInLibc =
-    std::to_array<std::string_view>({"dl", "int_", "cxa_", "run_", "nptl_", "tls_"});
+// clang-format off
+constexpr std::string_view kUnsafeInLibc[] = {
+    "fork", "vfork", "Fork", "posix_spawn", "posix_spawnp", "daemon", "exit", "quick_exit", "on_exit",
+    "pthread_create", "pthread_exit", "pthread_cancel", "pthread_detach", "pthread_key_create",
+    "pthread_attr_setstack", "pthread_getattr_np", "pthread_setattr_default_np", "register_atfork",
+    "unregister_atfork", "call_tls_dtors", "setuid", "setgid", "seteuid", "setegid", "setreuid", "setregid",
+    "setgroups", "initgroups", "setresuid", "setresgid", "setlocale", "newlocale", "duplocale",
+    "freelocale", "gettext", "dgettext", "dcgettext", "ngettext", "dngettext", "dcngettext", "textdomain",
+    "bindtextdomain", "bind_textdomain_codeset"};
+// clang-format on
+constexpr std::string_view kUnsafePrefixesInLibc[] = {"dl", "int_", "cxa_", "run_", "nptl_", "tls_"};
 
 // Where a thread waits that is not at work in an allocator: those of programs and of libraries have inner functions without
 // names, often reached by tail calls, and leave them by other calls of libc only.
-constexpr auto kWaitingInLibc = std::to_array<std::string_view>({"read",
-                                                                 "readv",
-                                                                 "recv",
-                                                                 "recvfrom",
-                                                                 "recvmsg",
-                                                                 "recvmmsg",
-                                                                 "accept",
-                                                                 "accept4",
-                                                                 "poll",
-                                                                 "ppoll",
-                                                                 "select",
-                                                                 "pselect",
-                                                                 "epoll_wait",
-                                                                 "epoll_pwait",
-                                                                 "epoll_pwait2",
-                                                                 "wait",
-                                                                 "wait3",
-                                                                 "wait4",
-                                                                 "waitpid",
-                                                                 "waitid",
-                                                                 "pause",
-                                                                 "sigsuspend",
-                                                                 "sigwait",
-                                                                 "sigwaitinfo",
-                                                                 "sigtimedwait",
-                                                                 "sleep",
-                                                                 "usleep",
-                                                                 "nanosleep",
-                                                                 "clock_nanosleep",
-                                                                 "pthread_cond_wait",
-                                                                 "pthread_cond_timedwait",
-                                                                 "pthread_cond_clockwait",
-                                                                 "sem_wait",
-                                                                 "sem_timedwait",
-                                                                 "sem_clockwait",
-                                                                 "msgrcv",
-                                                                 "semop",
-                                                                 "semtimedop",
-                                                                 "io_getevents"});
+// clang-format off
+constexpr std::string_view kWaitingInLibc[] = {
+    "read", "readv", "recv", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4", "poll", "ppoll",
+    "select", "pselect", "epoll_wait", "epoll_pwait", "epoll_pwait2", "wait", "wait3", "wait4", "waitpid",
+    "waitid", "pause", "sigsuspend", "sigwait", "sigwaitinfo", "sigtimedwait", "sleep", "usleep",
+    "nanosleep", "clock_nanosleep", "pthread_cond_wait", "pthread_cond_timedwait", "pthread_cond_clockwait",
+    "sem_wait", "sem_timedwait", "sem_clockwait", "msgrcv", "semop", "semtimedop", "io_getevents"};
+// clang-format on
 
 // A function of libc has several names (fork, __fork, __libc_fork), of which a backtrace gives any: what they have in common.
 std::string_view plain_name(std::string_view name) {
@@ -139,9 +74,9 @@ bool is_unsafe_function(const symbols::Frame& frame) {
   const bool libc = in_libc(frame);
   const std::string_view function = libc ? plain_name(frame.function) : std::string_view(frame.function);
   const auto is_function = [&](std::string_view name) { return function == name; };
-  if (std::any_of(kUnsafeAnywhere.begin(), kUnsafeAnywhere.end(), is_function)) return true;
-  return libc && (std::any_of(kUnsafeInLibc.begin(), kUnsafeInLibc.end(), is_function) ||
-                  std::any_of(kUnsafePrefixesInLibc.begin(), kUnsafePrefixesInLibc.end(),
+  if (std::any_of(std::begin(kUnsafeAnywhere), std::end(kUnsafeAnywhere), is_function)) return true;
+  return libc && (std::any_of(std::begin(kUnsafeInLibc), std::end(kUnsafeInLibc), is_function) ||
+                  std::any_of(std::begin(kUnsafePrefixesInLibc), std::end(kUnsafePrefixesInLibc),
                               [&](std::string_view prefix) { return function.starts_with(prefix); }));
 }
 
@@ -155,7 +90,8 @@ bool waits_for_a_thread(const user_regs_struct& registers) {
 
 bool is_waiting_function(const symbols::Frame& frame) {
   const std::string_view function = plain_name(frame.function);
-  return std::find(kWaitingInLibc.begin(), kWaitingInLibc.end(), function) != kWaitingInLibc.end();
+  return std::find(std::begin(kWaitingInLibc), std::end(kWaitingInLibc), function) !=
+         std::end(kWaitingInLibc);
 }
 
 // `frames` begins where the thread runs, or where a signal handler interrupted it, and reaches to the outermost. The frames of

@@ -1,6 +1,6 @@
 // The frame a signal handler would have, made by us: whatever a borrowed thread is made to do returns into it.
 //
-// A borrowed thread is only ever sent off with its stack pointer at such a frame. If we are killed while it runs, the remote
+// A borrowed thread is sent off with its stack pointer at such a frame (where it has room for one, BorrowedThread::framed). If we are killed while it runs, the remote
 // system call or function returns like a signal handler does, rt_sigreturn restores registers, floating point state and signal
 // mask, and the thread goes on with its own work. The host always wins.
 #pragma once

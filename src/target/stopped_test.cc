@@ -278,7 +278,7 @@ TEST(StoppedProcess, OneThreadOnANarrowStackWritesNothingBelowIt) {
   const Process process = open_process(victim.pid());
   CallCode code;
   ASSERT_TRUE(victim.works_on(10));
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 150; ++round) {
     auto one = StoppedProcess::stop_one(process, code);
     ASSERT_TRUE(one.ok()) << one.error().message;
     for (int i = 0; i < 5; ++i) ASSERT_EQ(*one->system_call(SYS_getpid, {}), victim.pid());
