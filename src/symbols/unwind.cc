@@ -157,6 +157,10 @@ Backtrace Unwinder::backtrace(pid_t tid) {
     return DWARF_CB_OK;
   };
   const int outcome = dwfl_getthread_frames(state_->dwfl, tid, collect, &collector);
+  // libdwfl calls an activation also what a signal handler returns to, above the frame that was interrupted.
+  auto& frames = collector.result.frames;
+  for (size_t i = 1; i + 1 < frames.size(); ++i)
+    if (frames[i + 1].interrupted) frames[i].interrupted = false;
   collector.result.complete = outcome == 0 && !collector.result.frames.empty();
   if (!collector.result.complete) {
     const char* why = outcome == DWARF_CB_ABORT ? "too many frames" : dwfl_errmsg(-1);
