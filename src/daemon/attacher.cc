@@ -269,6 +269,12 @@ Result<void> Attacher::detach(pid_t pid) {
                  "detach: process " + std::to_string(pid) + ": not attached; `bpftime list` shows what is"};
   known->second.detached = true;
   auto done = reconcile(known->second, /*create=*/false);
+  if (!done && (done.error().code == EAGAIN || done.error().code == EBUSY)) {
+    known->second.unfinished = true;
+    return Error{
+        done.error().code,
+        done.error().message + "; no probe runs there any more, and the rest goes as soon as it can"};
+  }
   if (!done) known->second.detached = false;
   return done;
 }

@@ -51,31 +51,44 @@ bool called_from_arena(StoppedProcess& stopped, const wire::TargetContext& heade
   return false;
 }
 
-// Signal frames of handlers under way get a mark: what they say of the thread's mask is the host's, while those made from now on
-// say what we let be blocked. Found on the thread's stack by what every one holds, and by the code that it returns to.
-void mark_frames(StoppedProcess& stopped, uint64_t stack_pointer) {
+constexpr size_t kSavedRegisters = offsetof(ucontext_t, uc_mcontext.gregs);
+
+// Where the contexts (ucontext_t) of handlers under way lie on a thread's stack: found by what every signal frame holds, and by the
+// code that it returns to.
+std::vector<uint64_t> contexts_on_stack(StoppedProcess& stopped, uint64_t stack_pointer) {
   constexpr uint64_t kLookedThrough = 64 * 1024;
   constexpr uint8_t kReturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0x00,
                                  0x00, 0x00, 0x0f, 0x05};  // mov $15,%rax; syscall
   constexpr uint16_t kUserCodeSegment = 0x33;
-  constexpr size_t kSegments = offsetof(ucontext_t, uc_mcontext.gregs) + REG_CSGSFS * sizeof(uint64_t);
+  constexpr size_t kSegments = kSavedRegisters + REG_CSGSFS * sizeof(uint64_t);
+  const uint64_t start = stack_pointer & ~uint64_t{7};
   std::vector<uint8_t> stack;
-  for (uint64_t at = stack_pointer; at < stack_pointer + kLookedThrough;) {
+  for (uint64_t at = start; at < start + kLookedThrough;) {
     const uint64_t end = (at | (kPageSize - 1)) + 1;
     const auto page = stopped.read(at, end - at);
     if (!page) break;
     stack.insert(stack.end(), page->begin(), page->end());
     at = end;
   }
+  std::vector<uint64_t> out;
   for (size_t at = 0; at + sizeof(uint64_t) + kSegments + sizeof(uint64_t) <= stack.size();
        at += sizeof(uint64_t)) {
-    const size_t context = at + sizeof(uint64_t), link = context + offsetof(ucontext_t, uc_link);
-    if (read_at<uint16_t>(stack, context + kSegments) != kUserCodeSegment ||
-        read_at<uint64_t>(stack, link) != uint64_t{0})
-      continue;
+    const size_t context = at + sizeof(uint64_t);
+    if (read_at<uint16_t>(stack, context + kSegments) != kUserCodeSegment) continue;
     const auto code = stopped.read(read_at<uint64_t>(stack, at).value_or(0), sizeof kReturn);
-    if (!code || !std::equal(code->begin(), code->end(), std::begin(kReturn))) continue;
-    (void)stopped.write(stack_pointer + link, as_bytes(wire::kFrameOfHost));
+    if (code && std::equal(code->begin(), code->end(), std::begin(kReturn))) out.push_back(start + context);
+  }
+  return out;
+}
+
+// Signal frames of handlers under way get a mark: what they say of the thread's mask is the host's, while those made from now on
+// say what we let be blocked.
+void mark_frames(StoppedProcess& stopped, uint64_t stack_pointer) {
+  for (const uint64_t context : contexts_on_stack(stopped, stack_pointer)) {
+    const uint64_t link = context + offsetof(ucontext_t, uc_link);
+    const auto now = stopped.read(link, sizeof(uint64_t));
+    if (now && read_at<uint64_t>(*now, 0) == uint64_t{0})
+      (void)stopped.write(link, as_bytes(wire::kFrameOfHost));
   }
 }
 
@@ -113,6 +126,25 @@ std::optional<WaitMask> wait_mask(StoppedProcess& stopped, const user_regs_struc
   if (!mask || static_cast<uint32_t>(out.size) != sizeof out.mask) return std::nullopt;
   out.mask = read_at<uint64_t>(*mask, 0).value_or(0);
   return out;
+}
+
+// Calls of unknown number whose end was traced wait beside their trampolines: at their own places from now on, and run no
+// programs when they return.
+void lead_calls_home(StoppedProcess& stopped) {
+  constexpr int64_t kRestartCodes[] = {-512, -513, -514,
+                                       -516};  // ERESTARTSYS and others: made again by their instruction
+  const auto threads = stopped.threads();
+  const auto registers = stopped.registers();
+  for (size_t i = 0; i < threads.size(); ++i) {
+    const auto result = static_cast<int64_t>(registers[i].rax);
+    if (std::find(std::begin(kRestartCodes), std::end(kRestartCodes), result) == std::end(kRestartCodes))
+      continue;
+    const auto place = rewrite::own_place_of_call(
+        registers[i].rip, registers[i].orig_rax,
+        [&](uint64_t address, size_t size) { return stopped.read(address, size); });
+    if (place)
+      (void)stopped.change_registers(threads[i].tid, [&](user_regs_struct& now) { now.rip = *place; });
+  }
 }
 
 }  // namespace
@@ -227,7 +259,7 @@ Result<void> Attacher::hide_blocked_signals(StoppedProcess& stopped, uint64_t of
       if (!before) return before.error();
       const uint32_t hidden = read_at<uint32_t>(*before, 0).value_or(0) | static_cast<uint32_t>(blocked);
       if (auto written = stopped.write(word, as_bytes(hidden)); !written) return written;
-      mark_frames(stopped, thread.stack_pointer & ~uint64_t{7});
+      mark_frames(stopped, thread.stack_pointer);
     }
     if (auto changed = stopped.set_signal_mask(thread.tid, *mask & ~kGuardedSignals); !changed)
       return changed;
@@ -292,7 +324,7 @@ Result<void> Attacher::return_blocked_signals(Target& target, StoppedProcess& st
   return {};
 }
 
-// EAGAIN while a thread stands in our code: it may be about to read what faults.
+// EAGAIN while a thread stands in our code: it may be about to read what faults. EBUSY: when a handler of the host's has returned.
 Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Registry& registry,
                                     const std::vector<MappedRegion>& regions) {
   std::vector<uint64_t> sites;
@@ -304,15 +336,30 @@ Result<void> Attacher::remove_guard(Target& target, StoppedProcess& stopped, Reg
       stopped.read(config_.window + offsetof(wire::TargetContext, guard_installed), sizeof(uint64_t));
   const bool guarded = installed && read_at<uint64_t>(*installed, 0) == 1 && header.agent_base != 0;
   if (sites.empty() && !guarded) return {};
+  lead_calls_home(stopped);
+  const auto in_our_code = [&](uint64_t pc, uint64_t stack_pointer) {
+    const auto* arenas = header.arenas;
+    const bool in_arena =
+        std::any_of(arenas, arenas + std::min(header.arena_count, wire::kArenasMax),
+                    [pc](const wire::ArenaRecord& arena) { return pc - arena.address < arena.size; });
+    if (in_arena) return true;
+    const MappedRegion* region = region_at(regions, pc);
+    return region != nullptr && (is_agent(*region) || (region->path == "[vdso]" &&
+                                                       called_from_arena(stopped, header, stack_pointer)));
+  };
   for (const auto& thread : stopped.threads()) {
-    bool inside = std::any_of(regions.begin(), regions.end(), [&](const MappedRegion& r) {
-      if (thread.pc < r.start || thread.pc >= r.end) return false;
-      return is_agent(r) || (r.path == "[vdso]" && called_from_arena(stopped, header, thread.stack_pointer));
-    });
-    for (uint32_t i = 0; i < std::min(header.arena_count, wire::kArenasMax); ++i)
-      inside |= thread.pc - header.arenas[i].address < header.arenas[i].size;
-    if (inside)
-      return Error{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};
+    const Error runs{EAGAIN, "signal guard: thread " + std::to_string(thread.tid) + " runs a program"};
+    if (in_our_code(thread.pc, thread.stack_pointer)) return runs;
+    // Where a handler returns to, which may take long.
+    for (const uint64_t context : contexts_on_stack(stopped, thread.stack_pointer)) {
+      const auto saved = stopped.read(context, kSavedRegisters + sizeof(gregset_t));
+      const auto at = [&](int number) {
+        return read_at<uint64_t>(*saved, kSavedRegisters + static_cast<size_t>(number) * sizeof(uint64_t))
+            .value_or(0);
+      };
+      if (saved && in_our_code(at(REG_RIP), at(REG_RSP)))
+        return Error{EBUSY, runs.message + ", where a handler has interrupted it"};
+    }
   }
   if (auto restored =
           target::restore_patches(stopped, config_.window, registry, sites, target::Threads::kStopped);

@@ -120,4 +120,10 @@ inline uint64_t patch_address(const SystemCallRequest& request) {
 // Errors (EOPNOTSUPP) as plan_probe.
 Result<SitePlan> plan_system_call(const SystemCallRequest& request);
 
+// Where a call that waits beside its trampoline, made there for the programs at its end (SystemCallRequest::exit_numbers), may
+// wait as well: behind the host's own instruction. `pc`: behind the trampoline's, for call `number`. Empty: it is no such call.
+std::optional<uint64_t> own_place_of_call(
+    uint64_t pc, uint64_t number,
+    const std::function<Result<std::vector<uint8_t>>(uint64_t address, size_t size)>& read);
+
 }  // namespace bpftime::rewrite

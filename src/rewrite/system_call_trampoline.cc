@@ -222,7 +222,7 @@ class Writer {
     a_.bind(go_on);
   }
 
-  // syscall; mov $number,%r11d; jmp exit
+  // syscall; mov $number,%r11d; jmp exit (read by own_place_of_call())
   void stubs() {
     if (exit_numbers_.empty()) return;
     const Label exit = stubs_end_;
@@ -240,6 +240,7 @@ class Writer {
     } else {
       for (const int32_t number : exit_numbers_) stub(number);
     }
+    a_.movabs(r11, call_address() + kSystemCallSize);  // not executed: for own_place_of_call()
     a_.bind(exit);
     select(request_.exit_programs);
     run_exit_programs(r11);
@@ -593,6 +594,25 @@ Result<SitePlan> plan_system_call(const SystemCallRequest& request) {
     writer.stubs();
   }
   return writer.finish();
+}
+
+std::optional<uint64_t> own_place_of_call(
+    uint64_t pc, uint64_t number, const std::function<Result<std::vector<uint8_t>>(uint64_t, size_t)>& read) {
+  constexpr uint8_t kMoveNumber[] = {0x41, 0xbb}, kJump = 0xe9, kMoveAddress[] = {0x49, 0xbb},
+                    kCall[] = {0x0f, 0x05};
+  constexpr size_t kRest = sizeof kMoveNumber + 4 + sizeof kJump + 4, kBeforeExit = sizeof kMoveAddress + 8;
+  const auto begins = [](const Result<std::vector<uint8_t>>& code, const uint8_t(&with)[2]) {
+    return code && std::equal(std::begin(with), std::end(with), code->begin());
+  };
+  const auto rest = read(pc, kRest);
+  if (!begins(rest, kMoveNumber) || (*rest)[6] != kJump ||
+      read_at<uint32_t>(*rest, 2) != static_cast<uint32_t>(number))
+    return std::nullopt;
+  const uint64_t exit = pc + kRest + static_cast<uint64_t>(int64_t{read_at<int32_t>(*rest, 7).value_or(0)});
+  const auto before = read(exit - kBeforeExit, kBeforeExit);
+  if (!begins(before, kMoveAddress)) return std::nullopt;
+  const uint64_t place = read_at<uint64_t>(*before, 2).value_or(0);
+  return begins(read(place - sizeof kCall, sizeof kCall), kCall) ? std::optional(place) : std::nullopt;
 }
 
 }  // namespace bpftime::rewrite

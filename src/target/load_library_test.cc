@@ -211,7 +211,7 @@ TEST(LoadLibraryInto, StrippedProgram) {
 std::string victim_with_own_malloc() { return Victim::binary() + "_own_malloc"; }
 
 TEST(LoadLibraryInto, ProgramWithAnAllocatorOfItsOwn) {
-  Victim victim({"malloc", "malloc", "poll"}, {}, victim_with_own_malloc());
+  Victim victim({"throw", "throw", "poll"}, {}, victim_with_own_malloc());
   EXPECT_NE(load_and_check(victim), 0u);
   EXPECT_TRUE(victim.works_on(20));
   victim.finish();

@@ -22,9 +22,11 @@ void look_for(std::string_view needle, std::string_view text, uint64_t base, uin
   if (at != std::string_view::npos) found = base + at;
 }
 
-// libc first: it surely has all of them; then the vdso and the rest.
+// The agent first: it has all of them, nobody patches it, and it is small. Then libc, which has them until its system calls are
+// patched; then the vdso and the rest.
 int rank(const MappedRegion& region) {
   const std::string& path = region.path;
+  if (path.ends_with("/libbpftime-agent.so")) return -1;
   if (path.find("/libc.") != std::string::npos || path.find("/libc-") != std::string::npos) return 0;
   if (path == "[vdso]") return 1;
   return path.starts_with("/") ? 2 : 3;

@@ -208,6 +208,59 @@ TEST_F(Hosts, FramesWithSignalsBlocked) {
   }
 }
 
+// A program goes on where a handler has interrupted it, and may be about to read what faults.
+TEST_F(Hosts, GuardStaysForProgramsThatHandlersInterrupt) {
+  Conversation target = victim();
+  const std::string pid = std::to_string(target.pid());
+  Child tool = stat_tool("ring");
+  for (int round = 0; round < 3; ++round) {
+    SCOPED_TRACE(round);
+    attach(target);
+    EXPECT_EQ(active_probes(target.pid()), 1u) << reason(target.pid());
+    target.ask("interrupt_probes");
+    const auto refused = bpftime({"detach", pid});
+    EXPECT_NE(refused.code, 0);
+    EXPECT_NE(refused.error.find("thread " + pid + " runs a program"), std::string::npos) << refused.error;
+    EXPECT_FALSE(restored(target.pid()));
+    EXPECT_EQ(target.ask("leave"), "left\n");
+    EXPECT_TRUE(becomes_restored(target.pid(), "the program's end"));
+  }
+}
+
+// Calls whose number only the caller knows are made beside their trampolines when their end is traced, and may wait there for hours.
+TEST_F(Hosts, CallsUnderWayWaitAtTheirOwnPlace) {
+  Child tool = bpftime_child(load({"/usr/sbin/syscount"}));
+  ASSERT_TRUE(eventually([&] {
+    return bpftime_json({"link", "show"}).dump().find("sys_exit") != std::string::npos;
+  }));
+  Conversation target = victim();
+  const std::string pid = std::to_string(target.pid()), waits = "raw ppoll: -4 handled 1 wrong 0 before 10\n";
+  for (const bool ends : {false, true}) {
+    SCOPED_TRACE(ends ? "the tool ends" : "the process is detached");
+    attach(target);
+    target.send("wait raw ppoll");
+    const auto waiting = [&] { return first_line("/proc/" + pid + "/syscall").starts_with("271 "); };
+    ASSERT_TRUE(eventually(waiting));
+    EXPECT_FALSE(restored(target.pid()));
+    if (ends) {
+      tool.signal(SIGINT);
+      tool.wait();
+      EXPECT_TRUE(becomes_restored(target.pid(), "the tool's end"));
+    } else {
+      const auto detached = bpftime({"detach", pid});
+      EXPECT_EQ(detached.code, 0) << detached.error;
+      EXPECT_TRUE(restored(target.pid()));
+    }
+    EXPECT_TRUE(eventually(waiting));
+    ::kill(target.pid(), SIGUSR1);
+    EXPECT_EQ(target.answer(), waits);
+  }
+  // Libc's system calls were all patched when the process was attached for the second time.
+  std::ifstream log(directory() + "/run/daemon.log");
+  const std::string said(std::istreambuf_iterator<char>(log), {});
+  EXPECT_EQ(said.find("not seen"), std::string::npos) << said;
+}
+
 // Functions libc calls with all signals blocked (around pthread_create, in the child of posix_spawn) are no exception.
 TEST_F(Hosts, FunctionsOfLibcChangeWhileTheHostRuns) {
   Conversation target = victim();

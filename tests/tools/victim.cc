@@ -1,5 +1,6 @@
 // The process the end-to-end tests probe: does what lines on standard input say, answers each with "done N".
 // Links nothing of ours. Probed functions: victim_call, victim_through.
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -16,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -199,8 +201,33 @@ void block_on_return(int, siginfo_t*, void* context) {
   for (int signal : {SIGSEGV, SIGBUS, SIGTRAP, SIGILL}) sigaddset(&mask, signal);
 }
 
+std::string line_number;  // of the line read last
+bool leaving;
+
 void obey_inside(void*);
 void obey_in_handler(int) { obey_inside(nullptr); }
+
+// Stays in the first handler that interrupts code of no file, which is a probe's.
+void obey_in_probes_handler(int, siginfo_t*, void* context) {
+  Dl_info file;
+  const auto at = static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP];
+  if (leaving || ::dladdr(reinterpret_cast<void*>(at), &file) != 0) return;
+  obey_inside(nullptr);
+}
+
+void interrupt_probes() {
+  struct sigaction action = {}, before = {};
+  action.sa_sigaction = obey_in_probes_handler;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGALRM, &action, &before);
+  constexpr itimerval kOften{{0, 100}, {0, 100}}, kNever{};
+  ::setitimer(ITIMER_REAL, &kOften, nullptr);
+  while (!leaving) call(100);
+  ::setitimer(ITIMER_REAL, &kNever, nullptr);
+  ::sigaction(SIGALRM, &before, nullptr);
+  leaving = false;
+  say("left\n");
+}
 
 // By a system call of its own: a handler inside raise() stands on an inner function of libc, where nothing is loaded.
 void raise_to(int signal, const struct sigaction& action) {
@@ -303,8 +330,7 @@ void ways_out() {
 
 // ---- lines obeyed inside probed functions and handlers ----
 
-std::string line_number;  // of the line read last
-bool leaving, forked_inside;
+bool forked_inside;
 
 bool obey_next();
 void obey_inside(void*) {
@@ -372,6 +398,7 @@ void obey(const std::string& line) {
     leaving = false;
     say("left\n");
   }
+  if (what == "interrupt_probes") interrupt_probes();  // obeys there until "leave"
   if (what == "wait") wait_for_signal(line.substr(line.find(' ') + 1));
   if (what == "waits") wait_in_all_ways();
   if (what == "cancel_waits") cancel_waits();

@@ -12,4 +12,15 @@ bpftime_signal_return:
     .byte 0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00
     syscall
     .size bpftime_signal_return, . - bpftime_signal_return
+
+// Here the daemon makes system calls of a thread that it holds (src/target/memory.h): libc's own may all be patched.
+    .globl bpftime_system_call_return
+    .hidden bpftime_system_call_return
+    .type bpftime_system_call_return, @function
+bpftime_system_call_return:
+    .cfi_startproc
+    syscall
+    ret
+    .cfi_endproc
+    .size bpftime_system_call_return, . - bpftime_system_call_return
     .section .note.GNU-stack, "", @progbits
