@@ -468,21 +468,37 @@ TEST_P(Return, ExceptionsLeaveForgottenCalls) {
   EXPECT_EQ(missed(), 0u);
 }
 
+// SIGALRM to `handler` every `interval_ns`, as long as this lives.
+class Alarms {
+ public:
+  Alarms(void (*handler)(int), long interval_ns) {
+    struct sigaction action {};
+    action.sa_handler = handler;
+    sigaction(SIGALRM, &action, nullptr);
+    const itimerspec interval = {{0, interval_ns}, {0, interval_ns}};
+    EXPECT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer_), 0);
+    timer_settime(timer_, 0, &interval, nullptr);
+  }
+  ~Alarms() {
+    timer_delete(timer_);
+    signal(SIGALRM, SIG_DFL);
+  }
+
+ private:
+  timer_t timer_;
+};
+
+void hit_probe_in_handler(int) {
+  if (return_add(20, 3) != 23) abort();
+}
+
 TEST_P(Return, SignalsWhileForgottenCallsReturn) {
   auto a = probe(return_forgotten), b = probe(return_add);
-  struct sigaction action {};
-  action.sa_handler = [](int) {
-    if (return_add(20, 3) != 23) abort();
-  };
-  sigaction(SIGALRM, &action, nullptr);
-  const itimerspec interval = {{0, 50000}, {0, 50000}};
-  timer_t timer;
-  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer), 0);
-  timer_settime(timer, 0, &interval, nullptr);
-  for (int i = 0; i < 300; ++i)
-    if (return_forgotten(2000) != 2000) abort();
-  timer_delete(timer);
-  signal(SIGALRM, SIG_DFL);
+  {
+    const Alarms alarms(hit_probe_in_handler, 50'000);
+    for (int i = 0; i < 300; ++i)
+      if (return_forgotten(2000) != 2000) abort();
+  }
   EXPECT_EQ(missed(), 0u);
 }
 
@@ -491,20 +507,12 @@ TEST_P(Return, SignalsWhileForgottenCallsReturn) {
 
 TEST_P(Return, SignalHandlersThatHitProbes) {
   auto live = probe(return_add, true);
-  struct sigaction action {};
-  action.sa_handler = [](int) {
-    if (return_add(20, 3) != 23) abort();
-  };
-  sigaction(SIGALRM, &action, nullptr);
-  const itimerspec interval = {{0, 50000}, {0, 50000}};
-  timer_t timer;
-  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer), 0);
-  timer_settime(timer, 0, &interval, nullptr);
-  for (int i = 0; i < 2000000; ++i) {
-    if (return_add(i, 1) != i + 1) abort();
+  {
+    const Alarms alarms(hit_probe_in_handler, 50'000);
+    for (int i = 0; i < 2000000; ++i) {
+      if (return_add(i, 1) != i + 1) abort();
+    }
   }
-  timer_delete(timer);
-  signal(SIGALRM, SIG_DFL);
   EXPECT_GE(returns, 2000000u);
   EXPECT_EQ(missed(), 0u);
 }
@@ -514,31 +522,26 @@ volatile sig_atomic_t escapable, escapes;
 
 TEST_P(Return, SignalHandlersThatJumpOutAnywhere) {
   auto a = probe(return_add, true), b = probe(return_tail), c = probe(return_deep);
-  struct sigaction action {};
-  action.sa_handler = [](int) {
+  const auto handler = [](int) {
     if (return_add(20, 3) != 23) abort();
     if (escapable == 0) return;
     escapable = 0;
     escapes = escapes + 1;
     siglongjmp(signal_escape, 1);
   };
-  sigaction(SIGALRM, &action, nullptr);
-  const itimerspec interval = {{0, 40000}, {0, 40000}};
-  timer_t timer;
-  ASSERT_EQ(timer_create(CLOCK_MONOTONIC, nullptr, &timer), 0);
-  timer_settime(timer, 0, &interval, nullptr);
-  static int round;
-  for (round = 0; round < 5000; ++round) {
-    if (sigsetjmp(signal_escape, 1) == 0) {
-      escapable = 1;
-      for (int i = 0; i < 100; ++i) {
-        if (return_add(i, 1) != i + 1 || return_tail(i) != i + 1 || return_deep(3) != 3) abort();
+  {
+    const Alarms alarms(handler, 40'000);
+    static int round;
+    for (round = 0; round < 5000; ++round) {
+      if (sigsetjmp(signal_escape, 1) == 0) {
+        escapable = 1;
+        for (int i = 0; i < 100; ++i) {
+          if (return_add(i, 1) != i + 1 || return_tail(i) != i + 1 || return_deep(3) != 3) abort();
+        }
       }
+      escapable = 0;
     }
-    escapable = 0;
   }
-  timer_delete(timer);
-  signal(SIGALRM, SIG_DFL);
   EXPECT_GT(escapes, 0);
   EXPECT_EQ(missed(), 0u);
 }

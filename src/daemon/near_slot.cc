@@ -132,9 +132,8 @@ Result<void> Attacher::join_near_slot(Target& target, std::vector<MappedRegion> 
   const auto info = file_info(target.process, *agent);
   const auto join = info->elf ? info->elf->find_symbol("bpftime_agent_join_return_slots") : std::nullopt;
   if (slots.first == 0 || !join) return Error{ENOENT, "the agent there is of another version"};
-  auto held = StoppedProcess::stop_one(target.process, target.call_code);
+  auto held = StoppedProcess::stop_one(target.process, *program, target.call_code);
   if (!held) return held.error();
-  if (!held->still_runs(*program)) return Error{EAGAIN, "another program runs there now"};
   const uint64_t arguments[] = {slots.first};
   auto joined = held->call(agent->start + join->address, arguments);
   if (!joined) return joined.error();

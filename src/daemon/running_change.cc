@@ -135,8 +135,7 @@ Result<Attacher::Changed> Attacher::change_running(Target& target, const target:
   bool out_of_reach = false;
   const auto entry = [&]() -> Result<StoppedProcess*> {
     if (held) return &*held;
-    auto one = StoppedProcess::stop_one(target.process, target.call_code);
-    if (one && !one->still_runs(program)) one = Error{EAGAIN, "another program runs there now"};
+    auto one = StoppedProcess::stop_one(target.process, program, target.call_code);
     if (!one) {
       out_of_reach = true;
       return one.error();

@@ -157,7 +157,8 @@ bool StoppedProcess::still_runs(const ProgramMark& mark) const {
   return read_memory(state_->memory, mark.address, now.data(), now.size()) && now == mark.bytes;
 }
 
-Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode& code) {
+Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, const ProgramMark& program,
+                                                CallCode& code) {
   if (process.pid() == ::getpid())
     return process_error(process.pid(), EINVAL, "a process cannot stop itself");
   auto state = std::make_unique<State>();
@@ -170,8 +171,6 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
     return state->memory.valid();
   };
   if (!open_memory()) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
-  const auto program = process.program();
-  if (!program) return program.error();
   auto regions = process.regions();
   if (!regions) return regions.error();
   state->regions = std::move(*regions);
@@ -184,7 +183,7 @@ Result<StoppedProcess> StoppedProcess::stop_one(const Process& process, CallCode
   // The memory opened above is that of the program before, should there be another now; so are the places in its code.
   if (!open_memory()) return Error::from_errno("process " + std::to_string(state->pid) + ": open its memory");
   StoppedProcess one(std::move(state));
-  if (!one.still_runs(*program))
+  if (!one.still_runs(program))
     return process_error(process.pid(), EAGAIN, "it has replaced its program by exec; try again");
   return one;
 }

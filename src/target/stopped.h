@@ -41,8 +41,9 @@ class StoppedProcess {
   // caller read of it earlier must be read again.
   static Result<StoppedProcess> stop(const Process& process);
   // One thread alone, while the others run on: for remote system calls, and for changes that are right at any moment.
-  // threads() names only this one. The main thread unless it cannot be stopped at once. Errors as of stop().
-  static Result<StoppedProcess> stop_one(const Process& process, CallCode& code);
+  // threads() names only this one. The main thread unless it cannot be stopped at once. Errors as of stop(), and EAGAIN: it is no
+  // longer `program`, from Process::program().
+  static Result<StoppedProcess> stop_one(const Process& process, const ProgramMark& program, CallCode& code);
   // No thread at all: memory is read and written, cores are synchronized, everything else is refused. The process must have
   // been through allow_outside_barriers(). Errors as of stop().
   static Result<StoppedProcess> from_outside(const Process& process);

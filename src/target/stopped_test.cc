@@ -261,7 +261,9 @@ TEST(StoppedProcess, OneThreadOfAProcessThatExecutesAnotherProgram) {
     auto process = Process::open(child);
     CallCode code;
     for (int i = 0; process.ok() && process->alive() && i < 20; ++i) {
-      auto one = StoppedProcess::stop_one(*process, code);
+      const auto program = process->program();
+      auto one = program ? StoppedProcess::stop_one(*process, *program, code)
+                         : Result<StoppedProcess>(program.error());
       refused += !one.ok();
       if (one) (void)one->system_call(SYS_getpid, {});
     }
@@ -279,7 +281,7 @@ TEST(StoppedProcess, OneThreadOnANarrowStackWritesNothingBelowIt) {
   CallCode code;
   ASSERT_TRUE(victim.works_on(10));
   for (int round = 0; round < 150; ++round) {
-    auto one = StoppedProcess::stop_one(process, code);
+    auto one = StoppedProcess::stop_one(process, *process.program(), code);
     ASSERT_TRUE(one.ok()) << one.error().message;
     for (int i = 0; i < 5; ++i) ASSERT_EQ(*one->system_call(SYS_getpid, {}), victim.pid());
   }

@@ -84,9 +84,7 @@ __attribute__((noinline, visibility("default"))) long victim_through(void (*func
 
 }  // extern "C"
 
-namespace {
-
-__attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
+void say(const char* format, ...) {
   char text[4096];
   va_list list;
   va_start(list, format);
@@ -94,6 +92,8 @@ __attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
   va_end(list);
   (void)!::write(1, text, size);
 }
+
+namespace {
 
 long call(long times, const char* text = "hello") {
   long wrong = 0;

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -27,15 +26,6 @@ const char* const kWays[] = {
     "sigsuspend",     "ppoll",          "pselect",           "epoll_pwait",     "epoll_pwait2",
     "raw sigsuspend", "raw ppoll",      "raw pselect",       "raw epoll_pwait", "raw epoll_pwait2",
     "io_pgetevents",  "io_uring_enter", "io_uring_enter ext"};
-
-__attribute__((format(printf, 1, 2))) void say(const char* format, ...) {
-  char text[512];
-  va_list list;
-  va_start(list, format);
-  const int size = vsnprintf(text, sizeof text, format, list);
-  va_end(list);
-  (void)!::write(1, text, size);
-}
 
 volatile sig_atomic_t handled, wrong, masked_before;
 
